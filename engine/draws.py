@@ -1,0 +1,61 @@
+"""What a procedure asks for and what it gets back: the language between statistics and samplers."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.certificate import Certificate
+
+LEVELS = 16
+"""Number of noise levels with counters of their own."""
+
+
+class Phase(IntEnum):
+    """Disjoint parts of the noise stream: votes that choose never mix with votes that estimate."""
+
+    SELECT_GUESS = 0
+    SELECT_ESTIMATE = 1
+    CLASS_GUESS = 2
+    CLASS_ESTIMATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A request for ``count`` votes of one network.
+
+    Parameters
+    ----------
+    model : str
+        Name of the network in the bundle, for example ``classifier`` or ``selector``.
+    sigma : float
+        Noise standard deviation per pixel, in [0, 1] pixel units.
+    phase : Phase
+        Part of the noise stream.
+    first, count : int
+        Sample indices ``first .. first + count - 1``.
+    level : int
+        Index of the noise level, 0 .. 15. Each level reads counters of its own.
+    """
+
+    model: str
+    sigma: float
+    phase: Phase
+    first: int
+    count: int
+    level: int = 0
+
+    @property
+    def stream(self) -> int:
+        """Phase byte of the noise counter: the phase in the low half, the level in the high."""
+        return int(self.phase) | self.level << 4
+
+
+Counts: TypeAlias = NDArray[np.int64]
+"""Votes per class, shape (classes + 1,); the last entry counts invalid votes."""
+
+Procedure: TypeAlias = Generator[Draw, Counts, "Certificate"]

@@ -1,0 +1,43 @@
+"""Every error a user can meet, one class per kind.
+
+Messages name the argument (or file), the rule, the value received and, where one helps, a hint.
+The command line prints them on one line and exits with code 2.
+"""
+
+
+class DualSmoothError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ArgumentError(DualSmoothError, ValueError):
+    """An argument breaks its rule.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument as the caller wrote it, for example ``sigma``.
+    rule : str
+        What must hold, for example ``must be a finite number > 0``.
+    value : object
+        What was received.
+    hint : str
+        What to do about it.
+    """
+
+    def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
+        self.argument, self.rule, self.value, self.hint = argument, rule, value, hint
+        received = value if isinstance(value, str) else repr(value)
+        super().__init__(f"{argument} {rule}; received {received}" + (f" ({hint})" if hint else ""))
+
+
+class FileError(DualSmoothError):
+    """A data, bundle or run file is missing, truncated, corrupt or not what it claims to be."""
+
+    def __init__(self, path: object, rule: str, value: object = "", hint: str = "") -> None:
+        self.path, self.rule, self.value, self.hint = path, rule, value, hint
+        received = f"; received {value}" if value != "" else ""
+        super().__init__(f"{path}: {rule}{received}" + (f" ({hint})" if hint else ""))
+
+
+class SamplerError(DualSmoothError):
+    """A sampler broke its contract, for example by returning votes that do not add up."""
