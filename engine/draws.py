@@ -22,6 +22,8 @@ class Phase(IntEnum):
     SELECT_ESTIMATE = 1
     CLASS_GUESS = 2
     CLASS_ESTIMATE = 3
+    SELECT_PREDICT = 4
+    CLASS_PREDICT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +60,28 @@ class Draw:
 Counts: TypeAlias = NDArray[np.int64]
 """Votes per class, shape (classes + 1,); the last entry counts invalid votes."""
 
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Answer of PREDICT for one image.
+
+    Parameters
+    ----------
+    predicted : int or None
+        Class, None if abstained.
+    sigmas : tuple of float
+        Noise levels whose classifiers voted.
+    abstained_at : str or None
+        ``selector`` or ``classifier``; None if a class is returned.
+    """
+
+    predicted: int | None
+    sigmas: tuple[float, ...]
+    abstained_at: str | None
+
+
 Procedure: TypeAlias = Generator[Draw, Counts, "Certificate"]
+"""CERTIFY for one image: yields draws, receives votes, returns the certificate."""
+
+PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
+"""PREDICT for one image."""

@@ -1,0 +1,184 @@
+"""Exact binomial confidence bounds at fixed n, and the tests that go with them (theory: section 2).
+
+float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
+1 - alpha. Lower bounds are rounded down and upper bounds up, and each is checked against the tail
+it must not exceed.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from dualsmooth.engine.errors import ArgumentError
+
+Floats = NDArray[np.float64]
+
+TAIL_TOLERANCE = 1e-9
+"""Largest relative excess of a computed tail over alpha that is left uncorrected."""
+
+
+def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
+    """One-sided exact lower bound of a binomial proportion (Clopper and Pearson, 1934).
+
+    L solves P(Bin(n, L) >= k) = alpha, so P(L > p) <= alpha for every true p. Closed forms:
+    0 at k = 0 and alpha^(1/n) at k = n.
+
+    Parameters
+    ----------
+    k, n : int or array_like of int
+        Successes and trials, 0 <= k <= n, n >= 1. Both fixed before the votes were drawn.
+    alpha : float
+        One-sided failure probability in (0, 1).
+
+    Returns
+    -------
+    float or ndarray of float64
+        In [0, 1), rounded down.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+    successes, trials = check_counts(k, n)
+    level = check_alpha(alpha)
+    with np.errstate(invalid="ignore"):
+        small = special.betaincinv(successes, trials - successes + 1, level)
+        large = 1.0 - special.betainccinv(trials - successes + 1, successes, level)
+    bound = np.where(small < 0.5, small, large)
+    bound = np.where(successes == trials, np.exp(np.log(level) / trials), bound)
+    bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
+    tail = lambda p: special.betainc(np.maximum(successes, 1), trials - successes + 1, p)  # noqa: E731 - closes over the counts
+    return _shape_like(_corrected(bound, tail, level, -1.0, successes > 0), k, n)
+
+
+def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
+    """One-sided exact upper bound of a binomial proportion (Clopper and Pearson, 1934).
+
+    U solves P(Bin(n, U) <= k) = alpha, so P(U < p) <= alpha for every true p. Closed forms:
+    1 at k = n and 1 - alpha^(1/n) at k = 0.
+
+    Parameters
+    ----------
+    k, n : int or array_like of int
+        Successes and trials, 0 <= k <= n, n >= 1.
+    alpha : float
+        One-sided failure probability in (0, 1).
+
+    Returns
+    -------
+    float or ndarray of float64
+        In (0, 1], rounded up.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+    successes, trials = check_counts(k, n)
+    level = check_alpha(alpha)
+    with np.errstate(invalid="ignore"):
+        bound = special.betainccinv(successes + 1, trials - successes, level)
+    bound = np.where(successes == 0, -np.expm1(np.log(level) / trials), bound)
+    bound = np.where(successes == trials, 1.0, np.nextafter(bound, 1.0))
+    tail = lambda p: special.betaincc(successes + 1, np.maximum(trials - successes, 1), p)  # noqa: E731 - closes over the counts
+    return _shape_like(_corrected(bound, tail, level, 1.0, successes < trials), k, n)
+
+
+@lru_cache(maxsize=32)
+def clopper_pearson_table(n: int, alpha: float) -> Floats:
+    """Lower bounds for every k = 0 .. n, computed once per (n, alpha) and read-only.
+
+    About half a second at n = 100,000; looking up a bound is then one index.
+
+    Parameters
+    ----------
+    n : int
+        Trials, n >= 1.
+    alpha : float
+        One-sided failure probability in (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (n + 1,)
+        Non-decreasing.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+    table = np.asarray(clopper_pearson_lower(np.arange(n + 1), n, alpha))
+    table = np.minimum.accumulate(table[::-1])[::-1].copy()
+    table.flags.writeable = False
+    return table
+
+
+def majority_p_value(first: int, second: int) -> float:
+    """Two-sided binomial p-value that two classes are equally likely.
+
+    The test of PREDICT (Hung and Fithian, 2019; Cohen et al., 2019): return the top class if the
+    p-value of its count against the runner-up's is at most alpha.
+
+    Parameters
+    ----------
+    first, second : int
+        Votes of the top class and of the runner-up, first >= second >= 0.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 when there are no votes.
+    """
+    if not first >= second >= 0:
+        raise ArgumentError("first", "must be >= second >= 0", (first, second))
+    if first == second:
+        return 1.0
+    return min(1.0, 2.0 * float(special.betainc(first, second + 1, 0.5)))
+
+
+def check_alpha(alpha: float, name: str = "alpha") -> float:
+    """Return alpha as float64; raise `ArgumentError` unless it is in (0, 1)."""
+    if not 0.0 < alpha < 1.0:
+        raise ArgumentError(name, "must be in (0, 1)", alpha, "0.001 is customary")
+    return float(alpha)
+
+
+def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+    """Return k and n broadcast as float64; raise `ArgumentError` unless 0 <= k <= n, n >= 1."""
+    for name, value in (("k", k), ("n", n)):
+        if np.asarray(value).dtype.kind not in "ui":
+            raise ArgumentError(name, "must hold integers", np.asarray(value).dtype)
+    successes, trials = np.broadcast_arrays(np.asarray(k), np.asarray(n))
+    if np.any(trials < 1):
+        raise ArgumentError("n", "must be >= 1", int(trials.min()))
+    if np.any(successes < 0) or np.any(successes > trials):
+        raise ArgumentError(
+            "k", "must be in [0, n]", f"k in [{successes.min()}, {successes.max()}]"
+        )
+    return successes.astype(np.float64), trials.astype(np.float64)
+
+
+def _corrected(
+    bound: Floats,
+    tail: Callable[[Floats], Floats],
+    level: float,
+    sign: float,
+    where: NDArray[np.bool_],
+) -> Floats:
+    """Move a bound outwards until its tail is at most the level, within the tolerance."""
+    step = 1e-14
+    for _ in range(40):
+        over = where & ~(tail(bound) <= level * (1.0 + TAIL_TOLERANCE))
+        if not np.any(over):
+            return bound
+        bound = np.where(over, bound + sign * step * bound * (1.0 - bound), bound)
+        step *= 2.0
+    raise ArithmeticError("a binomial tail stayed above its level; the inverse cannot be trusted")
+
+
+def _shape_like(bound: Floats, *inputs: ArrayLike) -> float | Floats:
+    return float(bound) if all(np.ndim(i) == 0 for i in inputs) else bound

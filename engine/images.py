@@ -1,0 +1,71 @@
+"""Images as methods take them: float32, channels-last, values in [0, 1]."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dualsmooth.engine.errors import ArgumentError
+
+
+def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
+    """Return images as an array (count, height, width, channels), uint8 or floating point.
+
+    Parameters
+    ----------
+    images : array_like
+        uint8 in 0 .. 255 or floating point in [0, 1], channels-last.
+    shape : tuple of int
+        Shape the networks expect.
+
+    Raises
+    ------
+    ArgumentError
+        If the shape, the dtype or a value is wrong; the first bad image is named.
+    """
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1:] != shape:
+        first = array.ndim == 4 and (*array.shape[2:], array.shape[1]) == shape
+        hint = "channels come last" if first else ""
+        raise ArgumentError(
+            "images", f"must have shape (count, {str(shape)[1:]}", array.shape, hint
+        )
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise ArgumentError("images", "must be uint8 or floating point", array.dtype)
+    if array.dtype.kind == "f":
+        inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), -1).all(axis=1)
+        if not inside.all():
+            worst = int(np.argmin(inside))
+            values = array[worst]
+            raise ArgumentError(
+                "images", "must have values in [0, 1]",
+                f"{values.min():g} .. {values.max():g} in image {worst}",
+                "divide 0 .. 255 pixels by 255 or pass them as uint8",
+            )  # fmt: skip
+    return array
+
+
+def unit_float(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    """One image as float32 in [0, 1]; uint8 is divided by 255 in float32."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / np.float32(255.0)
+    return image.astype(np.float32)
+
+
+def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
+    """Return image ids, by default 0 .. count - 1.
+
+    Raises
+    ------
+    ArgumentError
+        If there are not ``count`` distinct ids in [0, 2^32).
+    """
+    ids = list(range(count)) if image_ids is None else [int(i) for i in image_ids]
+    if len(ids) != count:
+        raise ArgumentError("image_ids", f"must name {count} images", len(ids))
+    if len(set(ids)) != count:
+        raise ArgumentError("image_ids", "must be distinct", "a repeated id",
+                            "equal ids would share their noise")  # fmt: skip
+    if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
+        raise ArgumentError("image_ids", "must be in [0, 2^32)", f"{min(ids)} .. {max(ids)}")
+    return ids

@@ -1,0 +1,193 @@
+"""Dual randomized smoothing: a smoothed selector picks sigma, a classifier smoothed at it votes.
+
+Levels s_1 < .. < s_K, selector h smoothed at tau, classifiers f_k smoothed at s_k (they may be
+different networks). The deployed classifier answers argmax_c P(f_k(x + s_k w) = c) with
+k = kappa(x) chosen by the smoothed selector; a radius must hold although kappa changes with x.
+
+Theorem A (Sun, Mao and Vechev, 2025), rule ``plurality``. kappa = argmax_i P(h = i). If
+P(h = i) >= q > 1/2 and P(f_i = c) >= p > 1/2 at x0, then g = c for
+||x - x0|| < min(tau z(q), s_i z(p)).
+
+Theorem C (ours), rule ``median``. kappa = min{j : P(h <= j) >= 1/2}. With u_i = tau z(P(h >= i)),
+v_j = tau z(P(h <= j)) (infinite where the event is certain) and rho_k = s_k z(P(f_k = c)):
+kappa stays in [i..j] inside min(u_i, v_j), so g = c inside min(u_i, v_j, min_{i<=k<=j} rho_k), for
+every interval. ``point`` claims the interval of the routed level alone; ``interval`` the best of a
+chain of growing intervals, the last of which is all levels and needs no selector.
+
+Assumptions. The n0 selection votes (level, class, chain) are independent of the estimation votes;
+n0 and n are fixed beforehand; noise is Gaussian. All selector bounds of a chain come from one
+sample.
+
+Failure budget. ``plurality`` and ``point`` claim one minimum, so every bound is at the full alpha
+(minimum rule); ``published_split`` uses the paper's alpha/2 per stage. ``interval`` is Theorem C1:
+a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for any K.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from dualsmooth.engine.bounds import check_alpha
+from dualsmooth.engine.budget import Budget, check_votes
+from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.routing import (
+    ChainClaim,
+    Interval,
+    constancy_bounds,
+    growing_chain,
+    median_level,
+    plurality_level,
+    possible_levels,
+)
+from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.radius import check_sigma
+
+RULES = {"median": ("interval", "point"), "plurality": ("point",)}
+"""Selector rules and the routings each supports, default first."""
+
+
+@dataclass(frozen=True)
+class DualSmoothing:
+    """Certify with a smoothed selector that picks the noise level of each input.
+
+    Parameters
+    ----------
+    networks : Networks
+        A bundle with a ``selector``, ``tau`` and ascending ``sigmas``.
+    selector_rule : str
+        ``median`` (ordered levels, ours) or ``plurality`` (the published Dual RS).
+    routing : str or None
+        ``interval`` or ``point``; None means interval for median and point for plurality.
+    published_split : bool
+        Spend alpha/2 per stage as published, instead of the sharper minimum rule.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is unknown, options do not fit, or the bundle lacks a part.
+    """
+
+    networks: Networks
+    selector_rule: str = "median"
+    routing: str | None = None
+    published_split: bool = False
+
+    def __post_init__(self) -> None:
+        if self.selector_rule not in RULES:
+            raise ArgumentError("selector_rule", f"must be one of {', '.join(RULES)}",
+                                self.selector_rule)  # fmt: skip
+        routings = RULES[self.selector_rule]
+        if self.routing is None:
+            object.__setattr__(self, "routing", routings[0])
+        if self.routing not in routings:
+            raise ArgumentError("routing", f"must be one of {', '.join(routings)} with "
+                                f"selector_rule={self.selector_rule}", self.routing)  # fmt: skip
+        if self.networks.tau is None or not self.networks.sigmas:
+            raise ArgumentError("bundle", "must have a selector, tau and sigmas", "none",
+                                "use the fixed method")  # fmt: skip
+        check_sigma(self.networks.tau, "tau")
+        for sigma in self.networks.sigmas:
+            self.networks.classifier_at(sigma)
+
+    @property
+    def name(self) -> str:
+        """Method and options as written into certificates."""
+        split = ", published split" if self.published_split else ""
+        return f"dual({self.selector_rule}, {self.routing}{split})"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the networks it draws from."""
+        classifiers = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas)
+        return ("selector", *dict.fromkeys(classifiers))
+
+    def certify(self, budget: Budget, alpha: float) -> Procedure:
+        """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
+        check_alpha(alpha)
+        if self.routing == "interval":
+            ledger = AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        elif self.published_split:
+            ledger = AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        else:
+            ledger = AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
+        return self._certify(budget, ledger)
+
+    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
+        guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
+        start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
+        claim, bounds, candidate = ChainClaim([], []), list[Bound](), None
+        if start is not None:
+            chain = growing_chain(guess, start) if self.routing == "interval" else [(start, start)]
+            estimate = yield self._select(Phase.SELECT_ESTIMATE, budget.n)
+            claim, bounds = self._constancy(estimate, chain, ledger.levels["selector"])
+        if start is not None and claim.next_levels():
+            candidate = top_class((yield self._classify(Phase.CLASS_GUESS, start, budget.n0)))
+        while candidate is not None and (levels := claim.next_levels()):
+            radii = []
+            for level in levels:
+                counts = yield self._classify(Phase.CLASS_ESTIMATE, level, budget.n)
+                sigma, alpha = self.networks.sigmas[level], ledger.levels["classifier"]
+                bounds.append(event_bound("classifier", counts, "=", candidate, sigma, alpha))
+                radii.append(bounds[-1].radius)
+            claim.add(radii)
+        return self._certificate(start, candidate, claim, bounds, ledger)
+
+    def _constancy(
+        self, estimate: Counts, chain: list[Interval], alpha: float
+    ) -> tuple[ChainClaim, list[Bound]]:
+        tau = check_sigma(self.networks.tau or 0.0, "tau")
+        sets = [constancy_bounds(self.selector_rule, estimate, s, tau, alpha) for s in chain]
+        constancy = [min((bound.radius for bound in bounds), default=inf) for bounds in sets]
+        distinct = {bound.event: bound for bounds in sets for bound in bounds}
+        return ChainClaim(chain, constancy), list(distinct.values())
+
+    def _certificate(
+        self,
+        start: int | None,
+        candidate: int | None,
+        claim: ChainClaim,
+        bounds: list[Bound],
+        ledger: AlphaLedger,
+    ) -> Certificate:
+        certified = claim.radius > 0.0
+        reached_classifier = start is not None and max(claim.constancy, default=0.0) > 0.0
+        level_fails = reached_classifier and not any(claim.smallest[:1])
+        return Certificate(
+            predicted=candidate if certified else None,
+            radius=claim.radius,
+            sigma=None if start is None else self.networks.sigmas[start],
+            method=self.name,
+            abstained_at=None if certified else "classifier" if level_fails else "selector",
+            interval=claim.interval,
+            alpha=ledger,
+            bounds=tuple(bounds),
+        )
+
+    def predict(self, n: int, alpha: float) -> PredictProcedure:
+        """PREDICT: P(returned class is not the deployed classifier's) <= alpha.
+
+        The noise level is estimated afresh at this input; alpha/2 goes to the selector and alpha/2
+        to the classifier. With the median rule every level the selector cannot exclude must agree.
+        """
+        return self._predict(check_votes("n", n), check_alpha(alpha) / 2)
+
+    def _predict(self, n: int, alpha: float) -> PredictProcedure:
+        selection = yield self._select(Phase.SELECT_PREDICT, n)
+        levels = possible_levels(self.selector_rule, selection, alpha)
+        sigmas = tuple(self.networks.sigmas[level] for level in levels)
+        answers: list[int | None] = []
+        for level in levels:
+            counts = yield self._classify(Phase.CLASS_PREDICT, level, n)
+            answers.append(majority_class(counts, alpha))
+            if answers[-1] is None or answers[-1] != answers[0]:
+                return Prediction(None, sigmas, "classifier")
+        return Prediction(answers[0], sigmas, None) if answers else Prediction(None, (), "selector")
+
+    def _select(self, phase: Phase, count: int) -> Draw:
+        return Draw("selector", float(self.networks.tau or 0.0), phase, 0, count)
+
+    def _classify(self, phase: Phase, level: int, count: int) -> Draw:
+        sigma = self.networks.sigmas[level]
+        return Draw(self.networks.classifier_at(sigma), sigma, phase, 0, count, level)

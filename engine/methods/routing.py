@@ -1,0 +1,128 @@
+"""Selector votes turned into noise levels: routing, chains of intervals and their constancy."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from dualsmooth.engine.certificate import Bound
+from dualsmooth.engine.draws import Counts
+from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.radius import interval_radius
+
+Interval = tuple[int, int]
+"""First and last noise-level index of a set of neighbouring levels."""
+
+
+def plurality_level(guess: Counts) -> int | None:
+    """Most voted level, lowest on ties; None if every vote is invalid."""
+    return top_class(guess)
+
+
+def median_level(guess: Counts) -> int | None:
+    """Lowest level with at least half of all votes at or below it; None if every vote is invalid.
+
+    Invalid votes count towards the total, so they push the median up, to the last level at most.
+    """
+    cumulative = guess[:-1].cumsum()
+    if not cumulative[-1]:
+        return None
+    reached = (2 * cumulative >= guess.sum()).nonzero()[0]
+    return int(reached[0]) if len(reached) else len(cumulative) - 1
+
+
+def growing_chain(guess: Counts, start: int) -> list[Interval]:
+    """Intervals growing from the routed level to all levels, by selection votes only.
+
+    Step 1 of procedure C1: each step adds the neighbour on the side with more selection votes.
+    """
+    low = high = start
+    last = len(guess) - 2
+    chain = [(low, high)]
+    while (low, high) != (0, last):
+        below, above = guess[:low].sum(), guess[high + 1 : -1].sum()
+        if low > 0 and (high == last or below >= above):
+            low -= 1
+        else:
+            high += 1
+        chain.append((low, high))
+    return chain
+
+
+def constancy_bounds(
+    rule: str, estimate: Counts, interval: Interval, tau: float, alpha: float
+) -> tuple[Bound, ...]:
+    """Bounds that keep the selected level inside the interval; none if it holds all levels.
+
+    Plurality: P(h = i). Median: P(h >= i) and P(h <= j), where the event is not certain; both at
+    the full alpha, since only the smallest radius is claimed.
+    """
+    low, high = interval
+    if rule == "plurality":
+        events = [("=", low)]
+    else:
+        events = [(">=", low)] if low > 0 else []
+        events += [("<=", high)] if high < len(estimate) - 2 else []
+    return tuple(event_bound("selector", estimate, *event, tau, alpha) for event in events)
+
+
+def possible_levels(rule: str, selection: Counts, alpha: float) -> range:
+    """Levels the population selector may pick, wrong with probability <= alpha.
+
+    Plurality: the significant winner, or none. Median: the tightest interval whose two one-sided
+    tests, nested over its ends and at alpha / 2 each, place more than half of the mass on it.
+    """
+    if rule == "plurality":
+        level = majority_class(selection, alpha)
+        return range(0) if level is None else range(level, level + 1)
+    last = len(selection) - 2
+
+    def exceeds_half(event: str, index: int) -> bool:
+        return event_bound("selector", selection, event, index, 1.0, alpha / 2).radius > 0.0
+
+    low = max((i for i in range(1, last + 1) if exceeds_half(">=", i)), default=0)
+    high = min((j for j in range(last) if exceeds_half("<=", j)), default=last)
+    return range(low, high + 1)
+
+
+@dataclass
+class ChainClaim:
+    """Radius of a growing chain as the classifiers' radii come in (steps 3 and 4 of C1).
+
+    Parameters
+    ----------
+    chain : list of Interval
+        Growing sets of levels, fixed before the estimation votes.
+    constancy : list of float
+        Radius per set inside which the selected level stays in it; non-decreasing.
+    """
+
+    chain: list[Interval]
+    constancy: list[float]
+    smallest: list[float] = field(default_factory=list)
+
+    def next_levels(self) -> list[int]:
+        """Levels to certify for the next set; empty once no later set can improve the radius."""
+        used = len(self.smallest)
+        if used == len(self.chain) or max(self.constancy) <= 0.0:
+            return []
+        if not used:
+            low, high = self.chain[0]
+            return list(range(low, high + 1))
+        if self.smallest[-1] <= self.radius or self.constancy[used - 1] >= self.smallest[-1]:
+            return []
+        (old_low, old_high), (low, high) = self.chain[used - 1 : used + 1]
+        return [*range(low, old_low), *range(old_high + 1, high + 1)]
+
+    def add(self, radii: list[float]) -> None:
+        """Take the radii of the levels that `next_levels` named."""
+        self.smallest.append(min([*self.smallest[-1:], *radii], default=inf))
+
+    @property
+    def radius(self) -> float:
+        """Best radius so far; 0.0 before the first set."""
+        return interval_radius(self.constancy[: len(self.smallest)], self.smallest)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Set behind the radius; None while nothing is certified."""
+        radii = [min(pair) for pair in zip(self.constancy, self.smallest, strict=False)]
+        return self.chain[radii.index(self.radius)] if self.radius > 0.0 else None

@@ -1,0 +1,97 @@
+"""Segments: pieces of draws, packed into the fixed-shape batches a sampler runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.draws import Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """``count`` neighbouring samples of one draw, for the image in one slot.
+
+    Parameters
+    ----------
+    slot : int
+        Where the image was loaded.
+    image_id : int
+        Second counter word of its noise.
+    sigma : float
+        Noise standard deviation.
+    stream : int
+        Phase byte (`Draw.stream`).
+    first, count : int
+        Sample indices ``first .. first + count - 1``.
+    """
+
+    slot: int
+    image_id: int
+    sigma: float
+    stream: int
+    first: int
+    count: int
+
+    @classmethod
+    def of(cls, draw: Draw, slot: int, image_id: int, done: int, count: int) -> "Segment":
+        """Samples ``done .. done + count - 1`` of a draw."""
+        return cls(slot, image_id, draw.sigma, draw.stream, draw.first + done, count)
+
+
+class Sampler(Protocol):
+    """Answers draws: adds noise, runs the network, takes the argmax and counts."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows of one call that costs no padding; a call may hold more or fewer."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the fixed padded shape every forward pass has."""
+
+    def load(self, slot: int, image: NDArray[np.float32]) -> None:
+        """Put an image, shape (height, width, channels), into a slot."""
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Segments unrolled to one entry per sample; all arrays have shape (rows,)."""
+
+    segment: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    image_id: NDArray[np.uint64]
+    sigma: NDArray[np.float32]
+    stream: NDArray[np.uint64]
+    sample: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(*(getattr(self, name)[part] for name in Rows.__slots__))
+
+
+def unroll(segments: Sequence[Segment]) -> Rows:
+    """One row per sample, in segment order."""
+    counts = np.array([s.count for s in segments], np.int64)
+    index = np.repeat(np.arange(len(segments)), counts)
+    starts = np.cumsum(counts) - counts
+
+    def column(name: str, dtype: type[np.generic]) -> NDArray[np.generic]:
+        return np.array([getattr(s, name) for s in segments], dtype)[index]
+
+    return Rows(
+        segment=index,
+        slot=column("slot", np.int64),
+        image_id=column("image_id", np.uint64),
+        sigma=column("sigma", np.float32),
+        stream=column("stream", np.uint64),
+        sample=column("first", np.uint64)
+        + (np.arange(len(index)) - starts[index]).astype(np.uint64),
+    )

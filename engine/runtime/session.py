@@ -1,0 +1,155 @@
+"""A method, its networks on a device, and the scheduler: certify or predict many images."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.draws import Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.images import check_ids, check_images, unit_float
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
+from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.settings import Settings
+
+
+class Method(Protocol):
+    """A published system as a pair of procedures."""
+
+    @property
+    def name(self) -> str:
+        """Method and options as written into certificates."""
+
+    @property
+    def networks(self) -> Bundle:
+        """The networks it votes with."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the networks it draws from."""
+
+    def certify(self, budget: Budget, alpha: float) -> Procedure:
+        """CERTIFY for one image."""
+
+    def predict(self, n: int, alpha: float) -> PredictProcedure:
+        """PREDICT for one image."""
+
+
+class Session:
+    """Networks loaded once, for any number of images.
+
+    Parameters
+    ----------
+    method : Method
+        What is certified.
+    settings : Settings
+        How votes are drawn.
+    """
+
+    def __init__(self, method: Method, settings: Settings) -> None:
+        self.method, self.settings = method, settings
+        bundle = method.networks
+        self.shape = bundle.input_shape
+        self.sampler = TorchSampler(
+            {role: bundle.build(role) for role in method.roles},
+            {role: bundle.outputs(role) for role in method.roles},
+            self.shape,
+            seed=settings.seed,
+            attempt=settings.attempt,
+            batch_size=settings.padded_batch(self.shape),
+            threads=settings.threads,
+            precision=settings.arithmetic,
+        )
+        self.occupancy = Occupancy()
+
+    def certify(
+        self,
+        images: ArrayLike,
+        image_ids: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> Iterator[Certificate]:
+        """Yield certificates in the order in which images are decided.
+
+        Parameters
+        ----------
+        images : array_like, shape (count, height, width, channels)
+            uint8, or floating point in [0, 1].
+        image_ids : sequence of int, optional
+            Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
+        labels : sequence of int, optional
+            True classes, copied into the certificates.
+
+        Raises
+        ------
+        ArgumentError
+            If images or ids are invalid; nothing is drawn then.
+        """
+        array = check_images(images, self.shape)
+        ids = check_ids(image_ids, len(array))
+        truth = dict(zip(ids, map(int, labels), strict=True)) if labels is not None else {}
+        budget, alpha = self.settings.budget, self.settings.alpha
+        flights = [Flight(i, self.method.certify(budget, alpha)) for i in ids]
+        return (self._stamped(flight, truth) for flight in self._run(flights, array))
+
+    def predict(
+        self, images: ArrayLike, image_ids: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Yield (image id, prediction) in the order in which images are decided.
+
+        Uses ``budget.n`` votes per network; takes images and raises as `certify` does.
+        """
+        array = check_images(images, self.shape)
+        n, alpha = self.settings.budget.n, self.settings.alpha
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, self.method.predict(n, alpha)) for i in ids]
+        for flight in self._run(flights, array):
+            assert flight.result is not None
+            yield flight.image_id, flight.result
+
+    def _run(
+        self, flights: list[Flight[Result]], images: NDArray[np.generic]
+    ) -> Iterator[Flight[Result]]:
+        scheduler: Scheduler[Result] = Scheduler(self.sampler, self.settings.slots)
+        self.occupancy = scheduler.occupancy
+        return scheduler.run(
+            (flight, lambda image=image: unit_float(image))
+            for flight, image in zip(flights, images, strict=True)
+        )
+
+    def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
+        assert flight.result is not None
+        return dataclasses.replace(
+            flight.result,
+            image_id=flight.image_id,
+            label=truth.get(flight.image_id),
+            counts=tuple(flight.records),
+            draws=sum(record.count for record in flight.records),
+            seed=self.settings.seed,
+            attempt=self.settings.attempt,
+            bundle=self.method.networks.digest,
+            precision=self.settings.arithmetic,
+            device="cpu",
+            batch_size=self.sampler.batch_size,
+            seconds=flight.seconds,
+        )
+
+    def close(self) -> None:
+        """Stop the sampler's threads."""
+        self.sampler.close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,141 @@
+"""Sampler on the CPU in eager PyTorch: the reference for every other sampler.
+
+Every forward pass has the same padded shape and runs on one thread; threads work on different
+batches. So a vote does not depend on batch mates, on its row, or on the number of threads.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.fold import fold_batch_norm
+from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.runtime.segments import Rows, Segment, unroll
+from dualsmooth.engine.runtime.torch_noise import normal_rows
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TorchSampler:
+    """Counts votes of torch networks on the CPU.
+
+    Parameters
+    ----------
+    networks : mapping of str to torch.nn.Module
+        Networks taking (rows, channels, height, width) in [0, 1] units and giving logits.
+    outputs : mapping of str to int
+        Number of classes of each network.
+    shape : tuple of int
+        Image shape (height, width, channels).
+    seed, attempt : int
+        Noise stream.
+    batch_size : int
+        Padded batch shape of every forward pass, >= 1.
+    threads : int or None
+        Batches in work at once; None means one per available core.
+    precision : str
+        ``fp32`` or ``bf16`` (weights and activations; logits are compared in float32).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, torch.nn.Module],
+        outputs: Mapping[str, int],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        attempt: int = 0,
+        batch_size: int = 256,
+        threads: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        if batch_size < 1:
+            raise ArgumentError("batch_size", "must be an integer >= 1", batch_size)
+        if threads is not None and threads < 1:
+            raise ArgumentError("threads", "must be an integer >= 1", threads)
+        if precision not in PRECISIONS:
+            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
+        self.shape, self.seed, self.attempt, self.batch_size = shape, seed, attempt, batch_size
+        self.threads = threads or available_cores()
+        self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
+        self._networks = {name: self._prepared(net) for name, net in networks.items()}
+        self._images: dict[int, NDArray[np.float32]] = {}
+        self._pool = ThreadPoolExecutor(self.threads, initializer=_one_thread)
+        self._local = threading.local()
+
+    @property
+    def capacity(self) -> int:
+        """Rows that keep every thread busy with one full batch."""
+        return self.batch_size * self.threads
+
+    def load(self, slot: int, image: NDArray[np.float32]) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot."""
+        if image.shape != self.shape:
+            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        self._images[slot] = np.ascontiguousarray(image, np.float32)
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        rows, bins = unroll(segments), self._outputs[model] + 1
+        starts = range(0, len(rows), self.batch_size)
+        batches = [rows[start : start + self.batch_size] for start in starts]
+        votes = np.concatenate(list(self._pool.map(lambda b: self._votes(model, b), batches)))
+        flat = np.bincount(rows.segment * bins + votes, minlength=len(segments) * bins)
+        return flat.reshape(len(segments), bins)
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._pool.shutdown()
+
+    def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
+        folded = fold_batch_norm(network.eval())
+        return folded.to(self._dtype, memory_format=torch.channels_last)
+
+    def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
+        """Class of each row, or the number of classes where a logit is not finite."""
+        batch = self._buffer()
+        word3 = rows.stream | np.uint64(counter_word3(0, self.attempt))
+        noise = normal_rows(self.seed, rows.image_id, word3, rows.sample, self.shape)
+        noise *= rows.sigma[:, None, None, None]
+        slots, which = np.unique(rows.slot, return_inverse=True)
+        images = np.stack([self._images[int(slot)] for slot in slots])
+        np.add(images[which], noise, out=batch[: len(rows)])
+        batch[len(rows) :] = 0.0
+        with torch.inference_mode():
+            noisy = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._dtype)
+            logits = self._networks[model](noisy)[: len(rows)].float().numpy()
+        if logits.shape != (len(rows), self._outputs[model]):
+            raise ArgumentError(
+                model, f"must return {self._outputs[model]} logits per row", logits.shape
+            )
+        votes = np.argmax(logits, axis=1)
+        votes[~np.isfinite(logits).all(axis=1)] = logits.shape[1]
+        return votes.astype(np.int64)
+
+    def _buffer(self) -> NDArray[np.float32]:
+        if not hasattr(self._local, "batch"):
+            self._local.batch = np.zeros((self.batch_size, *self.shape), np.float32)
+        batch: NDArray[np.float32] = self._local.batch
+        return batch
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

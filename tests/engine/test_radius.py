@@ -1,0 +1,71 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+from dualsmooth.engine.bounds import clopper_pearson_lower
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.radius import gaussian_radius, interval_radius
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+def test_radii_stay_below_forty_digit_references() -> None:
+    cases = json.loads((REFERENCE / "statistics.json").read_text())["clopper_pearson"]
+    checked = 0
+    for case in cases:
+        if "ndtri_lower" in case:
+            exact = float(case["ndtri_lower"])
+            bound = clopper_pearson_lower(case["k"], case["n"], float(case["alpha"]))
+            radius = gaussian_radius(float(bound), 1.0)
+            assert radius < exact
+            assert radius >= exact - 3e-10 * (1 + exact)
+            checked += 1
+    assert checked > 100
+
+
+def test_published_radii() -> None:
+    cases = json.loads((REFERENCE / "idrs.json").read_text())["clopper_pearson"]
+    for case in cases:
+        bound = float(clopper_pearson_lower(case["k"], case["n"], case["alpha"]))
+        assert gaussian_radius(bound, 1.0) == pytest.approx(case["cohen_radius_sigma_1"], abs=1e-9)
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.floats(1e-3, 10.0))
+def test_radius_rounds_down(p: float, sigma: float) -> None:
+    radius = gaussian_radius(p, sigma)
+    assert 0.0 <= radius
+    if radius:
+        assert radius < sigma * special.ndtri(p)
+
+
+def test_nothing_is_certified_at_or_just_above_one_half() -> None:
+    """A relative safety factor alone would still certify here."""
+    assert gaussian_radius(0.5, 1.0) == 0.0
+    assert gaussian_radius(0.5 + 1e-11, 1.0) == 0.0
+    assert gaussian_radius(0.5 + 1e-9, 1.0) > 0.0
+    assert gaussian_radius(0.0, 1.0) == 0.0
+    assert gaussian_radius(1.0, 1.0) == math.inf
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_bad_sigma(value: float) -> None:
+    with pytest.raises(ArgumentError, match="^sigma must be a finite number > 0"):
+        gaussian_radius(0.9, value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_bad_probability(value: float) -> None:
+    with pytest.raises(ArgumentError, match="^p_lower "):
+        gaussian_radius(value, 1.0)
+
+
+def test_interval_radius_is_the_best_minimum() -> None:
+    assert interval_radius([], []) == 0.0
+    assert interval_radius([0.2, 0.5, np.inf], [0.9, 0.4, 0.1]) == 0.4
+    assert interval_radius([0.0], [1.0]) == 0.0
