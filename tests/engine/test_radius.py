@@ -55,13 +55,13 @@ def test_nothing_is_certified_at_or_just_above_one_half() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_bad_sigma(value: float) -> None:
-    with pytest.raises(ArgumentError, match="^sigma must be a finite number > 0"):
+    with pytest.raises(ArgumentError, match=r"^sigma must be a finite number > 0"):
         gaussian_radius(0.9, value)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_bad_probability(value: float) -> None:
-    with pytest.raises(ArgumentError, match="^p_lower "):
+    with pytest.raises(ArgumentError, match=r"^p_lower "):
         gaussian_radius(value, 1.0)
 
 

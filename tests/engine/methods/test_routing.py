@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,7 +43,7 @@ def test_chain_grows_by_one_level_from_the_routed_one_to_all(guess: np.ndarray) 
     chain = growing_chain(guess, start)
     assert chain[0] == (start, start)
     assert chain[-1] == (0, len(guess) - 2)
-    for (low, high), (next_low, next_high) in zip(chain, chain[1:], strict=False):
+    for (low, high), (next_low, next_high) in pairwise(chain):
         assert (low - next_low, next_high - high) in ((1, 0), (0, 1))
 
 

@@ -1,0 +1,130 @@
+"""Certify a data set into a run folder: what ``dualsmooth certify`` does."""
+
+import hashlib
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import check_images
+from dualsmooth.engine.report.summary import Summary, rows_of, summarize
+from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.settings import Settings
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.runtime.session import Method, Session
+
+
+def certify_run(
+    method: "Method",
+    data: ImageSet,
+    image_ids: list[int],
+    settings: Settings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+) -> Summary:
+    """Certify images of a data set; everything reached is on disk if the run is interrupted.
+
+    Parameters
+    ----------
+    method : Method
+        What is certified.
+    data : ImageSet
+        Images and labels.
+    image_ids : list of int
+        Positions in the data set; they are the image ids of the noise.
+    settings : Settings
+        How votes are drawn.
+    folder : Path
+        Run folder.
+    resume, fresh : bool
+        Go on with the run in the folder, or replace it.
+
+    Returns
+    -------
+    Summary
+        Of the finished run; also written to the folder.
+
+    Raises
+    ------
+    ArgumentError
+        If anything is invalid; then nothing has been written.
+    """
+    from dualsmooth.engine.runtime.session import Session  # imports torch
+
+    check_images(data.images, method.networks.input_shape)
+    configuration = describe(method, data, image_ids, settings)
+    with Session(method, settings) as session:
+        configuration["batch_size"] = session.sampler.batch_size
+        with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
+            _certify_missing(session, data, image_ids, log)
+            summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))
+            log.finish(summary.to_dict() | {"occupancy": session.occupancy.share})
+    return summary
+
+
+def _certify_missing(session: "Session", data: ImageSet, image_ids: list[int], log: RunLog) -> None:
+    missing = [i for i in image_ids if i not in log.done]
+    labels = [int(label) for label in data.labels[missing]]
+    progress = tqdm(
+        total=len(image_ids), initial=len(image_ids) - len(missing), unit="image", disable=None,
+        desc=session.method.name,
+    )  # fmt: skip
+    with closing(progress):
+        for certificate in session.certify(data.images[missing], missing, labels):
+            log.append(certificate)
+            progress.update()
+
+
+def choose_images(count: int, skip: int, most: int | None) -> list[int]:
+    """Every ``skip``-th position among the first ``most`` of ``count`` images, as in Cohen's code.
+
+    Raises
+    ------
+    ArgumentError
+        If skip or most is < 1, or no image is left.
+    """
+    for name, value in (("skip", skip), ("max", most)):
+        if value is not None and value < 1:
+            raise ArgumentError(name, "must be an integer >= 1", value)
+    chosen = list(range(0, count if most is None else min(count, most), skip))
+    if not chosen:
+        raise ArgumentError("data", "must hold at least one image", 0)
+    return chosen
+
+
+def describe(
+    method: "Method", data: ImageSet, image_ids: list[int], settings: Settings
+) -> dict[str, Any]:
+    """Everything that decides the certificates of a run, for ``run.json`` and for resuming."""
+    return {
+        "method": method.name,
+        "bundle": method.networks.name,
+        "bundle_digest": method.networks.digest,
+        "data": data.name,
+        "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
+        "images": len(image_ids),
+        "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "n0": settings.budget.n0,
+        "n": settings.budget.n,
+        "alpha": settings.alpha,
+        "seed": settings.seed,
+        "attempt": settings.attempt,
+        "device": "cpu",
+        "precision": settings.arithmetic,
+    }
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

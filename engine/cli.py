@@ -1,0 +1,206 @@
+"""The ``dualsmooth`` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dualsmooth.engine.errors import DualSmoothError
+
+app = typer.Typer(
+    name="dualsmooth",
+    help="Certify classifiers by randomized smoothing with input-dependent noise.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BundleArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Bundle folder, name of a bundled one (digits-dual), or a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar).",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(help="fixed or dual. Default: dual if the bundle has a selector."),
+]
+SigmaOption = Annotated[
+    float | None, typer.Option(help="Noise level of --method fixed, in [0, 1] pixel units.")
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(help="median (ordered levels, default) or plurality (published Dual RS)."),
+]
+RoutingOption = Annotated[
+    str | None,
+    typer.Option(help="interval (best chain of levels, default with median) or point."),
+]
+SplitOption = Annotated[
+    bool, typer.Option("--published-split", help="Spend alpha/2 per stage, as published.")
+]
+SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Batches in work at once. Default: one per core.")
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
+]
+
+
+@app.command()
+def certify(
+    bundle: BundleArgument,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits | idx:DIR | cifar10:DIR | npz:FILE | folder:DIR, each with an "
+            "optional :train. An empty DIR is $DUALSMOOTH_DATA."
+        ),
+    ],
+    method: MethodOption = None,
+    sigma: SigmaOption = None,
+    selector_rule: RuleOption = None,
+    routing: RoutingOption = None,
+    published_split: SplitOption = False,
+    n0: Annotated[int, typer.Option(help="Votes that choose class and noise level.")] = 100,
+    n: Annotated[int, typer.Option(help="Fresh votes that enter the bounds.")] = 10_000,
+    alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
+    skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
+    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    batch_size: BatchOption = None,
+    threads: ThreadsOption = None,
+    slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
+) -> None:
+    """Certify the images of a data set and write a run folder.
+
+    Example: dualsmooth certify digits-dual --data digits --out runs/digits
+    """
+    from dualsmooth.engine.budget import Budget
+    from dualsmooth.engine.certify_run import certify_run, choose_images
+    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.methods.choose import choose_method
+    from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.report.text import text_table
+    from dualsmooth.engine.settings import Settings
+
+    settings = Settings(
+        Budget.fixed(n0, n), alpha, seed, 0, device, precision, batch_size, threads, slots
+    )
+    loaded = load_bundle(bundle)
+    chosen = choose_method(
+        loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
+        published_split=published_split,
+    )  # fmt: skip
+    images = load_images(data)
+    ids = choose_images(len(images.labels), skip, max_)
+    folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
+    summary = certify_run(chosen, images, ids, settings, folder, resume=resume, fresh=fresh)
+    typer.echo(text_table([summary]))
+    typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
+
+
+@app.command()
+def predict(
+    bundle: BundleArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    method: MethodOption = None,
+    sigma: SigmaOption = None,
+    selector_rule: RuleOption = None,
+    routing: RoutingOption = None,
+    n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    batch_size: BatchOption = None,
+) -> None:
+    """Print the smoothed classifier's class of image files, or abstain."""
+    from dualsmooth.engine.predict_files import predict_files
+
+    options = {"method": method, "sigma": sigma, "selector_rule": selector_rule, "routing": routing}
+    settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size}
+    for line in predict_files(bundle, images, options, n, alpha, settings):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
+        ),
+    ],
+) -> None:
+    """Print certified accuracies of runs side by side."""
+    from dualsmooth.engine.report.summary import read_rows, summarize
+    from dualsmooth.engine.report.text import text_table
+
+    typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices and measured speed, ready to paste into a bug report."""
+    from dualsmooth.engine.doctor import examine
+
+    for line in examine():
+        typer.echo(line)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, for example digits-dual.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
+    data: Annotated[str, typer.Option(help="Data to train on.")] = "digits",
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 0,
+) -> None:
+    """Train the networks of a bundle."""
+    from dualsmooth.engine.train.recipes import run_recipe
+
+    run_recipe(recipe, data=data, out=out, seed=seed)
+    typer.echo(f"{out}/bundle.json")
+
+
+def main() -> None:
+    """Run the command; errors are one line on stderr.
+
+    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    """
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except DualSmoothError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; certificates reached are on disk, go on with --resume", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()} (see dualsmooth --help)", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    typer.echo(f"dualsmooth: {line}", err=True)
+    sys.exit(code)
+
+
+def _file_name(name: str) -> str:
+    return name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+
+SHAPE = (9, 7, 3)
+CLASSES = 5
+
+
+class ConvNet(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.conv = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(16)
+        self.head = torch.nn.Linear(16, CLASSES)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        self.head.bias.data.zero_()
+        self.norm.running_var += 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.head(x[:, :, 4, 3] - 0.5)
+
+
+def sampler(network: torch.nn.Module | None = None, **options: object) -> TorchSampler:
+    options = {"seed": 7, "batch_size": 32, "threads": 1} | options
+    made = TorchSampler({"m": network or ConvNet()}, {"m": CLASSES}, SHAPE, **options)  # type: ignore[arg-type]
+    for slot in range(3):
+        made.load(slot, IMAGES[slot])
+    return made
+
+
+IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+
+
+def segment(slot: int, sigma: float, first: int, count: int, stream: int = 2) -> Segment:
+    return Segment(slot, 100 + slot, sigma, stream, first, count)
+
+
+SEGMENTS = [
+    segment(0, 0.5, 0, 41),
+    segment(1, 0.1, 5, 1),
+    segment(2, 1.0, 7, 77, stream=2 + 16),
+    segment(0, 0.25, 0, 13, stream=3),
+]
+
+
+def test_votes_equal_a_plain_loop() -> None:
+    """Specification noise, unfolded network, NCHW, one image at a time."""
+    counts = sampler().count("m", SEGMENTS)
+    network = ConvNet().eval()
+    for row, part in zip(counts, SEGMENTS, strict=True):
+        samples = np.arange(part.first, part.first + part.count)
+        noise = standard_normal(7, part.image_id, part.stream, samples, SHAPE)
+        noisy = torch.from_numpy(IMAGES[part.slot] + np.float32(part.sigma) * noise)
+        with torch.no_grad():
+            logits = network(noisy.permute(0, 3, 1, 2))
+        expected = torch.bincount(logits.argmax(1), minlength=CLASSES + 1)
+        assert_array_equal(row, expected.numpy())
+    assert len({tuple(row) for row in counts}) > 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_votes_do_not_depend_on_batch_mates_order_or_threads(precision: str) -> None:
+    base = sampler(precision=precision).count("m", SEGMENTS)
+    assert_array_equal(base.sum(axis=1), [s.count for s in SEGMENTS])
+    for threads in (1, 2, 3):
+        other = sampler(threads=threads, precision=precision)
+        assert_array_equal(other.count("m", SEGMENTS[::-1])[::-1], base)
+        for row, part in zip(base, SEGMENTS, strict=True):
+            assert_array_equal(other.count("m", [part])[0], row)
+        halves = [
+            segment(2, 1.0, 7, 40, stream=18),
+            segment(1, 0.1, 5, 1),
+            segment(2, 1.0, 47, 37, stream=18),
+        ]
+        votes = other.count("m", halves)
+        assert_array_equal(votes[0] + votes[2], base[2])
+
+
+def test_seed_attempt_phase_image_and_sample_change_votes() -> None:
+    base = sampler().count("m", [SEGMENTS[2]])
+    for options in ({"seed": 8}, {"attempt": 1}):
+        assert not np.array_equal(sampler(**options).count("m", [SEGMENTS[2]]), base)
+    for changed in (
+        segment(2, 1.0, 90, 77, stream=18),
+        segment(2, 1.0, 7, 77, stream=19),
+        Segment(2, 55, 1.0, 18, 7, 77),
+    ):
+        assert not np.array_equal(sampler().count("m", [changed]), base)
+
+
+def test_non_finite_logits_are_invalid_and_ties_go_to_the_lowest_index() -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(x), CLASSES)
+            value = x[:, 0, 0, 0]
+            logits[:, 1] = logits[:, 3] = 1.0
+            logits[value > 0.5, 2] = float("nan")
+            logits[value < 0.0, 4] = float("inf")
+            return logits
+
+    part = segment(0, 1.0, 0, 400)
+    counts = sampler(Odd()).count("m", [part])[0]
+    noise = standard_normal(7, part.image_id, part.stream, np.arange(400), SHAPE)
+    value = IMAGES[0, 0, 0, 0] + noise[:, 0, 0, 0]
+    invalid = int(((value > 0.5) | (value < 0.0)).sum())
+    assert_array_equal(counts, [0, 400 - invalid, 0, 0, 0, invalid])
+
+
+def test_a_training_mode_network_is_put_into_evaluation_mode() -> None:
+    network = ConvNet().train()
+    assert_array_equal(sampler(network).count("m", SEGMENTS), sampler().count("m", SEGMENTS))
+
+
+def test_a_network_that_looks_at_its_batch_fails_the_independence_test() -> None:
+    """The test above can fail: normalising over the batch makes votes depend on mates."""
+
+    class BatchStatistics(ConvNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(x)
+            return logits - logits.mean(0)
+
+    base = sampler(BatchStatistics()).count("m", SEGMENTS)
+    alone = [sampler(BatchStatistics()).count("m", [part])[0] for part in SEGMENTS]
+    assert not np.array_equal(base, np.stack(alone))
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"threads": 0}, "threads"),
+        ({"precision": "fp8"}, "precision"),
+    ],
+)
+def test_bad_options(options: dict[str, object], argument: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{argument} "):
+        sampler(**options)
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ArgumentError, match=r"^image must have shape \(9, 7, 3\)"):
+        sampler().load(0, np.zeros((3, 9, 7), np.float32))
+    with pytest.raises(ArgumentError, match="^m must return 5 logits"):
+        sampler(torch.nn.Flatten()).count("m", SEGMENTS)
+
+
+def test_main_thread_settings_are_left_alone() -> None:
+    before = torch.get_num_threads()
+    sampler(threads=2).count("m", [Segment.of(Draw("m", 0.5, Phase.CLASS_GUESS, 0, 9), 0, 0, 0, 9)])
+    assert torch.get_num_threads() == before
