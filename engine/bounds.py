@@ -43,16 +43,31 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     ArgumentError
         If an argument is outside its range.
     """
+    if isinstance(k, int) and isinstance(n, int):
+        return _lower_of_ints(k, n, alpha)
     successes, trials = check_counts(k, n)
-    level = check_alpha(alpha)
+    bound = _lower(successes, trials, check_alpha(alpha))
+    return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
+
+
+@lru_cache(maxsize=1 << 16)
+def _lower_of_ints(k: int, n: int, alpha: float) -> float:
+    successes, trials = check_counts(k, n)
+    return float(_lower(successes, trials, check_alpha(alpha)))
+
+
+def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
     with np.errstate(invalid="ignore"):
         small = special.betaincinv(successes, trials - successes + 1, level)
         large = 1.0 - special.betainccinv(trials - successes + 1, successes, level)
     bound = np.where(small < 0.5, small, large)
     bound = np.where(successes == trials, np.exp(np.log(level) / trials), bound)
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
-    tail = lambda p: special.betainc(np.maximum(successes, 1), trials - successes + 1, p)  # noqa: E731 - closes over the counts
-    return _shape_like(_corrected(bound, tail, level, -1.0, successes > 0), k, n)
+
+    def tail(p: Floats) -> Floats:
+        return special.betainc(np.maximum(successes, 1), trials - successes + 1, p)
+
+    return _corrected(bound, tail, level, -1.0, successes > 0)
 
 
 def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -79,13 +94,20 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
         If an argument is outside its range.
     """
     successes, trials = check_counts(k, n)
-    level = check_alpha(alpha)
+    bound = _upper(successes, trials, check_alpha(alpha))
+    return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
+
+
+def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
     with np.errstate(invalid="ignore"):
         bound = special.betainccinv(successes + 1, trials - successes, level)
     bound = np.where(successes == 0, -np.expm1(np.log(level) / trials), bound)
     bound = np.where(successes == trials, 1.0, np.nextafter(bound, 1.0))
-    tail = lambda p: special.betaincc(successes + 1, np.maximum(trials - successes, 1), p)  # noqa: E731 - closes over the counts
-    return _shape_like(_corrected(bound, tail, level, 1.0, successes < trials), k, n)
+
+    def tail(p: Floats) -> Floats:
+        return special.betaincc(successes + 1, np.maximum(trials - successes, 1), p)
+
+    return _corrected(bound, tail, level, 1.0, successes < trials)
 
 
 @lru_cache(maxsize=32)
@@ -178,7 +200,3 @@ def _corrected(
         bound = np.where(over, bound + sign * step * bound * (1.0 - bound), bound)
         step *= 2.0
     raise ArithmeticError("a binomial tail stayed above its level; the inverse cannot be trusted")
-
-
-def _shape_like(bound: Floats, *inputs: ArrayLike) -> float | Floats:
-    return float(bound) if all(np.ndim(i) == 0 for i in inputs) else bound

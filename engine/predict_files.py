@@ -59,4 +59,4 @@ def predict_files(
         answer = answers[index]
         levels = ", ".join(f"{sigma:g}" for sigma in answer.sigmas)
         label = "ABSTAIN" if answer.predicted is None else f"class {answer.predicted}"
-        yield f"{str(path):<{width}}  {label:<9}" + (f"  sigma {levels}" if levels else "")
+        yield f"{path!s:<{width}}  {label:<9}" + (f"  sigma {levels}" if levels else "")

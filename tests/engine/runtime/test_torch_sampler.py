@@ -150,7 +150,7 @@ def test_bad_options(options: dict[str, object], argument: str) -> None:
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ArgumentError, match=r"^image must have shape \(9, 7, 3\)"):
         sampler().load(0, np.zeros((3, 9, 7), np.float32))
-    with pytest.raises(ArgumentError, match="^m must return 5 logits"):
+    with pytest.raises(ArgumentError, match=r"^m must return 5 logits"):
         sampler(torch.nn.Flatten()).count("m", SEGMENTS)
 
 
