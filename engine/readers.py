@@ -1,0 +1,180 @@
+"""Readers of image files: MNIST layout, npz archives and class folders.
+
+Whatever a file holds, the only error that leaves a reader is a FileError naming that file.
+"""
+
+import gzip
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.data import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.errors import ArgumentError, FileError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
+IDX_CLASSES = tuple(str(digit) for digit in range(10))
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
+_MOST_CLASSES = 1 << 16
+
+
+def read_idx(folder: Path, split: str, name: str) -> ImageSet:
+    """Read MNIST's layout: grey uint8 images (n, height, width, 1) of ten classes."""
+    image_path, label_path = (_plain_or_gz(folder / file) for file in _IDX_FILES[split])
+    images = _idx_array(image_path, IDX_IMAGES, 3)
+    labels = _idx_array(label_path, IDX_LABELS, 1).astype(np.int64)
+    if len(labels) != len(images):
+        rule = f"must have one label for each of the {len(images)} images in {image_path.name}"
+        raise FileError(label_path, rule, f"{len(labels)} labels")
+    check_images(image_path, images[..., None])
+    check_labels(label_path, labels, len(IDX_CLASSES))
+    return ImageSet(images[..., None], labels, name, IDX_CLASSES)
+
+
+def _plain_or_gz(path: Path) -> Path:
+    zipped = path.with_name(path.name + ".gz")
+    for candidate in (path, zipped):
+        if candidate.is_file():
+            return candidate
+    raise FileError(path, "is missing", hint=f"{zipped.name} would do as well")
+
+
+def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
+    data = _file_bytes(path)
+    header = 4 + 4 * axes
+    if len(data) < header:
+        raise FileError(path, f"must have a header of {header} bytes", f"{len(data)} bytes")
+    found, *shape = struct.unpack(f">{1 + axes}I", data[:header])
+    if found != magic:
+        hint = "the file is not of this kind, or images and labels are swapped"
+        raise FileError(path, f"must start with the magic number {magic}", found, hint)
+    size = 1
+    for length in shape:
+        size *= length
+    if len(data) - header != size:
+        rule = f"must hold {size} bytes of data, as its header says ({shape})"
+        raise FileError(path, rule, f"{len(data) - header} bytes", "truncated or overwritten")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except Exception as error:  # gzip and zlib raise several kinds
+        raise FileError(path, "must be readable", f"{type(error).__name__}: {error}") from error
+
+
+def read_npz(path: Path, name: str) -> ImageSet:
+    """Read an archive with ``x`` (uint8, or float in [0, 1], NHWC) and, if present, ``y``."""
+    arrays = _npz_arrays(path)
+    if "x" not in arrays:
+        raise FileError(path, "must hold an array x", f"arrays {sorted(arrays)}")
+    x, y = arrays["x"], arrays.get("y")
+    if x.dtype not in (np.uint8, np.float32, np.float64):
+        raise FileError(path, "x must be uint8, float32 or float64", x.dtype)
+    check_images(path, x)
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    images = x.astype(np.uint8) if x.dtype == np.uint8 else x.astype(np.float32)
+    if y is None:
+        return ImageSet(images, np.full(len(x), UNKNOWN_LABEL, np.int64), name, ())
+    if y.dtype.kind not in "ui" or y.ndim != 1:
+        raise FileError(path, "y must be integers with one axis", f"{y.dtype} {y.shape}")
+    if len(y) != len(x):
+        rule = f"y must have one label for each of the {len(x)} images"
+        raise FileError(path, rule, f"{len(y)} labels")
+    check_labels(path, y, _MOST_CLASSES)
+    labels = y.astype(np.int64)
+    return ImageSet(images, labels, name, tuple(str(k) for k in range(int(labels.max()) + 1)))
+
+
+def _npz_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: np.asarray(archive[key]) for key in ("x", "y") if key in archive.files}
+    except Exception as error:  # zip, header and array readers raise many kinds
+        hint = "write it with numpy.savez(path, x=x, y=y)"
+        received = f"{type(error).__name__}: {error}"
+        raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error
+
+
+def check_images(path: Path, images: NDArray[np.generic]) -> None:
+    """Refuse images that are not a non-empty NHWC array of pixels in range."""
+    if images.ndim != 4:
+        hint = "grey images need a last axis of length 1"
+        raise FileError(
+            path, "images must have axes (n, height, width, channels)", images.shape, hint
+        )
+    if images.size == 0:
+        raise FileError(path, "must hold at least one image with pixels", images.shape)
+    if images.dtype.kind != "f":
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):  # false for NaN as well
+        raise FileError(
+            path,
+            "float pixels must be in [0, 1] and not NaN",
+            f"{low} .. {high}",
+            "divide by 255, or store uint8",
+        )
+
+
+def check_labels(path: Path, labels: NDArray[np.generic], classes: int) -> None:
+    """Refuse labels outside 0 .. classes - 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise FileError(path, f"labels must be in 0 .. {classes - 1}", f"{low} .. {high}")
+
+
+def read_folder(folder: Path, name: str) -> ImageSet:
+    """Read one folder of images per class; classes in the order of their sorted names."""
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    if not classes:
+        raise FileError(folder, "must hold one folder per class", "no folder")
+    arrays: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for path, label in _image_files(folder, classes):
+        pixels = _pixels(path, name)
+        if arrays and pixels.shape != arrays[0].shape:
+            rule = f"must have the shape of the images before it, {arrays[0].shape}"
+            raise FileError(path, rule, pixels.shape, "resize the images first")
+        arrays.append(pixels)
+        labels.append(label)
+    if not arrays:
+        raise FileError(folder, "must hold images", "none", "known: " + " ".join(sorted(_SUFFIXES)))
+    return ImageSet(np.stack(arrays), np.array(labels, np.int64), name, classes)
+
+
+def _image_files(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).iterdir()):
+            if path.suffix.lower() in _SUFFIXES:
+                yield path, label
+
+
+def _pixels(path: Path, name: str) -> NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ArgumentError("data", "needs Pillow", name, "pip install pillow") from error
+    try:
+        with Image.open(path) as image:
+            return _as_array(image)
+    except Exception as error:  # decoders raise many kinds
+        raise FileError(path, "must be an image", f"{type(error).__name__}: {error}") from error
+
+
+def _as_array(image: "Image.Image") -> NDArray[np.uint8]:
+    if image.mode == "L":
+        return np.asarray(image, np.uint8)[:, :, None]
+    return np.asarray(image.convert("RGB"), np.uint8)
