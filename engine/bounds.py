@@ -65,7 +65,7 @@ def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
 
     def tail(p: Floats) -> Floats:
-        return special.betainc(np.maximum(successes, 1), trials - successes + 1, p)
+        return np.asarray(special.betainc(np.maximum(successes, 1), trials - successes + 1, p))
 
     return _corrected(bound, tail, level, -1.0, successes > 0)
 
@@ -105,7 +105,7 @@ def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
     bound = np.where(successes == trials, 1.0, np.nextafter(bound, 1.0))
 
     def tail(p: Floats) -> Floats:
-        return special.betaincc(successes + 1, np.maximum(trials - successes, 1), p)
+        return np.asarray(special.betaincc(successes + 1, np.maximum(trials - successes, 1), p))
 
     return _corrected(bound, tail, level, 1.0, successes < trials)
 

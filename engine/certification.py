@@ -1,20 +1,17 @@
 """`certify`: certificates for an array of images in one call."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.settings import Settings
-
-if TYPE_CHECKING:
-    from dualsmooth.engine.runtime.session import Method
 
 
 def certify(
-    method: "Method",
+    method: Method,
     images: ArrayLike,
     *,
     image_ids: Sequence[int] | None = None,

@@ -12,16 +12,17 @@ from tqdm import tqdm
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
+from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.report.summary import Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RunLog
 from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
-    from dualsmooth.engine.runtime.session import Method, Session
+    from dualsmooth.engine.runtime.session import Session
 
 
 def certify_run(
-    method: "Method",
+    method: Method,
     data: ImageSet,
     image_ids: list[int],
     settings: Settings,
@@ -59,7 +60,7 @@ def certify_run(
     """
     from dualsmooth.engine.runtime.session import Session  # imports torch
 
-    check_images(data.images, method.networks.input_shape)
+    check_images(data.images, bundle_of(method).input_shape)
     configuration = describe(method, data, image_ids, settings)
     with Session(method, settings) as session:
         configuration["batch_size"] = session.sampler.batch_size
@@ -101,13 +102,14 @@ def choose_images(count: int, skip: int, most: int | None) -> list[int]:
 
 
 def describe(
-    method: "Method", data: ImageSet, image_ids: list[int], settings: Settings
+    method: Method, data: ImageSet, image_ids: list[int], settings: Settings
 ) -> dict[str, Any]:
     """Everything that decides the certificates of a run, for ``run.json`` and for resuming."""
+    bundle = bundle_of(method)
     return {
         "method": method.name,
-        "bundle": method.networks.name,
-        "bundle_digest": method.networks.digest,
+        "bundle": bundle.name,
+        "bundle_digest": bundle.digest,
         "data": data.name,
         "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
         "images": len(image_ids),

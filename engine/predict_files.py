@@ -48,7 +48,7 @@ def predict_files(
 
     loaded = load_bundle(bundle)
     method = choose_method(loaded, **options)
-    images = [read_image(path, loaded.input_shape[2]) for path in paths]
+    images = [read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != loaded.input_shape:
             raise FileError(path, f"image must have shape {loaded.input_shape}", image.shape)

@@ -7,16 +7,13 @@ import gzip
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dualsmooth.engine.data import UNKNOWN_LABEL, ImageSet
-from dualsmooth.engine.errors import ArgumentError, FileError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from dualsmooth.engine.errors import FileError
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
@@ -144,7 +141,7 @@ def read_folder(folder: Path, name: str) -> ImageSet:
     arrays: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for path, label in _image_files(folder, classes):
-        pixels = _pixels(path, name)
+        pixels = read_image(path)
         if arrays and pixels.shape != arrays[0].shape:
             rule = f"must have the shape of the images before it, {arrays[0].shape}"
             raise FileError(path, rule, pixels.shape, "resize the images first")
@@ -162,11 +159,8 @@ def _image_files(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path,
                 yield path, label
 
 
-def _pixels(path: Path, name: str) -> NDArray[np.uint8]:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ArgumentError("data", "needs Pillow", name, "pip install pillow") from error
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3)."""
     try:
         with Image.open(path) as image:
             return _as_array(image)
@@ -174,7 +168,7 @@ def _pixels(path: Path, name: str) -> NDArray[np.uint8]:
         raise FileError(path, "must be an image", f"{type(error).__name__}: {error}") from error
 
 
-def _as_array(image: "Image.Image") -> NDArray[np.uint8]:
+def _as_array(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "L":
         return np.asarray(image, np.uint8)[:, :, None]
     return np.asarray(image.convert("RGB"), np.uint8)

@@ -83,15 +83,12 @@ def unroll(segments: Sequence[Segment]) -> Rows:
     index = np.repeat(np.arange(len(segments)), counts)
     starts = np.cumsum(counts) - counts
 
-    def column(name: str, dtype: type[np.generic]) -> NDArray[np.generic]:
-        return np.array([getattr(s, name) for s in segments], dtype)[index]
-
+    first = np.array([s.first for s in segments], np.uint64)
     return Rows(
         segment=index,
-        slot=column("slot", np.int64),
-        image_id=column("image_id", np.uint64),
-        sigma=column("sigma", np.float32),
-        stream=column("stream", np.uint64),
-        sample=column("first", np.uint64)
-        + (np.arange(len(index)) - starts[index]).astype(np.uint64),
+        slot=np.array([s.slot for s in segments], np.int64)[index],
+        image_id=np.array([s.image_id for s in segments], np.uint64)[index],
+        sigma=np.array([s.sigma for s in segments], np.float32)[index],
+        stream=np.array([s.stream for s in segments], np.uint64)[index],
+        sample=first[index] + (np.arange(len(index)) - starts[index]).astype(np.uint64),
     )

@@ -2,43 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.images import check_ids, check_images, unit_float
-from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 from dualsmooth.engine.settings import Settings
-
-
-class Method(Protocol):
-    """A published system as a pair of procedures."""
-
-    @property
-    def name(self) -> str:
-        """Method and options as written into certificates."""
-
-    @property
-    def networks(self) -> Bundle:
-        """The networks it votes with."""
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY for one image."""
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT for one image."""
 
 
 class Session:
@@ -54,11 +31,11 @@ class Session:
 
     def __init__(self, method: Method, settings: Settings) -> None:
         self.method, self.settings = method, settings
-        bundle = method.networks
-        self.shape = bundle.input_shape
+        self.bundle = bundle_of(method)
+        self.shape = self.bundle.input_shape
         self.sampler = TorchSampler(
-            {role: bundle.build(role) for role in method.roles},
-            {role: bundle.outputs(role) for role in method.roles},
+            {role: self.bundle.build(role) for role in method.roles},
+            {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
             seed=settings.seed,
             attempt=settings.attempt,
@@ -83,7 +60,7 @@ class Session:
         image_ids : sequence of int, optional
             Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
         labels : sequence of int, optional
-            True classes, copied into the certificates.
+            True classes, copied into the certificates; negative where unknown.
 
         Raises
         ------
@@ -92,7 +69,7 @@ class Session:
         """
         array = check_images(images, self.shape)
         ids = check_ids(image_ids, len(array))
-        truth = dict(zip(ids, map(int, labels), strict=True)) if labels is not None else {}
+        truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [Flight(i, self.method.certify(budget, alpha)) for i in ids]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
@@ -117,22 +94,21 @@ class Session:
     ) -> Iterator[Flight[Result]]:
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self.settings.slots)
         self.occupancy = scheduler.occupancy
-        return scheduler.run(
-            (flight, lambda image=image: unit_float(image))
-            for flight, image in zip(flights, images, strict=True)
-        )
+        jobs = zip(flights, (partial(unit_float, image) for image in images), strict=True)
+        return scheduler.run(jobs)
 
     def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
         assert flight.result is not None
+        label = truth.get(flight.image_id)
         return dataclasses.replace(
             flight.result,
             image_id=flight.image_id,
-            label=truth.get(flight.image_id),
+            label=None if label is None or label < 0 else int(label),
             counts=tuple(flight.records),
             draws=sum(record.count for record in flight.records),
             seed=self.settings.seed,
             attempt=self.settings.attempt,
-            bundle=self.method.networks.digest,
+            bundle=self.bundle.digest,
             precision=self.settings.arithmetic,
             device="cpu",
             batch_size=self.sampler.batch_size,

@@ -99,8 +99,11 @@ class TorchSampler:
         self._pool.shutdown()
 
     def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
-        folded = fold_batch_norm(network.eval())
-        return folded.to(self._dtype, memory_format=torch.channels_last)
+        folded = fold_batch_norm(network.eval()).to(self._dtype)
+        for parameter in folded.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return folded
 
     def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
         """Class of each row, or the number of classes where a logit is not finite."""
@@ -119,9 +122,10 @@ class TorchSampler:
             raise ArgumentError(
                 model, f"must return {self._outputs[model]} logits per row", logits.shape
             )
-        votes = np.argmax(logits, axis=1)
-        votes[~np.isfinite(logits).all(axis=1)] = logits.shape[1]
-        return votes.astype(np.int64)
+        valid = np.isfinite(logits).all(axis=1)
+        votes = np.full(len(logits), logits.shape[1], np.int64)
+        votes[valid] = np.argmax(logits[valid], axis=1)
+        return votes
 
     def _buffer(self) -> NDArray[np.float32]:
         if not hasattr(self._local, "batch"):

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.registry import create
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle folder for digits: a selector and one classifier, untrained but decisive."""
+    networks = {}
+    for role, outputs in (("selector", 3), ("classifier", 10)):
+        torch.manual_seed(outputs)
+        kwargs = {"widths": [4], "hidden": 8, "num_classes": outputs}
+        module = create("small_convnet", kwargs).eval()
+        with torch.no_grad():
+            final = list(module.parameters())[-1]
+            final += torch.linspace(-0.3, 0.3, outputs)
+        networks[role] = network_from_module(module, "small_convnet", kwargs)
+    bundle = Bundle.from_modules(
+        networks, num_classes=10, input_shape=(8, 8, 1), sigmas=(0.12, 0.25, 0.5), tau=0.5,
+        name="tiny",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    save_bundle(bundle, folder)
+    return folder

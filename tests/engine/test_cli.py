@@ -1,0 +1,343 @@
+"""The command as a user meets it: files written, resume, and one-line errors with exit code 2."""
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualsmooth.engine.cli import main
+from dualsmooth.engine.runlog import read_log
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the command in an empty folder; returns exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return call
+
+
+def certify(run: Run, bundle: Path, *options: object) -> tuple[int, str, str]:
+    return run("certify", bundle, "--data", "digits", "--n0", 10, "--n", 100, "--max", 12,
+               *options)  # fmt: skip
+
+
+def same_results(first: Path, second: Path) -> bool:
+    """Whether two runs have the same log, times aside."""
+    return [strip_time(line) for line in log_lines(first)] == [
+        strip_time(line) for line in log_lines(second)
+    ]
+
+
+def log_lines(folder: Path) -> list[str]:
+    return (folder / "certificates.jsonl").read_text().splitlines()
+
+
+def strip_time(line: str) -> str:
+    return line[: line.rindex('"seconds"')]
+
+
+def test_certify_writes_a_run_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    code, out, _ = certify(run, tiny_bundle, "--out", "run")
+    assert code == 0
+    assert "dual(median, interval)" in out
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "certificates.jsonl", "certificates.tsv", "run.json", "summary.json",
+    ]  # fmt: skip
+    certificates = read_log(tmp_path / "run")
+    assert [c.image_id for c in certificates] == list(range(12))
+    rows = (tmp_path / "run" / "certificates.tsv").read_text().splitlines()
+    assert rows[0].split("\t") == ["idx", "label", "predict", "radius", "correct", "time"]
+    for certificate, row in zip(certificates, rows[1:], strict=True):
+        index, label, predicted, radius, correct, _ = row.split("\t")
+        assert (int(index), int(label)) == (certificate.image_id, certificate.label)
+        assert int(predicted) == (-1 if certificate.predicted is None else certificate.predicted)
+        assert certificate.radius - 1e-6 < float(radius) <= certificate.radius
+        assert int(correct) == certificate.correct
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["images"] == 12
+    configuration = json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]
+    assert configuration["n"] == 100
+    assert configuration["batch_size"] == 512
+
+
+@pytest.mark.parametrize(
+    "options", [("--slots", 1), ("--threads", 1), ("--threads", 3, "--slots", 100)]
+)
+def test_slots_and_threads_do_not_change_a_byte(
+    run: Run, tiny_bundle: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    certify(run, tiny_bundle, "--out", "b", *options)
+    assert same_results(tmp_path / "a", tmp_path / "b")
+    assert len(log_lines(tmp_path / "a")) == 12
+
+
+def test_a_subset_has_the_lines_of_the_whole(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    certify(run, tiny_bundle, "--out", "whole")
+    certify(run, tiny_bundle, "--out", "part", "--skip", 5)
+    whole = {
+        json.loads(line)["image_id"]: strip_time(line) for line in log_lines(tmp_path / "whole")
+    }
+    part = [
+        (json.loads(line)["image_id"], strip_time(line)) for line in log_lines(tmp_path / "part")
+    ]
+    assert [i for i, _ in part] == [0, 5, 10]
+    assert all(whole[i] == line for i, line in part)
+
+
+def test_another_seed_changes_votes(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    certify(run, tiny_bundle, "--out", "b", "--seed", 1)
+    assert not same_results(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"predicted": 3, "rad'])
+def test_resume_ends_with_the_same_files(
+    run: Run, tiny_bundle: Path, tmp_path: Path, torn: bytes
+) -> None:
+    certify(run, tiny_bundle, "--out", "whole")
+    certify(run, tiny_bundle, "--out", "killed")
+    killed = tmp_path / "killed" / "certificates.jsonl"
+    lines = killed.read_bytes().splitlines(keepends=True)
+    killed.write_bytes(b"".join(lines[7:9]) + torn)
+    for name in ("certificates.tsv", "summary.json"):
+        (tmp_path / "killed" / name).unlink()
+    code, _, _ = certify(run, tiny_bundle, "--out", "killed", "--resume")
+    assert code == 0
+    assert same_results(tmp_path / "whole", tmp_path / "killed")
+    first, second = (
+        [
+            row.rsplit("\t", 1)[0]
+            for row in (tmp_path / name / "certificates.tsv").read_text().splitlines()
+        ]
+        for name in ("whole", "killed")
+    )
+    assert first == second
+
+
+def test_fresh_replaces_and_neither_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    before = log_lines(tmp_path / "a")
+    code, _, err = certify(run, tiny_bundle, "--out", "a", "--seed", 1)
+    assert code == 2
+    assert "add --resume or --fresh" in err
+    assert log_lines(tmp_path / "a") == before
+    assert certify(run, tiny_bundle, "--out", "a", "--seed", 1, "--fresh")[0] == 0
+    assert log_lines(tmp_path / "a") != before
+
+
+def test_report_puts_runs_and_tables_side_by_side(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    certify(run, tiny_bundle, "--out", "dual")
+    certify(run, tiny_bundle, "--out", "fixed", "--method", "fixed", "--sigma", 0.25)
+    shutil.copy(tmp_path / "fixed" / "certificates.tsv", tmp_path / "cohen.tsv")
+    code, out, _ = run("report", "dual", "fixed", "cohen.tsv")
+    assert code == 0
+    assert "fixed(0.25)" in out
+    assert "below (-) the best fixed sigma" in out
+    assert max(map(len, out.splitlines())) <= 80
+    table = {line[:24].strip(): line[24:] for line in out.splitlines()[2:5]}
+    assert table["cohen"] == table["fixed(0.25)"]
+
+
+def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / "a.png")
+    code, out, _ = run("predict", tiny_bundle, "a.png", "--n", 200)
+    assert code == 0
+    assert out.startswith("a.png  ")
+    assert "class" in out or "ABSTAIN" in out
+    Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
+    code, _, err = run("predict", tiny_bundle, "a.png", "b.png", "--n", 200)
+    assert (code, "b.png: image must have shape (8, 8, 1)" in err) == (2, True)
+
+
+BAD_OPTIONS = {
+    "sigma zero": (("--method", "fixed", "--sigma", 0), "sigma must be a finite number > 0"),
+    "sigma nan": (("--method", "fixed", "--sigma", "nan"), "sigma must be a finite number > 0"),
+    "sigma missing": (("--method", "fixed"), "sigma is required by --method fixed"),
+    "sigma with dual": (("--method", "dual", "--sigma", 0.25), "sigma belongs to --method fixed"),
+    "alpha zero": (("--alpha", 0), "alpha must be in (0, 1)"),
+    "alpha one": (("--alpha", 1), "alpha must be in (0, 1)"),
+    "alpha nan": (("--alpha", "nan"), "alpha must be in (0, 1)"),
+    "n zero": (("--n", 0), "n must be an integer in [1, 2^32)"),
+    "n0 negative": (("--n0", -5), "n0 must be an integer in [1, 2^32)"),
+    "n text": (("--n", "many"), "Invalid value for '--n'"),
+    "method": (("--method", "magic"), "method must be one of fixed, dual; received magic"),
+    "rule": (("--selector-rule", "mean"), "selector_rule must be one of median, plurality"),
+    "routing": (
+        ("--selector-rule", "plurality", "--routing", "interval"),
+        "routing must be one of",
+    ),
+    "device": (("--device", "tpu"), "device must be one of auto, cpu"),
+    "precision": (("--precision", "fp8"), "precision must be one of auto, fp32, bf16"),
+    "seed": (("--seed", -1), "seed must be an integer in [0, "),
+    "threads": (("--threads", 0), "threads must be an integer >= 1"),
+    "batch": (("--batch-size", 0), "batch_size must be an integer >= 1"),
+    "skip": (("--skip", 0), "skip must be an integer >= 1"),
+    "max": (("--max", 0), "max must be an integer >= 1"),
+    "option": (("--sgima", 0.5), "No such option: --sgima"),
+    "data": (("--data", "mnist"), "received mnist"),
+}
+
+
+def assert_refused(outcome: tuple[int, str, str], message: str, folder: Path) -> None:
+    code, out, err = outcome
+    assert code == 2
+    assert message in err
+    assert err.startswith("dualsmooth: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options_are_one_line_and_write_nothing(
+    run: Run, tiny_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    options, message = BAD_OPTIONS[name]
+    assert_refused(certify(run, tiny_bundle, "--out", "run", *options), message, tmp_path / "run")
+
+
+BAD_IMAGES = {
+    "outside": (np.full((2, 8, 8, 1), 1.5, np.float32), "must be in [0, 1]"),
+    "below": (np.full((2, 8, 8, 1), -0.1, np.float32), "must be in [0, 1]"),
+    "nan": (np.full((2, 8, 8, 1), np.nan, np.float32), "must be in [0, 1]"),
+    "shape": (np.zeros((2, 9, 8, 1), np.uint8), "images must have shape (count, 8, 8, 1)"),
+    "channels first": (np.zeros((2, 1, 8, 8), np.uint8), "channels come last"),
+    "axes": (np.zeros((2, 8, 8), np.uint8), "images must have axes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_one_line_and_write_nothing(
+    run: Run, tiny_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    images, message = BAD_IMAGES[name]
+    np.savez(tmp_path / "bad.npz", x=images, y=np.zeros(len(images), np.int64))
+    outcome = run("certify", tiny_bundle, "--data", "npz:bad.npz", "--out", "run")
+    assert_refused(outcome, message, tmp_path / "run")
+
+
+def test_corrupt_files_are_named(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not really")
+    outcome = run("certify", tiny_bundle, "--data", "npz:bad.npz", "--out", "run")
+    assert_refused(outcome, "bad.npz: ", tmp_path / "run")
+    assert_refused(certify(run, Path("nowhere"), "--out", "run"), "bundle ", tmp_path / "run")
+    tampered = tmp_path / "tampered"
+    shutil.copytree(tiny_bundle, tampered)
+    weights = bytearray((tampered / "classifier.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tampered / "classifier.safetensors").write_bytes(weights)
+    outcome = certify(run, tampered, "--out", "run")
+    assert_refused(outcome, "classifier.safetensors: ", tmp_path / "run")
+    assert "damaged, or not from this bundle" in outcome[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (("--seed", 1), "seed 0 -> 1"),
+        (("--n", 200), "n 100 -> 200"),
+        (("--max", 5), "images 12 -> 5"),
+        (("--alpha", 0.01), "alpha 0.001 -> 0.01"),
+        (("--batch-size", 64), "batch_size 512 -> 64"),
+        (("--precision", "bf16"), "precision 'fp32' -> 'bf16'"),
+        (("--selector-rule", "plurality"), "method 'dual(median, interval)'"),
+    ],
+)
+def test_resume_with_a_changed_configuration_is_refused(
+    run: Run, tiny_bundle: Path, tmp_path: Path, options: tuple[object, ...], key: str
+) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    code, _, err = certify(run, tiny_bundle, "--out", "a", "--resume", *options)
+    assert code == 2
+    assert "must have the same configuration to resume" in err
+    assert key in err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+
+
+def test_an_altered_log_line_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    log = tmp_path / "a" / "certificates.jsonl"
+    log.write_text(log.read_text().replace('"n": 100', '"n": 101', 1))
+    code, _, err = certify(run, tiny_bundle, "--out", "a", "--resume")
+    assert code == 2
+    assert "certificates.jsonl: line 1 must be a valid certificate" in err
+
+
+def test_folders_that_cannot_be_used(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    code, _, err = certify(run, tiny_bundle, "--out", "full", "--fresh")
+    assert code == 2
+    assert "must be a run folder, empty or new" in err
+    (tmp_path / "file").write_text("x")
+    code, _, err = certify(run, tiny_bundle, "--out", "file/run")
+    assert code == 2
+    assert "file/run: must be writable" in err
+
+
+def test_read_only_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        (locked / "probe").touch()
+    except OSError:
+        code, _, err = certify(run, tiny_bundle, "--out", "locked/run")
+        assert code == 2
+        assert "must be writable" in err
+    else:
+        pytest.skip("this user may write anywhere")
+    finally:
+        locked.chmod(0o700)
+
+
+def test_interrupt_is_resumable(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dualsmooth.engine.runlog import RunLog
+
+    certify(run, tiny_bundle, "--out", "whole")
+    append, written = RunLog.append, []
+
+    def interrupted(log: RunLog, certificate: object) -> None:
+        append(log, certificate)  # type: ignore[arg-type]
+        written.append(certificate)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "append", interrupted)
+    code, _, err = certify(run, tiny_bundle, "--out", "part", "--slots", 2)
+    assert (code, len(log_lines(tmp_path / "part"))) == (130, 3)
+    assert "--resume" in err
+    monkeypatch.setattr(RunLog, "append", append)
+    assert certify(run, tiny_bundle, "--out", "part", "--resume")[0] == 0
+    assert same_results(tmp_path / "whole", tmp_path / "part")
+
+
+def test_help_and_no_arguments_teach(run: Run) -> None:
+    code, out, _ = run("certify", "--help")
+    assert code == 0
+    assert "dualsmooth certify digits-dual --data digits" in out
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(word in out for word in ("certify", "predict", "report", "doctor", "train"))
