@@ -1,0 +1,124 @@
+"""Batch norm folded into the convolution before it: the same function with fewer passes."""
+
+import copy
+from collections import Counter
+
+import torch
+from torch import fx, nn
+
+from dualsmooth.engine.errors import ArgumentError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy of a network with each conv -> batch norm pair made one convolution.
+
+    For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is
+    w gamma / sqrt(var + eps) and the new bias (b - mean) gamma / sqrt(var + eps) + beta, computed
+    in float64. A pair is left alone if its parts are used elsewhere or carry hooks. The result
+    agrees with the network up to rounding, but its votes are those of another network: it needs
+    a digest of its own.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A network in eval mode. It is not changed.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``module`` itself if torch.fx cannot trace it or no pair was found.
+
+    Raises
+    ------
+    ArgumentError
+        If any part of the network is in training mode.
+    """
+    for name, part in module.named_modules():
+        if part.training:
+            raise ArgumentError(
+                "module",
+                "must be in eval mode",
+                name or type(module).__name__,
+                "call module.eval() first",
+            )
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(module))
+    except Exception:  # forward runs on proxies, so it can fail in any way
+        return module
+    pairs = _pairs(traced)
+    if not pairs:
+        return module
+    for conv, norm in pairs:
+        _fold(traced, conv, norm)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced.eval()
+
+
+def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
+    """Nodes (conv, norm) where the norm is the only reader of the only call of the conv."""
+    nodes = list(traced.graph.nodes)
+    calls = Counter(_module(traced, node) for node in nodes if node.op == "call_module")
+    pairs = []
+    for norm in nodes:
+        conv = norm.args[0] if norm.op == "call_module" and norm.args else None
+        if not isinstance(conv, fx.Node) or conv.op != "call_module" or len(conv.users) != 1:
+            continue
+        first, second = _module(traced, conv), _module(traced, norm)
+        if type(first) not in _CONVOLUTIONS or not _is_fixed_norm(second) or calls[first] != 1:
+            continue
+        if not (_has_hooks(first) or _has_hooks(second) or _is_read(traced, conv)):
+            pairs.append((conv, norm))
+    return pairs
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_read(traced: fx.GraphModule, conv: fx.Node) -> bool:
+    """Whether the graph reads a parameter of the convolution directly."""
+    prefix = f"{conv.target}."
+    return any(n.op == "get_attr" and str(n.target).startswith(prefix) for n in traced.graph.nodes)
+
+
+def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return traced.get_submodule(str(node.target))
+
+
+def _is_fixed_norm(module: nn.Module) -> bool:
+    # Without running statistics the output depends on the batch mates.
+    return type(module) in _NORMS and module.running_mean is not None
+
+
+def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> None:
+    conv, norm = _module(traced, conv_node), _module(traced, norm_node)
+    assert isinstance(conv, _CONVOLUTIONS)
+    assert isinstance(norm, _NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = (
+        -norm.running_mean.double()
+        if conv.bias is None
+        else (conv.bias.double() - norm.running_mean.double())
+    )
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight = conv.weight.double() * scale.view(-1, *[1] * (conv.weight.dim() - 1))
+    folded = copy.deepcopy(conv)
+    folded.weight = _parameter(weight, conv.weight)
+    folded.bias = _parameter(bias, conv.weight)
+    traced.set_submodule(str(conv_node.target), folded)
+    norm_node.replace_all_uses_with(conv_node)
+    traced.graph.erase_node(norm_node)
+
+
+def _parameter(values: torch.Tensor, like: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().to(like.dtype), requires_grad=like.requires_grad)
