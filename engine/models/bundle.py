@@ -1,0 +1,247 @@
+"""Bundles: everything a certificate needs to know about its networks.
+
+A bundle holds networks by role. `selector` votes for a noise level; `classifier` answers at every
+level, or experts `classifier@0.25` answer at one level each. Importing this module, reading a
+folder and comparing digests need no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.network import Network, digest_of, network_from_module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SELECTOR, CLASSIFIER = "selector", "classifier"
+PRETRAINED = Path(__file__).parent / "pretrained"
+_CHECKPOINTS = (".pth.tar", ".pth", ".pt")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """Networks with the noise levels they were made for.
+
+    Parameters
+    ----------
+    name : str
+    input_shape : tuple of int
+        Image shape (height, width, channels).
+    num_classes : int
+    sigmas : tuple of float
+        Noise levels, ascending, in [0, 1] pixel units; may be empty if there is no selector.
+    tau : float or None
+        Noise level of the selector; None without one.
+    networks : mapping of str to Network
+        By role: `selector`, `classifier`, or experts such as `classifier@0.25`.
+
+    Raises
+    ------
+    ArgumentError
+        If a field breaks its rule or the roles do not fit the levels.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    sigmas: tuple[float, ...]
+    tau: float | None
+    networks: Mapping[str, Network]
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) != 3 or not all(_is_count(size) for size in self.input_shape):
+            rule = "must be (height, width, channels), each >= 1"
+            raise ArgumentError("input_shape", rule, self.input_shape)
+        if not _is_count(self.num_classes):
+            raise ArgumentError("num_classes", "must be a whole number >= 1", self.num_classes)
+        bounds = (0.0, *self.sigmas, inf)
+        if not all(low < high for low, high in pairwise(bounds)):
+            raise ArgumentError("sigmas", "must be finite, > 0 and ascending", self.sigmas)
+        if not self.networks:
+            raise ArgumentError("networks", "must hold at least one network", {})
+        for role in self.networks:
+            self._check_role(role)
+        self._check_tau()
+
+    def _check_role(self, role: str) -> None:
+        if role == CLASSIFIER:
+            return
+        if role == SELECTOR:
+            if not self.sigmas:
+                raise ArgumentError("sigmas", "must not be empty beside a selector", self.sigmas)
+            return
+        level = _level(role)
+        # One spelling per level, so that a level has one expert and a role is a file name.
+        if level is None or level not in self.sigmas or role != expert_role(level):
+            rule = f"must be selector, classifier or classifier@S with S in {self.sigmas}"
+            raise ArgumentError("role", rule, role)
+
+    def _check_tau(self) -> None:
+        if SELECTOR not in self.networks:
+            if self.tau is not None:
+                raise ArgumentError("tau", "must be None without a selector", self.tau)
+        elif self.tau is None or not (isfinite(self.tau) and self.tau > 0):
+            raise ArgumentError("tau", "must be finite and > 0 beside a selector", self.tau)
+
+    @classmethod
+    def from_modules(
+        cls,
+        modules: "Mapping[str, nn.Module | Network]",
+        *,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        sigmas: tuple[float, ...] = (),
+        tau: float | None = None,
+        name: str = "modules",
+    ) -> "Bundle":
+        """A bundle of networks in memory, by role.
+
+        Each takes images (n, channels, height, width) with pixels in [0, 1] and returns logits.
+
+        Raises
+        ------
+        ArgumentError
+            If a module is in training mode, or the roles do not fit the levels.
+        """
+        networks = {
+            role: module if isinstance(module, Network) else network_from_module(module)
+            for role, module in modules.items()
+        }
+        return cls(name, input_shape, num_classes, sigmas, tau, networks)
+
+    @classmethod
+    def from_classifier(
+        cls, module: "nn.Module", *, num_classes: int, input_shape: tuple[int, int, int]
+    ) -> "Bundle":
+        """A bundle of one classifier for any noise level."""
+        modules = {CLASSIFIER: module}
+        return cls.from_modules(modules, num_classes=num_classes, input_shape=input_shape)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that determines votes: weights, architectures and levels."""
+        return digest_of(
+            {
+                "input_shape": list(self.input_shape),
+                "num_classes": self.num_classes,
+                "sigmas": list(self.sigmas),
+                "tau": self.tau,
+                "networks": {
+                    role: [network.architecture, dict(network.kwargs), network.sha256]
+                    for role, network in self.networks.items()
+                },
+            }
+        )
+
+    def classifier_at(self, sigma: float) -> str:
+        """Role that classifies at a noise level: its expert, else the common classifier.
+
+        Raises
+        ------
+        ArgumentError
+            If there are only experts and none is for this level.
+        """
+        levels = {_level(role): role for role in self.networks if role != SELECTOR}
+        role = levels.get(sigma, levels.get(None))
+        if role is None:
+            known = ", ".join(str(level) for level in sorted(filter(None, levels)))
+            rule = f"must be a level with a classifier in bundle {self.name}"
+            raise ArgumentError("sigma", rule, sigma, f"available: {known or 'none'}")
+        return role
+
+    def outputs(self, role: str) -> int:
+        """Number of logits of a network: the levels for the selector, else the classes."""
+        self._network(role)
+        return len(self.sigmas) if role == SELECTOR else self.num_classes
+
+    def build(self, role: str) -> "nn.Module":
+        """A fresh network: eval mode, float32, on the CPU, NCHW input in [0, 1].
+
+        Raises
+        ------
+        ArgumentError
+            If the role is not in the bundle.
+        FileError
+            If the weights do not fit the architecture, or the network does not give
+            ``outputs(role)`` logits.
+        """
+        import torch
+
+        network = self._network(role)
+        module = network.build()
+        height, width, channels = self.input_shape
+        rule = f"{role} must map images {self.input_shape} to {self.outputs(role)} logits"
+        try:
+            with torch.inference_mode():
+                logits = module(torch.zeros(1, channels, height, width))
+        except (RuntimeError, ValueError) as error:
+            raise FileError(network.origin, rule, error) from error
+        if tuple(logits.shape) != (1, self.outputs(role)):
+            raise FileError(network.origin, rule, tuple(logits.shape))
+        return module
+
+    def _network(self, role: str) -> Network:
+        if role not in self.networks:
+            known = ", ".join(sorted(self.networks))
+            raise ArgumentError("role", f"must be one of {known}", role)
+        return self.networks[role]
+
+
+def load_bundle(source: str | Path) -> Bundle:
+    """Load a bundle.
+
+    Parameters
+    ----------
+    source : str or Path
+        A bundle folder, the name of a bundled one (`digits-dual`), or a checkpoint of Cohen et
+        al.'s training code (`*.pth.tar`, `*.pth`, `*.pt`).
+
+    Raises
+    ------
+    ArgumentError
+        If the source is none of these.
+    FileError
+        If a file is missing, damaged, tampered with or not what it claims to be.
+    """
+    # The readers build Bundles, so they are imported here; the checkpoint reader needs torch.
+    from dualsmooth.engine.models.bundle_files import read_bundle
+
+    path = Path(source)
+    if path.is_dir():
+        return read_bundle(path)
+    if str(source).lower().endswith(_CHECKPOINTS):
+        from dualsmooth.engine.models.checkpoint import read_checkpoint
+
+        return read_checkpoint(path)
+    if str(source) in bundled_names():
+        return read_bundle(PRETRAINED / str(source))
+    rule = f"must be a folder, a checkpoint ({', '.join(_CHECKPOINTS)}) or a bundled name"
+    raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Names of the bundles that come with the package."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/bundle.json")))
+
+
+def expert_role(sigma: float) -> str:
+    """Role of the classifier made for one noise level, for example `classifier@0.25`."""
+    return f"{CLASSIFIER}@{sigma:g}"
+
+
+def _level(role: str) -> float | None:
+    """Level of an expert's role; None if it is not one."""
+    name, _, level = role.partition("@")
+    try:
+        return float(level) if name == CLASSIFIER else None
+    except ValueError:
+        return None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1

@@ -1,0 +1,189 @@
+"""Bundle folders: `bundle.json` beside one safetensors file per network.
+
+A folder may come from anywhere, so reading it checks the format version, every field, the place,
+size and digest of each weights file, and runs no code from it. Writing is all or nothing.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Network, sha256_of
+
+FORMAT, VERSION = "dualsmooth-bundle", 1
+INDEX = "bundle.json"
+_LARGEST_INDEX = 1 << 20
+_FIELDS = {
+    "format": str,
+    "version": int,
+    "name": str,
+    "input_shape": list,
+    "input_range": list,
+    "num_classes": int,
+    "sigmas": list,
+    "tau": (float, int, type(None)),
+    "networks": dict,
+}
+_NETWORK_FIELDS = {
+    "architecture": str,
+    "kwargs": dict,
+    "weights": str,
+    "bytes": int,
+    "sha256": str,
+}
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle folder.
+
+    Raises
+    ------
+    FileError
+        Names the file, the rule it breaks and the value found.
+    """
+    index = folder / INDEX
+    fields = _read_index(index)
+    networks = {}
+    for role, entry in fields["networks"].items():
+        _check_fields(index, f"network {role}", entry, _NETWORK_FIELDS)
+        weights = _read_weights(folder, entry)
+        origin = str(folder / entry["weights"])
+        networks[role] = Network(
+            entry["architecture"], entry["kwargs"], entry["sha256"], weights, origin
+        )
+    try:
+        return Bundle(
+            name=fields["name"],
+            input_shape=tuple(fields["input_shape"]),
+            num_classes=fields["num_classes"],
+            sigmas=tuple(float(sigma) for sigma in fields["sigmas"]),
+            tau=None if fields["tau"] is None else float(fields["tau"]),
+            networks=networks,
+        )
+    except (ArgumentError, TypeError, ValueError, OverflowError) as error:
+        raise FileError(index, f"must describe a bundle: {error}") from error
+
+
+def save_bundle(bundle: Bundle, folder: str | Path) -> None:
+    """Write a bundle folder, all or nothing: it is made beside the place and then renamed.
+
+    Raises
+    ------
+    ArgumentError
+        If a network is not of a registered architecture.
+    FileError
+        If the folder exists already or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
+    files: dict[str, bytes] = {}
+    entries = {}
+    for role, network in sorted(bundle.networks.items()):
+        if not isinstance(network.weights, bytes):
+            hint = "make it with network_from_module(module, architecture, kwargs)"
+            rule = "must be a registered architecture to be saved"
+            raise ArgumentError(f"network {role}", rule, network.architecture, hint)
+        name = f"{role}.safetensors"
+        files[name] = network.weights
+        entries[role] = {
+            "architecture": network.architecture,
+            "kwargs": dict(network.kwargs),
+            "weights": name,
+            "bytes": len(network.weights),
+            "sha256": network.sha256,
+        }
+    fields = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": bundle.name,
+        "input_shape": list(bundle.input_shape),
+        "input_range": [0, 1],
+        "num_classes": bundle.num_classes,
+        "sigmas": list(bundle.sigmas),
+        "tau": bundle.tau,
+        "networks": entries,
+    }
+    files[INDEX] = (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
+    _write_folder(folder, files)
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise FileError(folder, "must be writable", error) from error
+    try:
+        for name, data in files.items():
+            with (draft / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        draft.chmod(0o755)  # mkdtemp makes it private
+        draft.rename(folder)
+    except OSError as error:
+        raise FileError(folder, "must be writable", error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _read_index(index: Path) -> dict[str, Any]:
+    try:
+        if index.stat().st_size > _LARGEST_INDEX:
+            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
+        fields = json.loads(index.read_text("utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(index, "must be a readable JSON file", error) from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise FileError(index, f"must have the format {FORMAT}", _brief(fields))
+    if fields.get("version") != VERSION:
+        hint = "made by another version of dualsmooth"
+        raise FileError(index, f"must have version {VERSION}", fields.get("version"), hint)
+    _check_fields(index, "the bundle", fields, _FIELDS)
+    if fields["input_range"] != [0, 1]:
+        raise FileError(index, "input_range must be [0, 1]", fields["input_range"])
+    return fields
+
+
+def _check_fields(index: Path, what: str, entry: object, kinds: dict[str, Any]) -> None:
+    if not isinstance(entry, dict) or entry.keys() != kinds.keys():
+        raise FileError(index, f"{what} must have the fields {', '.join(kinds)}", _brief(entry))
+    for name, kind in kinds.items():
+        if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
+            raise FileError(index, f"{what}: {name} has the wrong type", _brief(entry[name]))
+
+
+def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
+    name: str = entry["weights"]
+    path = folder / name
+    # One plain name in this very folder: no "..", no absolute path, no link to another place.
+    if Path(name).name != name or "\\" in name or "\0" in name or path.suffix != ".safetensors":
+        raise FileError(folder / INDEX, "weights must be a plain *.safetensors file name", name)
+    if path.resolve().parent != folder.resolve():
+        raise FileError(path, "must not be a link to another folder", path.resolve())
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(path, "must be readable", error) from error
+    if sha256_of(data) != entry["sha256"]:
+        rule = f"must have the SHA-256 that {INDEX} states"
+        raise FileError(path, rule, sha256_of(data), "damaged, or not from this bundle")
+    return data
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _brief(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, dict) else repr(value)
+    return text[:200] or "nothing"

@@ -1,0 +1,135 @@
+"""One network of a bundle: what it is, its weights, and how to build it."""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_COUNTER = "num_batches_tracked"
+"""Training statistic of batch norm that no vote depends on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network with its weights.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in the registry, or the class of a module that is not in it.
+    kwargs : mapping
+        Keyword arguments of the architecture.
+    sha256 : str
+        Digest of the weights file; of class, structure and tensors for an unregistered module.
+    weights : bytes or torch.nn.Module
+        The safetensors file, or the unregistered module.
+    origin : str
+        Where the weights came from, for messages.
+    """
+
+    architecture: str
+    kwargs: Mapping[str, object]
+    sha256: str
+    weights: "bytes | nn.Module" = field(repr=False)
+    origin: str = "memory"
+
+    def build(self) -> "nn.Module":
+        """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1].
+
+        Raises
+        ------
+        FileError
+            If the weights do not fit the architecture.
+        """
+        if not isinstance(self.weights, bytes):
+            return copy.deepcopy(self.weights).cpu().float().eval()
+        # torch takes seconds to import, and a bundle can be read without it.
+        from dualsmooth.engine.models.weights import build_network
+
+        try:
+            return build_network(self.architecture, self.kwargs, self.tensors(), self.origin)
+        except ArgumentError as error:
+            raise FileError(self.origin, str(error)) from error
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """The tensors of the weights file by name.
+
+        Raises
+        ------
+        FileError
+            If the weights are not a safetensors file that NumPy can hold.
+        """
+        from safetensors.numpy import load
+
+        assert isinstance(self.weights, bytes)
+        try:
+            return dict(load(self.weights))
+        except Exception as error:  # the parser's errors have no common base
+            received = f"{type(error).__name__}: {error}"
+            raise FileError(self.origin, "must be a safetensors file", received) from error
+
+
+def network_from_module(
+    module: "nn.Module", architecture: str = "", kwargs: Mapping[str, object] | None = None
+) -> Network:
+    """Describe a module in memory.
+
+    With an architecture name (and its kwargs) the result can be saved; without one the digest
+    covers the class, the printed structure and every parameter and buffer.
+
+    Raises
+    ------
+    ArgumentError
+        If the module is in training mode, or its tensors do not fit the architecture.
+    """
+    if any(part.training for part in module.modules()):
+        raise ArgumentError("module", "must be in eval mode", type(module).__name__, "call eval()")
+    if not architecture:
+        name = f"{type(module).__module__}.{type(module).__qualname__}"
+        return Network(name, {}, _module_digest(name, module), module)
+    from safetensors.numpy import save
+
+    state = {k: t for k, t in module.state_dict().items() if not k.endswith(_COUNTER)}
+    weights = save({k: np.ascontiguousarray(t.detach().cpu().numpy()) for k, t in state.items()})
+    network = Network(architecture, dict(kwargs or {}), sha256_of(weights), weights)
+    try:
+        network.build()
+    except FileError as error:
+        rule = f"must be what {architecture} builds from these kwargs"
+        raise ArgumentError("module", rule, type(module).__name__, str(error)) from error
+    return network
+
+
+def sha256_of(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """Hexadecimal SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256_of(text.encode())
+
+
+def _module_digest(name: str, module: "nn.Module") -> str:
+    import torch
+
+    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # addresses change from run to run
+    parts: list[object] = [name, structure]
+    # named_buffers also has the buffers that state_dict leaves out, for example a mean and std.
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for key, tensor in sorted(tensors, key=lambda item: item[0]):
+        raw = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        parts.append([key, str(tensor.dtype), list(tensor.shape), sha256_of(raw)])
+    return digest_of(parts)

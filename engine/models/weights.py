@@ -1,0 +1,58 @@
+"""Tensors from a file put into an architecture, each checked by name, shape and type."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models.registry import create
+
+
+def build_network(
+    architecture: str,
+    kwargs: Mapping[str, object],
+    tensors: Mapping[str, NDArray[np.generic]],
+    origin: object,
+) -> nn.Module:
+    """Build an architecture and load its weights: eval mode, float32, on the CPU.
+
+    Batch norm's ``num_batches_tracked`` is neither needed nor read.
+
+    Raises
+    ------
+    ArgumentError
+        If the architecture is not known or its kwargs do not fit.
+    FileError
+        If a tensor is missing, unknown, or has another shape or type; names ``origin``.
+    """
+    with torch.device("meta"):  # shapes only: a wrong width must not allocate
+        outline = create(architecture, kwargs)
+    _check(outline.state_dict(), tensors, origin)
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then replaced
+        module = create(architecture, kwargs)
+    state = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
+    module.load_state_dict(state, strict=False)
+    return module.eval()
+
+
+def _check(
+    expected: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, NDArray[np.generic]],
+    origin: object,
+) -> None:
+    names = {name for name in expected if not name.endswith("num_batches_tracked")}
+    missing, unknown = sorted(names - tensors.keys()), sorted(tensors.keys() - names)
+    if missing:
+        raise FileError(origin, "must have every tensor of the network", "missing " + missing[0])
+    if unknown:
+        raise FileError(origin, "must have no other tensors", unknown[0])
+    for name in sorted(names):
+        found = tensors[name]
+        if found.shape != tuple(expected[name].shape):
+            rule = f"tensor {name} must have shape {tuple(expected[name].shape)}"
+            raise FileError(origin, rule, found.shape)
+        if found.dtype != np.float32:
+            raise FileError(origin, f"tensor {name} must be float32", found.dtype)
