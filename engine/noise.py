@@ -168,9 +168,7 @@ def blocks_per_image(shape: tuple[int, int, int]) -> int:
     return height * width if channels in (3, 4) else -(-height * width * channels // 4)
 
 
-def lanes_to_images(
-    lanes: NDArray[np.float32], shape: tuple[int, int, int]
-) -> NDArray[np.float32]:
+def lanes_to_images(lanes: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """Lay out (n, blocks, 4) lanes as (n, height, width, channels)."""
     height, width, channels = shape
     if channels in (3, 4):
