@@ -13,7 +13,9 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammainc, gammaincc, gammaln, ndtr
+from scipy.special import gammainc, gammaincc, ndtr
+
+from dualsmooth.engine.stirling import stirling_remainder
 
 Array = NDArray[np.float64]
 
@@ -89,13 +91,9 @@ def _sum_over_chi(t: float, kap: float, b: float, nu: int, radius: float, below:
 def _chi_density(r: Array, nu: int) -> Array:
     """Density of the chi distribution, scaled around sqrt(nu) so that large nu cancels nothing."""
     half = 0.5 * nu
-    if nu < 40:
-        constant = half * math.log(half) - half - float(gammaln(half)) + math.log(2.0)
-    else:  # Stirling's series for the line above; the next term is below 1e-13.
-        series = 1 / (12 * half) - 1 / (360 * half**3) + 1 / (1260 * half**5) - 1 / (1680 * half**7)
-        constant = 0.5 * math.log(half / (2.0 * math.pi)) - series + math.log(2.0)
+    constant = 0.5 * math.log(half / (2.0 * math.pi)) - float(stirling_remainder(half))
     y = r / math.sqrt(nu) - 1.0
-    exponent = constant - nu * (y + 0.5 * y**2 - np.log1p(y)) - np.log(r)
+    exponent = math.log(2.0) + constant - nu * (y + 0.5 * y**2 - np.log1p(y)) - np.log(r)
     return np.asarray(np.exp(exponent), dtype=np.float64)
 
 

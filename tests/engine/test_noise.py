@@ -69,9 +69,7 @@ def test_samples_do_not_depend_on_their_batch() -> None:
 
 
 def test_phases_levels_attempts_and_images_have_disjoint_counters() -> None:
-    streams = {
-        Draw("m", 1.0, phase, 0, 1, level).stream for phase in Phase for level in range(16)
-    }
+    streams = {Draw("m", 1.0, phase, 0, 1, level).stream for phase in Phase for level in range(16)}
     assert len(streams) == 16 * len(Phase)
     assert max(streams) < 256
     words = {counter_word3(s, attempt) for s in streams for attempt in (0, 1, 65535)}
