@@ -25,7 +25,7 @@ def least_counts(p: float, looks: NDArray[np.int64], alpha: float) -> NDArray[np
         middle = (low + high) // 2
         exceeds = anytime_lower(np.minimum(middle, looks), looks, alpha) > p
         low, high = np.where(exceeds, low, middle), np.where(exceeds, middle, high)
-    return high
+    return np.asarray(high, dtype=np.int64)
 
 
 def exact_error(p: float, looks: NDArray[np.int64], alpha: float) -> float:

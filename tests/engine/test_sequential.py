@@ -101,6 +101,13 @@ def test_recursion_equals_enumeration_of_all_paths(
     assert crossing_probability(stops, looks, p) == pytest.approx(exact, rel=1e-12, abs=1e-15)
 
 
+def test_mass_cut_from_the_band_counts_as_an_error() -> None:
+    looks = [300, 600]
+    never, always_heads = [301, 600], 0.5**600
+    error = crossing_probability(never, looks, 0.5)
+    assert always_heads <= error < 2e-19  # a band that cut silently would report 0
+
+
 class ForgetsToDrop(LiveCounts):
     """Broken on purpose: stopped mass is reported but stays in the law."""
 
