@@ -1,0 +1,62 @@
+"""Argument checks shared by the statistics. Every check is written so that NaN fails it."""
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dualsmooth.engine.errors import ArgumentError
+
+
+def open_unit(argument: str, value: object) -> float:
+    """Return ``value`` as a float in (0, 1), for example an error level."""
+    number = _number(argument, value)
+    if not 0.0 < number < 1.0:
+        raise ArgumentError(argument, "must be in (0, 1)", value)
+    return number
+
+
+def closed_unit(argument: str, value: object) -> float:
+    """Return ``value`` as a float in [0, 1]."""
+    number = _number(argument, value)
+    if not 0.0 <= number <= 1.0:
+        raise ArgumentError(argument, "must be in [0, 1]", value)
+    return number
+
+
+def positive(argument: str, value: object) -> float:
+    """Return ``value`` as a finite float > 0."""
+    number = _number(argument, value)
+    if not 0.0 < number < math.inf:
+        raise ArgumentError(argument, "must be a finite number > 0", value)
+    return number
+
+
+def non_negative(argument: str, value: object) -> float:
+    """Return ``value`` as a finite float >= 0."""
+    number = _number(argument, value)
+    if not 0.0 <= number < math.inf:
+        raise ArgumentError(argument, "must be a finite number >= 0", value)
+    return number
+
+
+def positive_integer(argument: str, value: object) -> int:
+    """Return ``value`` as an int >= 1; floats are refused, even whole ones."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+        raise ArgumentError(argument, "must be an integer >= 1", value)
+    return int(value)
+
+
+def integers(argument: str, value: ArrayLike) -> NDArray[np.int64]:
+    """Return ``value`` as an int64 array of any shape; floats are refused, even whole ones."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise ArgumentError(argument, "must hold integers", value)
+    return array.astype(np.int64)
+
+
+def _number(argument: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ArgumentError(argument, "must be a real number", value)
+    return float(value)
