@@ -1,4 +1,7 @@
-"""Exact binomial confidence bounds at fixed n, and the tests that go with them (theory: section 2).
+"""Exact binomial confidence bounds at fixed n, and the test of PREDICT.
+
+Bounds for other designs are gathered here too: any-time (`anytime_lower`), group-sequential
+(`group_sequential_plan`) and order statistics (`order_statistic_lower`, `order_statistic_upper`).
 
 float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
 1 - alpha. Lower bounds are rounded down and upper bounds up, and each is checked against the tail
@@ -12,7 +15,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from dualsmooth.engine.anytime import anytime_lower
+from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.order_statistics import order_statistic_lower, order_statistic_upper
+from dualsmooth.engine.sequential import group_sequential_plan
+
+__all__ = [
+    "anytime_lower",
+    "clopper_pearson_lower",
+    "clopper_pearson_table",
+    "clopper_pearson_upper",
+    "group_sequential_plan",
+    "majority_p_value",
+    "order_statistic_lower",
+    "order_statistic_upper",
+]
 
 Floats = NDArray[np.float64]
 
@@ -46,14 +64,14 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     if isinstance(k, int) and isinstance(n, int):
         return _lower_of_ints(k, n, alpha)
     successes, trials = check_counts(k, n)
-    bound = _lower(successes, trials, check_alpha(alpha))
+    bound = _lower(successes, trials, open_unit("alpha", alpha))
     return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
 
 
 @lru_cache(maxsize=1 << 16)
 def _lower_of_ints(k: int, n: int, alpha: float) -> float:
     successes, trials = check_counts(k, n)
-    return float(_lower(successes, trials, check_alpha(alpha)))
+    return float(_lower(successes, trials, open_unit("alpha", alpha)))
 
 
 def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
@@ -94,7 +112,7 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
         If an argument is outside its range.
     """
     successes, trials = check_counts(k, n)
-    bound = _upper(successes, trials, check_alpha(alpha))
+    bound = _upper(successes, trials, open_unit("alpha", alpha))
     return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
 
 
@@ -160,13 +178,6 @@ def majority_p_value(first: int, second: int) -> float:
     if first == second:
         return 1.0
     return min(1.0, 2.0 * float(special.betainc(first, second + 1, 0.5)))
-
-
-def check_alpha(alpha: float, name: str = "alpha") -> float:
-    """Return alpha as float64; raise `ArgumentError` unless it is in (0, 1)."""
-    if not 0.0 < alpha < 1.0:
-        raise ArgumentError(name, "must be in (0, 1)", alpha, "0.001 is customary")
-    return float(alpha)
 
 
 def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:

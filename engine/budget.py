@@ -32,6 +32,6 @@ class Budget:
 
 def check_votes(name: str, count: int) -> int:
     """Return a vote count; raise `ArgumentError` unless it is an integer in [1, 2^32)."""
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count < 1 << 32:
+    if type(count) is not int or not 1 <= count < 1 << 32:
         raise ArgumentError(name, "must be an integer in [1, 2^32)", count)
     return count

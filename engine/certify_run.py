@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
@@ -92,9 +93,9 @@ def choose_images(count: int, skip: int, most: int | None) -> list[int]:
     ArgumentError
         If skip or most is < 1, or no image is left.
     """
-    for name, value in (("skip", skip), ("max", most)):
-        if value is not None and value < 1:
-            raise ArgumentError(name, "must be an integer >= 1", value)
+    positive_integer("skip", skip)
+    if most is not None:
+        positive_integer("max", most)
     chosen = list(range(0, count if most is None else min(count, most), skip))
     if not chosen:
         raise ArgumentError("data", "must hold at least one image", 0)

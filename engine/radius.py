@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from scipy import special
 
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.checks import closed_unit, positive
+from dualsmooth.engine.two_scale import semielastic_radius, two_scale_lower_bound
+
+__all__ = ["gaussian_radius", "interval_radius", "semielastic_radius", "two_scale_lower_bound"]
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""
@@ -37,10 +40,8 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
     ArgumentError
         If an argument is outside its range or NaN.
     """
-    if not 0.0 <= p_lower <= 1.0:
-        raise ArgumentError("p_lower", "must be in [0, 1]", p_lower)
-    check_sigma(sigma)
-    z = float(special.ndtri(p_lower))
+    z = float(special.ndtri(closed_unit("p_lower", p_lower)))
+    positive("sigma", sigma)
     safe = z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
     if not safe > 0.0:
         return 0.0
@@ -64,10 +65,3 @@ def interval_radius(constancy: Sequence[float], levels: Sequence[float]) -> floa
         0.0 for an empty chain.
     """
     return max((min(a, b) for a, b in zip(constancy, levels, strict=True)), default=0.0)
-
-
-def check_sigma(sigma: float, name: str = "sigma") -> float:
-    """Return sigma; raise `ArgumentError` unless it is finite and > 0."""
-    if not (sigma > 0.0 and math.isfinite(sigma)):
-        raise ArgumentError(name, "must be a finite number > 0", sigma, "in [0, 1] pixel units")
-    return float(sigma)

@@ -1,10 +1,9 @@
 """How a run draws its votes: everything but the method and the images."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from dualsmooth.engine.bounds import check_alpha
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.checks import open_unit, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 
 DEVICES = ("auto", "cpu")
@@ -53,15 +52,14 @@ class Settings:
     slots: int = 16
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+        open_unit("alpha", self.alpha)
         for name, stop in (("seed", 1 << 64), ("attempt", 1 << 16)):
-            if not _is_integer(value := getattr(self, name)) or not 0 <= value < stop:
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < stop:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", value)
         for name in ("batch_size", "threads", "slots"):
-            value = getattr(self, name)
-            optional = value is None and name != "slots"
-            if not optional and not (_is_integer(value) and value >= 1):
-                raise ArgumentError(name, "must be an integer >= 1", value)
+            if getattr(self, name) is not None or name == "slots":
+                positive_integer(name, getattr(self, name))
         for name, known in (("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ArgumentError(name, f"must be one of {', '.join(known)}", getattr(self, name))
@@ -77,7 +75,3 @@ class Settings:
     def arithmetic(self) -> str:
         """``fp32`` or ``bf16``: what ``auto`` stands for on a CPU."""
         return "fp32" if self.precision == "auto" else self.precision
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import ABSTAIN
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.networks import OneNetwork
-from dualsmooth.engine.radius import check_sigma
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class Smooth:
         if num_classes < 2:
             raise ArgumentError("num_classes", "must be an integer >= 2", num_classes)
         self.base_classifier, self.num_classes, self.sigma = base_classifier, num_classes, sigma
-        check_sigma(sigma)
+        positive("sigma", sigma)
         self.seed, self._calls = seed, 0
 
     def certify(

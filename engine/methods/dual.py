@@ -26,9 +26,9 @@ a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for
 from dataclasses import dataclass
 from math import inf
 
-from dualsmooth.engine.bounds import check_alpha
 from dualsmooth.engine.budget import Budget, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
+from dualsmooth.engine.checks import open_unit, positive
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.networks import Networks
@@ -42,7 +42,6 @@ from dualsmooth.engine.methods.routing import (
     possible_levels,
 )
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
-from dualsmooth.engine.radius import check_sigma
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
@@ -87,7 +86,7 @@ class DualSmoothing:
         if self.networks.tau is None or not self.networks.sigmas:
             raise ArgumentError("bundle", "must have a selector, tau and sigmas", "none",
                                 "use the fixed method")  # fmt: skip
-        check_sigma(self.networks.tau, "tau")
+        positive("tau", self.networks.tau)
         for sigma in self.networks.sigmas:
             self.networks.classifier_at(sigma)
 
@@ -105,7 +104,7 @@ class DualSmoothing:
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
-        check_alpha(alpha)
+        open_unit("alpha", alpha)
         if self.routing == "interval":
             ledger = AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
         elif self.published_split:
@@ -137,7 +136,7 @@ class DualSmoothing:
     def _constancy(
         self, estimate: Counts, chain: list[Interval], alpha: float
     ) -> tuple[ChainClaim, list[Bound]]:
-        tau = check_sigma(self.networks.tau or 0.0, "tau")
+        tau = positive("tau", self.networks.tau)
         sets = [constancy_bounds(self.selector_rule, estimate, s, tau, alpha) for s in chain]
         constancy = [min((bound.radius for bound in bounds), default=inf) for bounds in sets]
         distinct = {bound.event: bound for bounds in sets for bound in bounds}
@@ -171,7 +170,7 @@ class DualSmoothing:
         The noise level is estimated afresh at this input; alpha/2 goes to the selector and alpha/2
         to the classifier. With the median rule every level the selector cannot exclude must agree.
         """
-        return self._predict(check_votes("n", n), check_alpha(alpha) / 2)
+        return self._predict(check_votes("n", n), open_unit("alpha", alpha) / 2)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         selection = yield self._select(Phase.SELECT_PREDICT, n)

@@ -12,13 +12,12 @@ Failure budget. One Clopper-Pearson bound at the full alpha.
 
 from dataclasses import dataclass
 
-from dualsmooth.engine.bounds import check_alpha
 from dualsmooth.engine.budget import Budget, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
+from dualsmooth.engine.checks import open_unit, positive
 from dualsmooth.engine.draws import Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.methods.networks import Networks
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
-from dualsmooth.engine.radius import check_sigma
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class FixedSmoothing:
     sigma: float
 
     def __post_init__(self) -> None:
-        check_sigma(self.sigma)
+        positive("sigma", self.sigma)
         self.networks.classifier_at(self.sigma)
 
     @property
@@ -64,7 +63,7 @@ class FixedSmoothing:
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: a class and a radius, or abstain."""
         return self._certify(
-            budget, AlphaLedger("single", check_alpha(alpha), {"classifier": alpha})
+            budget, AlphaLedger("single", open_unit("alpha", alpha), {"classifier": alpha})
         )
 
     def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
@@ -88,7 +87,7 @@ class FixedSmoothing:
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the smoothed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), check_alpha(alpha))
+        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         counts = yield self._draw(Phase.CLASS_PREDICT, n)

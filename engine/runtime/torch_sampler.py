@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.noise import counter_word3
@@ -60,14 +61,13 @@ class TorchSampler:
         threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
-        if batch_size < 1:
-            raise ArgumentError("batch_size", "must be an integer >= 1", batch_size)
-        if threads is not None and threads < 1:
-            raise ArgumentError("threads", "must be an integer >= 1", threads)
+        positive_integer("batch_size", batch_size)
         if precision not in PRECISIONS:
             raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
         self.shape, self.seed, self.attempt, self.batch_size = shape, seed, attempt, batch_size
-        self.threads = threads or available_cores()
+        self.threads = (
+            available_cores() if threads is None else positive_integer("threads", threads)
+        )
         self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
         self._networks = {name: self._prepared(net) for name, net in networks.items()}
         self._images: dict[int, NDArray[np.float32]] = {}
@@ -99,7 +99,7 @@ class TorchSampler:
         self._pool.shutdown()
 
     def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
-        folded = fold_batch_norm(network.eval()).to(self._dtype)
+        folded: torch.nn.Module = fold_batch_norm(network.eval()).to(self._dtype)
         for parameter in folded.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
