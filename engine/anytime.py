@@ -67,15 +67,16 @@ def _root(k: Array, n: Array, alpha: float) -> Array:
     # M falls in p and is at most 1 at p = k/n.
     high = logit(np.minimum(k / n, 1.0 - 1e-16))
     x = low
+    moving = np.ones(k.shape, dtype=bool)  # a found root stays put: no entry depends on its mates
     for _ in range(_MOST_STEPS):
         value, slope = _log_mixture(x, k, n)
         value = value + math.log(alpha)
         low, high = np.where(value >= 0.0, x, low), np.where(value >= 0.0, high, x)
         newton = x - value / slope
         inside = (newton >= low) & (newton <= high)
-        step = np.where(inside, newton, 0.5 * (low + high)) - x
-        x = x + step
-        if np.all(np.abs(step) <= _STEP):
+        better = np.where(inside, newton, 0.5 * (low + high))
+        x, moving = np.where(moving, better, x), moving & (np.abs(better - x) > _STEP)
+        if not np.any(moving):
             break
     below = x - _STEP
     reached = _log_mixture(below, k, n)[0] + math.log(alpha) >= 0.0

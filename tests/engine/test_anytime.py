@@ -78,6 +78,11 @@ def test_counts_and_votes_broadcast() -> None:
     assert grid[1, 2] == anytime_lower(5, 30, 0.01)
 
 
+def test_entry_of_a_table_has_the_bits_of_a_single_call() -> None:
+    table = anytime_lower(np.arange(1001), 1000, 1e-3)
+    assert_array_equal(table, [float(anytime_lower(k, 1000, 1e-3)) for k in range(1001)])
+
+
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("alpha", [0.1, 0.01])
 def test_bound_read_after_every_vote_errs_with_probability_at_most_alpha(
