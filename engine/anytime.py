@@ -40,7 +40,7 @@ def anytime_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> Array:
     Returns
     -------
     ndarray of float64, broadcast shape
-        Lower bounds in [0, 1), rounded down; 0 where k = 0.
+        Lower bounds in [0, 1), rounded down; 0 where k = 0. Zero-dimensional for scalars.
 
     Raises
     ------

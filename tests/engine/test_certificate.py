@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate, DrawRecord
+from dualsmooth.engine.errors import ArgumentError
+
+LEVELS = {"selector": 5e-4, "classifier": 5e-4}
+CERTIFICATE = Certificate(
+    predicted=3,
+    radius=0.1 + 0.2,
+    sigma=0.25,
+    method="dual(median, interval)",
+    abstained_at=None,
+    alpha=AlphaLedger("chain", 1e-3, LEVELS),
+    bounds=(Bound("classifier", "= 3", 0.25, 99, 100, 5e-4, 0.9, 0.3),),
+    interval=(0, 1),
+    counts=(DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 1, 0, 100, (1, 99, 0)),),
+    seed=2**64 - 1,
+    seconds=1.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "total"), [("minimum", 0.6e-3), ("sum", 1e-3), ("chain", 1e-3), ("single", 0.6e-3)]
+)
+def test_rules_join_levels(rule: str, total: float) -> None:
+    ledger = AlphaLedger(rule, 1e-3, {"selector": 0.4e-3, "classifier": 0.6e-3})
+    assert ledger.total == pytest.approx(total, rel=1e-15)
+
+
+def test_a_ledger_cannot_overspend_or_invent_a_rule() -> None:
+    with pytest.raises(ArgumentError, match="ledger must not exceed its budget"):
+        AlphaLedger("chain", 1e-3, {"selector": 1e-3, "classifier": 1e-3})
+    with pytest.raises(ArgumentError, match=r"^rule must be one of"):
+        AlphaLedger("best of three", 1e-3, LEVELS)
+
+
+def test_round_trip_is_exact() -> None:
+    assert Certificate.from_json(CERTIFICATE.to_json()) == CERTIFICATE
+    assert json.loads(CERTIFICATE.to_json())["radius"] == 0.1 + 0.2
+
+
+def test_every_altered_field_is_noticed() -> None:
+    record = json.loads(CERTIFICATE.to_json())
+    for key in record:
+        if key != "seconds":
+            altered = json.dumps(record | {key: "altered"})
+            with pytest.raises((ValueError, TypeError, AttributeError)):
+                Certificate.from_json(altered)
+    missing = {key: value for key, value in record.items() if key != "bounds"}
+    with pytest.raises(ValueError, match="not a certificate record"):
+        Certificate.from_json(json.dumps(missing))
+    for text in ("", "[]", "{}", "nonsense", "null"):
+        with pytest.raises(ValueError, match=r"."):
+            Certificate.from_json(text)
+
+
+def test_time_does_not_enter_the_checksum() -> None:
+    one, two = (json.loads(c.to_json()) for c in (CERTIFICATE, CERTIFICATE))
+    two["seconds"] = 99.0
+    assert Certificate.from_json(json.dumps(two)).seconds == 99.0
+    assert one["checksum"] == two["checksum"]

@@ -1,0 +1,104 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dualsmooth.engine import Budget, Bundle, DualSmoothing, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.errors import ArgumentError
+
+RNG = np.random.default_rng(1)
+IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
+BUDGET = Budget.fixed(n0=10, n=300)
+
+
+def timeless(certificates: list[Certificate]) -> list[Certificate]:
+    return [dataclasses.replace(c, seconds=0.0) for c in certificates]
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return load_bundle(tiny_bundle)
+
+
+def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
+    ids = [9, 3, 2**32 - 1, 0, 7, 5]
+    certificates = certify(DualSmoothing(bundle), IMAGES, image_ids=ids, budget=BUDGET)
+    assert [c.image_id for c in certificates] == ids
+    reversed_ = certify(DualSmoothing(bundle), IMAGES[::-1], image_ids=ids[::-1], budget=BUDGET)
+    assert timeless(reversed_[::-1]) == timeless(certificates)
+
+
+def test_a_certificate_says_how_it_was_made(bundle: Bundle) -> None:
+    certificate = certify(
+        DualSmoothing(bundle), IMAGES[:1], labels=[3], budget=BUDGET, alpha=0.01, seed=2**63
+    )[0]
+    assert certificate.label == 3
+    assert certificate.seed == 2**63
+    assert certificate.bundle == bundle.digest
+    assert (certificate.precision, certificate.device) == ("fp32", "cpu")
+    assert certificate.batch_size == 512
+    assert certificate.draws == sum(record.count for record in certificate.counts)
+    assert all(sum(record.votes) == record.count for record in certificate.counts)
+    assert certificate.alpha.total <= 0.01
+    assert Certificate.from_json(certificate.to_json()) == certificate
+
+
+def test_uint8_and_float_images_agree(bundle: Bundle) -> None:
+    method = FixedSmoothing(bundle, 0.25)
+    floats = IMAGES.astype(np.float32) / np.float32(255)
+    from_ints, from_floats = (certify(method, x, budget=BUDGET) for x in (IMAGES, floats))
+    assert timeless(from_ints) == timeless(from_floats)
+
+
+def test_fixed_and_dual_share_votes_at_the_same_level(bundle: Bundle) -> None:
+    """Common random numbers: comparisons between methods are paired."""
+    dual = certify(DualSmoothing(bundle), IMAGES, budget=BUDGET)
+    for level, sigma in enumerate(bundle.sigmas):
+        fixed = certify(FixedSmoothing(bundle, sigma), IMAGES, budget=BUDGET)
+        for one, other in zip(dual, fixed, strict=True):
+            shared = [r for r in one.counts if (r.phase, r.level) == ("CLASS_ESTIMATE", level)]
+            assert all(record in other.counts for record in shared)
+
+
+def test_levels_and_phases_never_share_counters(bundle: Bundle) -> None:
+    for certificate in certify(DualSmoothing(bundle), IMAGES, budget=BUDGET):
+        parts = [(r.phase, r.level) for r in certificate.counts]
+        assert len(set(parts)) == len(parts)
+
+
+def test_a_module_of_ones_own() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    bundle = Bundle.from_modules({"classifier": network}, num_classes=10, input_shape=(8, 8, 1))
+    assert len(certify(FixedSmoothing(bundle, 0.1), IMAGES, budget=BUDGET)) == 6
+    with pytest.raises(ArgumentError, match=r"^bundle must have a selector"):
+        DualSmoothing(bundle)
+
+
+def test_bf16_is_its_own_base_classifier(bundle: Bundle) -> None:
+    certificate = certify(FixedSmoothing(bundle, 0.25), IMAGES[:1], budget=BUDGET, precision="bf16")
+    assert certificate[0].precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"images": IMAGES.astype(np.float32)}, "images"),
+        ({"images": IMAGES[:, :, :7]}, "images"),
+        ({"images": IMAGES.astype(np.int64)}, "images"),
+        ({"image_ids": [0, 1, 2, 3, 4, 4]}, "image_ids"),
+        ({"image_ids": [0, 1, 2, 3, 4, 2**32]}, "image_ids"),
+        ({"image_ids": [0]}, "image_ids"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"seed": 2**64}, "seed"),
+        ({"slots": 0}, "slots"),
+        ({"device": "cuda:9"}, "device"),
+    ],
+)
+def test_bad_arguments(bundle: Bundle, change: dict[str, object], argument: str) -> None:
+    arguments = {"images": IMAGES, "budget": BUDGET} | change
+    with pytest.raises(ArgumentError, match=f"^{argument} "):
+        certify(FixedSmoothing(bundle, 0.25), **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""The installed package: complete, light to import, and free of torch where promised."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_folder_is_listed() -> None:
+    found = {
+        "dualsmooth." + ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("engine", "kernels", "export")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+def python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
+    code = (
+        "import time; t = time.perf_counter(); import dualsmooth.engine; "
+        "print(time.perf_counter() - t); import sys; print('torch' in sys.modules)"
+    )
+    runs = [python(code).split() for _ in range(3)]
+    assert min(float(seconds) for seconds, _ in runs) < 0.3
+    assert {loaded for _, loaded in runs} == {"False"}
+
+
+def test_statistics_and_methods_need_no_torch() -> None:
+    modules = [
+        "anytime", "bounds", "budget", "certificate", "data", "images", "noise", "radius",
+        "runlog", "methods.dual", "methods.fixed", "methods.choose", "models.bundle",
+        "runtime.scheduler", "runtime.driver", "report.text",
+    ]  # fmt: skip
+    block = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name.split('.')[0] != 'torch', 'torch was imported'\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    python(block + "\n".join(f"import dualsmooth.engine.{name}" for name in modules))
+
+
+def test_public_names_exist() -> None:
+    python(
+        "from dualsmooth.engine import Smooth, certify, FixedSmoothing, DualSmoothing, Budget, "
+        "load_bundle; import dualsmooth.engine as e; assert all(hasattr(e, n) for n in e.__all__)"
+    )
