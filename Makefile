@@ -15,8 +15,17 @@ $(VENV)/.installed-test: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[test,dev,report]'
 	touch $@
 
+DIGITS := $(BIN)/dualsmooth certify digits-dual --data digits --resume
+
 certify: $(STAMP)
-	$(BIN)/python -m benchmarks.digits runs/digits
+	@echo "Certifying scikit-learn's digits (540 test images, n0=100, n=10000, alpha=0.001)"
+	@$(DIGITS) --out runs/digits/interval > /dev/null
+	@$(DIGITS) --out runs/digits/plurality --selector-rule plurality > /dev/null
+	@for s in 0.12 0.25 0.5; do \
+	  $(DIGITS) --out runs/digits/fixed-$$s --method fixed --sigma $$s > /dev/null || exit $$?; done
+	@echo
+	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality runs/digits/fixed-*
+	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q
