@@ -2,11 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from dualsmooth.engine.errors import DualSmoothError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="dualsmooth",
@@ -181,18 +183,21 @@ def main() -> None:
     Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
     """
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; certificates reached are on disk, go on with --resume", 130)
+        code = INTERRUPTED
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} (see dualsmooth --help)", 2)
+    if code == INTERRUPTED:
+        _fail("interrupted; certificates reached are on disk, go on with --resume", code)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
     typer.echo(f"dualsmooth: {line}", err=True)
     sys.exit(code)

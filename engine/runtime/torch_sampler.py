@@ -17,6 +17,7 @@ from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Rows, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
 
@@ -70,6 +71,7 @@ class TorchSampler:
         )
         self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
         self._networks = {name: self._prepared(net) for name, net in networks.items()}
+        keep_freed_memory()
         self._images: dict[int, NDArray[np.float32]] = {}
         self._pool = ThreadPoolExecutor(self.threads, initializer=_one_thread)
         self._local = threading.local()

@@ -18,8 +18,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kwargs = {"widths": [4], "hidden": 8, "num_classes": outputs}
         module = create("small_convnet", kwargs).eval()
         with torch.no_grad():
-            final = list(module.parameters())[-1]
-            final += torch.linspace(-0.3, 0.3, outputs)
+            list(module.parameters())[-1].add_(torch.linspace(-0.3, 0.3, outputs))
         networks[role] = network_from_module(module, "small_convnet", kwargs)
     bundle = Bundle.from_modules(
         networks, num_classes=10, input_shape=(8, 8, 1), sigmas=(0.12, 0.25, 0.5), tau=0.5,

@@ -3,6 +3,9 @@
 import json
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,7 +218,7 @@ def test_bad_options_are_one_line_and_write_nothing(
     assert_refused(certify(run, tiny_bundle, "--out", "run", *options), message, tmp_path / "run")
 
 
-BAD_IMAGES = {
+BAD_IMAGES: dict[str, tuple[np.ndarray, str]] = {
     "outside": (np.full((2, 8, 8, 1), 1.5, np.float32), "must be in [0, 1]"),
     "below": (np.full((2, 8, 8, 1), -0.1, np.float32), "must be in [0, 1]"),
     "nan": (np.full((2, 8, 8, 1), np.nan, np.float32), "must be in [0, 1]"),
@@ -341,3 +344,26 @@ def test_help_and_no_arguments_teach(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert all(word in out for word in ("certify", "predict", "report", "doctor", "train"))
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_files(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at whatever moment the third certificate is on disk, three times over."""
+    options = ("certify", tiny_bundle, "--data", "digits", "--n", 20_000, "--max", 14)
+    run(*options, "--out", "whole")
+    command = [sys.executable, "-m", "dualsmooth.engine.cli", *map(str, options), "--out", "killed"]
+    log = tmp_path / "killed" / "certificates.jsonl"
+    for kills in range(1, 4):
+        process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (log.exists() and len(log.read_bytes().splitlines()) >= 3 * kills):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert len(log.read_bytes().splitlines()) < 14
+    assert run(*options, "--out", "killed", "--resume")[0] == 0
+    assert same_results(tmp_path / "whole", tmp_path / "killed")

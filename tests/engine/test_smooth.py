@@ -57,7 +57,7 @@ def test_a_callable_and_a_changed_module_are_read_at_each_call() -> None:
     smooth = Smooth(network, 3, 0.5)
     assert smooth.predict(torch.zeros(4), 500, 0.001, 100) == 1
     with torch.no_grad():
-        network.threshold += 1.0
+        network.threshold.add_(1.0)
     assert smooth.predict(torch.zeros(4), 500, 0.001, 100) == 0
     plain = Smooth(lambda x: torch.stack([x[:, 0], -x[:, 0]], 1), 2, 0.1)
     assert plain.predict(torch.ones(4), 500, 0.001, 100) == 0

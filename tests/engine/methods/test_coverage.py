@@ -186,7 +186,8 @@ def reused_noise(scene: Scene) -> Procedure:
             counts = yield dataclasses.replace(draw, phase=Phase.CLASS_GUESS)
             draw = procedure.send(counts)
     except StopIteration as stop:
-        return stop.value
+        result: Certificate = stop.value
+        return result
 
 
 def abstained(procedure: Procedure) -> Certificate:
@@ -195,7 +196,8 @@ def abstained(procedure: Procedure) -> Certificate:
     try:
         procedure.send(np.array([0, 0, draw.count], np.int64))
     except StopIteration as stop:
-        return stop.value
+        result: Certificate = stop.value
+        return result
     raise AssertionError("invalid votes must end in abstention")
 
 

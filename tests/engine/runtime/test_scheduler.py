@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from dualsmooth.engine.runtime.driver import drive
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.runtime.segments import Segment, unroll
+
+Job = tuple[Flight[Certificate], Callable[[], np.ndarray]]
+Flights = dict[int, Flight[Certificate]]
 
 
 class ThreeLevels:
@@ -58,11 +62,11 @@ def image(image_id: int) -> np.ndarray:
     return np.full((2, 2, 1), image_id, np.float32)
 
 
-def certify(ids: Sequence[int], slots: int) -> tuple[dict[int, Flight[Certificate]], Scheduler]:
+def certify(ids: Sequence[int], slots: int) -> tuple[Flights, Scheduler[Certificate]]:
     method = DualSmoothing(ThreeLevels())
     scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(), slots)
     jobs = (
-        (Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), lambda i=i: image(i))
+        (Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), partial(image, i))
         for i in ids
     )
     return {f.image_id: f for f in scheduler.run(jobs)}, scheduler
@@ -108,11 +112,11 @@ def test_images_leave_as_they_are_decided() -> None:
     """Jobs are pulled only as slots become free."""
     pulled = []
 
-    def jobs():
+    def jobs() -> Iterator[Job]:
         method = DualSmoothing(ThreeLevels())
         for i in range(50):
             pulled.append(i)
-            yield Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), lambda i=i: image(i)
+            yield Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), partial(image, i)
 
     scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(), 4)
     for finished, _ in enumerate(scheduler.run(jobs()), 1):
