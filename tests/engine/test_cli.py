@@ -351,7 +351,7 @@ def test_a_killed_process_resumes_to_the_same_files(
     run: Run, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at whatever moment the third certificate is on disk, three times over."""
-    options = ("certify", tiny_bundle, "--data", "digits", "--n", 20_000, "--max", 14)
+    options = ("certify", tiny_bundle, "--data", "digits", "--n", 5_000, "--max", 14)
     run(*options, "--out", "whole")
     command = [sys.executable, "-m", "dualsmooth.engine.cli", *map(str, options), "--out", "killed"]
     log = tmp_path / "killed" / "certificates.jsonl"

@@ -32,15 +32,15 @@ def test_certified_radius_is_just_below_the_true_one(shape: tuple[int, ...]) -> 
 
 
 def test_radii_follow_the_binomial_law() -> None:
-    """Mean radius of 200 calls against its exact expectation; |score| < 5, false alarm 6e-7."""
+    """Mean radius of 60 calls against its exact expectation; |score| < 5, false alarm 6e-7."""
     n, alpha, sigma = 500, 0.01, 0.5
     smooth = Smooth(HalfSpace(-0.3), 3, sigma, seed=5)
-    radii = [smooth.certify(torch.zeros(2), 400, n, alpha, 512)[1] for _ in range(200)]
+    radii = [smooth.certify(torch.zeros(2), 400, n, alpha, 512)[1] for _ in range(60)]
     k = np.arange(n + 1)
     mass = stats.binom.pmf(k, n, stats.norm.cdf(0.3 / sigma))
     radius = np.array([gaussian_radius(p, sigma) for p in clopper_pearson_table(n, alpha)])
     mean = mass @ radius
-    spread = np.sqrt(mass @ (radius - mean) ** 2 / 200)
+    spread = np.sqrt(mass @ (radius - mean) ** 2 / 60)
     assert abs(np.mean(radii) - mean) < 5 * spread
 
 
