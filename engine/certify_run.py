@@ -31,7 +31,7 @@ def certify_run(
     *,
     resume: bool = False,
     fresh: bool = False,
-) -> Summary:
+) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
     Parameters
@@ -51,8 +51,9 @@ def certify_run(
 
     Returns
     -------
-    Summary
-        Of the finished run; also written to the folder.
+    tuple of (Summary, float)
+        Summary of the finished run, also written to the folder, and the share of batch rows that
+        carried a sample.
 
     Raises
     ------
@@ -68,8 +69,8 @@ def certify_run(
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log)
             summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))
-            log.finish(summary.to_dict() | {"occupancy": session.occupancy.share})
-    return summary
+            log.finish(summary.to_dict())
+    return summary, session.occupancy.share
 
 
 def _certify_missing(session: "Session", data: ImageSet, image_ids: list[int], log: RunLog) -> None:

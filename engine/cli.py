@@ -110,8 +110,11 @@ def certify(
     images = load_images(data)
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
-    summary = certify_run(chosen, images, ids, settings, folder, resume=resume, fresh=fresh)
+    summary, occupancy = certify_run(
+        chosen, images, ids, settings, folder, resume=resume, fresh=fresh
+    )
     typer.echo(text_table([summary]))
+    typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
 
 
