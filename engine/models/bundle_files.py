@@ -80,8 +80,7 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
         If the folder exists already or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() or folder.is_symlink():
-        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
+    check_target(folder)
     files: dict[str, bytes] = {}
     entries = {}
     for role, network in sorted(bundle.networks.items()):
@@ -111,6 +110,12 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
     }
     files[INDEX] = (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
     _write_folder(folder, files)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that exists already with a FileError."""
+    if folder.exists() or folder.is_symlink():
+        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:

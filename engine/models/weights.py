@@ -28,11 +28,12 @@ def build_network(
     FileError
         If a tensor is missing, unknown, or has another shape or type; names ``origin``.
     """
-    with torch.device("meta"):  # shapes only: a wrong width must not allocate
-        outline = create(architecture, kwargs)
-    _check(outline.state_dict(), tensors, origin)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then replaced
-        module = create(architecture, kwargs)
+        try:
+            module = create(architecture, kwargs)
+        except (RuntimeError, MemoryError) as error:  # sizes no memory holds
+            raise FileError(origin, f"must fit an architecture: {architecture}", error) from error
+    _check(module.state_dict(), tensors, origin)
     state = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
     module.load_state_dict(state, strict=False)
     return module.eval()
