@@ -170,13 +170,15 @@ def doctor() -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, for example digits-dual.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
-    data: Annotated[str, typer.Option(help="Data to train on.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="Images to train on: the training split of SPEC.")
+    ] = "digits",
     seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 0,
 ) -> None:
     """Train the networks of a bundle."""
-    from dualsmooth.engine.train.recipes import run_recipe
+    from dualsmooth.engine.train import recipes
 
-    run_recipe(recipe, data=data, out=out, seed=seed)
+    recipes.train(recipe, data, out, seed=seed)
     typer.echo(f"{out}/bundle.json")
 
 

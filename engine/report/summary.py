@@ -63,7 +63,7 @@ class Summary:
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy at a radius, in [0, 1]."""
-        return self.certified[radius] / self.images
+        return self.certified[radius] / max(1, self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """As written to ``summary.json``."""
@@ -117,7 +117,10 @@ def _read_tsv(path: Path) -> list[Row]:
     rows = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for number, record in enumerate(csv.DictReader(file, delimiter="\t"), 2):
+            reader = csv.DictReader(file, delimiter="\t")
+            if not {"predict", "radius", "correct"} <= set(reader.fieldnames or ()):
+                raise KeyError("a column is missing")
+            for number, record in enumerate(reader, 2):
                 radius, abstained = float(record["radius"]), record["predict"] == "-1"
                 if not radius >= 0.0:
                     raise FileError(path, f"line {number}: radius must be >= 0", radius)

@@ -14,10 +14,10 @@ def text_table(summaries: Sequence[Summary]) -> str:
     below (-) the best fixed sigma, chosen afresh at every radius.
     """
     radii = list(summaries[0].certified)
-    head = f"{'radius >':<{NAME_WIDTH}}" + "".join(f"{r:>6.2f}" for r in radii)
+    head = f"{'radius >':<{NAME_WIDTH}}" + "".join(f"{r:>7.2f}" for r in radii)
     lines = [head + f"{'ACR':>7}", "-" * (len(head) + 7)]
     for summary in summaries:
-        cells = "".join(f"{100 * summary.accuracy(r):>6.1f}" for r in radii)
+        cells = "".join(f"{100 * summary.accuracy(r):>7.1f}" for r in radii)
         lines.append(f"{summary.name:<{NAME_WIDTH}}" + cells + f"{summary.acr:>7.3f}")
     return "\n".join([*lines, *_against_best_fixed(summaries, radii), *_footer(summaries)])
 
@@ -31,7 +31,7 @@ def _against_best_fixed(summaries: Sequence[Summary], radii: Sequence[float]) ->
     for summary in dual:
         gaps = [100 * (summary.accuracy(r) - max(f.accuracy(r) for f in fixed)) for r in radii]
         gap = summary.acr - max(f.acr for f in fixed)
-        cells = "".join(f"{g:>+6.1f}" for g in gaps)
+        cells = "".join(f"{g:>+7.1f}" for g in gaps)
         lines.append(f"{summary.name:<{NAME_WIDTH}}" + cells + f"{gap:>+7.3f}")
     return lines
 

@@ -1,6 +1,5 @@
 """Inputs of any shape and classifiers of any kind, as a sampler takes them."""
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +43,6 @@ def network_for(
         if devices - {"cpu"}:
             raise ArgumentError("base_classifier", "must be on the CPU", devices.pop(),
                                 "move it with .cpu()")  # fmt: skip
-        classifier = copy.deepcopy(classifier).eval()
         if len(shape) == 3:
             return classifier
     return _Callable(classifier, shape)

@@ -4,6 +4,7 @@ Every forward pass has the same padded shape and runs on one thread; threads wor
 batches. So a vote does not depend on batch mates, on its row, or on the number of threads.
 """
 
+import copy
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,8 @@ class TorchSampler:
         self._pool.shutdown()
 
     def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
-        folded: torch.nn.Module = fold_batch_norm(network.eval()).to(self._dtype)
+        folded: torch.nn.Module = fold_batch_norm(copy.deepcopy(network).eval())
+        folded.to(self._dtype)
         for parameter in folded.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

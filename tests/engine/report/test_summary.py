@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.report.summary import Row, read_rows, summarize
+from dualsmooth.engine.report.text import text_table
+
+ROWS = [
+    Row(0.5, True, False, 200),
+    Row(0.25, True, False, 100),
+    Row(0.9, False, False, 100),
+    Row(0.0, False, True, 100),
+]
+
+
+def test_radii_count_strictly_above_and_abstentions_stay_in_the_denominator() -> None:
+    summary = summarize("fixed(0.25)", ROWS, (0.0, 0.25, 0.5))
+    assert summary.certified == {0.0: 2, 0.25: 1, 0.5: 0}
+    assert summary.accuracy(0.0) == 0.5
+    assert (summary.abstained, summary.draws) == (1, 125.0)
+    assert summary.acr == pytest.approx(0.75 / 4)
+
+
+def test_table_says_where_dual_loses() -> None:
+    better = [Row(0.6, True, False, 1)] * 4
+    text = text_table([summarize("dual(median, interval)", ROWS), summarize("fixed(0.5)", better)])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    gaps = next(line for line in lines[5:] if line.startswith("dual(median, interval)"))
+    assert gaps.split()[2:5] == ["-50.0", "-75.0", "-100.0"]
+
+
+def test_an_empty_run_is_reported_and_not_a_crash() -> None:
+    assert "0 images" in text_table([summarize("fixed(0.5)", [])])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "idx\tlabel\n1\t2\n", "idx\tlabel\tpredict\tradius\tcorrect\n0\t1\t1\tnan\t1\n"]
+)
+def test_bad_tables_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.tsv"
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"bad\.tsv: "):
+        read_rows(path)
+
+
+def test_published_log_reads() -> None:
+    path = Path(__file__).parents[4] / "shared/logs/cohen2019/cifar10_resnet110_sigma_0.25.tsv"
+    if not path.exists():
+        pytest.skip("published logs are not beside the repository")
+    name, rows = read_rows(path)
+    summary = summarize(name, rows, (0.25, 0.5))
+    assert len(rows) == 500
+    assert [round(summary.accuracy(r), 2) for r in (0.25, 0.5)] == [0.60, 0.42]
