@@ -22,6 +22,9 @@ from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Rows, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
 
+BATCHES_PER_CALL = 8
+"""Batches per thread and call: handing work to a thread costs more than a small batch."""
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -79,8 +82,8 @@ class TorchSampler:
 
     @property
     def capacity(self) -> int:
-        """Rows that keep every thread busy with one full batch."""
-        return self.batch_size * self.threads
+        """Rows that give every thread a few full batches per call."""
+        return self.batch_size * self.threads * BATCHES_PER_CALL
 
     def load(self, slot: int, image: NDArray[np.float32]) -> None:
         """Put an image, float32, shape (height, width, channels), into a slot."""
@@ -91,9 +94,14 @@ class TorchSampler:
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
         rows, bins = unroll(segments), self._outputs[model] + 1
-        starts = range(0, len(rows), self.batch_size)
-        batches = [rows[start : start + self.batch_size] for start in starts]
-        votes = np.concatenate(list(self._pool.map(lambda b: self._votes(model, b), batches)))
+        votes = np.empty(len(rows), np.int64)
+
+        def work(thread: int) -> None:
+            step = self.batch_size
+            for start in range(thread * step, len(rows), self.threads * step):
+                votes[start : start + step] = self._votes(model, rows[start : start + step])
+
+        list(self._pool.map(work, range(self.threads)))
         flat = np.bincount(rows.segment * bins + votes, minlength=len(segments) * bins)
         return flat.reshape(len(segments), bins)
 
