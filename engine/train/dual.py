@@ -18,8 +18,6 @@ from dualsmooth.engine.train.radii import cross_fitted_radii
 from dualsmooth.engine.train.selector import SelectorLoss, train_selector
 
 _ARCHITECTURE = "small_convnet"
-_SOFTNESS = 0.08
-_LEAST = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,11 @@ class Expert:
         Noise level in pixel units.
     pull, entropy : float
         Weights of the consistency loss.
-    focus : float or None
-        If set, images count by how far the radius of the level below exceeds it. The selector
-        sends the other images to lower levels, so this expert need not serve them.
     """
 
     sigma: float
     pull: float = 0.0
     entropy: float = 0.0
-    focus: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +108,6 @@ def steps(recipe: DualRecipe) -> int:
     return len(recipe.experts) * (1 + recipe.folds) + 1
 
 
-def focus_weights(radii: Tensor, focus: float) -> Tensor:
-    """Weight of each image: near 1 where its radius exceeds ``focus``, else near 0."""
-    return _LEAST + torch.sigmoid((radii - focus) / _SOFTNESS)
-
-
 class _Trainer:
     """The images as tensors, and a fresh source of randomness for every network."""
 
@@ -129,16 +118,11 @@ class _Trainer:
         self.recipe, self.report = recipe, report
 
     def networks(self) -> dict[str, Network]:
-        made: dict[str, Network] = {}
-        radii: list[Tensor] = []
+        made, radii = {}, []
         for level, expert in enumerate(self.recipe.experts):
-            weights = torch.ones(len(self.images))
-            if expert.focus is not None and radii:
-                weights = focus_weights(radii[-1], expert.focus)
-            everything = torch.arange(len(self.images))
-            module = self._train_expert(expert, everything, weights, self._source(level, 0))
+            module = self._train_expert(expert, self.images, self.labels, self._source(level, 0))
             made[expert_role(expert.sigma)] = self._described(module, self.classes)
-            radii.append(self._radii(expert, weights, self._source(level, 1)))
+            radii.append(self._radii(expert, level))
         module = self._new(len(radii), source := self._source(len(radii), 0))
         recipe = self.recipe
         train_selector(
@@ -154,9 +138,11 @@ class _Trainer:
         made[SELECTOR] = self._described(module, len(radii))
         return made
 
-    def _radii(self, expert: Expert, weights: Tensor, source: Generator) -> Tensor:
-        def train(seen: Tensor) -> nn.Module:
-            return self._train_expert(expert, seen, weights, source)
+    def _radii(self, expert: Expert, level: int) -> Tensor:
+        source = self._source(level, 1)
+
+        def train(images: Tensor, labels: Tensor) -> nn.Module:
+            return self._train_expert(expert, images, labels, source)
 
         return cross_fitted_radii(
             train,
@@ -169,18 +155,17 @@ class _Trainer:
         )
 
     def _train_expert(
-        self, expert: Expert, seen: Tensor, weights: Tensor, source: Generator
+        self, expert: Expert, images: Tensor, labels: Tensor, source: Generator
     ) -> nn.Module:
-        targets = functional.one_hot(self.labels[seen], self.classes).float()
-        share = weights[seen] / weights[seen].mean()
+        targets = functional.one_hot(labels, self.classes).float()
 
         def loss(log_probabilities: Tensor, chosen: Tensor) -> Tensor:
             value = soft_cross_entropy(log_probabilities, targets[chosen])
-            value = value + consistency_loss(log_probabilities, expert.pull, expert.entropy)
-            return (share[chosen] * value).mean()
+            return value + consistency_loss(log_probabilities, expert.pull, expert.entropy)
 
-        module, schedule = self._new(self.classes, source), self.recipe.classifying
-        train_on_noise(module, self.images[seen], expert.sigma, loss, schedule, source)
+        module = self._new(self.classes, source)
+        schedule = self.recipe.classifying
+        train_on_noise(module, images, expert.sigma, loss, schedule, source)
         self.report(expert_role(expert.sigma))
         return module
 

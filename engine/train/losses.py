@@ -1,4 +1,4 @@
-"""Losses for networks that will be smoothed, per image [B]. They stay in the log domain."""
+"""Losses for networks that will be smoothed. All of them stay in the log domain."""
 
 from math import log
 
@@ -30,13 +30,13 @@ def consistency_loss(log_probabilities: Tensor, pull: float, entropy: float) -> 
     """
     center = mean_log_probabilities(log_probabilities)
     weights = center.exp()
-    divergence = (weights * (center - log_probabilities)).sum(-1).mean(0)
-    return pull * divergence - entropy * (weights * center).sum(-1)
+    divergence = (weights * (center - log_probabilities)).sum(-1).mean()
+    return pull * divergence - entropy * (weights * center).sum(-1).mean()
 
 
 def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy with target probabilities [B, K], mean over noise draws [M, B, K]."""
-    return -(targets * log_probabilities).sum(-1).mean(0)
+    """Mean cross entropy with target probabilities [B, K], over noise draws [M, B, K]."""
+    return -(targets * log_probabilities).sum(-1).mean()
 
 
 def dual_radius(log_probabilities: Tensor, radii: Tensor, tau: float) -> Tensor:

@@ -44,7 +44,7 @@ def _split(votes: int) -> list[int]:
 
 
 def cross_fitted_radii(
-    train: Callable[[Tensor], nn.Module],
+    train: Callable[[Tensor, Tensor], nn.Module],
     images: Tensor,
     labels: Tensor,
     *,
@@ -61,12 +61,12 @@ def cross_fitted_radii(
     Parameters
     ----------
     train : callable
-        Trains a network on the images with the given indices.
+        Trains a network on images and labels.
     """
     fold = torch.randperm(len(images), generator=generator) % folds
     radii = torch.empty(len(images))
     for number in range(folds):
         held = fold == number
-        module = train(torch.nonzero(~held).flatten())
+        module = train(images[~held], labels[~held])
         radii[held] = true_class_radii(module, images[held], labels[held], sigma, votes, generator)
     return radii

@@ -55,6 +55,6 @@ def train_selector(
         value = soft_cross_entropy(log_probabilities, targets[chosen])
         value = value + consistency_loss(log_probabilities, weights.pull, weights.entropy)
         routed = dual_radius(log_probabilities, radii[chosen], tau)
-        return (value - weights.radius * routed).mean()
+        return value - weights.radius * routed.mean()
 
     return train_on_noise(module, images, tau, loss, schedule, generator)

@@ -10,7 +10,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import load_bundle
 from dualsmooth.engine.train import recipes
 from dualsmooth.engine.train.digits import DIGITS_DUAL, train_digits_dual
-from dualsmooth.engine.train.dual import Expert, focus_weights, steps, train_dual
+from dualsmooth.engine.train.dual import steps, train_dual
 from dualsmooth.engine.train.recipes import train, training_split
 
 TINY = replace(
@@ -106,20 +106,3 @@ def test_recipes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_training_never_falls_on_the_test_split(spec: str, expected: str) -> None:
     assert training_split(spec) == expected
-
-
-def test_focus_follows_the_radius_of_the_level_below() -> None:
-    weights = focus_weights(torch.tensor([-1.0, 0.3, 0.55, 0.8]), 0.55)
-    assert torch.equal(weights, weights.sort().values)
-    assert weights[0] < 0.04 < 0.5 < weights[2] < 0.6 < 0.95 < weights[3]
-
-
-def test_a_focused_expert_differs_and_the_first_has_nothing_to_focus_on() -> None:
-    digits = load_images("digits:train")
-    few = ImageSet(digits.images[:300], digits.labels[:300], "few", digits.classes)
-    plain = train_dual(few, replace(TINY, experts=(Expert(0.12), Expert(0.5))))
-    focused = train_dual(
-        few, replace(TINY, experts=(Expert(0.12, focus=0.3), Expert(0.5, focus=0.3)))
-    )
-    for role, equal in (("classifier@0.12", True), ("classifier@0.5", False)):
-        assert (plain.networks[role].sha256 == focused.networks[role].sha256) == equal

@@ -50,7 +50,7 @@ def test_no_image_is_judged_by_a_network_that_saw_it() -> None:
             return torch.stack([known.float(), 1 - known.float()], 1)
 
     radii = cross_fitted_radii(
-        lambda seen: Remembers(images[seen]),
+        lambda x, y: Remembers(x),
         images,
         labels,
         sigma=0.01,
