@@ -1,0 +1,10 @@
+"""The public wrappers: checked arguments, kernel on CUDA tensors, reference on CPU tensors.
+
+`backend="triton"` forces the kernel (for CPU tensors: in the Triton interpreter), and
+`backend="reference"` the plain PyTorch truth. Every launch spells out its numerics; nothing is
+tuned at run time.
+"""
+
+from dualsmooth.kernels.noise_ops import integer_noise, noise
+
+__all__ = ["integer_noise", "noise"]
