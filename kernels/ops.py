@@ -6,5 +6,6 @@ tuned at run time.
 """
 
 from dualsmooth.kernels.noise_ops import integer_noise, noise
+from dualsmooth.kernels.vote_ops import vote, vote_logits
 
-__all__ = ["integer_noise", "noise"]
+__all__ = ["integer_noise", "noise", "vote", "vote_logits"]
