@@ -5,7 +5,9 @@
 tuned at run time.
 """
 
+from dualsmooth.kernels.conv_ops import conv
 from dualsmooth.kernels.noise_ops import integer_noise, noise
+from dualsmooth.kernels.stem_ops import stem
 from dualsmooth.kernels.vote_ops import vote, vote_logits
 
-__all__ = ["integer_noise", "noise", "vote", "vote_logits"]
+__all__ = ["conv", "integer_noise", "noise", "stem", "vote", "vote_logits"]
