@@ -80,12 +80,12 @@ def integer_noise_kernel(
     thresholds,  # int64 bits of uint64 [levels, table]
     count,  # int32 [levels]: thresholds in use
     lowest,  # int32 [levels]: noise value of a word below every threshold
-    table,
+    table_size,
     values,
     out_values,
     STEP: tl.constexpr,
     OUT_STEP: tl.constexpr,
-    STEPS: tl.constexpr,  # 2^STEPS > table
+    STEPS: tl.constexpr,  # 2^STEPS > table_size
     BLOCK: tl.constexpr,
 ):
     """out[row] = float32(images[slot[row]] + E(row)) * float32(1 / 255), E exact integer noise."""
@@ -95,7 +95,7 @@ def integer_noise_kernel(
     k0, k1 = key_words(key)
     c1, c2, c3 = row_counter(stream, image, sample, row)
     which = tl.load(level + row).to(tl.int64)
-    limits = thresholds + which * table
+    limits = thresholds + which * table_size
     below = integer_lanes(
         block.to(tl.uint32), c1, c2, c3, k0, k1, limits, tl.load(count + which), STEPS, BLOCK
     )
