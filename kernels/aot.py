@@ -6,7 +6,8 @@
 
 A finding is a stack frame, an access to local memory (so a spill), a tensor-core instruction that
 is missing, a tap load that bypasses L1, shared memory above what the architecture has, or growth
-past the recorded registers, instructions or shared memory.
+past the recorded registers, instructions or shared memory. The CUDA C++ kernels are held to the
+same gates where nvcc is installed.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from dualsmooth.kernels.sass import Machine, inspect_cubin
@@ -24,7 +26,25 @@ from dualsmooth.kernels.sass import Machine, inspect_cubin
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CEILINGS = Path(__file__).with_name("ceilings.json")
+CUDA = "cuda"
+"""Name under which the limits of the CUDA C++ kernels are recorded."""
+
 Limits = dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One kernel compiled for one architecture; ``mma`` says tensor cores are expected."""
+
+    name: str
+    sm: int
+    mma: bool
+    machine: Machine
+
+    @property
+    def key(self) -> str:
+        """Key of the recorded limits."""
+        return f"{self.name} sm_{self.sm}"
 
 
 def build(name: str, sm: int) -> Machine:
@@ -54,19 +74,19 @@ def build_case(case, sm: int) -> Machine:
     return inspect_cubin(built.asm["cubin"], built.metadata.shared)
 
 
-def findings(case, sm: int, machine: Machine, limits: Sequence[int] | None) -> list[str]:
+def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
     """What is wrong with one build, in words; limits are registers, instructions, shared."""
-    found = []
+    machine, found = built.machine, []
     if machine.stack:
         found.append(f"stack frame of {machine.stack} bytes")
     if machine.local:
         found.append(f"{machine.local} local-memory instructions")
-    if case.mma and not machine.mma:
+    if built.mma and not machine.mma:
         found.append("no tensor-core instruction")
-    if case.mma and machine.opcodes.get("LDGSTS"):
+    if built.mma and machine.opcodes.get("LDGSTS"):
         found.append("asynchronous copies bypass L1")
-    if machine.shared > SHARED_LIMIT[sm]:
-        found.append(f"{machine.shared} bytes of shared memory, limit {SHARED_LIMIT[sm]}")
+    if machine.shared > SHARED_LIMIT[built.sm]:
+        found.append(f"{machine.shared} bytes of shared memory, limit {SHARED_LIMIT[built.sm]}")
     if limits is None:
         return [*found, "no recorded limits (run --record)"]
     used = machine.registers, machine.size, machine.shared
@@ -91,16 +111,16 @@ def recorded(version: str) -> Limits:
     return merged
 
 
-def record(version: str, machines: dict[str, Machine]) -> None:
+def record(version: str, builds: Sequence[Built]) -> None:
     """Write limits with a little headroom: 4 registers, 5 % instructions, shared memory exact."""
     every = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
-    every[version] = {
-        key: [min(255, m.registers + 4), m.size + m.size // 20, m.shared]
-        for key, m in sorted(machines.items())
-    }
+    every.setdefault(version, {}).update(
+        (b.key, [min(255, b.machine.registers + 4), b.machine.size * 21 // 20, b.machine.shared])
+        for b in builds
+    )
     lines = [
         f'  "{release}": {{\n'
-        + ",\n".join(f'    "{key}": {values}' for key, values in limits.items())
+        + ",\n".join(f'    "{key}": {values}' for key, values in sorted(limits.items()))
         + "\n  }"
         for release, limits in sorted(every.items())
     ]
@@ -129,27 +149,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> bool:
     import triton
 
-    from dualsmooth.kernels.aot_cases import all_cases
     from dualsmooth.kernels.aot_report import resource_line, work_table
 
     version = ".".join(triton.__version__.split(".")[:2])
+    failed, total = False, []
+    for release, builds in ((version, _triton_builds(options)), (CUDA, _cuda_builds(options))):
+        done = []
+        for built in builds:
+            print(resource_line(built.name, built.sm, built.machine), flush=True)
+            done.append(built)
+        if options.record and done:
+            record(release, done)
+        limits = recorded(release)
+        for built in done:
+            for line in findings(built, limits.get(built.key)):
+                failed = True
+                print(f"FINDING {built.key}: {line}")
+        total += done
+    if options.table:
+        print(work_table({b.name: b.machine for b in total if b.sm == 90}))
+    print(f"triton {triton.__version__}: {len(total)} builds, {'FINDINGS' if failed else 'clean'}")
+    return failed
+
+
+def _triton_builds(options: argparse.Namespace) -> Iterator[Built]:
+    from dualsmooth.kernels.aot_cases import all_cases
+
     cases = [c for c in all_cases() if options.only in c.name]
     jobs = [(case, sm) for case in cases for sm in options.sm]
     with ProcessPoolExecutor(options.jobs) as pool:
-        names = [case.name for case, _ in jobs]
-        machines = list(pool.map(build, names, [sm for _, sm in jobs]))
-    if options.record:
-        record(version, {f"{c.name} sm_{s}": m for (c, s), m in zip(jobs, machines, strict=True)})
-    limits = recorded(version)
-    failed = False
-    for (case, sm), machine in zip(jobs, machines, strict=True):
-        found = findings(case, sm, machine, limits.get(f"{case.name} sm_{sm}"))
-        failed |= bool(found)
-        print(resource_line(case.name, sm, machine), *found, sep="  ! ")
-    if options.table:
-        print(work_table([(c, m) for (c, s), m in zip(jobs, machines, strict=True) if s == 90]))
-    print(f"triton {triton.__version__}: {len(jobs)} builds, {'FINDINGS' if failed else 'clean'}")
-    return failed
+        machines = pool.map(build, [case.name for case, _ in jobs], [sm for _, sm in jobs])
+        for (case, sm), machine in zip(jobs, machines, strict=True):
+            yield Built(case.name, sm, case.mma, machine)
+
+
+def _cuda_builds(options: argparse.Namespace) -> Iterator[Built]:
+    from dualsmooth.kernels.cuda.residual_stage import STAGES, build_stage, compiler
+
+    if compiler() is None:
+        print("CUDA C++ kernels skipped: nvcc is not installed")
+        return
+    for stage in STAGES:
+        if options.only in stage.name:
+            for sm in sorted({80, 90} & set(options.sm)):
+                yield Built(stage.name, sm, True, build_stage(stage, sm))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Text of the ahead-of-time checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from dualsmooth.kernels.aot_cases import Case
+from dualsmooth.kernels.aot_cases import Case, all_cases
 from dualsmooth.kernels.sass import Machine
 
 DRAWS = 100_000
@@ -20,13 +20,14 @@ def resource_line(name: str, sm: int, machine: Machine) -> str:
     )
 
 
-def work_table(builds: Sequence[tuple[Case, Machine]]) -> str:
+def work_table(machines: Mapping[str, Machine]) -> str:
     """Markdown table: work per draw and computed floors per 100,000 draws on an H200."""
     head = (
         "| kernel | bytes/draw | MFLOP/draw | DRAM floor, ms | matrix floor, ms "
         "| warp instructions/draw | issue floor, ms | regs | SASS |\n" + "|---" * 9 + "|\n"
     )
-    return head + "\n".join(_row(case, machine) for case, machine in builds)
+    rows = [_row(case, machines[case.name]) for case in all_cases() if case.name in machines]
+    return head + "\n".join(rows)
 
 
 def _row(case: Case, machine: Machine) -> str:

@@ -127,14 +127,13 @@ class StemLaunch:
 
 
 def stem_candidates(shape: StemShape) -> list[StemLaunch]:
-    """Every launch choice considered for a shape; strips and tiles are bounded by registers."""
+    """Every launch choice considered: taps, stored, and the tallest tile that registers hold."""
     pixels = min(128 if shape.outputs <= 32 else 64, _power_of_two(shape.out_height * 16))
     found = [StemLaunch("tap", pixels), StemLaunch("stored", pixels)]
     limit = 16384 // shape.outputs  # output values per program: 64 registers of 256 threads
-    for rows in sorted({1, 4, shape.out_height}):
-        launch = StemLaunch.tile(shape, rows)
-        if launch.pixels <= limit and launch.strip_blocks(shape) <= 2048:
-            found.append(launch)
+    tiles = (StemLaunch.tile(shape, rows) for rows in (shape.out_height, 4, 1))
+    fitting = [t for t in tiles if t.pixels <= limit and t.strip_blocks(shape) <= 2048]
+    found += fitting[:1]
     return found
 
 

@@ -29,6 +29,11 @@ class Stage:
     images: int
 
     @property
+    def name(self) -> str:
+        """Name in the ahead-of-time checks."""
+        return f"cuda stage {self.channels}"
+
+    @property
     def shared(self) -> int:
         """Bytes of shared memory: two buffers of bf16 images with a halo."""
         return 2 * self.images * (self.size + 2) ** 2 * self.channels * 2
