@@ -17,7 +17,6 @@ LIMITS = [64, 117, 8192]
 BROKEN = Path(__file__).with_name("broken_kernels.py")
 
 
-
 def test_a_clean_machine_has_no_findings() -> None:
     assert CLEAN.size == 117
     assert findings(Built("conv", 80, True, CLEAN), LIMITS) == []
