@@ -150,7 +150,15 @@ def build_stage(stage: Stage, sm: int) -> Machine:
         raise RuntimeError("nvcc is not installed")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "stage.cubin"
-        command = [nvcc, f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o", cubin, SOURCE]
+        command = [
+            nvcc,
+            f"-arch=sm_{sm}",
+            *stage.definitions,
+            "-cubin",
+            "-o",
+            str(cubin),
+            str(SOURCE),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")

@@ -22,7 +22,8 @@ Array = NDArray[np.float32]
 
 
 def bfloat16(x: Array) -> Array:
-    return torch.from_numpy(x).bfloat16().float().numpy()
+    rounded: Array = torch.from_numpy(x).bfloat16().float().numpy()
+    return rounded
 
 
 @dataclass
@@ -62,7 +63,9 @@ class Emulator:
         rows = memory[address[:, None] // 2 + np.arange(8)].reshape(4, 8, 8)
         for eight in address.reshape(4, 8):
             self.conflicts += 8 - len(set(eight // 16 % 8))
-        return rows[:, LANE // 4][:, np.arange(32)[:, None], (LANE % 4 * 2)[:, None] + [0, 1]]
+        entry = (LANE % 4 * 2)[:, None] + [0, 1]
+        registers: Array = rows[:, LANE // 4][:, LANE[:, None], entry]
+        return registers
 
     def multiply(self, d: Array, a: Array, b: Array) -> None:
         """mma.m16n8k16 from fragments: d [32, 4], a [4, 32, 2], b [32, 2, 2]."""
@@ -84,7 +87,8 @@ class Emulator:
             pixel = self.strip_pixel(strip, y, LANE // 4 + 8 * half, 0)
             for t in range(self.ntiles):
                 chunk = np.full_like(pixel, first_tile + t)
-                at = (self.chunk_offset(pixel, chunk) + LANE % 4 * 4)[:, None] // 2 + [0, 1]
+                offset = self.chunk_offset(pixel, chunk) + LANE % 4 * 4
+                at: NDArray[np.int64] = offset[:, None] // 2 + np.arange(2)
                 value = acc[t, :, 2 * half : 2 * half + 2] + shift[t]
                 if residual is not None:
                     value = value + residual[at]

@@ -37,22 +37,28 @@ class Block(nn.Module):
         return torch.relu(y + (x if self.down is None else self.bn3(self.down(x))))
 
 
-def random_resnet(blocks: int) -> nn.ModuleDict:
-    """CIFAR ResNet of 3 stages in evaluation mode, batch-norm statistics far from (0, 1)."""
+class ResNet(nn.Module):
+    """CIFAR ResNet of three stages."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.stages = [
+            Block(cin if i == 0 else cout, cout, 2 if i == 0 and cout > 16 else 1)
+            for cin, cout in ((16, 16), (16, 32), (32, 64))
+            for i in range(blocks)
+        ]
+        self.body, self.fc = nn.Sequential(*self.stages), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(torch.relu(self.bn(self.conv(x))))
+        return self.fc(y.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def random_resnet(blocks: int) -> ResNet:
+    """A ResNet in evaluation mode, batch-norm statistics far from (0, 1)."""
     torch.manual_seed(11)
-    stages = [
-        Block(cin if i == 0 else cout, cout, 2 if i == 0 and cout > 16 else 1)
-        for cin, cout in ((16, 16), (16, 32), (32, 64))
-        for i in range(blocks)
-    ]
-    net = nn.ModuleDict(
-        dict(
-            conv=nn.Conv2d(3, 16, 3, 1, 1, bias=False),
-            bn=nn.BatchNorm2d(16),
-            stages=nn.Sequential(*stages),
-            fc=nn.Linear(64, 10),
-        )
-    )
+    net = ResNet(blocks)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -71,10 +77,10 @@ def folded_conv(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torc
     return weight.detach().contiguous(), (bn.bias - bn.running_mean * scale).detach()
 
 
-def fold(net: nn.ModuleDict, mean: torch.Tensor, std: torch.Tensor) -> FoldedResNet:
-    weight, bias = folded_conv(net["conv"], net["bn"])  # type: ignore[arg-type]
+def fold(net: ResNet, mean: torch.Tensor, std: torch.Tensor) -> FoldedResNet:
+    weight, bias = folded_conv(net.conv, net.bn)
     blocks = []
-    for block in net["stages"]:  # type: ignore[union-attr]
+    for block in net.stages:
         (w1, b1), (w2, b2) = (
             folded_conv(block.conv1, block.bn1),
             folded_conv(block.conv2, block.bn2),
@@ -84,18 +90,12 @@ def fold(net: nn.ModuleDict, mean: torch.Tensor, std: torch.Tensor) -> FoldedRes
             p, b3 = folded_conv(block.down, block.bn3)
             projection, b2 = p[0, 0].contiguous(), b2 + b3
         blocks.append(FoldedBlock(w1, b1, w2, b2, projection, block.stride))
-    fc = net["fc"]
     return FoldedResNet(
         fold_stem(weight, bias, mean, std, dtype=torch.float32),
         tuple(blocks),
-        fc.weight.detach().T.contiguous(),
-        fc.bias.detach(),
+        net.fc.weight.detach().T.contiguous(),
+        net.fc.bias.detach(),
     )
-
-
-def torch_logits(net: nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
-    y = net["stages"](torch.relu(net["bn"](net["conv"](x))))
-    return net["fc"](y.mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def test_cifar_resnet_equals_torch_with_batch_norm() -> None:
@@ -115,7 +115,7 @@ def test_cifar_resnet_equals_torch_with_batch_norm() -> None:
     key, folded = seed_key(SEED), fold(net, mean, std)
     noisy = reference.noise(images, rows, key)
     with torch.no_grad():
-        scores = torch_logits(net, ((noisy - mean) / std).permute(0, 3, 1, 2))
+        scores = net(((noisy - mean) / std).permute(0, 3, 1, 2))
     top = scores.topk(2).values
     assert (top[:, 0] - top[:, 1]).min() > 1e-3
     launches = dict(
@@ -166,10 +166,10 @@ def trained_digits() -> tuple[Digits, torch.Tensor, torch.Tensor]:
     net = Digits()
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(15):
-        for batch in torch.randperm(1500).split(100):
+        for batch in torch.randperm(1500).reshape(15, 100):
             noisy = x[batch] + 0.15 * torch.randn(len(batch), 1, 8, 8)
             optimizer.zero_grad()
-            functional.cross_entropy(net(noisy), y[batch]).backward()
+            functional.cross_entropy(net(noisy), y[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return net.eval(), x, y
 

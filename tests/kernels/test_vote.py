@@ -1,6 +1,7 @@
 """Vote counts are exact: every segment, ties, non-finite logits, tails and padding rows."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -93,12 +94,9 @@ def test_head_equals_the_reference_away_from_ties(
     )
     for backend in ("triton", "reference"):
         counts = torch.zeros(4, classes + 1, dtype=torch.int64, device=device)
-        ops.vote(
-            *(t.to(device) for t in (features, weight, bias, segment)),
-            counts,
-            backend=backend,
-            launch=SMALL if backend == "triton" else None,
-        )
+        f, w, b, where = (t.to(device) for t in (features, weight, bias, segment))
+        choice = SMALL if backend == "triton" else None
+        ops.vote(f, w, b, where, counts, backend=backend, launch=choice)
         assert torch.equal(counts.cpu(), expected), backend
 
 
@@ -127,8 +125,8 @@ def test_launch_choice_does_not_change_a_count(launch: VoteLaunch, device: torch
         ("counts", dict(counts=torch.zeros(1, 4, dtype=torch.int32))),
     ],
 )
-def test_bad_arguments_are_named(argument: str, change: dict[str, torch.Tensor]) -> None:
-    call = dict(
+def test_bad_arguments_are_named(argument: str, change: dict[str, Any]) -> None:
+    call: dict[str, Any] = dict(
         features=torch.zeros(4, 2, 2, 16),
         weight=torch.zeros(16, 3),
         bias=torch.zeros(3),
