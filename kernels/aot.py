@@ -1,0 +1,199 @@
+"""Compile every kernel without a GPU and hold it to recorded limits.
+
+    python -m dualsmooth.kernels.aot --check     exits with 1 on any finding
+    python -m dualsmooth.kernels.aot --record    writes the limits of this Triton release
+    python -m dualsmooth.kernels.aot --table     work, floors and issue slots in Markdown
+
+A finding is a stack frame, an access to local memory (so a spill), a tensor-core instruction that
+is missing, a tap load that bypasses L1, shared memory above what the architecture has, or growth
+past the recorded registers, instructions or shared memory. The CUDA C++ kernels are held to the
+same gates where nvcc is installed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dualsmooth.kernels.sass import Machine, inspect_cubin
+
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+CEILINGS = Path(__file__).with_name("ceilings.json")
+CUDA = "cuda"
+"""Name under which the limits of the CUDA C++ kernels are recorded."""
+
+Limits = dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One kernel compiled for one architecture; ``mma`` says tensor cores are expected."""
+
+    name: str
+    sm: int
+    mma: bool
+    machine: Machine
+
+    @property
+    def key(self) -> str:
+        """Key of the recorded limits."""
+        return f"{self.name} sm_{self.sm}"
+
+
+def build(name: str, sm: int) -> Machine:
+    """Compile a case by name and read it back."""
+    from dualsmooth.kernels.aot_cases import all_cases
+
+    return build_case({c.name: c for c in all_cases()}[name], sm)
+
+
+def build_case(case, sm: int) -> Machine:
+    """Compile a `Case` for an architecture (80, 90, 100) and read it back."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = case.signature
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, kind in enumerate(signature.values())
+        if kind.startswith("*")
+    }
+    source = ASTSource(
+        fn=case.kernel, signature=signature, constexprs=case.constants, attrs=aligned
+    )
+    options = dict(num_warps=case.warps, num_stages=1, enable_fp_fusion=True)
+    built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    return inspect_cubin(built.asm["cubin"], built.metadata.shared)
+
+
+def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
+    """What is wrong with one build, in words; limits are registers, instructions, shared."""
+    machine, found = built.machine, []
+    if machine.stack:
+        found.append(f"stack frame of {machine.stack} bytes")
+    if machine.local:
+        found.append(f"{machine.local} local-memory instructions")
+    if built.mma and not machine.mma:
+        found.append("no tensor-core instruction")
+    if built.mma and machine.opcodes.get("LDGSTS"):
+        found.append("asynchronous copies bypass L1")
+    if machine.shared > SHARED_LIMIT[built.sm]:
+        found.append(f"{machine.shared} bytes of shared memory, limit {SHARED_LIMIT[built.sm]}")
+    if limits is None:
+        return [*found, "no recorded limits (run --record)"]
+    used = machine.registers, machine.size, machine.shared
+    for what, value, limit in zip(
+        ("registers", "instructions", "shared bytes"), used, limits, strict=True
+    ):
+        if value > limit:
+            found.append(f"{value} {what}, recorded limit {limit}")
+    return found
+
+
+def recorded(version: str) -> Limits:
+    """Limits of a Triton release; a release never recorded gets the largest of the others."""
+    every: dict[str, Limits] = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
+    if version in every:
+        return every[version]
+    merged: Limits = {}
+    for limits in every.values():
+        for key, values in limits.items():
+            old = merged.get(key, values)
+            merged[key] = [max(pair) for pair in zip(old, values, strict=True)]
+    return merged
+
+
+def record(version: str, builds: Sequence[Built]) -> None:
+    """Write limits with a little headroom: 4 registers, 5 % instructions, shared memory exact."""
+    every = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
+    every.setdefault(version, {}).update(
+        (b.key, [min(255, b.machine.registers + 4), b.machine.size * 21 // 20, b.machine.shared])
+        for b in builds
+    )
+    lines = [
+        f'  "{release}": {{\n'
+        + ",\n".join(f'    "{key}": {values}' for key, values in sorted(limits.items()))
+        + "\n  }"
+        for release, limits in sorted(every.items())
+    ]
+    CEILINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="dualsmooth.kernels.aot")
+    action = parser.add_mutually_exclusive_group(required=True)
+    for name in ("check", "record", "table"):
+        action.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--sm", type=int, nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    os.environ["TRITON_INTERPRET"] = "0"
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        failed = _run(options)
+    print(f"{time.monotonic() - start:.0f} s")
+    return int(failed)
+
+
+def _run(options: argparse.Namespace) -> bool:
+    import triton
+
+    from dualsmooth.kernels.aot_report import resource_line, work_table
+
+    version = ".".join(triton.__version__.split(".")[:2])
+    failed, total = False, []
+    for release, builds in ((version, _triton_builds(options)), (CUDA, _cuda_builds(options))):
+        done = []
+        for built in builds:
+            print(resource_line(built.name, built.sm, built.machine), flush=True)
+            done.append(built)
+        if options.record and done:
+            record(release, done)
+        limits = recorded(release)
+        for built in done:
+            for line in findings(built, limits.get(built.key)):
+                failed = True
+                print(f"FINDING {built.key}: {line}")
+        total += done
+    if options.table:
+        print(work_table({b.name: b.machine for b in total if b.sm == 90}))
+    print(f"triton {triton.__version__}: {len(total)} builds, {'FINDINGS' if failed else 'clean'}")
+    return failed
+
+
+def _triton_builds(options: argparse.Namespace) -> Iterator[Built]:
+    from dualsmooth.kernels.aot_cases import all_cases
+
+    cases = [c for c in all_cases() if options.only in c.name]
+    jobs = [(case, sm) for case in cases for sm in options.sm]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        machines = pool.map(build, [case.name for case, _ in jobs], [sm for _, sm in jobs])
+        for (case, sm), machine in zip(jobs, machines, strict=True):
+            yield Built(case.name, sm, case.mma, machine)
+
+
+def _cuda_builds(options: argparse.Namespace) -> Iterator[Built]:
+    from dualsmooth.kernels.cuda.residual_stage import STAGES, build_stage, compiler
+
+    if compiler() is None:
+        print("CUDA C++ kernels skipped: nvcc is not installed")
+        return
+    for stage in STAGES:
+        if options.only in stage.name:
+            for sm in sorted({80, 90} & set(options.sm)):
+                yield Built(stage.name, sm, True, build_stage(stage, sm))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

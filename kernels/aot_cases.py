@@ -1,0 +1,223 @@
+"""Every kernel and launch choice that ships, as data for the ahead-of-time checks.
+
+Work is counted per draw (one row of a batch): device-memory bytes if every input is read and every
+output written once, and multiply-adds counted as two operations.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dualsmooth.kernels import conv, noise, stem, vote
+from dualsmooth.kernels.launch import (
+    ConvLaunch,
+    NoiseLaunch,
+    StemLaunch,
+    StemShape,
+    VoteLaunch,
+    stem_candidates,
+)
+
+POINTERS = (
+    dict.fromkeys(("key", "slot", "stream", "image", "sample", "segment", "level"), "*i32")
+    | dict.fromkeys(("count", "lowest"), "*i32")
+    | dict.fromkeys(("images", "sigma", "table", "bias"), "*fp32")
+    | dict.fromkeys(("weight", "x", "residual", "source", "projection", "noisy"), "*bf16")
+    | dict.fromkeys(("out", "features"), "*bf16")
+    | {"counts": "*i64", "thresholds": "*i64", "logits": "*fp32"}
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compiled form of one kernel.
+
+    Parameters
+    ----------
+    name : str
+        Unique, readable.
+    kernel : triton.JITFunction
+        Device function.
+    constants : dict
+        Its constexprs.
+    warps : int
+        Warps per program.
+    programs : float
+        Programs per draw.
+    bytes, flop : int
+        Device-memory bytes and operations per draw.
+    mma : bool
+        Whether tensor-core instructions must be there.
+    straight : bool
+        Whether the static instruction count is the executed one (no loop).
+    types : dict
+        Argument types other than the usual ones.
+    """
+
+    name: str
+    kernel: Any
+    constants: dict[str, Any]
+    warps: int
+    programs: float
+    bytes: int
+    flop: int = 0
+    mma: bool = False
+    straight: bool = True
+    types: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """Type of every argument in order, by name."""
+        known = POINTERS | self.types
+        names = self.kernel.arg_names
+        return {n: "constexpr" if n in self.constants else known.get(n, "i32") for n in names}
+
+
+CIFAR = StemShape(32, 32, 3, 16, 3, 1)
+IMAGENET = StemShape(224, 224, 3, 64, 7, 2)
+DIGITS = StemShape(8, 8, 1, 16, 3, 1)
+
+
+def all_cases() -> list[Case]:
+    """Every case, in the order of the network."""
+    return [*_noise_cases(), *_stem_cases(), *_conv_cases(), *_vote_cases()]
+
+
+def _noise_cases() -> Iterator[Case]:
+    for label, shape, out, types in (
+        ("rgb padded", CIFAR, 4, {}),
+        ("gray fp32", DIGITS, 4, {"out": "*fp32"}),
+    ):
+        choice = NoiseLaunch.choose(shape.blocks)
+        constants = dict(STEP=shape.step, OUT_STEP=out, BLOCK=choice.blocks)
+        written = shape.blocks * 4 * (4 if types else 2)
+        programs = math.ceil(shape.blocks / choice.blocks)
+        yield Case(
+            f"noise {label}", noise.noise_kernel, constants, choice.warps, programs, written,
+            types=types,
+        )  # fmt: skip
+    choice = NoiseLaunch.choose(CIFAR.blocks)
+    constants = dict(STEP=3, OUT_STEP=4, STEPS=12, BLOCK=choice.blocks)
+    yield Case(
+        "integer noise", noise.integer_noise_kernel, constants, choice.warps,
+        math.ceil(CIFAR.blocks / choice.blocks), CIFAR.blocks * 8, types={"images": "*u8"},
+    )  # fmt: skip
+
+
+def _stem_cases() -> Iterator[Case]:
+    for label, shape in (("cifar", CIFAR), ("imagenet", IMAGENET), ("digits", DIGITS)):
+        for choice in stem_candidates(shape):
+            if label == "digits" and choice.design == "tap":
+                continue
+            yield _stem_case(label, shape, choice)
+
+
+def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
+    constants: dict[str, Any] = dict(
+        HEIGHT=shape.height,
+        WIDTH=shape.width,
+        CHANNELS=shape.channels,
+        LANES=shape.lanes,
+        COUT=shape.outputs,
+        KERNEL=shape.kernel,
+        STRIDE=shape.stride,
+        RELU=True,
+        PIXELS=choice.pixels,
+    )
+    outputs = shape.out_height * shape.out_width
+    programs = math.ceil(outputs / choice.pixels)
+    if choice.design != "tap":
+        constants["CHUNK"] = choice.chunk
+    if choice.design == "tile":
+        blocks = choice.strip_blocks(shape)
+        constants |= dict(TILE_ROWS=choice.tile_rows, BLOCKS=blocks)
+        programs = math.ceil(shape.out_height / choice.tile_rows)
+    read = shape.height * shape.width * shape.lanes * 2 if choice.design == "stored" else 0
+    kernels = dict(
+        tile=stem.stem_tile_kernel, tap=stem.stem_tap_kernel, stored=stem.stem_stored_kernel
+    )
+    suffix = f" {choice.tile_rows} rows" if choice.design == "tile" else ""
+    return Case(
+        f"stem {label} {choice.design}{suffix}",
+        kernels[choice.design],
+        constants,
+        choice.warps,
+        programs,
+        outputs * shape.outputs * 2 + read,
+        2 * outputs * shape.kernel**2 * shape.channels * shape.outputs,
+        mma=choice.design != "tap",
+        straight=choice.design != "tap",
+    )
+
+
+def _conv_cases() -> Iterator[Case]:
+    """Size is of the input; kinds: plain, residual, or projection from the block's input."""
+    for cin, cout, size, stride, kind in (
+        (16, 16, 32, 1, "plain"),
+        (16, 16, 32, 1, "residual"),
+        (16, 32, 32, 2, "plain"),
+        (32, 32, 16, 1, "residual"),
+        (32, 32, 16, 1, "projection"),
+        (32, 64, 16, 2, "plain"),
+        (64, 64, 8, 1, "residual"),
+        (64, 64, 8, 1, "projection"),
+    ):
+        source = cin // 2 if kind == "projection" else 0
+        yield _conv_case(cin, cout, size, stride, 3, kind, source)
+    yield _conv_case(32, 64, 16, 2, 1, "plain", 0)
+
+
+def _conv_case(
+    cin: int, cout: int, size: int, stride: int, kernel: int, kind: str, source: int
+) -> Case:
+    choice = ConvLaunch.choose(cout)
+    outputs = (size // stride) ** 2
+    constants = dict(
+        HEIGHT=size,
+        WIDTH=size,
+        CIN=cin,
+        COUT=cout,
+        KERNEL=kernel,
+        STRIDE=stride,
+        RESIDUAL=kind == "residual",
+        SOURCE=source,
+        SOURCE_STRIDE=2 if source else 1,
+        RELU=True,
+        PIXELS=choice.pixels,
+    )
+    values = size * size * cin + outputs * cout * (2 if kind == "residual" else 1)
+    return Case(
+        f"conv {kernel}x{kernel} {cin}-{cout} {size}px s{stride} {kind}",
+        conv.conv_kernel,
+        constants,
+        choice.warps,
+        outputs / choice.pixels,
+        2 * (values + outputs * source),
+        2 * outputs * cout * (kernel**2 * cin + source),
+        mma=True,
+    )
+
+
+def _vote_cases() -> Iterator[Case]:
+    for label, classes, spatial, channels, kind in (
+        ("cifar", 10, 64, 64, "*fp32"),
+        ("imagenet", 1000, 49, 2048, "*bf16"),
+    ):
+        choice = VoteLaunch.choose(classes, channels)
+        bins = 1 << (classes + 1).bit_length()
+        padded = 1 << (max(16, classes) - 1).bit_length()
+        sizes = dict(CLASSES_PAD=padded, BINS=bins, ROWS=choice.rows, TILES=choice.tiles)
+        head = dict(SPATIAL=spatial, CHANNELS=channels, CHUNK=choice.chunk)
+        programs = 1 / (choice.rows * choice.tiles)
+        flop = channels * (spatial + 2 * classes)
+        yield Case(
+            f"vote {label}", vote.vote_kernel, sizes | head, choice.warps, programs,
+            2 * spatial * channels, flop, mma=kind == "*bf16", straight=False,
+            types={"weight": kind},
+        )  # fmt: skip
+        if label == "cifar":
+            yield Case(
+                f"vote logits {label}", vote.vote_logits_kernel, sizes, choice.warps, programs,
+                4 * classes, straight=False,
+            )  # fmt: skip

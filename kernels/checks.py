@@ -1,0 +1,80 @@
+"""Argument checks shared by the kernel wrappers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.rows import Rows
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def expect(
+    name: str,
+    tensor: torch.Tensor,
+    shape: Sequence[int | None],
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    *,
+    device: torch.device | None = None,
+) -> None:
+    """Raise unless the tensor is contiguous, of the shape (None: any size), dtype and device."""
+    sizes = tuple(tensor.shape)
+    if len(sizes) != len(shape) or any(
+        want not in (None, size) for want, size in zip(shape, sizes, strict=True)
+    ):
+        wanted = ", ".join("any" if s is None else str(s) for s in shape)
+        raise KernelArgumentError(name, f"must have shape ({wanted})", sizes)
+    if tensor.dtype not in dtypes:
+        allowed = " or ".join(str(d) for d in dtypes)
+        raise KernelArgumentError(name, f"must be {allowed}", str(tensor.dtype))
+    if device is not None and tensor.device != device:
+        raise KernelArgumentError(name, f"must be on {device}", str(tensor.device))
+    if not tensor.is_contiguous():
+        raise KernelArgumentError(
+            name, "must be contiguous", tensor.stride(), "call .contiguous() first"
+        )
+
+
+def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: torch.dtype) -> None:
+    """Check the images [slots, H, W, C], the rows and the key of a noise kernel.
+
+    Slot numbers are checked on the CPU only: on a GPU the check would wait for the device.
+    """
+    expect("images", images, (None, None, None, None), (dtype,))
+    if images.numel() == 0:
+        raise KernelArgumentError("images", "must not be empty", tuple(images.shape))
+    if images[0].numel() >= 1 << 31:
+        raise KernelArgumentError("images", "must have < 2^31 values each", tuple(images.shape))
+    expect("key", key, (2,), (torch.int32,), device=images.device)
+    expect("rows.slot", rows.slot, (None,), (torch.int32,), device=images.device)
+    if len(rows) and not rows.slot.is_cuda:
+        low, high = int(rows.slot.min()), int(rows.slot.max())
+        if low < 0 or high >= len(images):
+            raise KernelArgumentError(
+                "rows.slot", f"must be in [0, {len(images)})", f"{low} .. {high}"
+            )
+
+
+def runs_kernel(backend: str, tensor: torch.Tensor) -> bool:
+    """Whether the Triton kernel runs: always for CUDA tensors, on request in the interpreter.
+
+    Raises
+    ------
+    KernelArgumentError
+        If the backend is unknown, or the kernel is asked for on a CPU without the interpreter.
+    """
+    if backend not in ("auto", "triton", "reference"):
+        raise KernelArgumentError("backend", "must be auto, triton or reference", backend)
+    if backend == "triton" and not tensor.is_cuda:
+        from triton import knobs
+
+        if not knobs.runtime.interpret:
+            raise KernelArgumentError(
+                "backend",
+                "must not be triton for CPU tensors",
+                backend,
+                "set TRITON_INTERPRET=1 before the first import to test kernels on a CPU",
+            )
+        return True
+    return backend != "reference" and tensor.is_cuda

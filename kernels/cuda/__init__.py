@@ -1,0 +1,1 @@
+"""CUDA C++ kernels for what Triton cannot express; CuPy compiles them at first use."""

@@ -1,0 +1,174 @@
+"""Launch choices as data. Nothing is tuned at run time: a choice is part of what is certified."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLaunch:
+    """Noise kernels: Philox blocks per program and warps."""
+
+    blocks: int = 256
+    warps: int = 4
+
+    @classmethod
+    def choose(cls, blocks: int) -> "NoiseLaunch":
+        """One program per row for small images, 256 blocks per program otherwise.
+
+        Parameters
+        ----------
+        blocks : int
+            Philox blocks of one image.
+        """
+        return cls(128, 4) if blocks <= 128 else cls()
+
+
+NOISE_CANDIDATES = (NoiseLaunch(128, 4), NoiseLaunch(256, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class VoteLaunch:
+    """Vote kernels: rows per tile, tiles per program, channels per dot, warps."""
+
+    rows: int = 32
+    tiles: int = 4
+    chunk: int = 64
+    warps: int = 4
+
+    @classmethod
+    def choose(cls, classes: int, channels: int) -> "VoteLaunch":
+        """Few rows and channels at a time once the logits of a tile fill the registers."""
+        if classes > 128:
+            return cls(rows=16, tiles=1, chunk=16, warps=8)
+        return cls(chunk=min(64, channels))
+
+
+VOTE_CANDIDATES = (VoteLaunch(), VoteLaunch(rows=16, tiles=1, chunk=16, warps=8))
+
+
+@dataclass(frozen=True, slots=True)
+class StemShape:
+    """Sizes of a first convolution with "same" padding: image, channels, outputs, kernel."""
+
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    kernel: int
+    stride: int
+
+    @property
+    def lanes(self) -> int:
+        """Reduction entries per tap."""
+        return 4 if self.channels == 3 else self.channels
+
+    @property
+    def out_height(self) -> int:
+        """Output rows."""
+        return (self.height - 1) // self.stride + 1
+
+    @property
+    def out_width(self) -> int:
+        """Output columns."""
+        return (self.width - 1) // self.stride + 1
+
+    @property
+    def blocks(self) -> int:
+        """Philox blocks of one image."""
+        return -(-self.height * self.width * self.channels // self.step)
+
+    @property
+    def step(self) -> int:
+        """Image values per Philox block."""
+        return self.channels if self.lanes == 4 else 4
+
+
+@dataclass(frozen=True, slots=True)
+class StemLaunch:
+    """Stem kernels.
+
+    Parameters
+    ----------
+    design : str
+        ``tile`` (noise once per strip), ``tap`` (noise again per tap) or ``stored`` (noise kernel,
+        then convolution).
+    pixels : int
+        Output pixels per program, a power of two; for ``tile`` they must hold ``tile_rows`` rows.
+    chunk : int
+        Reduction entries per dot, 16, 32 or 64 (not used by ``tap``).
+    tile_rows : int
+        Output rows per program of ``tile``.
+    warps : int
+        Warps per program.
+    """
+
+    design: str
+    pixels: int
+    chunk: int = 16
+    tile_rows: int = 0
+    warps: int = 4
+
+    @classmethod
+    def tile(cls, shape: StemShape, rows: int) -> "StemLaunch":
+        """The tile design with ``rows`` output rows per program."""
+        pixels = _power_of_two(rows * shape.out_width)
+        strip = cls("tile", pixels, 16, rows).strip_blocks(shape)
+        return cls("tile", pixels, 16, rows, 8 if max(pixels, strip) >= 512 else 4)
+
+    @classmethod
+    def choose(cls, shape: StemShape) -> "StemLaunch":
+        """The candidate with the lowest modelled cost; `modelled_slots` says how."""
+        return min(stem_candidates(shape), key=lambda c: modelled_slots(shape, c))
+
+    def strip_blocks(self, shape: StemShape) -> int:
+        """Philox blocks of the widest strip a program of ``tile`` needs, a power of two."""
+        rows = min(shape.height, (self.tile_rows - 1) * shape.stride + shape.kernel)
+        unaligned = 0 if shape.lanes == 4 or shape.width % 4 == 0 else 1
+        return _power_of_two(-(-rows * shape.width * shape.channels // shape.step) + unaligned)
+
+
+def stem_candidates(shape: StemShape) -> list[StemLaunch]:
+    """Every launch choice considered: taps, stored, and the tallest tile that registers hold."""
+    pixels = min(128 if shape.outputs <= 32 else 64, _power_of_two(shape.out_height * 16))
+    found = [StemLaunch("tap", pixels), StemLaunch("stored", pixels)]
+    limit = 16384 // shape.outputs  # output values per program: 64 registers of 256 threads
+    tiles = (StemLaunch.tile(shape, rows) for rows in (shape.out_height, 4, 1))
+    fitting = [t for t in tiles if t.pixels <= limit and t.strip_blocks(shape) <= 2048]
+    found += fitting[:1]
+    return found
+
+
+def modelled_slots(shape: StemShape, launch: StemLaunch) -> float:
+    """Modelled cost of one image in thread instructions; computed, not measured.
+
+    Static SASS counts for sm_90: 190 per Philox block with its normals, 110 to load and store it,
+    13 and 8 per reduction entry of `tile` and `stored`;
+    a byte of device memory counts 7.7 (3.3e13 thread instructions against 4.3e12 bytes per
+    second on an H200).
+    """
+    outputs = shape.out_height * shape.out_width
+    entries = -(-(shape.kernel**2) * shape.lanes // launch.chunk) * launch.chunk
+    if launch.design == "tap":
+        sums = shape.kernel**2 * (190 + 30 + shape.channels * shape.outputs)
+        return float(outputs * sums)
+    if launch.design == "stored":
+        memory = 7.7 * 4 * shape.height * shape.width * shape.lanes  # bf16, one write, one read
+        return shape.blocks * 300 + outputs * entries * 8 + memory
+    tiles = -(-shape.out_height // launch.tile_rows)
+    return float(tiles * (launch.strip_blocks(shape) * 190 + launch.pixels * entries * 13))
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (max(value, 16) - 1).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class ConvLaunch:
+    """Convolution kernel: output pixels per program and warps (never above 4)."""
+
+    pixels: int
+    warps: int = 4
+
+    @classmethod
+    def choose(cls, outputs: int) -> "ConvLaunch":
+        """128 pixels, or 64 where 64 outputs fill the registers of sm_80."""
+        return cls(64 if outputs >= 64 else 128)

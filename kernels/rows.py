@@ -1,0 +1,99 @@
+"""The rows of a packed batch: which image, how much noise, which counters, whose vote."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from dualsmooth.kernels.errors import KernelArgumentError
+
+WORD = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One entry per row of a batch, structure of arrays, all on one device, all of shape (rows,).
+
+    Parameters
+    ----------
+    slot : int32 tensor
+        Image slot the row reads, 0 .. slots - 1.
+    sigma : float32 tensor
+        Noise standard deviation in input units, finite and >= 0.
+    stream, image, sample : int32 tensor
+        Bits of the uint32 counter words c3 (stream byte | version << 8 | attempt << 16), c2 (image
+        id) and c1 (sample index).
+    segment : int32 tensor
+        Histogram the row votes into, or -1 for a padding row that votes nowhere.
+    """
+
+    slot: torch.Tensor
+    sigma: torch.Tensor
+    stream: torch.Tensor
+    image: torch.Tensor
+    sample: torch.Tensor
+    segment: torch.Tensor
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            column = getattr(self, field.name)
+            dtype = torch.float32 if field.name == "sigma" else torch.int32
+            if column.dtype != dtype or column.shape != self.slot.shape or column.ndim != 1:
+                raise KernelArgumentError(
+                    f"rows.{field.name}",
+                    f"must be {dtype} of shape {tuple(self.slot.shape)}",
+                    f"{column.dtype} {tuple(column.shape)}",
+                )
+            if column.device != self.slot.device or not column.is_contiguous():
+                raise KernelArgumentError(
+                    f"rows.{field.name}", "must be contiguous on the rows' device", column.device
+                )
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    @classmethod
+    def pack(
+        cls,
+        *,
+        slot: Sequence[int],
+        sigma: Sequence[float],
+        stream: Sequence[int],
+        image: Sequence[int],
+        sample: Sequence[int],
+        segment: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> "Rows":
+        """Build rows from Python numbers; counter words are taken as unsigned, in [0, 2^32).
+
+        Raises
+        ------
+        KernelArgumentError
+            If a word is out of range, a sigma is not finite and >= 0, or lengths differ.
+        """
+        words = dict(stream=stream, image=image, sample=sample)
+        for name, values in words.items():
+            if len(values) and not (0 <= min(values) and max(values) < WORD):
+                raise KernelArgumentError(name, "must be in [0, 2^32)", f"{min(values)} ..")
+        for value in sigma:
+            if not 0.0 <= value < float("inf"):
+                raise KernelArgumentError("sigma", "must be finite and >= 0", value)
+        bits = {name: word_bits(values, device) for name, values in words.items()}
+        return cls(
+            slot=torch.tensor(slot, dtype=torch.int32, device=device),
+            sigma=torch.tensor(sigma, dtype=torch.float32, device=device),
+            segment=torch.tensor(segment, dtype=torch.int32, device=device),
+            **bits,
+        )
+
+
+def word_bits(values: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Unsigned 32-bit numbers as an int32 tensor with the same bits."""
+    return torch.tensor(values, dtype=torch.int64).to(torch.int32).to(device)
+
+
+def seed_key(seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Philox key of a run seed, 0 <= seed < 2^64: int32 tensor (2,), low word first."""
+    if not 0 <= seed < 1 << 64:
+        raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+    return word_bits([seed % WORD, seed >> 32], device)

@@ -1,0 +1,130 @@
+"""Wrapper of the fused noise + first convolution."""
+
+import torch
+
+from dualsmooth.kernels import reference
+from dualsmooth.kernels.checks import expect, expect_batch, runs_kernel
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.folding import FoldedStem
+from dualsmooth.kernels.launch import StemLaunch, StemShape
+from dualsmooth.kernels.noise_ops import noise
+from dualsmooth.kernels.rows import Rows
+
+
+def stem(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    folded: FoldedStem,
+    *,
+    stride: int = 1,
+    relu: bool = True,
+    backend: str = "auto",
+    launch: StemLaunch | None = None,
+) -> torch.Tensor:
+    """relu(conv((x + sigma z - mean) / std) + bias), zero padding after the normalisation.
+
+    Parameters
+    ----------
+    images : float32 tensor [slots, H, W, C]
+        Images in [0, 1], channels-last, C in {1, 3, 4}.
+    rows : Rows
+        R rows: slot, sigma and counter words each.
+    key : int32 tensor (2,)
+        `seed_key(seed)`.
+    folded : FoldedStem
+        Weights and preprocessing. Its dtype is the dtype of noisy values, product operands and
+        result; sums are float32.
+    stride : int
+        1 or 2.
+    relu : bool
+        Apply the ReLU.
+    backend : str
+        auto, triton or reference.
+    launch : StemLaunch or None
+        Design and tile; None takes `StemLaunch.choose`. Designs agree up to float32 summation
+        order, so a certified run keeps one.
+
+    Returns
+    -------
+    tensor [R, OH, OW, Cout] of the folded dtype
+
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
+    """
+    expect_batch(images, rows, key, torch.float32)
+    size, channels, outputs = folded.weight.shape[0], *folded.weight.shape[2:]
+    expect("images", images, (None, None, None, channels), (torch.float32,))
+    expect("folded.packed", folded.packed, (None, outputs), device=images.device)
+    if stride not in (1, 2):
+        raise KernelArgumentError("stride", "must be 1 or 2", stride)
+    dtype = folded.packed.dtype
+    if not runs_kernel(backend, images):
+        noisy = reference.noise(images, rows, key)
+        parts = (folded.weight, folded.bias, folded.mean, folded.std)
+        return reference.stem(noisy, *parts, stride=stride, relu=relu).to(dtype)
+    height, width = images.shape[1:3]
+    shape = StemShape(height, width, channels, outputs, size, stride)
+    choice = launch or StemLaunch.choose(shape)
+    out = torch.empty(
+        (len(rows), shape.out_height, shape.out_width, outputs), dtype=dtype, device=images.device
+    )
+    _launch(images, rows, key, folded, out, relu, shape, choice, backend)
+    return out
+
+
+def _launch(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    folded: FoldedStem,
+    out: torch.Tensor,
+    relu: bool,
+    shape: StemShape,
+    choice: StemLaunch,
+    backend: str,
+) -> None:
+    from dualsmooth.kernels import stem as device
+
+    if choice.design not in ("tile", "tap", "stored"):
+        raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)
+    layer = dict(
+        HEIGHT=shape.height,
+        WIDTH=shape.width,
+        CHANNELS=shape.channels,
+        LANES=shape.lanes,
+        COUT=shape.outputs,
+        KERNEL=shape.kernel,
+        STRIDE=shape.stride,
+        RELU=relu,
+        PIXELS=choice.pixels,
+        num_warps=choice.warps,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
+    parameters = folded.packed, folded.table, out
+    counters = rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
+    tiles = -(-shape.out_height * shape.out_width // choice.pixels)
+    if choice.design == "stored":
+        padded = shape.channels == 3
+        noisy = noise(images, rows, key, dtype=folded.packed.dtype, padded=padded, backend=backend)
+        device.stem_stored_kernel[(len(rows), tiles)](
+            noisy, *parameters, CHUNK=choice.chunk, **layer
+        )
+    elif choice.design == "tap":
+        device.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
+    else:
+        if choice.pixels < choice.tile_rows * shape.out_width or choice.tile_rows < 1:
+            raise KernelArgumentError("launch.pixels", "must hold tile_rows rows", choice)
+        device.stem_tile_kernel[(len(rows), -(-shape.out_height // choice.tile_rows))](
+            images,
+            *parameters,
+            key,
+            *counters,
+            TILE_ROWS=choice.tile_rows,
+            BLOCKS=choice.strip_blocks(shape),
+            CHUNK=choice.chunk,
+            **layer,
+        )

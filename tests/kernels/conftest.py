@@ -1,0 +1,31 @@
+"""Kernels run in the Triton interpreter where there is no CUDA device."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported
+torch.set_num_threads(1)
+
+pytest.importorskip("triton", reason="the kernels need Triton")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.empty` returns NaN (or the lowest integer), so that an unwritten output shows."""
+    empty = torch.empty
+
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        tensor = empty(*args, **options)
+        lowest = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).min
+        return tensor.fill_(lowest)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
