@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualsmooth.engine.data import as_unit_float, load_images
+from dualsmooth.engine.models.bundle import PRETRAINED, bundled_names, load_bundle
+from dualsmooth.engine.models.network import sha256_of
+from dualsmooth.engine.train.digits import DIGITS_DUAL
+
+FOLDER = PRETRAINED / "digits-dual"
+
+pytestmark = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="digits-dual is not in this checkout: dualsmooth train digits-dual"
+)
+
+
+def files() -> list[Path]:
+    return sorted(FOLDER.iterdir())
+
+
+def test_the_bundled_model_is_found_by_name() -> None:
+    assert "digits-dual" in bundled_names()
+    bundle = load_bundle("digits-dual")
+    assert (bundle.name, bundle.input_shape, bundle.num_classes) == ("digits-dual", (8, 8, 1), 10)
+    assert (bundle.sigmas, bundle.tau) == ((0.12, 0.25, 0.5), 0.5)
+    assert bundle.sigmas == tuple(expert.sigma for expert in DIGITS_DUAL.experts)
+
+
+def test_digests_are_those_of_the_files() -> None:
+    index = json.loads((FOLDER / "bundle.json").read_text())
+    for entry in index["networks"].values():
+        assert sha256_of((FOLDER / entry["weights"]).read_bytes()) == entry["sha256"]
+    assert sum(path.stat().st_size for path in files()) < 1_000_000
+    assert (FOLDER / "MODEL_CARD.md").is_file()
+
+
+@pytest.mark.parametrize(("sigma", "least"), [(0.12, 0.94), (0.25, 0.92), (0.5, 0.75)])
+def test_accuracy_on_clean_test_images(sigma: float, least: float) -> None:
+    digits, bundle = load_images("digits"), load_bundle("digits-dual")
+    module = bundle.build(bundle.classifier_at(sigma))
+    x = torch.from_numpy(as_unit_float(digits.images)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        accuracy = (module(x).argmax(1).numpy() == digits.labels).mean()
+    assert accuracy > least
