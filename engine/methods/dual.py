@@ -20,7 +20,9 @@ sample.
 
 Failure budget. ``plurality`` and ``point`` claim one minimum, so every bound is at the full alpha
 (minimum rule); ``published_split`` uses the paper's alpha/2 per stage. ``interval`` is Theorem C1:
-a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for any K.
+a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for any K. If the
+selection votes are unanimous, ``interval`` tries the routed level alone and is ``point``: which of
+the two is done is a function of selection votes, so each keeps its own budget.
 """
 
 from dataclasses import dataclass
@@ -104,21 +106,15 @@ class DualSmoothing:
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
-        open_unit("alpha", alpha)
-        if self.routing == "interval":
-            ledger = AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
-        elif self.published_split:
-            ledger = AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
-        else:
-            ledger = AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
-        return self._certify(budget, ledger)
+        return self._certify(budget, open_unit("alpha", alpha))
 
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
         start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
+        chain = self._chain(guess, start)
+        ledger = self._ledger(alpha, len(chain))
         claim, bounds, candidate = ChainClaim([], []), list[Bound](), None
         if start is not None:
-            chain = growing_chain(guess, start) if self.routing == "interval" else [(start, start)]
             estimate = yield self._select(Phase.SELECT_ESTIMATE, budget.n)
             claim, bounds = self._constancy(estimate, chain, ledger.levels["selector"])
         if start is not None and claim.next_levels():
@@ -127,11 +123,26 @@ class DualSmoothing:
             radii = []
             for level in levels:
                 counts = yield self._classify(Phase.CLASS_ESTIMATE, level, budget.n)
-                sigma, alpha = self.networks.sigmas[level], ledger.levels["classifier"]
-                bounds.append(event_bound("classifier", counts, "=", candidate, sigma, alpha))
+                sigma, share = self.networks.sigmas[level], ledger.levels["classifier"]
+                bounds.append(event_bound("classifier", counts, "=", candidate, sigma, share))
                 radii.append(bounds[-1].radius)
             claim.add(radii)
         return self._certificate(start, candidate, claim, bounds, ledger)
+
+    def _chain(self, guess: Counts, start: int | None) -> list[Interval]:
+        """Sets of levels to try, from selection votes only; one set if they are unanimous."""
+        if start is None:
+            return []
+        unanimous = guess[start] == guess.sum()
+        grows = self.routing == "interval" and not unanimous
+        return growing_chain(guess, start) if grows else [(start, start)]
+
+    def _ledger(self, alpha: float, sets: int) -> AlphaLedger:
+        if self.published_split:
+            return AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        if sets <= 1:
+            return AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
+        return AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
 
     def _constancy(
         self, estimate: Counts, chain: list[Interval], alpha: float
