@@ -121,10 +121,13 @@ def test_predict_asks_every_level_the_selector_cannot_exclude() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "argument"),
-    [(("mean",), "selector_rule"), (("median", "best"), "routing"),
-     (("plurality", "interval"), "routing")],
-)  # fmt: skip
-def test_bad_options(options: tuple[str, ...], argument: str) -> None:
+    ("rule", "routing", "argument"),
+    [
+        ("mean", None, "selector_rule"),
+        ("median", "best", "routing"),
+        ("plurality", "interval", "routing"),
+    ],
+)
+def test_bad_options(rule: str, routing: str | None, argument: str) -> None:
     with pytest.raises(ArgumentError, match=f"^{argument} "):
-        DualSmoothing(Three(), *options)
+        DualSmoothing(Three(), rule, routing)
