@@ -1,14 +1,9 @@
 """Kernels run in the Triton interpreter where there is no CUDA device."""
 
-import os
 from typing import Any
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported
-torch.set_num_threads(1)
 
 pytest.importorskip("triton", reason="the kernels need Triton")
 
