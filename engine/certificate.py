@@ -132,9 +132,9 @@ class Certificate:
         Votes used.
     seed, attempt, stream_version : int
         Noise stream.
-    bundle, precision, device, batch_size : str, str, str, int
-        Networks' digest, arithmetic, device kind and padded batch shape: with these fixed, votes
-        are reproducible to the bit.
+    bundle, precision, device, sampler, batch_size : str, str, str, str, int
+        Networks' digest, arithmetic, device kind, implementation (``cpu`` or ``torch``) and padded
+        batch shape: with these fixed, votes are reproducible to the bit.
     seconds : float
         Share of the run's time; the only field that may differ between reruns.
     """
@@ -157,6 +157,7 @@ class Certificate:
     bundle: str = ""
     precision: str = ""
     device: str = ""
+    sampler: str = ""
     batch_size: int = 0
     seconds: float = 0.0
 

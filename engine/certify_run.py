@@ -66,6 +66,7 @@ def certify_run(
     configuration = describe(method, data, image_ids, settings)
     with Session(method, settings) as session:
         configuration["batch_size"] = session.sampler.batch_size
+        configuration["sampler"] = session.sampler.name
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log)
             summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))

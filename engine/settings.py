@@ -26,9 +26,10 @@ class Settings:
     device : str
         * ``auto`` or ``cpu``.
     precision : str
-        * ``auto`` (fp32 on a CPU), ``fp32`` or ``bf16``.
+        * ``fp32``, ``bf16``, or ``auto``: bf16 where the processor multiplies it natively. The
+        certificate is about the network in this precision.
     batch_size : int or None
-        * Padded batch shape; None picks the largest power of two, 8 to 512, with at most 65,536
+        * Padded batch shape; None picks the largest power of two, 8 to 1024, with at most 65,536
         pixels in a batch.
     threads : int or None
         Batches in work at once; None means one per core. Never changes a vote.
@@ -69,9 +70,13 @@ class Settings:
         if self.batch_size is not None:
             return self.batch_size
         rows = max(1, PIXELS_PER_BATCH // (shape[0] * shape[1]))
-        return max(8, min(512, 1 << rows.bit_length() - 1))
+        return max(8, min(1024, 1 << rows.bit_length() - 1))
 
     @property
     def arithmetic(self) -> str:
-        """``fp32`` or ``bf16``: what ``auto`` stands for on a CPU."""
-        return "fp32" if self.precision == "auto" else self.precision
+        """``fp32`` or ``bf16``: what ``auto`` stands for on this machine."""
+        from dualsmooth.engine.runtime.native import multiplies_bf16  # imports torch
+
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if multiplies_bf16() else "fp32"

@@ -99,11 +99,11 @@ class Smooth:
     ) -> Result:
         from dualsmooth.engine.runtime.driver import drive
         from dualsmooth.engine.runtime.flight import Flight
+        from dualsmooth.engine.runtime.native import make_sampler
         from dualsmooth.engine.runtime.one_input import as_image, network_for
-        from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 
         image, shape = as_image(x)
-        sampler = TorchSampler(
+        sampler = make_sampler(
             {OneNetwork.name: network_for(self.base_classifier, shape)},
             {OneNetwork.name: self.num_classes},
             image.shape,

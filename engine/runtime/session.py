@@ -13,8 +13,8 @@ from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.images import check_ids, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 from dualsmooth.engine.settings import Settings
 
 
@@ -33,7 +33,7 @@ class Session:
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
-        self.sampler = TorchSampler(
+        self.sampler = make_sampler(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
@@ -111,6 +111,7 @@ class Session:
             bundle=self.bundle.digest,
             precision=self.settings.arithmetic,
             device="cpu",
+            sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,
             seconds=flight.seconds,
         )

@@ -54,6 +54,8 @@ class TorchSampler:
         If an argument is outside its range.
     """
 
+    name = "torch"
+
     def __init__(
         self,
         networks: Mapping[str, torch.nn.Module],
@@ -74,10 +76,12 @@ class TorchSampler:
             available_cores() if threads is None else positive_integer("threads", threads)
         )
         self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
-        self._networks = {name: self._prepared(net) for name, net in networks.items()}
+        self._networks = {
+            name: folded_network(network, self._dtype) for name, network in networks.items()
+        }
         keep_freed_memory()
         self._images: dict[int, NDArray[np.float32]] = {}
-        self._pool = ThreadPoolExecutor(self.threads, initializer=_one_thread)
+        self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
         self._local = threading.local()
 
     @property
@@ -108,14 +112,6 @@ class TorchSampler:
     def close(self) -> None:
         """Stop the worker threads."""
         self._pool.shutdown()
-
-    def _prepared(self, network: torch.nn.Module) -> torch.nn.Module:
-        folded: torch.nn.Module = fold_batch_norm(copy.deepcopy(network).eval())
-        folded.to(self._dtype)
-        for parameter in folded.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        return folded
 
     def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
         """Class of each row, or the number of classes where a logit is not finite."""
@@ -153,5 +149,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _one_thread() -> None:
+def folded_network(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy with batch norm folded, in one dtype, with channels-last convolutions."""
+    folded: torch.nn.Module = fold_batch_norm(copy.deepcopy(network).eval())
+    folded.to(dtype)
+    for parameter in folded.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded
+
+
+def one_thread() -> None:
+    """Make PyTorch run the calling thread's operators on that thread alone."""
     torch.set_num_threads(1)

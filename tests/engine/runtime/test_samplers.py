@@ -1,3 +1,6 @@
+"""Both samplers: eager PyTorch, and compiled loops around a fused network."""
+
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +11,11 @@ from numpy.testing import assert_array_equal
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
+from dualsmooth.engine.runtime.native import make_sampler, multiplies_bf16
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.kernels.cpu import noise_votes
 
 SHAPE = (9, 7, 3)
 CLASSES = 5
@@ -33,12 +39,23 @@ class ConvNet(torch.nn.Module):
         return logits
 
 
-def sampler(network: torch.nn.Module | None = None, /, **options: Any) -> TorchSampler:
-    options = {"seed": 7, "batch_size": 32, "threads": 1} | options
-    made = TorchSampler({"m": network or ConvNet()}, {"m": CLASSES}, SHAPE, **options)
-    for slot in range(3):
-        made.load(slot, IMAGES[slot])
-    return made
+Make = Callable[..., TorchSampler | CpuSampler]
+
+
+@pytest.fixture(params=["torch", "cpu"])
+def sampler(request: pytest.FixtureRequest) -> Make:
+    if request.param == "cpu" and not noise_votes.available():
+        pytest.skip("the compiled loops were not built")
+    kind = TorchSampler if request.param == "torch" else CpuSampler
+
+    def make(network: torch.nn.Module | None = None, /, **options: Any) -> Any:
+        options = {"seed": 7, "batch_size": 32, "threads": 1} | options
+        made = kind({"m": network or ConvNet()}, {"m": CLASSES}, SHAPE, **options)
+        for slot in range(3):
+            made.load(slot, IMAGES[slot])
+        return made
+
+    return make
 
 
 IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
@@ -56,7 +73,7 @@ SEGMENTS = [
 ]
 
 
-def test_votes_equal_a_plain_loop() -> None:
+def test_votes_equal_a_plain_loop(sampler: Make) -> None:
     """Specification noise, unfolded network, NCHW, one image at a time."""
     counts = sampler().count("m", SEGMENTS)
     network = ConvNet().eval()
@@ -72,7 +89,7 @@ def test_votes_equal_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_votes_do_not_depend_on_batch_mates_order_or_threads(precision: str) -> None:
+def test_votes_do_not_depend_on_batch_mates_order_or_threads(sampler: Make, precision: str) -> None:
     base = sampler(precision=precision).count("m", SEGMENTS)
     assert_array_equal(base.sum(axis=1), [s.count for s in SEGMENTS])
     for threads in (1, 2, 3):
@@ -89,7 +106,7 @@ def test_votes_do_not_depend_on_batch_mates_order_or_threads(precision: str) -> 
         assert_array_equal(votes[0] + votes[2], base[2])
 
 
-def test_seed_attempt_phase_image_and_sample_change_votes() -> None:
+def test_seed_attempt_phase_image_and_sample_change_votes(sampler: Make) -> None:
     base = sampler().count("m", [SEGMENTS[2]])
     for options in ({"seed": 8}, {"attempt": 1}):
         assert not np.array_equal(sampler(**options).count("m", [SEGMENTS[2]]), base)
@@ -101,7 +118,7 @@ def test_seed_attempt_phase_image_and_sample_change_votes() -> None:
         assert not np.array_equal(sampler().count("m", [changed]), base)
 
 
-def test_non_finite_logits_are_invalid_and_ties_go_to_the_lowest_index() -> None:
+def test_non_finite_logits_are_invalid_and_ties_go_to_the_lowest_index(sampler: Make) -> None:
     class Odd(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             logits = torch.zeros(len(x), CLASSES)
@@ -119,12 +136,12 @@ def test_non_finite_logits_are_invalid_and_ties_go_to_the_lowest_index() -> None
     assert_array_equal(counts, [0, 400 - invalid, 0, 0, 0, invalid])
 
 
-def test_a_training_mode_network_is_put_into_evaluation_mode() -> None:
+def test_a_training_mode_network_is_put_into_evaluation_mode(sampler: Make) -> None:
     network = ConvNet().train()
     assert_array_equal(sampler(network).count("m", SEGMENTS), sampler().count("m", SEGMENTS))
 
 
-def test_a_network_that_looks_at_its_batch_fails_the_independence_test() -> None:
+def test_a_network_that_looks_at_its_batch_fails_the_independence_test(sampler: Make) -> None:
     """The test above can fail: normalising over the batch makes votes depend on mates."""
 
     class BatchStatistics(ConvNet):
@@ -145,19 +162,45 @@ def test_a_network_that_looks_at_its_batch_fails_the_independence_test() -> None
         ({"precision": "fp8"}, "precision"),
     ],
 )
-def test_bad_options(options: dict[str, object], argument: str) -> None:
+def test_bad_options(sampler: Make, options: dict[str, object], argument: str) -> None:
     with pytest.raises(ArgumentError, match=f"^{argument} "):
         sampler(**options)
 
 
-def test_wrong_shapes_are_named() -> None:
+def test_wrong_shapes_are_named(sampler: Make) -> None:
     with pytest.raises(ArgumentError, match=r"^image must have shape \(9, 7, 3\)"):
         sampler().load(0, np.zeros((3, 9, 7), np.float32))
     with pytest.raises(ArgumentError, match=r"^m must return 5 logits"):
         sampler(torch.nn.Flatten()).count("m", SEGMENTS)
 
 
-def test_main_thread_settings_are_left_alone() -> None:
+def test_main_thread_settings_are_left_alone(sampler: Make) -> None:
     before = torch.get_num_threads()
     sampler(threads=2).count("m", [Segment.of(Draw("m", 0.5, Phase.CLASS_GUESS, 0, 9), 0, 0, 0, 9)])
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not noise_votes.available(), reason="the compiled loops were not built")
+def test_the_compiled_sampler_is_used_where_there_is_one() -> None:
+    made = make_sampler({"m": ConvNet()}, {"m": CLASSES}, SHAPE, seed=7, batch_size=32)
+    assert isinstance(made, CpuSampler)
+
+
+@pytest.mark.skipif(not noise_votes.available(), reason="the compiled loops were not built")
+def test_samplers_agree_where_no_logits_are_close() -> None:
+    """Both draw the same noise; only rounding inside the network can move a vote."""
+    part = segment(2, 1.0, 0, 1500)
+    votes = []
+    for kind in (TorchSampler, CpuSampler):
+        made = kind({"m": ConvNet()}, {"m": CLASSES}, SHAPE, seed=7, batch_size=64, threads=1)
+        made.load(2, IMAGES[2])
+        votes.append(made.count("m", [part])[0])
+    assert np.abs(votes[0] - votes[1]).sum() <= 4
+
+
+@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no bfloat16 products")
+def test_auto_precision_is_bf16_where_the_processor_has_it() -> None:
+    from dualsmooth.engine.settings import Settings
+
+    assert Settings().arithmetic == "bf16"
+    assert Settings(precision="fp32").arithmetic == "fp32"

@@ -1,0 +1,134 @@
+"""Sampler for processors: compiled noise and vote counts around a network fused by oneDNN.
+
+As in `dualsmooth.engine.runtime.torch_sampler`, every forward pass has the same padded shape and
+runs on one thread, and threads work on different batches, so a vote depends neither on batch mates
+nor on the number of threads. Noise is the specification's, rounded once to float32.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.fuse import fuse_for_cpu
+from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.runtime.memory import keep_freed_memory
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.torch_sampler import (
+    BATCHES_PER_CALL,
+    PRECISIONS,
+    available_cores,
+    folded_network,
+    one_thread,
+)
+from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
+
+
+class CpuSampler:
+    """Counts votes of torch networks on a CPU; parameters and errors as `TorchSampler`."""
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        networks: Mapping[str, torch.nn.Module],
+        outputs: Mapping[str, int],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        attempt: int = 0,
+        batch_size: int = 256,
+        threads: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        positive_integer("batch_size", batch_size)
+        if precision not in PRECISIONS:
+            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
+        self.shape, self.seed, self.batch_size = shape, seed, batch_size
+        self.threads = (
+            available_cores() if threads is None else positive_integer("threads", threads)
+        )
+        self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
+        self._word3 = counter_word3(0, attempt)
+        self._images = np.zeros((0, *shape), np.float32)
+        self._local = threading.local()
+        keep_freed_memory()
+        self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
+        self._networks = {name: self._fused(network) for name, network in networks.items()}
+
+    @property
+    def capacity(self) -> int:
+        """Rows that give every thread a few full batches per call."""
+        return self.batch_size * self.threads * BATCHES_PER_CALL
+
+    def load(self, slot: int, image: NDArray[np.float32]) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot."""
+        if image.shape != self.shape:
+            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        if slot >= len(self._images):
+            grown = np.zeros((2 * slot + 1, *self.shape), np.float32)
+            grown[: len(self._images)] = self._images
+            self._images = grown
+        self._images[slot] = image
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        table = self._table(segments)
+        rows, bins = int(table["end"][-1]), self._outputs[model] + 1
+
+        def work(thread: int) -> NDArray[np.int64]:
+            counts = np.zeros((len(segments), bins), np.int64)
+            step = self.batch_size
+            for first in range(thread * step, rows, self.threads * step):
+                logits = self._logits(model, table, first, min(step, rows - first))
+                count_votes(logits, table, first, counts)
+            return counts
+
+        votes = np.zeros((len(segments), bins), np.int64)
+        for counts in self._pool.map(work, range(self.threads)):
+            votes += counts
+        return votes
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._pool.shutdown()
+
+    def _table(self, segments: Sequence[Segment]) -> NDArray[np.void]:
+        table = np.zeros(len(segments), SEGMENT)
+        table["end"] = np.cumsum([s.count for s in segments])
+        table["image"] = [s.slot for s in segments]
+        table["first"] = [s.first for s in segments]
+        table["image_id"] = [s.image_id for s in segments]
+        table["word3"] = [s.stream | self._word3 for s in segments]
+        table["sigma"] = [s.sigma for s in segments]
+        return table
+
+    def _logits(self, model: str, table: NDArray[np.void], first: int, rows: int) -> torch.Tensor:
+        batch = self._buffer()
+        noisy_rows(table, first, self._images, self.seed, batch, rows=rows)
+        with torch.inference_mode():
+            answers: torch.Tensor = self._networks[model](batch.permute(0, 3, 1, 2))
+            logits = answers[:rows].float().contiguous()
+        if logits.shape != (rows, self._outputs[model]):
+            raise ArgumentError(
+                model, f"must return {self._outputs[model]} logits per row", tuple(logits.shape)
+            )
+        return logits
+
+    def _buffer(self) -> torch.Tensor:
+        """Batch of this thread; padding holds rows of earlier batches, which changes no vote."""
+        if not hasattr(self._local, "batch"):
+            self._local.batch = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype)
+        batch: torch.Tensor = self._local.batch
+        return batch
+
+    def _fused(self, network: torch.nn.Module) -> torch.nn.Module:
+        example = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype)
+        folded = folded_network(network, self._dtype)
+        # On a worker thread: shapes are propagated by running the network.
+        return self._pool.submit(fuse_for_cpu, folded, example.permute(0, 3, 1, 2)).result()

@@ -1,0 +1,228 @@
+/* Noisy rows and vote counts on a CPU.
+ *
+ * The noise is stream version 1 of dualsmooth.engine.noise: Philox4x32-10 words, Box-Muller in
+ * float64, one rounding to float32. Compiled without contraction of a*b+c, so every instruction
+ * set gives the same bits. Tables and shapes are checked by the Python wrapper.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define TILE 16
+
+typedef struct {
+    int64_t end;     /* rows of this and all earlier segments */
+    int64_t image;   /* index of the image */
+    uint32_t first;  /* sample index of the first row, counter word 1 */
+    uint32_t id;     /* image id, counter word 2 */
+    uint32_t word3;  /* phase, stream version and attempt */
+    float sigma;
+} segment;
+
+typedef struct {
+    uint32_t key[2];
+    int64_t values;    /* floats of an image */
+    int64_t lanes;     /* values per Philox block: 3 or 4 */
+    const float *images;
+    void *out;
+} job;
+
+INLINE void philox(uint32_t words[4][TILE], const uint32_t key[2])
+{
+    for (int i = 0; i < TILE; i++) {
+        uint32_t c0 = words[0][i], c1 = words[1][i], c2 = words[2][i], c3 = words[3][i];
+        uint32_t k0 = key[0], k1 = key[1];
+        for (int round = 0; round < 10; round++) {
+            uint64_t p0 = (uint64_t)c0 * 0xD2511F53u, p1 = (uint64_t)c2 * 0xCD9E8D57u;
+            c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+            c1 = (uint32_t)p1;
+            c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+            c3 = (uint32_t)p0;
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        words[0][i] = c0, words[1][i] = c1, words[2][i] = c2, words[3][i] = c3;
+    }
+}
+
+/* u = float32(w) * 2^-32 + 2^-33, each step rounded to float32 */
+INLINE double uniform(uint32_t word)
+{
+    float u = (float)word * 0x1p-32f;
+    return (double)(u + 0x1p-33f);
+}
+
+/* ln u for 2^-33 <= u <= 1: u = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh(s) */
+INLINE double natural_log(double u)
+{
+    uint64_t bits;
+    memcpy(&bits, &u, 8);
+    int32_t high = (int32_t)(bits >> 32);
+    int32_t exponent = (high - 0x3FE6A09E) >> 20;
+    bits -= (uint64_t)(uint32_t)exponent << 52;
+    double m;
+    memcpy(&m, &bits, 8);
+    double s = (m - 1.0) / (m + 1.0), t = s * s;
+    double p = 2.0 / 17;
+    p = p * t + 2.0 / 15;
+    p = p * t + 2.0 / 13;
+    p = p * t + 2.0 / 11;
+    p = p * t + 2.0 / 9;
+    p = p * t + 2.0 / 7;
+    p = p * t + 2.0 / 5;
+    p = p * t + 2.0 / 3;
+    return (double)exponent * 0x1.62e42fefa39efp-1 + (2.0 * s + s * t * p);
+}
+
+/* cos and sin of 2 pi u: the nearest quarter turn exactly, the rest by Taylor up to pi / 4 */
+INLINE void cos_sin(double u, double *cosine, double *sine)
+{
+    double turns = 4.0 * u;
+    int32_t quarter = (int32_t)(turns + 0.5);
+    double a = (turns - (double)quarter) * 0x1.921fb54442d18p0, t = a * a;
+    double c = 1.0 / 20922789888000.0;
+    c = c * t - 1.0 / 87178291200.0;
+    c = c * t + 1.0 / 479001600.0;
+    c = c * t - 1.0 / 3628800.0;
+    c = c * t + 1.0 / 40320.0;
+    c = c * t - 1.0 / 720.0;
+    c = c * t + 1.0 / 24.0;
+    c = c * t - 0.5;
+    c = c * t + 1.0;
+    double s = -1.0 / 1307674368000.0;
+    s = s * t + 1.0 / 6227020800.0;
+    s = s * t - 1.0 / 39916800.0;
+    s = s * t + 1.0 / 362880.0;
+    s = s * t - 1.0 / 5040.0;
+    s = s * t + 1.0 / 120.0;
+    s = s * t - 1.0 / 6.0;
+    s = a + a * t * s;
+    double x = quarter & 1 ? s : c, y = quarter & 1 ? c : s;
+    *cosine = (quarter + 1) & 2 ? -x : x;
+    *sine = quarter & 2 ? -y : y;
+}
+
+INLINE void box_muller(const uint32_t *w1, const uint32_t *w2, float *first, float *second)
+{
+    for (int i = 0; i < TILE; i++) {
+        double radius = __builtin_sqrt(-2.0 * natural_log(uniform(w1[i]))), cosine, sine;
+        cos_sin(uniform(w2[i]), &cosine, &sine);
+        first[i] = (float)(radius * cosine);
+        second[i] = (float)(radius * sine);
+    }
+}
+
+/* Round to nearest even, as torch does; rows are finite. */
+INLINE uint16_t bfloat16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half)
+{
+    uint32_t words[4][TILE];
+    float lanes[4][TILE], flat[4 * TILE];
+    const float *image = j->images + s->image * j->values;
+    int64_t width = j->lanes * TILE;
+    for (int64_t start = 0, block = 0; start < j->values; start += width, block += TILE) {
+        for (int i = 0; i < TILE; i++) {
+            words[0][i] = (uint32_t)block + i, words[1][i] = sample;
+            words[2][i] = s->id, words[3][i] = s->word3;
+        }
+        philox(words, j->key);
+        box_muller(words[0], words[1], lanes[0], lanes[1]);
+        box_muller(words[2], words[3], lanes[2], lanes[3]);
+        if (j->lanes == 3)
+            for (int i = 0; i < TILE; i++)
+                for (int lane = 0; lane < 3; lane++) flat[3 * i + lane] = lanes[lane][i];
+        else
+            for (int i = 0; i < TILE; i++)
+                for (int lane = 0; lane < 4; lane++) flat[4 * i + lane] = lanes[lane][i];
+        int64_t count = j->values - start < width ? j->values - start : width;
+        int64_t at = row * j->values + start;
+        if (half) {
+            uint16_t *out = (uint16_t *)j->out + at;
+            for (int64_t i = 0; i < count; i++)
+                out[i] = bfloat16(image[start + i] + flat[i] * s->sigma);
+        } else {
+            float *out = (float *)j->out + at;
+            for (int64_t i = 0; i < count; i++) out[i] = image[start + i] + flat[i] * s->sigma;
+        }
+    }
+}
+
+/* Rows first .. first + rows - 1 of the segments' rows, one after another. */
+INLINE void all_rows(const job *j, const segment *s, int64_t first, int64_t rows, int half)
+{
+    int64_t begin = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        while (s->end <= first + row) begin = s->end, s++;
+        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half);
+    }
+}
+
+#define VERSION(name, target)                                                                  \
+    target static void name(const job *j, const segment *s, int64_t first, int64_t rows, int half) \
+    {                                                                                          \
+        if (half)                                                                              \
+            all_rows(j, s, first, rows, 1);                                                    \
+        else                                                                                   \
+            all_rows(j, s, first, rows, 0);                                                    \
+    }
+
+VERSION(rows_plain, )
+#if defined(__x86_64__)
+VERSION(rows_avx2, __attribute__((target("avx2"))))
+VERSION(rows_avx512,
+        __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))))
+#endif
+
+/* 0 plain, 1 AVX2, 2 AVX-512 */
+int dualsmooth_best_version(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+        return 2;
+    if (__builtin_cpu_supports("avx2")) return 1;
+#endif
+    return 0;
+}
+
+void dualsmooth_noisy_rows(int version, uint32_t k0, uint32_t k1, int64_t values, int64_t lanes,
+                           const float *images, const segment *segments, int64_t first,
+                           int64_t rows, int half, void *out)
+{
+    job j = {{k0, k1}, values, lanes, images, out};
+#if defined(__x86_64__)
+    if (version == 2) {
+        rows_avx512(&j, segments, first, rows, half);
+        return;
+    }
+    if (version == 1) {
+        rows_avx2(&j, segments, first, rows, half);
+        return;
+    }
+#endif
+    (void)version;
+    rows_plain(&j, segments, first, rows, half);
+}
+
+/* Adds one vote per row: the largest logit, the lowest class on ties, the last bin where a logit is
+ * not finite. counts has shape (segments, classes + 1). */
+void dualsmooth_count_votes(const float *logits, int64_t classes, const segment *s, int64_t first,
+                            int64_t rows, int64_t *counts)
+{
+    for (int64_t row = 0; row < rows; row++, logits += classes) {
+        while (s->end <= first + row) s++, counts += classes + 1;
+        int64_t best = 0;
+        float poison = 0.0f;
+        for (int64_t c = 0; c < classes; c++) {
+            poison += logits[c] - logits[c];
+            if (logits[c] > logits[best]) best = c;
+        }
+        counts[poison == 0.0f ? best : classes]++;
+    }
+}

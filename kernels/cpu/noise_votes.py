@@ -1,0 +1,213 @@
+"""Noisy rows and vote counts on a CPU, by the compiled loops of ``noise_votes.c``.
+
+The library is built when the package is installed, if there is a C compiler. Without it
+`available` is False and the engine uses PyTorch's operators, about four times slower at noise.
+"""
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualsmooth.kernels.errors import KernelArgumentError
+
+SEGMENT = np.dtype(
+    [
+        ("end", np.int64),
+        ("image", np.int64),
+        ("first", np.uint32),
+        ("image_id", np.uint32),
+        ("word3", np.uint32),
+        ("sigma", np.float32),
+    ],
+    align=True,
+)
+"""One segment: rows up to its end (cumulative), index of its image, counter words, sigma."""
+
+VERSIONS = ("plain", "avx2", "avx512")
+"""Instruction sets the loops are compiled for; all give the same bits."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def available() -> bool:
+    """Whether the compiled loops can be used."""
+    return _library() is not None
+
+
+def best_version() -> str:
+    """The widest instruction set of this processor that the loops are compiled for.
+
+    Raises
+    ------
+    KernelArgumentError
+        If the loops have not been built.
+    """
+    return VERSIONS[_require().dualsmooth_best_version()]
+
+
+def noisy_rows(
+    segments: NDArray[Any],
+    first: int,
+    images: NDArray[np.float32],
+    seed: int,
+    out: torch.Tensor,
+    *,
+    rows: int | None = None,
+    version: str | None = None,
+) -> None:
+    """Write image + sigma * noise for neighbouring rows of packed segments.
+
+    Noise is stream version 1 (float64, rounded once to float32); product and sum are rounded to
+    float32 each, then to the output's type.
+
+    Parameters
+    ----------
+    segments : ndarray of `SEGMENT`, shape (segments,)
+        ``end`` increases; ``image`` indexes ``images``.
+    first : int
+        First row, >= 0.
+    images : ndarray of float32, shape (images, height, width, channels)
+    seed : int
+        Run seed, 0 <= seed < 2^64.
+    out : torch.Tensor of float32 or bfloat16, shape (batch, height, width, channels)
+        Its first ``rows`` rows are written.
+    rows : int, optional
+        By default the whole batch.
+    version : str, optional
+        One of `VERSIONS` that the processor has; by default the best.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an array has the wrong type or shape, or rows or images are out of range.
+    """
+    library = _require()
+    count = len(out) if rows is None else rows
+    _check_segments(segments, first, count)
+    _check_images(segments, images, out)
+    if not 0 <= count <= len(out):
+        raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
+    if not 0 <= seed < 1 << 64:
+        raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+    channels = images.shape[3]
+    library.dualsmooth_noisy_rows(
+        _version(version), seed & 0xFFFFFFFF, seed >> 32, int(np.prod(images.shape[1:])),
+        channels if channels in (3, 4) else 4, images.ctypes.data, segments.ctypes.data, first,
+        count, int(out.dtype == torch.bfloat16), out.data_ptr(),
+    )  # fmt: skip
+
+
+def count_votes(
+    logits: torch.Tensor, segments: NDArray[Any], first: int, counts: NDArray[np.int64]
+) -> None:
+    """Add one vote per row to the histogram of its segment.
+
+    A row votes for its largest logit, the lowest class on ties, or into the last bin if any logit
+    is NaN or infinite.
+
+    Parameters
+    ----------
+    logits : torch.Tensor of float32, shape (rows, classes)
+        Contiguous.
+    segments : ndarray of `SEGMENT`, shape (segments,)
+    first : int
+        Row of the first logits.
+    counts : ndarray of int64, shape (segments, classes + 1)
+        Changed in place.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an array has the wrong type or shape, or rows are out of range.
+    """
+    library = _require()
+    if logits.ndim != 2 or logits.dtype != torch.float32 or not logits.is_contiguous():
+        raise KernelArgumentError(
+            "logits", "must be contiguous float32 (rows, classes)",
+            f"{logits.dtype} {tuple(logits.shape)}",
+        )  # fmt: skip
+    rows, classes = logits.shape
+    _check_segments(segments, first, rows)
+    if counts.shape != (len(segments), classes + 1) or not _is(counts, np.int64):
+        raise KernelArgumentError(
+            "counts", f"must be int64 ({len(segments)}, {classes + 1})", counts.shape
+        )
+    library.dualsmooth_count_votes(
+        logits.data_ptr(), classes, segments.ctypes.data, first, rows, counts.ctypes.data
+    )
+
+
+def _check_segments(segments: NDArray[Any], first: int, rows: int) -> None:
+    if segments.ndim != 1 or not _is(segments, SEGMENT):
+        raise KernelArgumentError("segments", "must be one row of SEGMENT", segments.dtype)
+    if (
+        first < 0
+        or rows < 0
+        or (rows and (not len(segments) or first + rows > segments["end"][-1]))
+    ):
+        raise KernelArgumentError("rows", "must lie in the segments", f"{first} + {rows}")
+
+
+def _check_images(segments: NDArray[Any], images: NDArray[np.float32], out: torch.Tensor) -> None:
+    if images.ndim != 4 or not _is(images, np.float32):
+        raise KernelArgumentError(
+            "images", "must be contiguous float32 (images, height, width, channels)", images.shape
+        )
+    if tuple(out.shape[1:]) != images.shape[1:] or out.dtype not in DTYPES:
+        raise KernelArgumentError(
+            "out", f"must be float32 or bfloat16 rows of {images.shape[1:]}",
+            f"{out.dtype} {tuple(out.shape)}",
+        )  # fmt: skip
+    if not out.is_contiguous():
+        raise KernelArgumentError("out", "must be contiguous", out.stride())
+    used = segments["image"]
+    if len(used) and not 0 <= used.min() <= used.max() < len(images):
+        raise KernelArgumentError("segments", f"must name images below {len(images)}", used.max())
+
+
+def _is(array: NDArray[Any], dtype: Any) -> bool:
+    return array.dtype == dtype and array.flags.c_contiguous
+
+
+def _version(name: str | None) -> int:
+    best = int(_require().dualsmooth_best_version())
+    if name is None:
+        return best
+    if name not in VERSIONS[: best + 1]:
+        raise KernelArgumentError("version", f"must be one of {VERSIONS[: best + 1]}", name)
+    return VERSIONS.index(name)
+
+
+def _require() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise KernelArgumentError(
+            "noise_votes", "must have been built", "no library", "reinstall with a C compiler"
+        )
+    return library
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    paths = (Path(__file__).with_name("_noise_votes" + suffix) for suffix in EXTENSION_SUFFIXES)
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # built for another machine
+        return None
+    integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
+    library.dualsmooth_noisy_rows.argtypes = [
+        ctypes.c_int, word, word, integer, integer, pointer, pointer, integer, integer,
+        ctypes.c_int, pointer,
+    ]  # fmt: skip
+    library.dualsmooth_count_votes.argtypes = [pointer, integer, pointer, integer, integer, pointer]
+    library.dualsmooth_noisy_rows.restype = library.dualsmooth_count_votes.restype = None
+    return library

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import fx, nn
+
+from dualsmooth.engine.models.fold import fold_batch_norm
+from dualsmooth.engine.models.fuse import fuse_for_cpu
+from dualsmooth.engine.models.registry import create
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    reason="this PyTorch has no oneDNN",
+)
+
+NETWORKS = {
+    "small_convnet": ({"in_channels": 3, "image_size": (11, 9)}, (3, 11, 9)),
+    "lenet": ({}, (1, 28, 28)),
+    "cifar_resnet20": ({}, (3, 32, 32)),
+}
+
+
+def batch(shape: tuple[int, int, int], rows: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    channels, height, width = shape
+    return torch.rand(rows, height, width, channels, generator=generator).permute(0, 3, 1, 2)
+
+
+def calls(module: nn.Module) -> list[str]:
+    assert isinstance(module, fx.GraphModule)
+    return [str(node.target) for node in module.graph.nodes if node.op.startswith("call")]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)], ids=["fp32", "bf16"]
+)
+def test_fused_networks_agree_with_the_network(
+    name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    options, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    network = create(name, options).eval()
+    x = batch(shape)
+    with torch.inference_mode():
+        expected = network(x)
+        fused = fuse_for_cpu(fold_batch_norm(network).to(dtype), x.to(dtype))
+        got = fused(x.to(dtype)).float()
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(got, expected, rtol=0.0, atol=tolerance * scale)
+
+
+def test_every_convolution_sum_and_relu_of_a_resnet_is_fused() -> None:
+    network = fold_batch_norm(create("cifar_resnet20", {}).eval())
+    names = calls(fuse_for_cpu(network, batch((3, 32, 32), 2)))
+    assert sum("_convolution_pointwise" in name for name in names) == 21
+    assert sum(name.endswith(".binary") for name in names) == 9
+    assert not any("relu" in name or "conv" in name for name in names if "pointwise" not in name)
+
+
+class Shared(nn.Module):
+    """Traps: a sum of other shape, a convolution read twice, a ReLU of a sum with a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.wide = nn.Conv2d(8, 1, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.first(x)
+        b = torch.relu(a) + a
+        c = torch.relu(self.second(b) + 1.0)
+        d = self.wide(c) + c
+        e = self.second(d) + self.second(c)
+        logits: torch.Tensor = torch.relu(self.head(e.mean((2, 3)))) - 0.5
+        return logits
+
+
+def test_shared_layers_broadcast_sums_and_constants() -> None:
+    torch.manual_seed(3)
+    network, x = Shared().eval(), batch((3, 7, 5))
+    with torch.inference_mode():
+        torch.testing.assert_close(fuse_for_cpu(network, x)(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_with_hooks_are_left_alone() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)).eval()
+    network[1].register_forward_hook(lambda module, inputs, output: output + 7.0)
+    network[3].register_forward_hook(lambda module, inputs, output: output * 2.0)
+    x = batch((3, 1, 1))
+    with torch.inference_mode():
+        torch.testing.assert_close(fuse_for_cpu(network, x)(x), network(x))
+
+
+def test_a_network_that_cannot_be_traced_is_returned_as_it_is() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if bool(x.sum() > 0) else -x
+
+    network = Branching().eval()
+    assert fuse_for_cpu(network, batch((3, 2, 2))) is network
+
+
+def test_the_network_itself_is_not_changed() -> None:
+    convolution = nn.Conv2d(3, 4, 1)
+    network = nn.Sequential(convolution, nn.ReLU()).eval()
+    before, weight = str(network), convolution.weight.clone()
+    fuse_for_cpu(network, batch((3, 4, 4)))
+    assert str(network) == before
+    assert torch.equal(convolution.weight, weight)

@@ -1,0 +1,143 @@
+"""The compiled loops against the specification in NumPy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from dualsmooth.engine.noise import counter_word3, standard_normal
+from dualsmooth.kernels.cpu.noise_votes import (
+    SEGMENT,
+    VERSIONS,
+    available,
+    best_version,
+    count_votes,
+    noisy_rows,
+)
+from dualsmooth.kernels.errors import KernelArgumentError
+
+pytestmark = pytest.mark.skipif(not available(), reason="the compiled loops were not built")
+
+SEED = 9 << 32 | 12345
+SHAPES = [(8, 8, 1), (9, 7, 3), (5, 3, 2), (4, 4, 4), (1, 1, 1), (32, 32, 3)]
+PARTS = [(1, 40, 3, 0x12, 0.5), (0, 1, 2**32 - 1, 0, 1.5), (1, 23, 0, 0x12, 0.25)]
+"""Image, count, first sample, phase byte and sigma of each segment."""
+
+
+def table(parts: list[tuple[int, int, int, int, float]] = PARTS) -> NDArray[Any]:
+    segments = np.zeros(len(parts), SEGMENT)
+    segments["end"] = np.cumsum([count for _, count, *_ in parts])
+    for field, index in (("image", 0), ("first", 2), ("sigma", 4)):
+        segments[field] = [part[index] for part in parts]
+    segments["image_id"] = [1000 + part[0] for part in parts]
+    segments["word3"] = [counter_word3(part[3], 6) for part in parts]
+    return segments
+
+
+def images(shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    return np.random.default_rng(3).random((2, *shape)).astype(np.float32)
+
+
+def expected(shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    rows = []
+    for image, count, first, phase, sigma in PARTS:
+        samples = np.arange(first, first + count)
+        noise = standard_normal(SEED, 1000 + image, phase, samples, shape, attempt=6)
+        rows.append(images(shape)[image] + noise * np.float32(sigma))
+    return np.concatenate(rows)
+
+
+def versions() -> tuple[str, ...]:
+    return VERSIONS[: VERSIONS.index(best_version()) + 1] if available() else ()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("version", versions())
+def test_rows_are_the_specification(shape: tuple[int, int, int], version: str) -> None:
+    """The library's logarithm and ours may round one value in 10^7 differently."""
+    rows = np.full((64, *shape), np.nan, np.float32)
+    noisy_rows(table(), 0, images(shape), SEED, torch.from_numpy(rows), version=version)
+    want = expected(shape)
+    assert (rows != want).mean() <= 1e-5
+    np.testing.assert_allclose(rows, want, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_all_instruction_sets_give_the_same_bits(
+    shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    results = []
+    for version in versions():
+        out = torch.full((64, *shape), float("nan"), dtype=dtype)
+        noisy_rows(table(), 0, images(shape), SEED, out, version=version)
+        results.append(out)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_bfloat16_is_the_float32_row_rounded_to_even() -> None:
+    shape = (9, 7, 3)
+    exact, rounded = torch.empty(64, *shape), torch.empty(64, *shape, dtype=torch.bfloat16)
+    noisy_rows(table(), 0, images(shape), SEED, exact)
+    noisy_rows(table(), 0, images(shape), SEED, rounded)
+    assert torch.equal(rounded, exact.bfloat16())
+
+
+def test_any_split_gives_the_same_rows_and_touches_no_others() -> None:
+    shape = (5, 3, 2)
+    whole = torch.empty(64, *shape)
+    noisy_rows(table(), 0, images(shape), SEED, whole)
+    part = torch.full((9, *shape), float("nan"))
+    noisy_rows(table(), 38, images(shape), SEED, part, rows=7)
+    assert torch.equal(part[:7], whole[38:45])
+    assert bool(part[7:].isnan().all())
+
+
+def test_normals_match_in_the_tails_and_at_the_ends_of_the_uniform() -> None:
+    """A million values, some beyond 4.5, all within 2e-6 of the specification."""
+    out = torch.empty(5000, 200, 1, 1)
+    segments = table([(0, 5000, 0, 1, 1.0)])
+    noisy_rows(segments, 0, np.zeros((1, 200, 1, 1), np.float32), SEED, out)
+    want = standard_normal(SEED, 1000, 1, np.arange(5000), (200, 1, 1), attempt=6)
+    assert np.abs(want).max() > 4.5
+    assert np.abs(out.numpy() - want).max() <= 2e-6
+    assert (out.numpy() != want).mean() <= 1e-5
+
+
+def test_votes_are_counted_per_segment() -> None:
+    logits = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
+    logits[3, 2], logits[40, 4], logits[41, 0] = np.nan, np.inf, -np.inf
+    logits[10] = logits[45] = 0.0
+    counts = np.ones((3, 6), np.int64)
+    count_votes(torch.from_numpy(logits[:50]), table(), 0, counts)
+    count_votes(torch.from_numpy(logits[50:]), table(), 50, counts)
+    votes = np.where(np.isfinite(logits).all(1), logits.argmax(1), 5)
+    want = [np.bincount(part, minlength=6) + 1 for part in np.split(votes, [40, 41])]
+    assert_array_equal(counts, want)
+    assert votes[10] == votes[45] == 0
+
+
+def test_bad_arguments_are_named() -> None:
+    shape = (5, 3, 2)
+    out, stack = torch.empty(64, *shape), images(shape)
+    with pytest.raises(KernelArgumentError, match=r"^rows must lie in the segments"):
+        noisy_rows(table(), 1, stack, SEED, out)
+    with pytest.raises(KernelArgumentError, match=r"^images must be contiguous float32"):
+        noisy_rows(table(), 0, stack.astype(np.float64), SEED, out)
+    with pytest.raises(KernelArgumentError, match=r"^out must be float32 or bfloat16"):
+        noisy_rows(table(), 0, stack, SEED, out.half())
+    with pytest.raises(KernelArgumentError, match=r"^out must be contiguous"):
+        noisy_rows(table(), 0, stack, SEED, torch.empty(64, 2, 5, 3).permute(0, 2, 3, 1))
+    with pytest.raises(KernelArgumentError, match=r"^segments must name images below 1"):
+        noisy_rows(table(), 0, stack[:1], SEED, out)
+    with pytest.raises(KernelArgumentError, match=r"^seed must be in \[0, 2\^64\)"):
+        noisy_rows(table(), 0, stack, 1 << 64, out)
+    with pytest.raises(KernelArgumentError, match=r"^version must be one of"):
+        noisy_rows(table(), 0, stack, SEED, out, version="sse9")
+    with pytest.raises(KernelArgumentError, match=r"^counts must be int64"):
+        count_votes(torch.zeros(4, 5), table(), 0, np.zeros((3, 5), np.int64))
+    with pytest.raises(KernelArgumentError, match=r"^logits must be contiguous float32"):
+        count_votes(torch.zeros(4, 5).bfloat16(), table(), 0, np.zeros((3, 6), np.int64))
