@@ -15,16 +15,18 @@ $(VENV)/.installed-test: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[test,dev,report]'
 	touch $@
 
+FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
 DIGITS := $(BIN)/dualsmooth certify digits-dual --data digits --resume
 
 certify: $(STAMP)
 	@echo "Certifying scikit-learn's digits (540 test images, n0=100, n=10000, alpha=0.001)"
-	@$(DIGITS) --out runs/digits/interval > /dev/null
-	@$(DIGITS) --out runs/digits/plurality --selector-rule plurality > /dev/null
-	@for s in 0.12 0.25 0.5; do \
-	  $(DIGITS) --out runs/digits/fixed-$$s --method fixed --sigma $$s > /dev/null || exit $$?; done
+	@for run in $(FIXED); do \
+	  $(DIGITS) --out $$run --method fixed --sigma $${run##*-} > /dev/null || exit $$?; done
+	@$(DIGITS) --out runs/digits/interval $(FIXED:%=--reuse %) > /dev/null
+	@$(DIGITS) --out runs/digits/plurality --selector-rule plurality \
+	  $(FIXED:%=--reuse %) --reuse runs/digits/interval > /dev/null
 	@echo
-	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality runs/digits/fixed-*
+	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED)
 	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"
 
 test: $(VENV)/.installed-test

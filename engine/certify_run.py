@@ -1,6 +1,7 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.report.summary import Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RunLog
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.votebook import Votebook
 
 if TYPE_CHECKING:
     from dualsmooth.engine.runtime.session import Session
@@ -31,6 +33,7 @@ def certify_run(
     *,
     resume: bool = False,
     fresh: bool = False,
+    reuse: Sequence[Path] = (),
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
@@ -48,6 +51,8 @@ def certify_run(
         Run folder.
     resume, fresh : bool
         Go on with the run in the folder, or replace it.
+    reuse : sequence of Path
+        Finished or unfinished runs on the same images whose votes are read, not drawn again.
 
     Returns
     -------
@@ -67,14 +72,17 @@ def certify_run(
     with Session(method, settings) as session:
         configuration["batch_size"] = session.sampler.batch_size
         configuration["sampler"] = session.sampler.name
+        book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
-            _certify_missing(session, data, image_ids, log)
+            _certify_missing(session, data, image_ids, log, book)
             summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 
 
-def _certify_missing(session: "Session", data: ImageSet, image_ids: list[int], log: RunLog) -> None:
+def _certify_missing(
+    session: "Session", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
+) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
     progress = tqdm(
@@ -82,7 +90,7 @@ def _certify_missing(session: "Session", data: ImageSet, image_ids: list[int], l
         desc=session.method.name,
     )  # fmt: skip
     with closing(progress):
-        for certificate in session.certify(data.images[missing], missing, labels):
+        for certificate in session.certify(data.images[missing], missing, labels, book):
             log.append(certificate)
             progress.update()
 

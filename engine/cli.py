@@ -86,6 +86,13 @@ def certify(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Run on the same images and seed whose votes are read, not drawn again; "
+            "may be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -111,7 +118,7 @@ def certify(
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
     summary, occupancy = certify_run(
-        chosen, images, ids, settings, folder, resume=resume, fresh=fresh
+        chosen, images, ids, settings, folder, resume=resume, fresh=fresh, reuse=reuse or ()
     )
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")

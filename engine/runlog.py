@@ -122,6 +122,26 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
     return certificates
 
 
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """The configuration in a run's ``run.json``.
+
+    Raises
+    ------
+    FileError
+        If the folder holds no run, or a damaged one.
+    """
+    path = folder / RUN
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))["configuration"]
+    except OSError as error:
+        raise FileError(path, "must be readable", error.strerror or error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(path, "must be the JSON record of a run", error) from error
+    if not isinstance(configuration, dict):
+        raise FileError(path, "must be the JSON record of a run", configuration)
+    return configuration
+
+
 def table(certificates: Iterable[Certificate]) -> str:
     """Cohen et al.'s tab-separated columns; predict -1 is abstain, radii are rounded down."""
     lines = ["\t".join(COLUMNS)]
@@ -165,11 +185,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
-    path = folder / RUN
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["configuration"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, "must be the JSON record of a run", error) from error
+    stored = read_configuration(folder)
     changed = [
         f"{key} {stored.get(key)!r} -> {configuration.get(key)!r}"
         for key in sorted({*stored, *configuration})
@@ -177,7 +193,7 @@ def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
     ]
     if changed:
         raise FileError(
-            path, "must have the same configuration to resume", "; ".join(changed),
+            folder / RUN, "must have the same configuration to resume", "; ".join(changed),
             "use --fresh or another --out",
         )  # fmt: skip
 

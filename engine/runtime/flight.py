@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.certificate import DrawRecord
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import SamplerError
+from dualsmooth.engine.votebook import Votebook
 
 Result = TypeVar("Result")
 
@@ -24,10 +25,13 @@ class Flight(Generic[Result]):
         Which image it certifies.
     procedure : Generator
         Yields `Draw`, receives counts, returns its result.
+    book : Votebook, optional
+        Votes known already; they are not asked for.
     """
 
     image_id: int
     procedure: Generator[Draw, Counts, Result]
+    book: Votebook | None = None
     slot: int = -1
     seconds: float = 0.0
     records: list[DrawRecord] = field(default_factory=list)
@@ -65,17 +69,27 @@ class Flight(Generic[Result]):
         if draw is None or self._counted < draw.count:
             return False
         votes, self._votes, self._counted, self.asked = self._votes, None, 0, 0
+        self._record(draw, votes)
+        self._advance(votes)
+        return True
+
+    def _record(self, draw: Draw, votes: Counts) -> None:
         self.records.append(
             DrawRecord(
                 draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count,
                 tuple(votes.tolist()),
             )
         )  # fmt: skip
-        self._advance(votes)
-        return True
 
     def _advance(self, votes: Counts | None) -> None:
+        """Run the procedure up to a draw whose votes are not known."""
         try:
-            self.draw = next(self.procedure) if votes is None else self.procedure.send(votes)
+            while True:
+                draw = next(self.procedure) if votes is None else self.procedure.send(votes)
+                votes = self.book.find(self.image_id, draw) if self.book else None
+                if votes is None:
+                    self.draw = draw
+                    return
+                self._record(draw, votes)
         except StopIteration as stop:
             self.draw, self.result = None, stop.value

@@ -16,6 +16,7 @@ from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.votebook import Votebook
 
 
 class Session:
@@ -50,6 +51,7 @@ class Session:
         images: ArrayLike,
         image_ids: Sequence[int] | None = None,
         labels: Sequence[int] | None = None,
+        book: Votebook | None = None,
     ) -> Iterator[Certificate]:
         """Yield certificates in the order in which images are decided.
 
@@ -61,6 +63,8 @@ class Session:
             Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
         labels : sequence of int, optional
             True classes, copied into the certificates; negative where unknown.
+        book : Votebook, optional
+            Votes of earlier runs on the same images, read instead of drawn.
 
         Raises
         ------
@@ -71,7 +75,7 @@ class Session:
         ids = check_ids(image_ids, len(array))
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
-        flights = [Flight(i, self.method.certify(budget, alpha)) for i in ids]
+        flights = [Flight(i, self.method.certify(budget, alpha), book) for i in ids]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
 
     def predict(

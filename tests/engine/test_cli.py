@@ -102,6 +102,45 @@ def test_a_subset_has_the_lines_of_the_whole(run: Run, tiny_bundle: Path, tmp_pa
     assert all(whole[i] == line for i, line in part)
 
 
+def test_reused_votes_give_the_same_bytes_without_drawing_any(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sigma in (0.12, 0.25, 0.5):
+        certify(run, tiny_bundle, "--out", f"fixed-{sigma}", "--method", "fixed", "--sigma", sigma)
+    certify(run, tiny_bundle, "--out", "drawn")
+    reuse = [part for s in (0.12, 0.25, 0.5) for part in ("--reuse", f"fixed-{s}")]
+    certify(run, tiny_bundle, "--out", "partly", *reuse)
+    assert same_results(tmp_path / "drawn", tmp_path / "partly")
+
+    def no_votes(*arguments: object) -> None:
+        raise AssertionError("the sampler was asked")
+
+    monkeypatch.setattr("dualsmooth.engine.runtime.scheduler.Scheduler._count", no_votes)
+    assert certify(run, tiny_bundle, "--out", "again", "--reuse", "drawn")[0] == 0
+    assert same_results(tmp_path / "drawn", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (("--seed", 1), "seed 0, here 1"),
+        (("--max", 11), "image_ids_digest"),
+        (("--batch-size", 64), "batch_size 1024, here 64"),
+        (("--precision", "bf16"), "precision 'fp32', here 'bf16'"),
+    ],
+)
+def test_votes_of_another_stream_are_not_reused(
+    run: Run, tiny_bundle: Path, tmp_path: Path, options: tuple[object, ...], key: str
+) -> None:
+    certify(run, tiny_bundle, "--out", "a")
+    code, _, err = certify(run, tiny_bundle, "--out", "b", "--reuse", "a", *options)
+    assert code == 2
+    assert "must have drawn the same votes" in err
+    assert key in err
+    assert not (tmp_path / "b").exists()
+    assert certify(run, tiny_bundle, "--out", "c", "--reuse", "nowhere")[0] == 2
+
+
 def test_another_seed_changes_votes(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     certify(run, tiny_bundle, "--out", "a")
     certify(run, tiny_bundle, "--out", "b", "--seed", 1)

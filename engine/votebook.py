@@ -1,0 +1,81 @@
+"""Votes drawn in earlier runs, read instead of drawn again.
+
+A vote is a pure function of weights, arithmetic, seed, image, phase, sample index and sigma, so a
+run that asks for a draw which another run already recorded gets the same votes either way. Trying
+another rule or radius on the same images then costs no passes through a network.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.runlog import read_configuration, read_log
+
+VOTES_DEPEND_ON = (
+    "bundle_digest",
+    "data_digest",
+    "image_ids_digest",
+    "seed",
+    "attempt",
+    "device",
+    "sampler",
+    "precision",
+    "batch_size",
+)
+"""Entries of a run's configuration that must be equal for its votes to be the same."""
+
+
+class Votebook:
+    """Recorded draws, by image."""
+
+    def __init__(self) -> None:
+        self._votes: dict[tuple[object, ...], tuple[int, ...]] = {}
+
+    @classmethod
+    def read(cls, folders: Iterable[Path], configuration: dict[str, Any]) -> "Votebook":
+        """Collect the draws of runs.
+
+        Parameters
+        ----------
+        folders : iterable of Path
+            Run folders.
+        configuration : dict
+            Configuration of the run that wants the votes.
+
+        Raises
+        ------
+        FileError
+            If a folder holds no run, or one whose votes would differ.
+        """
+        book = cls()
+        for folder in folders:
+            theirs = read_configuration(folder)
+            changed = [k for k in VOTES_DEPEND_ON if theirs.get(k) != configuration[k]]
+            if changed:
+                text = "; ".join(
+                    f"{k} {theirs.get(k)!r}, here {configuration[k]!r}" for k in changed
+                )
+                raise FileError(folder, "must have drawn the same votes to reuse them", text)
+            for certificate in read_log(folder):
+                for r in certificate.counts:
+                    key = (certificate.image_id, r.model, r.sigma, r.phase, r.level, r.first)
+                    book._votes[*key, r.count] = r.votes
+        return book
+
+    def find(self, image_id: int, draw: Draw) -> Counts | None:
+        """Votes of a draw, or None if no run recorded it."""
+        key = (
+            image_id,
+            draw.model,
+            draw.sigma,
+            draw.phase.name,
+            draw.level,
+            draw.first,
+            draw.count,
+        )
+        votes = self._votes.get(key)
+        return None if votes is None else np.array(votes, np.int64)

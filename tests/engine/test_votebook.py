@@ -1,0 +1,51 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from numpy.testing import assert_array_equal
+
+from dualsmooth.engine.certificate import AlphaLedger, Certificate, DrawRecord
+from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.votebook import VOTES_DEPEND_ON, Votebook
+
+CONFIGURATION = dict.fromkeys(VOTES_DEPEND_ON, 1)
+DRAW = Draw("m", 0.25, Phase.CLASS_ESTIMATE, 100, 50, 2)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Votebook:
+    record = DrawRecord("m", 0.25, "CLASS_ESTIMATE", 2, 100, 50, (20, 29, 1))
+    certificate = Certificate(
+        predicted=None, radius=0.0, sigma=0.25, method="fixed(0.25)", abstained_at="classifier",
+        alpha=AlphaLedger("single", 0.001, {"classifier": 0.001}), bounds=(), counts=(record,),
+        image_id=7,
+    )  # fmt: skip
+    log = RunLog(tmp_path / "run", CONFIGURATION)
+    log.append(certificate)
+    log.close()
+    return Votebook.read([tmp_path / "run"], CONFIGURATION)
+
+
+def test_a_recorded_draw_is_found(book: Votebook) -> None:
+    votes = book.find(7, DRAW)
+    assert votes is not None
+    assert_array_equal(votes, [20, 29, 1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"},
+        {"sigma": 0.5},
+        {"phase": Phase.CLASS_GUESS},
+        {"level": 0},
+        {"first": 0},
+        {"count": 51},
+    ],
+    ids=str,
+)
+def test_any_other_draw_is_not(book: Votebook, change: dict[str, object]) -> None:
+    """Votes of another network, level, phase or sample would be reused noise or plainly wrong."""
+    assert book.find(7, replace(DRAW, **change)) is None  # type: ignore[arg-type]
+    assert book.find(8, DRAW) is None
