@@ -10,6 +10,7 @@ import pytest
 
 from dualsmooth.kernels.aot import CEILINGS, CUDA, SHARED_LIMIT, Built, findings, recorded
 from dualsmooth.kernels.aot_cases import all_cases
+from dualsmooth.kernels.cuda.residual_stage import STAGES
 from dualsmooth.kernels.sass import Machine
 
 CLEAN = Machine(64, 0, 8192, {"HMMA": 8, "LDG": 9, "FFMA": 100, "NOP": 5})
@@ -45,9 +46,10 @@ def test_limits_cover_every_case_of_every_recorded_release() -> None:
     wanted = {f"{c.name} sm_{sm}" for c in all_cases() for sm in (80, 90, 100)}
     assert len(wanted) == 3 * len(all_cases())
     every = json.loads(CEILINGS.read_text())
-    cuda = every.pop(CUDA, None)  # recorded only where a CUDA compiler was at hand
-    assert cuda is None or len(cuda) == 6
-    assert "3.9" in every
+    cuda = every.pop(CUDA)
+    assert set(cuda) == {f"{stage.name} sm_{sm}" for stage in STAGES for sm in (80, 90)}
+    assert len(cuda) == 6
+    assert {"3.6", "3.9"} <= set(every)
     for limits in every.values():
         assert set(limits) == wanted
     unknown = recorded("99.0")
