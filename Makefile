@@ -3,7 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: certify test test-all lint clean
+.PHONY: certify test test-all aot lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("DualSmooth needs python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
@@ -34,6 +34,9 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q
+
+aot: $(VENV)/.installed-test
+	$(BIN)/python -m dualsmooth.kernels.aot --check --quick
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Compile every kernel without a GPU and hold it to recorded limits.
 
     python -m dualsmooth.kernels.aot --check     exits with 1 on any finding
+    python -m dualsmooth.kernels.aot --check --quick   sm_90, elsewhere what is near a spill
     python -m dualsmooth.kernels.aot --record    writes the limits of this Triton release
     python -m dualsmooth.kernels.aot --table     work, floors and issue slots in Markdown
 
@@ -28,6 +29,9 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CEILINGS = Path(__file__).with_name("ceilings.json")
 CUDA = "cuda"
 """Name under which the limits of the CUDA C++ kernels are recorded."""
+
+NEAR_SPILL = 200
+"""Recorded registers, of 255, from which ``--quick`` builds a kernel on every architecture."""
 
 Limits = dict[str, list[int]]
 
@@ -134,7 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("check", "record", "table"):
         action.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument("--sm", type=int, nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="sm_90, and on the others only cases without limits or near a spill",
+    )
+    parser.add_argument(
+        "--sm", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"
@@ -153,9 +164,9 @@ def _run(options: argparse.Namespace) -> bool:
 
     version = ".".join(triton.__version__.split(".")[:2])
     failed, total = False, []
-    for release, builds in ((version, _triton_builds(options)), (CUDA, _cuda_builds(options))):
+    for release, builds in ((version, _triton_builds), (CUDA, _cuda_builds)):
         done = []
-        for built in builds:
+        for built in builds(options, recorded(release)):
             print(resource_line(built.name, built.sm, built.machine), flush=True)
             done.append(built)
         if options.record and done:
@@ -172,26 +183,34 @@ def _run(options: argparse.Namespace) -> bool:
     return failed
 
 
-def _triton_builds(options: argparse.Namespace) -> Iterator[Built]:
+def chosen(name: str, sm: int, options: argparse.Namespace, limits: Limits) -> bool:
+    """Whether the options ask for this build."""
+    if options.only not in name or sm not in options.sm:
+        return False
+    registers = limits.get(f"{name} sm_{sm}", [255])[0]
+    return not options.quick or sm == 90 or registers >= NEAR_SPILL
+
+
+def _triton_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:
     from dualsmooth.kernels.aot_cases import all_cases
 
-    cases = [c for c in all_cases() if options.only in c.name]
-    jobs = [(case, sm) for case in cases for sm in options.sm]
+    every = [(case, sm) for case in all_cases() for sm in ARCHITECTURES]
+    jobs = [(case, sm) for case, sm in every if chosen(case.name, sm, options, limits)]
     with ProcessPoolExecutor(options.jobs) as pool:
         machines = pool.map(build, [case.name for case, _ in jobs], [sm for _, sm in jobs])
         for (case, sm), machine in zip(jobs, machines, strict=True):
             yield Built(case.name, sm, case.mma, machine)
 
 
-def _cuda_builds(options: argparse.Namespace) -> Iterator[Built]:
+def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:
     from dualsmooth.kernels.cuda.residual_stage import STAGES, build_stage, compiler
 
     if compiler() is None:
         print("CUDA C++ kernels skipped: nvcc is not installed")
         return
     for stage in STAGES:
-        if options.only in stage.name:
-            for sm in sorted({80, 90} & set(options.sm)):
+        for sm in (80, 90):
+            if chosen(stage.name, sm, options, limits):
                 yield Built(stage.name, sm, True, build_stage(stage, sm))
 
 

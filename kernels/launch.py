@@ -128,8 +128,10 @@ class StemLaunch:
 
 def stem_candidates(shape: StemShape) -> list[StemLaunch]:
     """Every launch choice considered: taps, stored, and the tallest tile that registers hold."""
-    pixels = min(128 if shape.outputs <= 32 else 64, _power_of_two(shape.out_height * 16))
-    found = [StemLaunch("tap", pixels), StemLaunch("stored", pixels)]
+    small = _power_of_two(shape.out_height * 16)
+    # a thread of `tap` owns a pixel: 128 of them make no noise twice (and 64 spill on Triton 3.6)
+    taps = StemLaunch("tap", min(128, small))
+    found = [taps, StemLaunch("stored", min(128 if shape.outputs <= 32 else 64, small))]
     limit = 16384 // shape.outputs  # output values per program: 64 registers of 256 threads
     tiles = (StemLaunch.tile(shape, rows) for rows in (shape.out_height, 4, 1))
     fitting = [t for t in tiles if t.pixels <= limit and t.strip_blocks(shape) <= 2048]

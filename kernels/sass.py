@@ -63,7 +63,7 @@ def inspect_cubin(cubin: bytes, dynamic_shared: int = 0) -> Machine:
         file.write(cubin)
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        text = _run("nvdisasm", "-c", file.name)
+        text = _run("nvdisasm", "-c", "-ndf", file.name)  # no data flow: opcodes at half the time
     opcodes = Counter(_INSTRUCTION.findall(text))
     fields = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage))
     if "REG" not in fields or not opcodes:

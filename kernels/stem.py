@@ -163,7 +163,12 @@ def stem_tap_kernel(
     RELU: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Noise made again for each tap, sums by fused multiply-add in float32; 1, 3 or 4 channels."""
+    """Noise made again for each tap, sums by fused multiply-add in float32; 1, 3 or 4 channels.
+
+    The sums are transposed, so that neighbouring threads own neighbouring pixels. With a pixel's
+    outputs spread over a warp, every thread would make the noise of many pixels (Triton 3.6 then
+    spills) or exchange it.
+    """
     PAD: tl.constexpr = KERNEL // 2
     OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
@@ -175,7 +180,7 @@ def stem_tap_kernel(
     c1, c2, c3 = row_counter(stream, image, sample, row)
     source = images + tl.load(slot + row).to(tl.int64) * (HEIGHT * WIDTH * CHANNELS)
     scale = tl.load(sigma + row)
-    acc = tl.zeros([PIXELS, COUT], tl.float32)
+    acc = tl.zeros([COUT, PIXELS], tl.float32)
     for ky in range(KERNEL):
         for kx in range(KERNEL):
             iy = pixel // OUT_WIDTH * STRIDE + (ky - PAD)
@@ -194,10 +199,10 @@ def stem_tap_kernel(
                 v = tl.where(reads, x + scale * z, 0.0)
                 v = v.to(weight.dtype.element_ty).to(tl.float32)
                 entry = ((ky * KERNEL + kx) * LANES + channel) * COUT + cout
-                acc += v[:, None] * tl.load(weight + entry).to(tl.float32)[None, :]
+                acc += v[None, :] * tl.load(weight + entry).to(tl.float32)[:, None]
     finish(
-        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, COUT,
-        RELU, live,
+        tl.trans(acc), table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE,
+        COUT, RELU, live,
     )  # fmt: skip
 
 

@@ -12,15 +12,15 @@ from dualsmooth.kernels.aot_cases import Case
 
 @triton.jit  # type: ignore[untyped-decorator]
 def spilling_kernel(x, out, N: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A 64 x 256 product of one warp keeps 512 float32 sums per thread."""
-    i, j = tl.arange(0, 64), tl.arange(0, 256)
+    """A 64 x 128 product of one warp keeps 256 float32 sums per thread."""
+    i, j = tl.arange(0, 64), tl.arange(0, 128)
     k = tl.arange(0, 16)
-    acc = tl.zeros([64, 256], tl.float32)
+    acc = tl.zeros([64, 128], tl.float32)
     for step in range(N):
         a = tl.load(x + step * 1024 + i[:, None] * 16 + k[None, :])
-        b = tl.load(x + step * 4096 + k[:, None] * 256 + j[None, :])
+        b = tl.load(x + step * 2048 + k[:, None] * 128 + j[None, :])
         acc = tl.dot(a, b, acc, input_precision="ieee")
-    tl.store(out + i[:, None] * 256 + j[None, :], acc)
+    tl.store(out + i[:, None] * 128 + j[None, :], acc)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -4,12 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from dualsmooth.kernels.aot import CEILINGS, CUDA, SHARED_LIMIT, Built, findings, recorded
+from dualsmooth.kernels.aot import (
+    CEILINGS,
+    CUDA,
+    NEAR_SPILL,
+    SHARED_LIMIT,
+    Built,
+    chosen,
+    findings,
+    recorded,
+)
 from dualsmooth.kernels.aot_cases import all_cases
+from dualsmooth.kernels.cuda.residual_stage import STAGES
 from dualsmooth.kernels.sass import Machine
 
 CLEAN = Machine(64, 0, 8192, {"HMMA": 8, "LDG": 9, "FFMA": 100, "NOP": 5})
@@ -45,9 +56,10 @@ def test_limits_cover_every_case_of_every_recorded_release() -> None:
     wanted = {f"{c.name} sm_{sm}" for c in all_cases() for sm in (80, 90, 100)}
     assert len(wanted) == 3 * len(all_cases())
     every = json.loads(CEILINGS.read_text())
-    cuda = every.pop(CUDA, None)  # recorded only where a CUDA compiler was at hand
-    assert cuda is None or len(cuda) == 6
-    assert "3.9" in every
+    cuda = every.pop(CUDA)
+    assert set(cuda) == {f"{stage.name} sm_{sm}" for stage in STAGES for sm in (80, 90)}
+    assert len(cuda) == 6
+    assert {"3.6", "3.9"} <= set(every)
     for limits in every.values():
         assert set(limits) == wanted
     unknown = recorded("99.0")
@@ -55,6 +67,19 @@ def test_limits_cover_every_case_of_every_recorded_release() -> None:
     assert unknown[name] == [
         max(column) for column in zip(*(r[name] for r in every.values()), strict=True)
     ]
+
+
+def test_the_quick_check_keeps_one_architecture_and_whatever_may_spill() -> None:
+    quick = Namespace(only="", sm=[80, 90, 100], quick=True)
+    limits = {"low sm_80": [NEAR_SPILL - 1, 1, 1], "high sm_80": [NEAR_SPILL, 1, 1]}
+    limits["low sm_90"] = limits["low sm_80"]
+    assert chosen("low", 90, quick, limits)
+    assert not chosen("low", 80, quick, limits)
+    assert chosen("high", 80, quick, limits)
+    assert chosen("new", 80, quick, limits)  # never recorded: must be reported
+    assert chosen("low", 80, Namespace(only="", sm=[80], quick=False), limits)
+    assert not chosen("high", 80, Namespace(only="conv", sm=[80], quick=True), limits)
+    assert not chosen("high", 80, Namespace(only="", sm=[90], quick=True), limits)
 
 
 def compiled(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:

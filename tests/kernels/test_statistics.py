@@ -99,10 +99,10 @@ def test_law_and_far_tails_of_ten_million_normals(device: torch.device) -> None:
 
 
 def test_law_tests_notice_faults(sample: Normals) -> None:
-    z = sample.copy()
-    assert "moment 2" in law_faults(1.01 * z)
+    assert "moment 2" in law_faults(1.01 * sample)
+    assert "tail 4.0" in law_faults(np.clip(sample, -3.9, 3.9))
+    z = sample[:2]  # enough for the other faults
     assert "moment 1" in law_faults(z + 0.02)
-    assert "tail 4.0" in law_faults(np.clip(z, -3.9, 3.9))
     assert "kolmogorov" in law_faults(np.round(z * 8) / 8)
     assert "anderson" in law_faults(stats.t.ppf(stats.norm.cdf(z), 12))
 
@@ -117,23 +117,23 @@ def test_no_autocorrelation(sample: Normals, lag: int) -> None:
 
 
 def test_neighbouring_counters_are_uncorrelated(sample: Normals, device: torch.device) -> None:
-    base, samples = sample[:2], range(2)
+    base, samples = sample[:1], range(1)
     neighbours = {
         "image": draw(samples, device, image=9),
         "far image": draw(samples, device, image=8 | 1 << 31),
-        "sample": draw(range(2, 4), device),
+        "sample": draw([1], device),
         "phase": draw(samples, device, phase=2),
         "level": draw(samples, device, phase=3 + 16),
         "attempt": draw(samples, device, attempt=1),
         "low seed bit": draw(samples, device, seed=2027),
         "high seed bit": draw(samples, device, seed=2026 | 1 << 63),
-        "swapped words": draw([8, 9], device, image=0),
+        "swapped words": draw([8], device, image=0),
     }
     for name, other in neighbours.items():
         squares = [(z**2 - 1) / math.sqrt(2) for z in (base, other)]
         assert correlation(base, other) < 5, name
         assert correlation(*squares) < 6, name
-    assert correlation(base, sample[:2]) > 100
+    assert correlation(base, sample[:1]) > 100
 
 
 def test_noise_is_the_same_in_any_packing(sample: Normals, device: torch.device) -> None:
@@ -151,8 +151,14 @@ def test_sample_index_wraps_nowhere(device: torch.device) -> None:
             assert correlation(edge[i], edge[j]) < 5
 
 
-def grid_steps(device: torch.device, sigma: float, samples: int, image: float) -> NDArray[np.int64]:
-    x = torch.full((1, *SHAPE), image, device=device).to(torch.uint8)
+def grid_steps(
+    device: torch.device,
+    sigma: float,
+    samples: int,
+    image: float,
+    shape: tuple[int, int, int] = SHAPE,
+) -> NDArray[np.int64]:
+    x = torch.full((1, *shape), image, device=device).to(torch.uint8)
     tables = threshold_tables([sigma], device=device)
     level = torch.zeros(samples, dtype=torch.int32, device=device)
     rows = rows_of(range(samples), device, 8, 3, 0)
@@ -183,12 +189,12 @@ def chi_square(steps: NDArray[np.int64], sigma: float) -> float:
 
 
 def test_law_of_the_integer_noise(device: torch.device) -> None:
-    steps = grid_steps(device, 0.05, 4, 100)
+    steps = grid_steps(device, 0.05, 2, 100)
     assert chi_square(steps, 0.05) > 1e-6
     assert chi_square(steps, 0.053) < 1e-6
     assert chi_square(steps // 2 * 2, 0.05) < 1e-6
 
 
 def test_integer_noise_is_the_same_for_every_image(device: torch.device) -> None:
-    black, white = (grid_steps(device, 0.05, 2, image) for image in (0, 255))
+    black, white = (grid_steps(device, 0.05, 2, image, (33, 31, 3)) for image in (0, 255))
     assert np.array_equal(black, white)

@@ -1,0 +1,219 @@
+"""Correctness, then times, of the kernels on a CUDA device.
+
+    python benchmarks/gpu_kernels.py [--rounds 15] [--checks-only]
+
+Nothing is timed before every check has passed; a failed check exits with 1. Each round runs all
+contestants in random order, timed with CUDA events; the median, interquartile range and minimum are
+written per 100,000 draws next to computed floors, as JSON in $OUT or benchmarks/results/. Without a
+CUDA device it says so and exits with 0. Not timed here: the loop of a certified run on the host.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gpu_checks as checks
+import torch
+
+from dualsmooth.kernels import ops
+from dualsmooth.kernels.folding import fold_stem
+from dualsmooth.kernels.launch import StemShape, stem_candidates
+from dualsmooth.kernels.resnet import resnet_votes
+from dualsmooth.kernels.rows import seed_key
+
+CIFAR, IMAGENET = StemShape(32, 32, 3, 16, 3, 1), StemShape(224, 224, 3, 64, 7, 2)
+CONVS = ((16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8))
+DRAWS = 100_000
+COPY_BYTES, MATRIX_FLOP = 4.3e12, 790e12  # per second; measured on an H200
+CIFAR_BATCH, IMAGENET_BATCH = 4096, 256
+
+
+class Contestant:
+    """Something to time: a call on ``batch`` draws, and its bytes and operations per draw."""
+
+    def __init__(
+        self, name: str, batch: int, call: Callable[[], object], bytes: float, flop: float = 0
+    ) -> None:
+        self.name, self.batch, self.call, self.bytes, self.flop = name, batch, call, bytes, flop
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        """One timed call; CUDA events around it."""
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.call()
+        stop.record()
+        stop.synchronize()
+        self.seconds.append(start.elapsed_time(stop) / 1e3)
+
+    def report(self) -> dict[str, float]:
+        """Milliseconds per 100,000 draws, floors beside them."""
+        scale = DRAWS / self.batch * 1e3
+        low, middle, high = statistics.quantiles(self.seconds, n=4)
+        return {
+            "median_ms": middle * scale,
+            "iqr_ms": (high - low) * scale,
+            "min_ms": min(self.seconds) * scale,
+            "memory_floor_ms": self.bytes * DRAWS / COPY_BYTES * 1e3,
+            "matrix_floor_ms": self.flop * DRAWS / MATRIX_FLOP * 1e3,
+        }
+
+
+def run_checks(device: torch.device) -> dict[str, checks.Figures]:
+    """Every kernel at real sizes; raises `CheckFailed` at the first fault."""
+    bf16 = torch.bfloat16
+    found = {
+        "noise cifar": checks.check_noise(device, (32, 32, 3), CIFAR_BATCH),
+        "noise imagenet": checks.check_noise(device, (224, 224, 3), IMAGENET_BATCH),
+        "stem cifar": checks.check_stem(device, CIFAR, CIFAR_BATCH, bf16),
+        "stem imagenet": checks.check_stem(device, IMAGENET, IMAGENET_BATCH, bf16),
+        "vote cifar": checks.check_vote(device, CIFAR_BATCH, 10),
+        "vote imagenet": checks.check_vote(device, CIFAR_BATCH, 1000),
+        "ResNet-20": checks.check_resnet(device, 3, 32, CIFAR_BATCH, bf16),
+        "ResNet-110": checks.check_resnet(device, 18, 32, CIFAR_BATCH, bf16),
+    }
+    for cin, cout, size in CONVS:
+        found[f"conv {cin}-{cout}"] = checks.check_conv(device, cin, cout, size, CIFAR_BATCH, bf16)
+    return found
+
+
+def noise_and_stems(device: torch.device) -> list[Contestant]:
+    """A device copy and torch's generator for scale, our noise, and every stem design."""
+    made, key, noisy = [], seed_key(checks.SEED, device), dict(dtype=torch.bfloat16, padded=True)
+    half = torch.randn(1 << 28, device=device, dtype=torch.bfloat16)
+    made.append(Contestant("copy of 512 MB", 1, lambda: half.clone(), 4 * half.numel()))
+    for label, shape, batch in (
+        ("cifar", CIFAR, CIFAR_BATCH),
+        ("imagenet", IMAGENET, IMAGENET_BATCH),
+    ):
+        side = (shape.height, shape.width, 3)
+        images, rows = torch.rand(16, *side, device=device), checks.rows_of(batch, 16, 0.5, device)
+        values, pixels = side[0] * side[1] * 3, shape.out_height * shape.out_width
+        made.append(
+            Contestant(
+                f"torch.randn {label}",
+                batch,
+                lambda b=batch, s=side: torch.randn(b, *s, device=device),
+                4 * values,
+            )
+        )
+        made.append(
+            Contestant(
+                f"noise {label}",
+                batch,
+                lambda i=images, r=rows: ops.noise(i, r, key, **noisy),
+                8 * values / 3,
+            )
+        )
+        weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
+        bias, mean, std = (
+            torch.full((n,), v, device=device)
+            for n, v in ((shape.outputs, 0.1), (3, 0.45), (3, 0.25))
+        )
+        folded, stride = fold_stem(weight, bias, mean, std), shape.stride
+        for choice in stem_candidates(shape):
+
+            def stem(i=images, r=rows, f=folded, s=stride, c=choice) -> torch.Tensor:
+                return ops.stem(i, r, key, f, stride=s, launch=c)
+
+            flop = 2 * pixels * shape.kernel**2 * 3 * shape.outputs
+            stored = 16 * values / 3 if choice.design == "stored" else 0
+            written = 2 * pixels * shape.outputs + stored
+            made.append(Contestant(f"stem {label} {choice.design}", batch, stem, written, flop))
+    return made
+
+
+def layers(device: torch.device) -> list[Contestant]:
+    """Convolutions, ours and torch's bf16 channels-last, the vote head and the whole network."""
+    made, batch = [], CIFAR_BATCH
+    for cin, cout, size in CONVS:
+        stride = 1 if cin == cout else 2
+        x = torch.randn(batch, size, size, cin, device=device, dtype=torch.bfloat16)
+        weight = torch.randn(3, 3, cin, cout, device=device, dtype=torch.bfloat16) / 20
+        bias, flat = torch.randn(cout, device=device), x.permute(0, 3, 1, 2)
+        kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        outputs, half = (size // stride) ** 2 * cout, bias.bfloat16()
+        work = (2 * (size * size * cin + outputs), 18 * outputs * cin)
+
+        def conv(x=x, w=weight, b=bias, s=stride) -> torch.Tensor:
+            return ops.conv(x, w, b, stride=s)
+
+        def torch_conv(x=flat, w=kernel, b=half, s=stride) -> torch.Tensor:
+            return torch.relu_(torch.nn.functional.conv2d(x, w, b, s, 1))
+
+        made.append(Contestant(f"conv {cin}-{cout} {size}px", batch, conv, *work))
+        made.append(Contestant(f"torch conv {cin}-{cout} {size}px", batch, torch_conv, *work))
+    features = torch.randn(batch, 8, 8, 64, device=device, dtype=torch.bfloat16)
+    head, bias = torch.randn(64, 10, device=device).bfloat16(), torch.zeros(10, device=device)
+    rows = checks.rows_of(batch, 16, 0.25, device)
+    counts = torch.zeros(16, 11, dtype=torch.int64, device=device)
+    made.append(
+        Contestant(
+            "vote", batch, lambda: ops.vote(features, head, bias, rows.segment, counts), 8192, 5376
+        )
+    )
+    net = checks.random_resnet(18, torch.bfloat16, device)
+    images, key = torch.rand(16, 32, 32, 3, device=device), seed_key(checks.SEED, device)
+
+    def network() -> None:
+        resnet_votes(images, rows, key, net, counts)
+
+    made.append(Contestant("ResNet-110 with noise and votes", batch, network, 5.2e6, 0.5063e9))
+    return made
+
+
+def timed(contestants: list[Contestant], rounds: int) -> dict[str, dict[str, float]]:
+    """Warm up for 3 s, then interleave in random order."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        for contestant in contestants:
+            contestant.call()
+        torch.cuda.synchronize()
+    order = random.Random(0)
+    for _ in range(rounds):
+        order.shuffle(contestants)
+        for contestant in contestants:
+            contestant.run()
+    return {c.name: c.report() for c in sorted(contestants, key=lambda c: c.name)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="check and time the kernels on a CUDA device")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--checks-only", action="store_true")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("no CUDA device: nothing checked, nothing timed")
+        return 0
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.device("cuda", torch.cuda.current_device())
+    try:
+        result: dict[str, object] = {"checks": run_checks(device)}
+    except checks.CheckFailed as fault:
+        print(f"FAILED {fault}", file=sys.stderr)
+        return 1
+    if not options.checks_only:
+        result["milliseconds"] = timed(noise_and_stems(device) + layers(device), options.rounds)
+    import triton
+
+    result["machine"] = {
+        "device": torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+    }
+    folder = Path(os.environ.get("OUT") or Path(__file__).with_name("results"))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu_kernels.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
