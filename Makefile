@@ -44,7 +44,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/links/dualsmooth
-	ln -sfn ../../../engine ../../../kernels ../../../export build/links/dualsmooth/
+	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 

@@ -165,6 +165,24 @@ def report(
 
 
 @app.command()
+def bench(
+    suite: Annotated[str, typer.Argument(help="cpu: votes per second against every peer.")] = "cpu",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
+    networks: Annotated[
+        str | None, typer.Option(help="For example small,resnet20. Default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
+) -> None:
+    """Time this machine against other ways to draw the same votes."""
+    from dualsmooth.benchmarks import cpu
+    from dualsmooth.engine.errors import ArgumentError
+
+    if suite != "cpu":
+        raise ArgumentError("suite", "must be cpu", suite)
+    cpu.run(rounds, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, devices and measured speed, ready to paste into a bug report."""
     from dualsmooth.engine.doctor import examine

@@ -12,7 +12,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_package_folder_is_listed() -> None:
     found = {
         "dualsmooth." + ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("engine", "kernels", "export")
+        for top in ("engine", "kernels", "export", "benchmarks")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
