@@ -13,7 +13,7 @@ from scipy.special import betaincinv, ndtri
 Array = NDArray[np.float64]
 
 FEWEST = 100
-_CHOICES, _POINTS = 48, 32
+_CHOICES, _POINTS = 40, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,9 @@ def planned_votes(
     tuple of (int, int)
         Votes for the selector and for the classifier.
     """
-    votes = np.unique(np.geomspace(min(FEWEST, n), n, _CHOICES).astype(np.int64))
-    lower = _radii(classifier, votes)  # [classifier votes, points]
-    if selector is None:
-        upper = np.full((1, 1), np.inf)
-    else:
-        upper = _radii(selector, votes)
+    votes = _choices(n)
+    lower = _radii(classifier, n)
+    upper = np.full((1, 1), np.inf) if selector is None else _radii(selector, n)
     smaller = np.minimum(upper[:, None, :, None], lower[None, :, None, :]).mean(axis=(2, 3))
     enough = smaller >= (1.0 - tolerance) * smaller[-1, -1]
     total = np.where(enough, votes[: len(upper), None] + votes[None, :], np.iinfo(np.int64).max)
@@ -74,10 +71,16 @@ def planned_votes(
     return int(votes[first]), int(votes[second])
 
 
-def _radii(pilot: Pilot, votes: NDArray[np.int64]) -> Array:
-    """Radius that each sample size would give, at equally likely values of the probability."""
-    shares = (np.arange(_POINTS) + 0.5) / _POINTS
+def _choices(n: int) -> NDArray[np.int64]:
+    """Sample sizes to choose from, up to 19 % apart at n = 100,000."""
+    return np.unique(np.rint(np.geomspace(min(FEWEST, n), n, _CHOICES)).astype(np.int64))
+
+
+@lru_cache(maxsize=4096)
+def _radii(pilot: Pilot, n: int) -> Array:
+    """Radii each sample size would give at equally likely probabilities: [choices, points]."""
+    votes, shares = _choices(n)[:, None], (np.arange(_POINTS) + 0.5) / _POINTS
     p = betaincinv(pilot.k + 0.5, pilot.n - pilot.k + 0.5, shares)
-    successes = votes[:, None] * p[None, :]
-    z = ndtri(betaincinv(successes, votes[:, None] - successes + 1.0, pilot.alpha))
+    successes = votes * p
+    z = ndtri(betaincinv(successes, votes - successes + 1.0, pilot.alpha))
     return np.asarray(pilot.sigma * np.maximum(z, 0.0))
