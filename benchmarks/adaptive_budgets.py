@@ -34,13 +34,16 @@ LOGS = {
     "ImageNet 0.50": ("cohen2019/imagenet_resnet50_sigma_0.50.tsv", 0.5),
     "CIFAR 0.25": ("cohen2019/cifar10_resnet110_sigma_0.25.tsv", 0.25),
     "CIFAR 0.50": ("cohen2019/cifar10_resnet110_sigma_0.50.tsv", 0.5),
+    "CIFAR Consistency 0.25": ("acr2025/cifar10/consistency_sigma_0.25.tsv", 0.25),
+    "CIFAR Consistency 1.00": ("acr2025/cifar10/consistency_sigma_1.0.tsv", 1.0),
 }
 
 
 def probabilities(path: Path, sigma: float) -> list[float]:
-    """p_A of every image of a log in Cohen et al.'s format."""
+    """p_A of about 500 images of a log in Cohen et al.'s format, evenly spaced."""
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = rows[:: max(1, len(rows) // 500)]
     radii = [float(row["radius"]) if row["predict"] != "-1" else 0.0 for row in rows]
     return [float(ndtr(radius / sigma)) for radius in radii]
 
@@ -78,7 +81,8 @@ def simulated(name: str, path: Path, sigma: float) -> list[dict[str, Any]]:
         rows.append({
             "data": name, "budget": "decide", "radius/sigma": ratio,
             "votes": float(votes.mean()), "factor": float(fixed_votes.mean() / votes.mean()),
-            "share": float((reached == radius).mean()), "fixed share": float((fixed > radius).mean()),
+            "share": float((reached == radius).mean()),
+            "fixed share": float((fixed > radius).mean()),
         })  # fmt: skip
     radii, votes = all_of(p, sigma, Budget.precise(TOLERANCE, n=N), 3)
     rows.append({
@@ -158,8 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logs", type=Path, default=root.parent / "shared" / "logs")
     parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--out", type=Path,
-                        default=root / "benchmarks" / "results" / "adaptive_budgets.json")  # fmt: skip
+    results = root / "benchmarks" / "results" / "adaptive_budgets.json"
+    parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     planning = planning_seconds()
     rows = []
@@ -173,8 +177,10 @@ def main() -> None:
               f"{row['factor']:>7.1f}x  share {100 * row['share']:.1f} "
               f"(fixed {100 * row['fixed share']:.1f}){kept}")  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"n": N, "alpha": ALPHA, "tolerance": TOLERANCE, "machine": platform.platform(),
-              "python": platform.python_version(), "planning seconds": planning, "rows": rows}  # fmt: skip
+    record = {
+        "n": N, "alpha": ALPHA, "tolerance": TOLERANCE, "planning seconds": planning, "rows": rows,
+        "machine": platform.platform(), "python": platform.python_version(),
+    }  # fmt: skip
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

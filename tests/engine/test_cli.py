@@ -223,7 +223,7 @@ BAD_OPTIONS = {
     "radii inf": (("--budget", "decide", "--radii", "1,inf"), "radii must be a finite number > 0"),
     "radii text": (
         ("--budget", "decide", "--radii", "0.1;0.2"),
-        "radii must be numbers with comma",
+        "radii must be numbers with",
     ),
     "radii too large": (("--budget", "decide", "--radii", "0.1,9"), "radii must be below 0.7"),
     "tolerance with decide": (
