@@ -43,7 +43,7 @@ def planned_votes(
     """Fewest votes in all whose expected radius is close to that of n votes for each stage.
 
     Given the pilots, the two probabilities are taken as independent Beta(k + 0.5, n - k + 0.3): a
-    little more faith in certain votes than Jeffreys' 0.5 and 0.5, as many images are nearly certain.
+    little more faith in certain votes than Jeffreys' 0.5, as many images are nearly certain.
     The radius is the smaller of the two stages', so a stage that is clearly better needs few votes.
 
     Parameters

@@ -21,7 +21,7 @@ def test_looks_are_close_at_first_and_then_five_per_cent_apart() -> None:
     ]  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3))
 def test_probability_to_beat_is_rounded_up(radius: float, sigma: float) -> None:
     p = least_probability(radius, sigma)

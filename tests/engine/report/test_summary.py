@@ -39,6 +39,11 @@ def test_table_says_where_dual_loses() -> None:
     assert gaps.split()[2:5] == ["-50.0", "-75.0", "-100.0"]
 
 
+def test_radii_of_a_grid_are_not_rounded() -> None:
+    head = text_table([summarize("fixed(0.25)", ROWS, (0.0, 0.125, 1.5))]).splitlines()[0]
+    assert head.split() == ["radius", ">", "0.00", "0.125", "1.50", "ACR"]
+
+
 def test_an_empty_run_is_reported_and_not_a_crash() -> None:
     assert "0 images" in text_table([summarize("fixed(0.5)", [])])
 
