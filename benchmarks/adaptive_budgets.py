@@ -14,7 +14,9 @@ agree) appear as p_A = Phi(3.8 or so); this makes both budgets a little harder.
 import argparse
 import csv
 import json
+import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -179,7 +181,8 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "n": N, "alpha": ALPHA, "tolerance": TOLERANCE, "planning seconds": planning, "rows": rows,
-        "machine": platform.platform(), "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in ("numpy", "scipy", "torch")},
     }  # fmt: skip
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

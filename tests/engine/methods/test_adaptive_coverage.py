@@ -36,7 +36,7 @@ from dualsmooth.engine.radius import gaussian_radius
 RUNS, ALPHA = 10_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 GRID = (0.25, 0.5)
-DECIDE = Budget.decide(GRID, n0=20, n=800)
+DECIDE = Budget.decide(GRID, n0=20, n=500)
 PRECISE = Budget.precise(0.05, n0=100, n=2000)
 
 
@@ -254,4 +254,4 @@ def test_a_chain_at_full_alpha_in_both_stages_is_caught(monkeypatch: pytest.Monk
 
 
 def test_looks_of_the_cases_are_several() -> None:
-    assert len(decision_looks(DECIDE.n)) == 8
+    assert len(decision_looks(DECIDE.n)) == 5
