@@ -15,7 +15,7 @@ from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.methods.method import Method, bundle_of
-from dualsmooth.engine.report.summary import Summary, rows_of, summarize
+from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RunLog
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
@@ -68,6 +68,7 @@ def certify_run(
     from dualsmooth.engine.runtime.session import Session  # imports torch
 
     check_images(data.images, bundle_of(method).input_shape)
+    method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
     configuration = describe(method, data, image_ids, settings)
     with Session(method, settings) as session:
         configuration["batch_size"] = session.sampler.batch_size
@@ -75,7 +76,8 @@ def certify_run(
         book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log, book)
-            summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))
+            rows = rows_of([log.done[i] for i in image_ids])
+            summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 
@@ -125,6 +127,9 @@ def describe(
         "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
         "images": len(image_ids),
         "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "budget": settings.budget.kind,
+        "radii": list(settings.budget.radii),
+        "tolerance": settings.budget.tolerance,
         "n0": settings.budget.n0,
         "n": settings.budget.n,
         "alpha": settings.alpha,

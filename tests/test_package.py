@@ -37,7 +37,8 @@ def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
 def test_statistics_and_methods_need_no_torch() -> None:
     modules = [
         "anytime", "bounds", "budget", "certificate", "data", "images", "noise", "radius",
-        "runlog", "methods.dual", "methods.fixed", "methods.choose", "models.bundle",
+        "runlog", "sample_size", "decision_plan", "methods.dual", "methods.fixed", "methods.choose",
+        "models.bundle",
         "runtime.scheduler", "runtime.driver", "report.text",
     ]  # fmt: skip
     block = (
