@@ -10,6 +10,7 @@ counts; all share one allocator setting (freed memory is kept), which speeds mos
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,7 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
     case = CASES[name]
     draws = dict(contestants(case, wanted))
     check(draws, case.n)
-    seconds = interleave(
-        {key: lambda draw=draw: draw(case.n) for key, draw in draws.items()}, rounds
-    )
+    seconds = interleave({key: partial(draw, case.n) for key, draw in draws.items()}, rounds)
     fastest = best(seconds, [key for key in seconds if key.startswith("ours")])
     ratios = {}
     for peer in wanted:

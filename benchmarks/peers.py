@@ -127,5 +127,5 @@ def _onnx(network: torch.nn.Module, image: NDArray[np.float32], batch: int) -> b
         network, (torch.zeros(batch, channels, height, width),), dynamo=True, verbose=False
     )
     assert program is not None
-    program.save(file)
+    program.save(file)  # type: ignore[arg-type]
     return file.getvalue()

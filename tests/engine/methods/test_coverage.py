@@ -154,7 +154,15 @@ ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("make", [plurality, published, median_point, interval])
+@pytest.mark.parametrize(
+    "make",
+    [
+        plurality,
+        pytest.param(published, marks=pytest.mark.slow),
+        pytest.param(median_point, marks=pytest.mark.slow),
+        interval,
+    ],
+)
 def test_dual_methods_keep_their_promise(name: str, make: Make) -> None:
     scene = SCENES[name]
     certified, false = wrong(scene, make, scene.dual_radius)
