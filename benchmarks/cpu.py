@@ -43,9 +43,14 @@ class Case:
     peer_batches: tuple[int, ...] = (64, 400)
 
     def network(self) -> torch.nn.Module:
-        """Random weights: speed does not depend on them."""
+        """Random weights, centered so that votes differ; speed does not depend on them."""
         torch.manual_seed(0)
-        return create(self.architecture, self.kwargs).eval()
+        network = create(self.architecture, self.kwargs).eval()
+        x = torch.from_numpy(self.image).permute(2, 0, 1)
+        with torch.no_grad():
+            logits = network(x + SIGMA * torch.randn(64, *x.shape))
+            list(network.parameters())[-1].sub_(logits.mean(0))
+        return network
 
     @property
     def image(self) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def art(
     x = np.ascontiguousarray(image.transpose(2, 0, 1))
     smooth = PyTorchRandomizedSmoothing(
         model=network, loss=torch.nn.CrossEntropyLoss(), input_shape=x.shape, nb_classes=classes,
-        sample_size=100, scale=sigma, alpha=0.001, device_type="cpu", verbose=False,
+        sample_size=100, scale=sigma, alpha=0.001, device_type="cpu",
     )  # fmt: skip
 
     def draw(n: int) -> NDArray[np.int64]:
