@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.models.resnet import CifarResNet
+from dualsmooth.engine.models.resnet import BasicBlock, CifarResNet
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 
@@ -38,9 +38,9 @@ def folded_resnet(
     if any(isinstance(part, nn.BatchNorm2d) or _has_hooks(part) for part in parts):
         return None
     blocks = tuple(
-        _block(folded, f"{stage}.{index}", dtype)
+        _block(folded, f"{stage}.{name}", block, dtype)
         for stage in ("layer1", "layer2", "layer3")
-        for index in range(len(network.get_submodule(stage)))  # type: ignore[arg-type]
+        for name, block in network.get_submodule(stage).named_children()
     )
     head = folded.get_submodule("fc")
     assert isinstance(head, nn.Linear)
@@ -58,19 +58,15 @@ def _stem(folded: nn.Module, network: CifarResNet, dtype: torch.dtype) -> Folded
     return fold_stem(weight, bias, mean, std, dtype=dtype)
 
 
-def _block(folded: nn.Module, name: str, dtype: torch.dtype) -> FoldedBlock:
+def _block(folded: nn.Module, name: str, block: nn.Module, dtype: torch.dtype) -> FoldedBlock:
+    assert isinstance(block, BasicBlock)
     weight1, bias1 = _weights(folded, f"{name}.conv1", dtype)
     weight2, bias2 = _weights(folded, f"{name}.conv2", dtype)
-    convolution = folded.get_submodule(f"{name}.conv1")
-    assert isinstance(convolution, nn.Conv2d)
     projection = None
-    try:
+    if block.downsample is not None:
         weight, bias = _weights(folded, f"{name}.downsample.0", dtype)
-    except AttributeError:  # the block has an identity shortcut
-        pass
-    else:
         projection, bias2 = weight[0, 0].contiguous(), bias2 + bias
-    return FoldedBlock(weight1, bias1, weight2, bias2, projection, convolution.stride[0])
+    return FoldedBlock(weight1, bias1, weight2, bias2, projection, block.conv1.stride[0])
 
 
 def _weights(folded: nn.Module, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,7 +63,7 @@ class CudaStream:
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cuda", torch.cuda.current_device())
-        self._stream = torch.cuda.Stream(self.device)
+        self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -107,7 +107,7 @@ class CudaStream:
 
     def mark(self) -> Event:
         """Record an event."""
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return _CudaEvent(event)
 
@@ -121,7 +121,8 @@ class CudaStream:
 
     def seconds(self, work: Callable[[], None]) -> float:
         """Time between two events around the work."""
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             start.record(self._stream)
             work()
