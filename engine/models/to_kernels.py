@@ -33,10 +33,9 @@ def folded_resnet(
     """
     if type(network) is not CifarResNet or network.conv1.in_channels not in (1, 3, 4):
         return None
-    folded = fold_batch_norm(copy.deepcopy(network).float().eval()).to(device)
-    parts = list(folded.modules())
-    if any(isinstance(part, nn.BatchNorm2d) or _has_hooks(part) for part in parts):
+    if any(part._forward_hooks or part._forward_pre_hooks for part in network.modules()):
         return None
+    folded = fold_batch_norm(copy.deepcopy(network).float().eval()).to(device)
     blocks = tuple(
         _block(folded, f"{stage}.{name}", block, dtype)
         for stage in ("layer1", "layer2", "layer3")
@@ -76,7 +75,3 @@ def _weights(folded: nn.Module, name: str, dtype: torch.dtype) -> tuple[torch.Te
     assert layer.bias is not None
     weight = layer.weight.detach().permute(2, 3, 1, 0).contiguous()
     return weight.to(dtype), layer.bias.detach().clone()
-
-
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)

@@ -1,6 +1,7 @@
 """The CUDA sampler on a stream that runs as late as it may; see `conftest.FakeStream`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -200,10 +201,9 @@ def test_triton_networks_run_partial_batches_in_smaller_buckets(
         votes[backend] = [sampler.count("m", [segment(0, 0.5, 0, n)])[0] for n in (3, 16, 18)]
     assert stream.captures == 2 + 1
     assert_array_equal(votes["triton"], votes["eager"])
-    captured = graphs.Captured(
-        "triton", torch.zeros(1, 1), tuple((n, lambda n=n: ran.append(n)) for n in (4, 16))
-    )
     ran: list[int] = []
+    replays = tuple((size, partial(ran.append, size)) for size in (4, 16))
+    captured = graphs.Captured("triton", torch.zeros(1, 1), replays)
     for rows in (1, 4, 5, 16):
         captured.replay(rows)
     assert ran == [4, 4, 16, 16]
