@@ -91,11 +91,7 @@ class CudaSampler:
         self._turn = 0
         capturer = Capturer(stream, self._inputs, self._table, PRECISIONS[precision], SEGMENTS)
         self._networks = capturer.capture(networks, outputs, backend)
-
-    @property
-    def name(self) -> str:
-        """``cuda:`` and the backend, or the backend of each network where they differ."""
-        return sampler_name({model: made.backend for model, made in self._networks.items()})
+        self.name = sampler_name({model: made.backend for model, made in self._networks.items()})
 
     @property
     def capacity(self) -> int:
@@ -111,7 +107,7 @@ class CudaSampler:
             raise ArgumentError("image", f"must have shape {self.shape}", tuple(image.shape))
         if not 0 <= slot < len(self._loading):
             raise ArgumentError("slot", f"must be in [0, {len(self._loading)})", slot)
-        if isinstance(image, torch.Tensor):
+        if isinstance(image, torch.Tensor) and image.device == self._stream.device:
             self._stream.adopt(image)
             self._stream.copy(self._inputs.images[slot], image)
             return

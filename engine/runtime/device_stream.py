@@ -4,6 +4,7 @@ Everything is enqueued on one stream and runs in the order it was enqueued, whil
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -42,7 +43,10 @@ class DeviceStream(Protocol):
         """Let later work read a tensor that the caller's current stream is still writing."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Run work a few times, record it, and return what enqueues the record."""
+        """Run work a few times, record it, and return what enqueues the record.
+
+        What is returned holds on to the work, and so to the weights the record reads.
+        """
 
     def mark(self) -> Event:
         """The point after everything enqueued so far."""
@@ -93,17 +97,16 @@ class CudaStream:
         """Warm up, then record a CUDA graph."""
         for _ in range(WARM_UPS):
             self.run(work)
-        graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()  # it knows addresses only, so the replay keeps the work
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):
             work()
+        return partial(self._replay, graph, work)
 
-        def replay() -> None:
-            with torch.cuda.stream(self._stream):
-                graph.replay()
-
-        return replay
+    def _replay(self, graph: torch.cuda.CUDAGraph, work: Callable[[], None]) -> None:
+        with torch.cuda.stream(self._stream):
+            graph.replay()
 
     def mark(self) -> Event:
         """Record an event."""

@@ -13,6 +13,7 @@ from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime import cuda_sampler, graphs
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
+from dualsmooth.engine.runtime.device_stream import CudaStream
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 
@@ -283,3 +284,21 @@ def test_device_tensors_are_loaded_without_the_host(make: Make) -> None:
     part = segment(0, 0.5, 0, 41)
     assert_array_equal(sampler.count("m", [part]), expected("m", [(0, part)]))
     sampler.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", ["cudnn", "triton", "compile", "eager", "auto"])
+def test_counts_on_a_device(make: Make, backend: str) -> None:
+    """Only near ties may differ from the reference on the CPU; nothing may on a rerun."""
+    options = resnet_options(backend, stream=CudaStream(), batch_size=64)
+    sampler, parts = make(**options), [segment(0, 0.5, 0, 400), segment(1, 0.3, 9, 500, slot=1)]
+    truth = TorchSampler(options["networks"], options["outputs"], SHAPE, seed=7, batch_size=64)
+    for slot in (0, 1):
+        sampler.load(slot, IMAGES[slot])
+        truth.load(slot, IMAGES[slot])
+    votes = sampler.count("m", parts)
+    assert_array_equal(votes.sum(1), [400, 500])
+    assert np.abs(votes - truth.count("m", parts)).sum() <= 20
+    assert_array_equal(sampler.count("m", parts[::-1])[::-1], votes)
+    truth.close()
