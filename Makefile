@@ -29,11 +29,13 @@ certify: $(STAMP)
 	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED)
 	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"
 
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 aot: $(VENV)/.installed-test
 	$(BIN)/python -m dualsmooth.kernels.aot --check --quick
@@ -42,7 +44,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/links/dualsmooth
-	ln -sfn ../../../engine ../../../kernels ../../../export build/links/dualsmooth/
+	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 

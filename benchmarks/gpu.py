@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import gpu_checks
-import gpu_votes as votes
 import numpy as np
 import torch
-from gpu_peers import Loop, cohen, compiled
-from gpu_report import Report, as_text
 
+from dualsmooth.benchmarks import gpu_checks
+from dualsmooth.benchmarks import gpu_votes as votes
+from dualsmooth.benchmarks.gpu_peers import Loop, cohen, compiled
+from dualsmooth.benchmarks.gpu_report import Report, as_text
 from dualsmooth.engine.runtime.cuda_networks import reproducible
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.device_stream import CudaStream
@@ -50,9 +51,13 @@ class Uncaptured(CudaStream):
             work()
 
 
-def sampler_of(network: torch.nn.Module, backend: str, **options: object) -> CudaSampler:
+def sampler_of(network: torch.nn.Module, backend: str, **options: Any) -> CudaSampler:
     """A sampler of one network, as `gpu_votes` names it."""
-    settings = {"seed": votes.SEED, "batch_size": BATCH, "backend": backend} | options
+    settings: dict[str, Any] = {
+        "seed": votes.SEED,
+        "batch_size": BATCH,
+        "backend": backend,
+    } | options
     return CudaSampler(
         {votes.MODEL: network}, {votes.MODEL: votes.CLASSES}, votes.SHAPE, **settings
     )
@@ -60,7 +65,7 @@ def sampler_of(network: torch.nn.Module, backend: str, **options: object) -> Cud
 
 def check(network: torch.nn.Module, backend: str, draws: int = 40_000) -> dict[str, object]:
     """One backend of one network; raises at the first fault."""
-    sampler, found = sampler_of(network, backend), {}
+    sampler, found = sampler_of(network, backend), dict[str, object]()
     found["repeats"] = votes.check_repeats(sampler, draws)
     plain = sampler_of(network, backend, stream=Uncaptured())
     found["graph"] = votes.check_same("the graph", sampler, plain, draws)
@@ -82,7 +87,8 @@ def ours(sampler: CudaSampler, draws: int) -> Loop:
         calls += 1
         slot = number % len(votes.IMAGES)
         part = Segment(slot, 5000 + calls, votes.SIGMA, 3, 0, draws)
-        return sampler.count(votes.MODEL, [part])[0]
+        counts: np.ndarray = sampler.count(votes.MODEL, [part])[0]
+        return counts
 
     return run
 
@@ -105,7 +111,8 @@ def timed(
     loops: dict[str, Loop], draws: int, rounds: int, until: float, warm: float = 3.0
 ) -> dict[str, list[float]]:
     """Seconds per round; stops early, after three rounds, when the time is over."""
-    order, seconds = list(loops), {name: [] for name in loops}
+    order = list(loops)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
     for name in order:  # compiles
         if int(loops[name](0).sum()) != draws:
             raise gpu_checks.CheckFailed(f"{name}: votes do not add up")

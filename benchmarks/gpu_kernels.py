@@ -16,11 +16,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import gpu_checks as checks
 import torch
 
+from dualsmooth.benchmarks import gpu_checks as checks
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import StemShape, stem_candidates
@@ -45,7 +46,7 @@ class Contestant:
 
     def run(self) -> None:
         """One timed call; CUDA events around it."""
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         self.call()
         stop.record()
@@ -85,7 +86,7 @@ def run_checks(device: torch.device) -> dict[str, checks.Figures]:
 
 def noise_and_stems(device: torch.device) -> list[Contestant]:
     """A device copy and torch's generator for scale, our noise, and every stem design."""
-    made, key, noisy = [], seed_key(checks.SEED, device), dict(dtype=torch.bfloat16, padded=True)
+    made, key = list[Contestant](), seed_key(checks.SEED, device)
     half = torch.randn(1 << 28, device=device, dtype=torch.bfloat16)
     made.append(Contestant("copy of 512 MB", 1, lambda: half.clone(), 4 * half.numel()))
     for label, shape, batch in (
@@ -99,7 +100,7 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
             Contestant(
                 f"torch.randn {label}",
                 batch,
-                lambda b=batch, s=side: torch.randn(b, *s, device=device),
+                partial(torch.randn, batch, *side, device=device),
                 4 * values,
             )
         )
@@ -107,7 +108,7 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
             Contestant(
                 f"noise {label}",
                 batch,
-                lambda i=images, r=rows: ops.noise(i, r, key, **noisy),
+                partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True),
                 8 * values / 3,
             )
         )
@@ -118,10 +119,7 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
         )
         folded, stride = fold_stem(weight, bias, mean, std), shape.stride
         for choice in stem_candidates(shape):
-
-            def stem(i=images, r=rows, f=folded, s=stride, c=choice) -> torch.Tensor:
-                return ops.stem(i, r, key, f, stride=s, launch=c)
-
+            stem = partial(ops.stem, images, rows, key, folded, stride=stride, launch=choice)
             flop = 2 * pixels * shape.kernel**2 * 3 * shape.outputs
             stored = 16 * values / 3 if choice.design == "stored" else 0
             written = 2 * pixels * shape.outputs + stored
@@ -129,9 +127,15 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
     return made
 
 
+def _relu_convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int
+) -> torch.Tensor:
+    return torch.relu_(torch.nn.functional.conv2d(x, weight, bias, stride, 1))
+
+
 def layers(device: torch.device) -> list[Contestant]:
     """Convolutions, ours and torch's bf16 channels-last, the vote head and the whole network."""
-    made, batch = [], CIFAR_BATCH
+    made, batch = list[Contestant](), CIFAR_BATCH
     for cin, cout, size in CONVS:
         stride = 1 if cin == cout else 2
         x = torch.randn(batch, size, size, cin, device=device, dtype=torch.bfloat16)
@@ -140,13 +144,8 @@ def layers(device: torch.device) -> list[Contestant]:
         kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         outputs, half = (size // stride) ** 2 * cout, bias.bfloat16()
         work = (2 * (size * size * cin + outputs), 18 * outputs * cin)
-
-        def conv(x=x, w=weight, b=bias, s=stride) -> torch.Tensor:
-            return ops.conv(x, w, b, stride=s)
-
-        def torch_conv(x=flat, w=kernel, b=half, s=stride) -> torch.Tensor:
-            return torch.relu_(torch.nn.functional.conv2d(x, w, b, s, 1))
-
+        conv = partial(ops.conv, x, weight, bias, stride=stride)
+        torch_conv = partial(_relu_convolution, flat, kernel, half, stride)
         made.append(Contestant(f"conv {cin}-{cout} {size}px", batch, conv, *work))
         made.append(Contestant(f"torch conv {cin}-{cout} {size}px", batch, torch_conv, *work))
     features = torch.randn(batch, 8, 8, 64, device=device, dtype=torch.bfloat16)

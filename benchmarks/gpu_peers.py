@@ -6,9 +6,9 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from gpu_votes import CLASSES, IMAGES, SIGMA
 from numpy.typing import NDArray
 
+from dualsmooth.benchmarks.gpu_votes import CLASSES, IMAGES, SIGMA
 from dualsmooth.engine.runtime.torch_sampler import folded_network
 
 Loop: TypeAlias = Callable[[int], NDArray[np.int64]]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from gpu_checks import Figures, require
 from numpy.typing import NDArray
 
+from dualsmooth.benchmarks.gpu_checks import Figures, require
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.segments import Segment
@@ -30,9 +30,10 @@ def balanced(architecture: str, rows: int = 64) -> torch.nn.Module:
     with torch.no_grad():
         logits = network(torch.from_numpy(IMAGES[0]).permute(2, 0, 1) + noise)
         scale = 1.0 / float(logits.std(0).mean())
-        network.fc.weight *= scale
-        network.fc.bias -= logits.mean(0)
-        network.fc.bias *= scale
+        head = network.get_submodule("fc")
+        assert isinstance(head, torch.nn.Linear)
+        head.weight.mul_(scale)
+        head.bias.sub_(logits.mean(0)).mul_(scale)
     return network
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise import STREAM_VERSION
+from dualsmooth.engine.radius_decision import RadiusTest
 
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
@@ -18,6 +19,10 @@ LEDGER_RULES = ("single", "minimum", "sum", "chain")
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A one-sided binomial bound: P(event) >= ``lower``, wrong with probability <= ``alpha``.
+
+    With a ``decide`` budget it stands for the tests of one event: ``lower`` is the p0 of the
+    largest radius certified, ``radius`` that radius, k and n those of the last test. What the
+    alpha covers then is the radius of the certificate, not each of its bounds alone.
 
     Parameters
     ----------
@@ -35,6 +40,8 @@ class Bound:
         Clopper-Pearson lower bound, rounded down.
     radius : float
         sigma * z(lower), rounded down.
+    tests : tuple of RadiusTest
+        Tests of a ``decide`` budget, in the order of the radii; empty for the others.
     """
 
     stage: str
@@ -45,6 +52,7 @@ class Bound:
     alpha: float
     lower: float
     radius: float
+    tests: tuple[RadiusTest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,8 @@ class AlphaLedger:
 
     Rules: ``single`` (one bound), ``minimum`` (only the smallest radius is claimed, so the largest
     level is the total; intersection-union tests, Berger 1982), ``sum`` (Bonferroni) and ``chain``
-    (theorem C1 of `dualsmooth.engine.methods.dual`: selector + classifier).
+    (theorem C1 of `dualsmooth.engine.methods.dual`: selector + classifier). The radii of a
+    ``decide`` grid are claimed in a fixed sequence, which costs nothing more.
 
     Parameters
     ----------
@@ -163,6 +172,11 @@ class Certificate:
     seconds: float = 0.0
 
     @property
+    def exceeds_radius(self) -> bool:
+        """Whether the true radius is shown to be above ``radius`` itself (``decide`` budgets)."""
+        return any(bound.tests for bound in self.bounds)
+
+    @property
     def correct(self) -> bool:
         """Whether the certified class is the true one (False if either is unknown)."""
         return self.predicted is not None and self.predicted == self.label
@@ -171,6 +185,9 @@ class Certificate:
         """One line of JSON with a checksum over everything but ``seconds``."""
         record = dataclasses.asdict(self)
         record["alpha"]["total"] = self.alpha.total
+        for bound in record["bounds"]:
+            if not bound["tests"]:
+                del bound["tests"]  # lines of the other budgets stay as they always were
         seconds = record.pop("seconds")
         checksum = _checksum(record)
         return json.dumps(record | {"checksum": checksum, "seconds": seconds}, allow_nan=False)
@@ -190,13 +207,18 @@ class Certificate:
             raise ValueError("checksum does not match the record")
         record["alpha"].pop("total")
         record["alpha"] = AlphaLedger(**record["alpha"])
-        record["bounds"] = tuple(Bound(**bound) for bound in record["bounds"])
+        record["bounds"] = tuple(_bound(bound) for bound in record["bounds"])
         record["counts"] = tuple(
             DrawRecord(**(draw | {"votes": tuple(draw["votes"])})) for draw in record["counts"]
         )
         interval = record["interval"]
         record["interval"] = None if interval is None else (interval[0], interval[1])
         return cls(**record, seconds=seconds)
+
+
+def _bound(record: dict[str, Any]) -> Bound:
+    tests = tuple(RadiusTest(**test) for test in record.get("tests", ()))
+    return Bound(**(record | {"tests": tests}))
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.methods.method import Method, bundle_of
-from dualsmooth.engine.report.summary import Summary, rows_of, summarize
+from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
 from dualsmooth.engine.settings import Settings
@@ -70,6 +70,7 @@ def certify_run(
     from dualsmooth.engine.runtime.session import Session  # imports torch
 
     check_images(data.images, bundle_of(method).input_shape)
+    method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _with_recorded_backend(settings, folder)
@@ -79,7 +80,8 @@ def certify_run(
         book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log, book)
-            summary = summarize(method.name, rows_of([log.done[i] for i in image_ids]))
+            rows = rows_of([log.done[i] for i in image_ids])
+            summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 
@@ -137,6 +139,9 @@ def describe(
         "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
         "images": len(image_ids),
         "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "budget": settings.budget.kind,
+        "radii": list(settings.budget.radii),
+        "tolerance": settings.budget.tolerance,
         "n0": settings.budget.n0,
         "n": settings.budget.n,
         "alpha": settings.alpha,

@@ -70,8 +70,29 @@ def certify(
     selector_rule: RuleOption = None,
     routing: RoutingOption = None,
     published_split: SplitOption = False,
-    n0: Annotated[int, typer.Option(help="Votes that choose class and noise level.")] = 100,
-    n: Annotated[int, typer.Option(help="Fresh votes that enter the bounds.")] = 10_000,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="fixed (n votes per stage), decide (is the radius above each of --radii? stops "
+            "as soon as that is settled) or precise (as few votes as should keep the radius "
+            "within --tolerance of that of n votes)."
+        ),
+    ] = "fixed",
+    radii: Annotated[
+        str | None,
+        typer.Option(help="Radii of --budget decide, increasing, for example 0.25,0.5."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Share of the radius --budget precise may lose [0.05].")
+    ] = None,
+    n0: Annotated[
+        int | None,
+        typer.Option(help="Votes that choose class and noise level [100; precise: 500]."),
+    ] = None,
+    n: Annotated[
+        int,
+        typer.Option(help="Fresh votes that enter the bounds; at most n unless --budget fixed."),
+    ] = 10_000,
     alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
     skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
@@ -99,9 +120,13 @@ def certify(
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
-    Example: dualsmooth certify digits-dual --data digits --out runs/digits
+    Examples:
+
+    dualsmooth certify digits-dual --data digits --out runs/digits
+
+    dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
     """
-    from dualsmooth.engine.budget import Budget
+    from dualsmooth.engine.budget import budget_from_options
     from dualsmooth.engine.certify_run import certify_run, choose_images
     from dualsmooth.engine.data import load_images
     from dualsmooth.engine.methods.choose import choose_method
@@ -109,8 +134,9 @@ def certify(
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.settings import Settings
 
+    votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
-        Budget.fixed(n0, n), alpha, seed, 0, device, precision, batch_size, threads, slots, backend
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend
     )
     loaded = load_bundle(bundle)
     chosen = choose_method(
@@ -165,6 +191,24 @@ def report(
     from dualsmooth.engine.report.text import text_table
 
     typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Argument(help="cpu: votes per second against every peer.")] = "cpu",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
+    networks: Annotated[
+        str | None, typer.Option(help="For example small,resnet20. Default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
+) -> None:
+    """Time this machine against other ways to draw the same votes."""
+    from dualsmooth.benchmarks import cpu
+    from dualsmooth.engine.errors import ArgumentError
+
+    if suite != "cpu":
+        raise ArgumentError("suite", "must be cpu", suite)
+    cpu.run(rounds, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
 
 
 @app.command()

@@ -7,7 +7,6 @@ error probability is never too small.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 Array = NDArray[np.float64]
 
@@ -51,6 +50,8 @@ class LiveCounts:
 
     def _increment(self, votes: int) -> tuple[int, Array, float]:
         if votes not in self._increments:
+            from scipy.stats import binom  # slow to import, and most runs make no plan
+
             mass = binom.pmf(np.arange(votes + 1), votes, self._p)
             # Thousands of looks would add up a pmf that sums to 1 + 1e-13.
             self._increments[votes] = _band(mass / mass.sum())

@@ -12,7 +12,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_package_folder_is_listed() -> None:
     found = {
         "dualsmooth." + ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("engine", "kernels", "export")
+        for top in ("engine", "kernels", "export", "benchmarks")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
@@ -37,7 +37,8 @@ def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
 def test_statistics_and_methods_need_no_torch() -> None:
     modules = [
         "anytime", "bounds", "budget", "certificate", "data", "images", "noise", "radius",
-        "runlog", "methods.dual", "methods.fixed", "methods.choose", "models.bundle",
+        "runlog", "sample_size", "decision_plan", "methods.dual", "methods.fixed", "methods.choose",
+        "models.bundle",
         "runtime.scheduler", "runtime.driver", "report.text",
     ]  # fmt: skip
     block = (

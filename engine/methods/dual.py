@@ -31,12 +31,17 @@ from math import inf
 from dualsmooth.engine.budget import Budget, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
 from dualsmooth.engine.checks import open_unit, positive
+from dualsmooth.engine.decision_plan import check_grid
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.chain_budget import chain_sizes, chain_trials
+from dualsmooth.engine.methods.decide import Stream, decide
 from dualsmooth.engine.methods.networks import Networks
 from dualsmooth.engine.methods.routing import (
+    NOTHING,
     ChainClaim,
     Interval,
+    Outcome,
     constancy_bounds,
     growing_chain,
     median_level,
@@ -44,6 +49,7 @@ from dualsmooth.engine.methods.routing import (
     possible_levels,
 )
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.sample_size import Pilot
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
@@ -106,6 +112,7 @@ class DualSmoothing:
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
+        check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)
         return self._certify(budget, open_unit("alpha", alpha))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
@@ -113,21 +120,52 @@ class DualSmoothing:
         start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
         chain = self._chain(guess, start)
         ledger = self._ledger(alpha, len(chain))
-        claim, bounds, candidate = ChainClaim([], []), list[Bound](), None
-        if start is not None:
-            estimate = yield self._select(Phase.SELECT_ESTIMATE, budget.n)
-            claim, bounds = self._constancy(estimate, chain, ledger.levels["selector"])
-        if start is not None and claim.next_levels():
+        if start is None:
+            return self._certificate(None, None, NOTHING, [], ledger)
+        if budget.kind == "decide":
+            return (yield from self._decide(guess, start, chain, budget, ledger))
+        n_selector, n_classifier, candidate = budget.n, budget.n, None
+        if budget.tolerance is not None:
+            pilot = yield self._classify(Phase.CLASS_GUESS, start, budget.n0)
+            candidate = top_class(pilot)
+            votes = 0 if candidate is None else int(pilot[candidate])
+            n_selector, n_classifier = chain_sizes(
+                self.selector_rule, chain, (guess, self._tau),
+                Pilot(votes, budget.n0, self.networks.sigmas[start], ledger.levels["classifier"]),
+                ledger, budget.n, budget.tolerance,
+            )  # fmt: skip
+        estimate = yield self._select(Phase.SELECT_ESTIMATE, n_selector)
+        claim, bounds = self._constancy(estimate, chain, ledger.levels["selector"])
+        if budget.kind == "fixed" and claim.next_levels():
             candidate = top_class((yield self._classify(Phase.CLASS_GUESS, start, budget.n0)))
         while candidate is not None and (levels := claim.next_levels()):
             radii = []
             for level in levels:
-                counts = yield self._classify(Phase.CLASS_ESTIMATE, level, budget.n)
+                counts = yield self._classify(Phase.CLASS_ESTIMATE, level, n_classifier)
                 sigma, share = self.networks.sigmas[level], ledger.levels["classifier"]
                 bounds.append(event_bound("classifier", counts, "=", candidate, sigma, share))
                 radii.append(bounds[-1].radius)
             claim.add(radii)
-        return self._certificate(start, candidate, claim, bounds, ledger)
+        return self._certificate(start, candidate, claim.outcome, bounds, ledger)
+
+    def _decide(
+        self, guess: Counts, start: int, chain: list[Interval], budget: Budget, ledger: AlphaLedger
+    ) -> Procedure:
+        pilot = yield self._classify(Phase.CLASS_GUESS, start, budget.n0)
+        candidate = top_class(pilot)
+        if candidate is None:
+            return self._certificate(start, None, Outcome(0.0, None, "classifier"), [], ledger)
+        selector = Stream(self._select(Phase.SELECT_ESTIMATE, budget.n), guess)
+        classifiers = [
+            Stream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n),
+                   pilot if level == start else None)
+            for level in range(len(self.networks.sigmas))
+        ]  # fmt: skip
+        sets = chain_trials(self.selector_rule, chain, selector, classifiers, candidate, ledger)
+        radius, member, failed_at = yield from decide(budget.radii, sets)
+        outcome = Outcome(radius, None if member is None else chain[member], failed_at)
+        tested = {trial: None for trials in sets for trial in trials if trial.tests}
+        return self._certificate(start, candidate, outcome, [t.bound for t in tested], ledger)
 
     def _chain(self, guess: Counts, start: int | None) -> list[Interval]:
         """Sets of levels to try, from selection votes only; one set if they are unanimous."""
@@ -147,8 +185,8 @@ class DualSmoothing:
     def _constancy(
         self, estimate: Counts, chain: list[Interval], alpha: float
     ) -> tuple[ChainClaim, list[Bound]]:
-        tau = positive("tau", self.networks.tau)
-        sets = [constancy_bounds(self.selector_rule, estimate, s, tau, alpha) for s in chain]
+        rule = self.selector_rule
+        sets = [constancy_bounds(rule, estimate, s, self._tau, alpha) for s in chain]
         constancy = [min((bound.radius for bound in bounds), default=inf) for bounds in sets]
         distinct = {bound.event: bound for bounds in sets for bound in bounds}
         return ChainClaim(chain, constancy), list(distinct.values())
@@ -157,20 +195,18 @@ class DualSmoothing:
         self,
         start: int | None,
         candidate: int | None,
-        claim: ChainClaim,
+        outcome: Outcome,
         bounds: list[Bound],
         ledger: AlphaLedger,
     ) -> Certificate:
-        certified = claim.radius > 0.0
-        reached_classifier = start is not None and max(claim.constancy, default=0.0) > 0.0
-        level_fails = reached_classifier and not any(claim.smallest[:1])
+        certified = outcome.radius > 0.0
         return Certificate(
             predicted=candidate if certified else None,
-            radius=claim.radius,
+            radius=outcome.radius,
             sigma=None if start is None else self.networks.sigmas[start],
             method=self.name,
-            abstained_at=None if certified else "classifier" if level_fails else "selector",
-            interval=claim.interval,
+            abstained_at=None if certified else outcome.failed_at,
+            interval=outcome.interval,
             alpha=ledger,
             bounds=tuple(bounds),
         )
@@ -195,8 +231,12 @@ class DualSmoothing:
                 return Prediction(None, sigmas, "classifier")
         return Prediction(answers[0], sigmas, None) if answers else Prediction(None, (), "selector")
 
+    @property
+    def _tau(self) -> float:
+        return positive("tau", self.networks.tau)
+
     def _select(self, phase: Phase, count: int) -> Draw:
-        return Draw("selector", float(self.networks.tau or 0.0), phase, 0, count)
+        return Draw("selector", self._tau, phase, 0, count)
 
     def _classify(self, phase: Phase, level: int, count: int) -> Draw:
         sigma = self.networks.sigmas[level]

@@ -4,10 +4,12 @@ Theorem. Let G(x) be the probability that the base classifier answers c under N(
 G(x0) >= p > 1/2, the smoothed classifier argmax G returns c at every x with
 ||x - x0|| < sigma * z(p).
 
-Assumptions. One sigma for every input; n0 and n fixed beforehand; the n estimation votes are
-independent of the n0 votes that chose c; noise is Gaussian.
+Assumptions. One sigma for every input; n0 fixed beforehand; n fixed beforehand, or chosen by the n0
+votes (budget ``precise``); the n estimation votes are independent of the n0 votes that chose c;
+noise is Gaussian.
 
-Failure budget. One Clopper-Pearson bound at the full alpha.
+Failure budget. One Clopper-Pearson bound at the full alpha; with budget ``decide`` one sequential
+test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.decide`).
 """
 
 from dataclasses import dataclass
@@ -15,9 +17,12 @@ from dataclasses import dataclass
 from dualsmooth.engine.budget import Budget, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
 from dualsmooth.engine.checks import open_unit, positive
-from dualsmooth.engine.draws import Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.decision_plan import check_grid
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.methods.decide import Stream, Trial, decide
 from dualsmooth.engine.methods.networks import Networks
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.sample_size import Pilot, planned_votes
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class FixedSmoothing:
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: a class and a radius, or abstain."""
+        check_grid(budget.radii, self.sigma, budget.n, alpha)
         return self._certify(
             budget, AlphaLedger("single", open_unit("alpha", alpha), {"classifier": alpha})
         )
@@ -69,11 +75,27 @@ class FixedSmoothing:
     def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
         guess = yield self._draw(Phase.CLASS_GUESS, budget.n0)
         candidate = top_class(guess)
-        bounds: tuple[Bound, ...] = ()
-        if candidate is not None:
-            counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
-            bounds = (event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total),)
-        radius = min((bound.radius for bound in bounds), default=0.0)
+        if candidate is None:
+            return self._certificate(None, 0.0, (), ledger)
+        if budget.kind == "decide":
+            stream = Stream(self._draw(Phase.CLASS_ESTIMATE, budget.n), guess)
+            trial = Trial("classifier", ("=", candidate), stream, ledger.total)
+            decision = yield from decide(budget.radii, [[trial]])
+            return self._certificate(candidate, decision.radius, (trial.bound,), ledger)
+        n = self._sample_size(guess, candidate, budget, ledger.total)
+        counts = yield self._draw(Phase.CLASS_ESTIMATE, n)
+        bound = event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total)
+        return self._certificate(candidate, bound.radius, (bound,), ledger)
+
+    def _sample_size(self, guess: Counts, candidate: int, budget: Budget, alpha: float) -> int:
+        if budget.tolerance is None:
+            return budget.n
+        pilot = Pilot(int(guess[candidate]), budget.n0, self.sigma, alpha)
+        return planned_votes(None, pilot, budget.n, budget.tolerance)[1]
+
+    def _certificate(
+        self, candidate: int | None, radius: float, bounds: tuple[Bound, ...], ledger: AlphaLedger
+    ) -> Certificate:
         certified = radius > 0.0
         return Certificate(
             predicted=candidate if certified else None,

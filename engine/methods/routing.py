@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from dualsmooth.engine.certificate import Bound
 from dualsmooth.engine.draws import Counts
@@ -47,20 +48,24 @@ def growing_chain(guess: Counts, start: int) -> list[Interval]:
     return chain
 
 
-def constancy_bounds(
-    rule: str, estimate: Counts, interval: Interval, tau: float, alpha: float
-) -> tuple[Bound, ...]:
-    """Bounds that keep the selected level inside the interval; none if it holds all levels.
+def constancy_events(rule: str, interval: Interval, levels: int) -> list[tuple[str, int]]:
+    """Events whose mass above 1/2 keeps the selected level inside the interval.
 
-    Plurality: P(h = i). Median: P(h >= i) and P(h <= j), where the event is not certain; both at
-    the full alpha, since only the smallest radius is claimed.
+    Plurality: P(h = i). Median: P(h >= i) and P(h <= j), where the event is not certain; none if
+    the interval holds all levels.
     """
     low, high = interval
     if rule == "plurality":
-        events = [("=", low)]
-    else:
-        events = [(">=", low)] if low > 0 else []
-        events += [("<=", high)] if high < len(estimate) - 2 else []
+        return [("=", low)]
+    below = [(">=", low)] if low > 0 else []
+    return [*below, ("<=", high)] if high < levels - 1 else below
+
+
+def constancy_bounds(
+    rule: str, estimate: Counts, interval: Interval, tau: float, alpha: float
+) -> tuple[Bound, ...]:
+    """Bounds of `constancy_events`, each at the full alpha: only the smallest radius is claimed."""
+    events = constancy_events(rule, interval, len(estimate) - 1)
     return tuple(event_bound("selector", estimate, *event, tau, alpha) for event in events)
 
 
@@ -81,6 +86,18 @@ def possible_levels(rule: str, selection: Counts, alpha: float) -> range:
     low = max((i for i in range(1, last + 1) if exceeds_half(">=", i)), default=0)
     high = min((j for j in range(last) if exceeds_half("<=", j)), default=last)
     return range(low, high + 1)
+
+
+class Outcome(NamedTuple):
+    """What a chain claims: radius, set of levels behind it, and the stage that allowed no more."""
+
+    radius: float
+    interval: Interval | None
+    failed_at: str | None
+
+
+NOTHING = Outcome(0.0, None, "selector")
+"""The selector's votes were all invalid."""
 
 
 @dataclass
@@ -126,3 +143,10 @@ class ChainClaim:
         """Set behind the radius; None while nothing is certified."""
         radii = [min(pair) for pair in zip(self.constancy, self.smallest, strict=False)]
         return self.chain[radii.index(self.radius)] if self.radius > 0.0 else None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the chain claims in the end."""
+        reached_classifier = max(self.constancy) > 0.0 and not any(self.smallest[:1])
+        failed_at = "classifier" if reached_classifier else "selector"
+        return Outcome(self.radius, self.interval, failed_at)

@@ -14,6 +14,13 @@ def top_class(counts: Counts) -> int | None:
     return int(np.argmax(valid)) if valid.any() else None
 
 
+def event_votes(counts: Counts, event: str, index: int) -> int:
+    """Valid votes for an event: ``=``, ``>=`` or ``<=`` the class or level index."""
+    valid = counts[:-1]
+    members = {"=": valid[index : index + 1], ">=": valid[index:], "<=": valid[: index + 1]}[event]
+    return int(members.sum())
+
+
 def event_bound(
     stage: str, counts: Counts, event: str, index: int, sigma: float, alpha: float
 ) -> Bound:
@@ -34,9 +41,7 @@ def event_bound(
     alpha : float
         Level of the bound.
     """
-    valid = counts[:-1]
-    members = {"=": valid[index : index + 1], ">=": valid[index:], "<=": valid[: index + 1]}[event]
-    k, n = int(members.sum()), int(counts.sum())
+    k, n = event_votes(counts, event, index), int(counts.sum())
     lower = float(clopper_pearson_lower(k, n, alpha))
     return Bound(
         stage, f"{event} {index}", sigma, k, n, alpha, lower, gaussian_radius(lower, sigma)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 """Puts operators of a library in place of a layer and what follows it."""
@@ -54,7 +53,7 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     try:
         traced = fx.symbolic_trace(copy.deepcopy(module))
         with torch.inference_mode():
-            ShapeProp(traced).propagate(example)
+            _Shapes(traced).run(example)
     except Exception:  # forward runs on proxies, so it can fail in any way
         return module
     for node in list(traced.graph.nodes):
@@ -66,6 +65,18 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of every intermediate tensor.
+
+    PyTorch's own pass imports its symbolic-shape machinery, which takes longer than a small run.
+    """
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        n.meta["shape"] = tuple(getattr(result, "shape", ()))
+        return result
 
 
 def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
@@ -168,7 +179,8 @@ def _attribute(relu: bool) -> str:
 
 
 def _shape(node: Any) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)
+    shape: tuple[int, ...] = node.meta["shape"]
+    return shape
 
 
 def _packed_convolution(layer: nn.Conv2d, source: tuple[int, ...]) -> torch.Tensor:

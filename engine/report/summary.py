@@ -26,12 +26,19 @@ class Row:
         Whether the certified class is the true one; whether there is none.
     draws : int
         Votes used; 0 if unknown.
+    exceeds_radius : bool
+        Whether the true radius is shown to be above ``radius`` itself (``decide`` budgets).
     """
 
     radius: float
     correct: bool
     abstained: bool
     draws: int
+    exceeds_radius: bool = False
+
+    def certified_beyond(self, r: float) -> bool:
+        """Whether the image counts at r: correct, with a radius strictly above r."""
+        return self.correct and (self.radius > r or (self.exceeds_radius and self.radius == r))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +86,12 @@ class Summary:
 
 
 def summarize(name: str, rows: Sequence[Row], radii: Sequence[float] = RADII) -> Summary:
-    """Summarize rows; an image counts at r if it is correct and its radius is > r (strictly)."""
+    """Summarize rows; `Row.certified_beyond` says which images count at a radius."""
     images = max(1, len(rows))
     return Summary(
         name=name,
         images=len(rows),
-        certified={r: sum(row.correct and row.radius > r for row in rows) for r in radii},
+        certified={r: sum(row.certified_beyond(r) for row in rows) for r in radii},
         acr=math.fsum(row.radius for row in rows if row.correct) / images,
         abstained=sum(row.abstained for row in rows),
         draws=sum(row.draws for row in rows) / images,
@@ -93,7 +100,10 @@ def summarize(name: str, rows: Sequence[Row], radii: Sequence[float] = RADII) ->
 
 def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
     """Rows of certificates."""
-    return [Row(c.radius, c.correct, c.predicted is None, c.draws) for c in certificates]
+    return [
+        Row(c.radius, c.correct, c.predicted is None, c.draws, c.exceeds_radius)
+        for c in certificates
+    ]
 
 
 def read_rows(path: Path) -> tuple[str, list[Row]]:

@@ -14,12 +14,16 @@ def text_table(summaries: Sequence[Summary]) -> str:
     below (-) the best fixed sigma, chosen afresh at every radius.
     """
     radii = list(summaries[0].certified)
-    head = f"{'radius >':<{NAME_WIDTH}}" + "".join(f"{r:>7.2f}" for r in radii)
+    head = f"{'radius >':<{NAME_WIDTH}}" + "".join(f"{_number(r):>7}" for r in radii)
     lines = [head + f"{'ACR':>7}", "-" * (len(head) + 7)]
     for summary in summaries:
         cells = "".join(f"{100 * summary.accuracy(r):>7.1f}" for r in radii)
         lines.append(f"{summary.name:<{NAME_WIDTH}}" + cells + f"{summary.acr:>7.3f}")
     return "\n".join([*lines, *_against_best_fixed(summaries, radii), *_footer(summaries)])
+
+
+def _number(r: float) -> str:
+    return f"{r:.2f}" if round(r, 2) == r else f"{r:.4g}"
 
 
 def _against_best_fixed(summaries: Sequence[Summary], radii: Sequence[float]) -> list[str]:

@@ -6,6 +6,7 @@ nor on the number of threads. Noise is the specification's, rounded once to floa
 """
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,13 +83,17 @@ class CpuSampler:
         table = self._table(segments)
         rows, bins = int(table["end"][-1]), self._outputs[model] + 1
 
-        def work(thread: int) -> NDArray[np.int64]:
+        starts = deque(range(0, rows, self.batch_size))  # shared: a slow core takes fewer batches
+
+        def work(_: int) -> NDArray[np.int64]:
             counts = np.zeros((len(segments), bins), np.int64)
-            step = self.batch_size
-            for first in range(thread * step, rows, self.threads * step):
-                logits = self._logits(model, table, first, min(step, rows - first))
+            while True:
+                try:
+                    first = starts.popleft()
+                except IndexError:
+                    return counts
+                logits = self._logits(model, table, first, min(self.batch_size, rows - first))
                 count_votes(logits, table, first, counts)
-            return counts
 
         votes = np.zeros((len(segments), bins), np.int64)
         for counts in self._pool.map(work, range(self.threads)):

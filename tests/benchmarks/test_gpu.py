@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 class Immediate:
@@ -42,14 +39,14 @@ class Immediate:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script, with images of 8x8 pixels and small batches."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    gpu, votes, peers = (import_module(name) for name in ("gpu", "gpu_votes", "gpu_peers"))
-    images = votes.IMAGES[:, :8, :8].copy()
-    monkeypatch.setattr(votes, "SHAPE", (8, 8, 3))
-    monkeypatch.setattr(votes, "IMAGES", images)
-    monkeypatch.setattr(peers, "IMAGES", images)
+    from dualsmooth.benchmarks import gpu, gpu_peers, gpu_votes
+
+    images = gpu_votes.IMAGES[:, :8, :8].copy()
+    monkeypatch.setattr(gpu_votes, "SHAPE", (8, 8, 3))
+    monkeypatch.setattr(gpu_votes, "IMAGES", images)
+    monkeypatch.setattr(gpu_peers, "IMAGES", images)
     monkeypatch.setattr(gpu, "BATCH", 32)
     return gpu
 

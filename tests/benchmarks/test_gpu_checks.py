@@ -1,10 +1,6 @@
 """The checks of `benchmarks/gpu_kernels.py` at small sizes, and that each notices a fault."""
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,21 +10,12 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 if torch.cuda.is_available():
     pytest.skip("run benchmarks/gpu_kernels.py instead", allow_module_level=True)
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def checks() -> ModuleType:
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return import_module("gpu_checks")
-    finally:
-        sys.path.remove(str(FOLDER))
-
-
-def small(checks: ModuleType, name: str) -> Callable[[], Any]:
+def small(name: str) -> Callable[[], Any]:
     """One check at a size the interpreter can run."""
+    from dualsmooth.benchmarks import gpu_checks as checks
     from dualsmooth.kernels.launch import StemShape
 
     return {
@@ -40,16 +27,20 @@ def small(checks: ModuleType, name: str) -> Callable[[], Any]:
     }[name]
 
 
-NAMES = ["noise", "stem", "conv", "vote_logits", "resnet_features"]
+SLOW = ("stem", "vote_logits", "resnet_features")
+NAMES = ["noise", "conv", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_checks_pass_on_good_kernels_and_fail_on_faulty_ones(
-    name: str, checks: ModuleType, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = small(checks, name)
+    from dualsmooth.benchmarks import gpu_checks as checks
+    from dualsmooth.kernels import ops
+
+    check = small(name)
     assert check()
-    owner = checks if name == "resnet_features" else checks.ops
+    owner = checks if name == "resnet_features" else ops
     true = getattr(owner, name)
 
     def faulty(*args: Any, **options: Any) -> Any:
@@ -69,8 +60,9 @@ def test_checks_pass_on_good_kernels_and_fail_on_faulty_ones(
 
 
 def test_without_a_device_the_script_says_so_and_succeeds(
-    checks: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    assert import_module("gpu_kernels").main(["--checks-only"]) == 0
+    from dualsmooth.benchmarks import gpu_kernels
+
+    assert gpu_kernels.main(["--checks-only"]) == 0
     assert capsys.readouterr().out == "no CUDA device: nothing checked, nothing timed\n"

@@ -7,6 +7,7 @@ import torch
 
 from dualsmooth.engine import Budget, Bundle, DualSmoothing, FixedSmoothing, certify, load_bundle
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
 
 RNG = np.random.default_rng(1)
@@ -29,6 +30,35 @@ def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
     assert [c.image_id for c in certificates] == ids
     reversed_ = certify(DualSmoothing(bundle), IMAGES[::-1], image_ids=ids[::-1], budget=BUDGET)
     assert timeless(reversed_[::-1]) == timeless(certificates)
+
+
+ADAPTIVE = [Budget.decide((0.1, 0.3, 0.45), n0=20, n=1500), Budget.precise(0.1, n0=50, n=1500)]
+
+
+@pytest.mark.parametrize("budget", ADAPTIVE, ids=lambda budget: budget.kind)
+def test_slots_and_order_do_not_change_adaptive_budgets(budget: Budget) -> None:
+    """With a trained model, whose images need different numbers of votes."""
+    method, ids = DualSmoothing(load_bundle("digits-dual")), list(range(8))
+    digits = load_images("digits").images[:8]
+    alone, together = (
+        certify(method, digits, image_ids=ids, budget=budget, slots=slots) for slots in (1, 16)
+    )
+    reversed_ = certify(method, digits[::-1], image_ids=ids[::-1], budget=budget, slots=3)
+    lines = [c.to_json() for c in timeless(alone)]
+    assert lines == [c.to_json() for c in timeless(together)]
+    assert lines == [c.to_json() for c in timeless(reversed_[::-1])]
+    assert len({c.draws for c in alone}) > 1
+    assert len({c.radius for c in alone}) > 1
+
+
+@pytest.mark.parametrize("budget", ADAPTIVE, ids=lambda budget: budget.kind)
+def test_adaptive_budgets_never_read_a_sample_twice(bundle: Bundle, budget: Budget) -> None:
+    for certificate in certify(DualSmoothing(bundle), IMAGES, budget=budget):
+        next_sample: dict[tuple[str, int], int] = {}
+        for record in certificate.counts:
+            part = record.phase, record.level
+            assert record.first == next_sample.get(part, 0)
+            next_sample[part] = record.first + record.count
 
 
 def test_a_certificate_says_how_it_was_made(bundle: Bundle) -> None:

@@ -197,6 +197,31 @@ def test_report_puts_runs_and_tables_side_by_side(
     assert table["cohen"] == table["fixed(0.25)"]
 
 
+@pytest.mark.parametrize(
+    "budget", [("decide", "--radii", "0.05,0.1"), ("precise", "--tolerance", 0.1)], ids=str
+)
+def test_adaptive_budgets_write_runs_that_resume(
+    run: Run, tiny_bundle: Path, tmp_path: Path, budget: tuple[object, ...]
+) -> None:
+    options = ("--out", "a", "--n", 2000, "--budget", *budget)
+    code, out, _ = certify(run, tiny_bundle, *options)
+    assert code == 0
+    certificates = read_log(tmp_path / "a")
+    assert 0 < sum(c.predicted is not None for c in certificates)
+    configuration = json.loads((tmp_path / "a" / "run.json").read_text())["configuration"]
+    assert configuration["budget"] == budget[0]
+    if budget[0] == "decide":
+        assert {c.radius for c in certificates} <= {0.0, 0.05, 0.1}
+        assert out.splitlines()[0].split() == ["radius", ">", "0.05", "0.10", "ACR"]
+        summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+        above = sum(c.correct and c.radius == 0.1 for c in certificates)
+        assert summary["certified_with_radius_above"]["0.1"] == above
+    first = log_lines(tmp_path / "a")
+    (tmp_path / "a" / "certificates.jsonl").write_text("\n".join(first[:5]) + "\n")
+    assert certify(run, tiny_bundle, *options, "--resume")[0] == 0
+    assert [*map(strip_time, log_lines(tmp_path / "a"))] == [*map(strip_time, first)]
+
+
 def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -227,6 +252,25 @@ BAD_OPTIONS = {
         ("--selector-rule", "plurality", "--routing", "interval"),
         "routing must be one of",
     ),
+    "budget": (("--budget", "thrifty"), "budget must be one of fixed, decide, precise"),
+    "radii missing": (("--budget", "decide"), "radii are required by --budget decide"),
+    "radii with fixed": (("--radii", "0.25"), "radii belongs to --budget decide"),
+    "radii falling": (("--budget", "decide", "--radii", "0.5,0.25"), "radii must increase"),
+    "radii twice": (("--budget", "decide", "--radii", "0.5,0.5"), "radii must increase"),
+    "radii zero": (("--budget", "decide", "--radii", "0,0.5"), "radii must be a finite number > 0"),
+    "radii nan": (("--budget", "decide", "--radii", "nan"), "radii must be a finite number > 0"),
+    "radii inf": (("--budget", "decide", "--radii", "1,inf"), "radii must be a finite number > 0"),
+    "radii text": (
+        ("--budget", "decide", "--radii", "0.1;0.2"),
+        "radii must be numbers with",
+    ),
+    "radii too large": (("--budget", "decide", "--radii", "0.1,9"), "radii must be below 0.7"),
+    "tolerance with decide": (
+        ("--budget", "decide", "--radii", "0.1", "--tolerance", 0.1),
+        "tolerance belongs to --budget precise",
+    ),
+    "tolerance one": (("--budget", "precise", "--tolerance", 1), "tolerance must be in (0, 1)"),
+    "tolerance nan": (("--budget", "precise", "--tolerance", "nan"), "tolerance must be in (0, 1)"),
     "device": (("--device", "tpu"), "device must be one of auto, cpu"),
     "precision": (("--precision", "fp8"), "precision must be one of auto, fp32, bf16"),
     "seed": (("--seed", -1), "seed must be an integer in [0, "),
@@ -302,6 +346,8 @@ def test_corrupt_files_are_named(run: Run, tiny_bundle: Path, tmp_path: Path) ->
         (("--batch-size", 64), "batch_size 1024 -> 64"),
         (("--precision", "bf16"), "precision 'fp32' -> 'bf16'"),
         (("--selector-rule", "plurality"), "method 'dual(median, interval)'"),
+        (("--budget", "decide", "--radii", "0.1"), "budget 'fixed' -> 'decide'; radii [] -> [0.1]"),
+        (("--budget", "precise", "--n0", 10), "tolerance None -> 0.05"),
     ],
 )
 def test_resume_with_a_changed_configuration_is_refused(
@@ -380,6 +426,7 @@ def test_help_and_no_arguments_teach(run: Run) -> None:
     code, out, _ = run("certify", "--help")
     assert code == 0
     assert "dualsmooth certify digits-dual --data digits" in out
+    assert "--budget decide --radii 0.25,0.5" in " ".join(out.split())
     code, out, _ = run("--help")
     assert code == 0
     assert all(word in out for word in ("certify", "predict", "report", "doctor", "train"))

@@ -143,18 +143,46 @@ def interval(scene: Scene) -> Procedure:
     return DualSmoothing(scene, "median", "interval").certify(BUDGET, ALPHA)
 
 
+def decided(scene: Scene) -> Procedure:
+    grid = (0.1, 0.3 + 1e-9, 0.5)
+    budget = Budget.decide(grid, n0=BUDGET.n0, n=400)
+    return DualSmoothing(scene, "median", "interval").certify(budget, ALPHA)
+
+
+def precise(scene: Scene) -> Procedure:
+    budget = Budget.precise(0.1, n0=50, n=400)
+    return DualSmoothing(scene, "median", "interval").certify(budget, ALPHA)
+
+
 QUICK = ("both bind",)
 ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENES]
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("make", [plurality, published, median_point, interval])
+@pytest.mark.parametrize(
+    "make",
+    [
+        plurality,
+        pytest.param(published, marks=pytest.mark.slow),
+        pytest.param(median_point, marks=pytest.mark.slow),
+        interval,
+    ],
+)
 def test_dual_methods_keep_their_promise(name: str, make: Make) -> None:
     scene = SCENES[name]
     certified, false = wrong(scene, make, scene.dual_radius)
     assert false <= LIMIT
     if name in ("classifier binds", "both bind") and make is not published:
         assert certified > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["both bind", "levels agree"])
+@pytest.mark.parametrize("make", [decided, precise])
+def test_adaptive_budgets_keep_their_promise(name: str, make: Make) -> None:
+    """`test_adaptive_coverage.py` has the sharper cases."""
+    scene = SCENES[name]
+    assert wrong(scene, make, scene.dual_radius)[1] <= LIMIT
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ import pytest
 
 CODE = """
 import ctypes, sys
-import torch
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 if sys.argv[1] == "tuned" and not keep_freed_memory():
     print(-1); raise SystemExit
 fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in fields]
-mallinfo2 = ctypes.CDLL("libc.so.6").mallinfo2
+libc = ctypes.CDLL("libc.so.6")
+mallinfo2, libc.malloc.restype = libc.mallinfo2, ctypes.c_void_p
 mallinfo2.restype = Info
 before = mallinfo2().hblks
-kept = [torch.zeros(1 << 20) for _ in range(8)]
+kept = [libc.malloc(ctypes.c_size_t(4 << 20)) for _ in range(8)]
 print(mallinfo2().hblks - before)
 """
 

@@ -1,0 +1,1 @@
+"""Speed against peers, and figures of merit, run through ``dualsmooth bench``."""

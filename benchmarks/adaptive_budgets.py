@@ -1,0 +1,191 @@
+"""Votes that adaptive budgets save against a fixed n, and what they cost in certified share.
+
+    python benchmarks/adaptive_budgets.py [--logs ../shared/logs] [--images 60] [--out FILE]
+
+Part 1 simulates: each image of a published log has p_A = Phi(radius / sigma), the probability its
+radius stands for; abstentions get 1/2. Votes are binomial. n = 100,000, alpha = 0.001 for all.
+Part 2 certifies digits with the bundled model: real votes, selector and classifier.
+
+Both budgets run the procedures that `certify` runs. The fixed budget of part 1 is computed for the
+same images from fresh votes. Simulated p_A are lower bounds, so images that are certain (all votes
+agree) appear as p_A = Phi(3.8 or so); this makes both budgets a little harder.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.decision_plan import decision_plan
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.networks import OneNetwork
+
+N, ALPHA, TOLERANCE = 100_000, 1e-3, 0.05
+RATIOS = (0.5, 1.0, 2.0)
+LOGS = {
+    "ImageNet 0.50": ("cohen2019/imagenet_resnet50_sigma_0.50.tsv", 0.5),
+    "CIFAR 0.25": ("cohen2019/cifar10_resnet110_sigma_0.25.tsv", 0.25),
+    "CIFAR 0.50": ("cohen2019/cifar10_resnet110_sigma_0.50.tsv", 0.5),
+    "CIFAR Consistency 0.25": ("acr2025/cifar10/consistency_sigma_0.25.tsv", 0.25),
+    "CIFAR Consistency 1.00": ("acr2025/cifar10/consistency_sigma_1.0.tsv", 1.0),
+}
+
+
+def probabilities(path: Path, sigma: float) -> list[float]:
+    """p_A of about 500 images of a log in Cohen et al.'s format, evenly spaced."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = rows[:: max(1, len(rows) // 500)]
+    radii = [float(row["radius"]) if row["predict"] != "-1" else 0.0 for row in rows]
+    return [float(ndtr(radius / sigma)) for radius in radii]
+
+
+def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -> tuple[float, int]:
+    """Radius and votes of one image whose other votes all go to one other class."""
+    procedure = FixedSmoothing(OneNetwork(), sigma).certify(budget, ALPHA)
+    draw, votes = next(procedure), 0
+    while True:
+        votes += draw.count
+        k = int(rng.binomial(draw.count, p))
+        try:
+            draw = procedure.send(np.array([k, draw.count - k, 0], np.int64))
+        except StopIteration as stop:
+            result: Certificate = stop.value
+            return result.radius, votes
+
+
+def all_of(
+    p: list[float], sigma: float, budget: Budget, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Radii and votes of all images."""
+    rng = np.random.default_rng(seed)
+    outcomes = [simulate(value, sigma, budget, rng) for value in p]
+    return np.array([r for r, _ in outcomes]), np.array([v for _, v in outcomes])
+
+
+def simulated(name: str, path: Path, sigma: float) -> list[dict[str, Any]]:
+    """Rows of part 1 for one log."""
+    p, rows = probabilities(path, sigma), []
+    fixed, fixed_votes = all_of(p, sigma, Budget.fixed(n=N), 1)
+    for ratio in RATIOS:
+        radius = ratio * sigma
+        reached, votes = all_of(p, sigma, Budget.decide([radius], n=N), 2)
+        rows.append({
+            "data": name, "budget": "decide", "radius/sigma": ratio,
+            "votes": float(votes.mean()), "factor": float(fixed_votes.mean() / votes.mean()),
+            "share": float((reached == radius).mean()),
+            "fixed share": float((fixed > radius).mean()),
+        })  # fmt: skip
+    radii, votes = all_of(p, sigma, Budget.precise(TOLERANCE, n=N), 3)
+    rows.append({
+        "data": name, "budget": "precise", "radius/sigma": None, "votes": float(votes.mean()),
+        "factor": float(fixed_votes.mean() / votes.mean()),
+        "ACR ratio": float(radii.sum() / fixed.sum()),
+        "share": float((radii > 0).mean()), "fixed share": float((fixed > 0).mean()),
+    })  # fmt: skip
+    return rows
+
+
+def digits(images: int) -> list[dict[str, Any]]:
+    """Rows of part 2: fixed 0.25 and dual on the bundled model, n = 100,000 per stage."""
+    from dualsmooth.engine import DualSmoothing, certify, load_bundle
+    from dualsmooth.engine.data import load_images
+
+    data, bundle, rows = load_images("digits"), load_bundle("digits-dual"), []
+    chosen = list(range(0, len(data.labels), max(1, len(data.labels) // images)))[:images]
+
+    def run(method: Any, budget: Budget) -> tuple[list[Certificate], float]:
+        start = perf_counter()
+        found = certify(
+            method, data.images[chosen], image_ids=chosen, labels=data.labels[chosen].tolist(),
+            budget=budget, alpha=ALPHA, slots=32,
+        )  # fmt: skip
+        return found, perf_counter() - start
+
+    for method in (FixedSmoothing(bundle, 0.25), DualSmoothing(bundle)):
+        fixed, seconds = run(method, Budget.fixed(n=N))
+        rows += [
+            compared(method.name, budget, *run(method, budget), fixed, seconds)
+            for budget in (
+                *(Budget.decide([ratio * 0.25], n=N) for ratio in RATIOS),
+                Budget.decide([ratio * 0.25 for ratio in RATIOS], n=N),
+                Budget.precise(TOLERANCE, n=N),
+            )
+        ]
+    return rows
+
+
+def compared(
+    name: str,
+    budget: Budget,
+    found: list[Certificate],
+    seconds: float,
+    fixed: list[Certificate],
+    fixed_seconds: float,
+) -> dict[str, Any]:
+    """One row of part 2; shares are of images certified beyond the (last) radius, right or not."""
+    votes, fixed_votes = (float(np.mean([c.draws for c in run])) for run in (found, fixed))
+    edge = budget.radii[-1] if budget.radii else 0.0
+    row = {
+        "data": f"digits {name}", "budget": budget.kind, "images": len(found), "votes": votes,
+        "factor": fixed_votes / votes, "time factor": fixed_seconds / seconds,
+        "radius/sigma": [r / 0.25 for r in budget.radii] or None,
+        "share": float(np.mean([c.radius >= edge and c.radius > 0 for c in found])),
+        "fixed share": float(np.mean([c.radius > edge for c in fixed])),
+    }  # fmt: skip
+    if budget.kind == "precise":
+        row["ACR ratio"] = sum(c.radius for c in found) / sum(c.radius for c in fixed)
+    return row
+
+
+def planning_seconds() -> dict[str, float]:
+    """Time to make each plan, once per run."""
+    seconds = {}
+    for ratio in RATIOS:
+        start = perf_counter()
+        decision_plan(ratio, 1.0, N, ALPHA)
+        seconds[f"r/sigma {ratio:g}"] = perf_counter() - start
+    return seconds
+
+
+def main() -> None:
+    """Print the table and write it as JSON."""
+    root = Path(__file__).parents[1]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--logs", type=Path, default=root.parent / "shared" / "logs")
+    parser.add_argument("--images", type=int, default=60)
+    results = root / "benchmarks" / "results" / "adaptive_budgets.json"
+    parser.add_argument("--out", type=Path, default=results)
+    options = parser.parse_args()
+    planning = planning_seconds()
+    rows = []
+    for name, (path, sigma) in LOGS.items():
+        rows += simulated(name, options.logs / path, sigma)
+    rows += digits(options.images) if options.images else []
+    for row in rows:
+        ratio = row["radius/sigma"]
+        kept = f"  ACR x{row['ACR ratio']:.3f}" if "ACR ratio" in row else ""
+        print(f"{row['data']:<30}{row['budget']:<9}{ratio!s:<18}{row['votes']:>9.0f} votes"
+              f"{row['factor']:>7.1f}x  share {100 * row['share']:.1f} "
+              f"(fixed {100 * row['fixed share']:.1f}){kept}")  # fmt: skip
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "n": N, "alpha": ALPHA, "tolerance": TOLERANCE, "planning seconds": planning, "rows": rows,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in ("numpy", "scipy", "torch")},
+    }  # fmt: skip
+    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Fair timing in one process: contestants interleaved, medians and intervals of their ratios."""
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+Times = dict[str, list[float]]
+"""Seconds of each round, by contestant."""
+
+
+def interleave(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, seed: int = 0
+) -> Times:
+    """Time contestants in random order, once per round, after an untimed round.
+
+    Parameters
+    ----------
+    contestants : mapping of str to callable
+        Each does the same work once.
+    rounds : int
+        Timed rounds, >= 1.
+    seed : int
+        Of the order.
+    """
+    rng, seconds = np.random.default_rng(seed), {name: list[float]() for name in contestants}
+    for round_ in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):
+        for name in rng.permutation(list(contestants)):
+            start = perf_counter()
+            contestants[name]()
+            if round_:
+                seconds[name].append(perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float], seed: int = 0) -> dict[str, Any]:
+    """Median of the per-round ratios slow / fast, and its 95 % bootstrap interval."""
+    ratios = np.array(slow) / np.array(fast)
+    draws = np.random.default_rng(seed).choice(ratios, (4000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    return {
+        "median": round(float(np.median(ratios)), 3),
+        "interval_95": [round(float(low), 3), round(float(high), 3)],
+        "rounds": len(ratios),
+    }
+
+
+def best(seconds: Times, names: list[str]) -> str:
+    """The contestant with the smallest median time."""
+    return min(names, key=lambda name: float(np.median(seconds[name])))
+
+
+def quartiles(times: list[float], work: int) -> dict[str, Any]:
+    """Median and interquartile range, as work per second."""
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return {
+        "per_second": round(work / middle),
+        "iqr": [round(work / high), round(work / low)],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
+    )
+    packages = ("torch", "numpy", "onnxruntime", "openvino", "adversarial-robustness-toolbox")
+    return {
+        "system": platform.platform(),
+        "processor": model or platform.processor(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

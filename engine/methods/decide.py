@@ -1,0 +1,185 @@
+"""Budget ``decide``: is the radius above r? Exact sequential tests over a fixed grid of radii.
+
+A claim "radius > r" holds if all tests of some set pass at r. Selection votes fix the sets. Each
+test is the group-sequential plan of one event at one radius (`decision_plan`) on the estimation
+votes of one network. Its outcome is a function of those votes alone: other tests, the
+order in which they are run and stopping early decide only whether it is looked at. So every way of
+being lazy is sound, and the least promising test of a set runs first.
+
+One radius. A single set: a false claim needs the one event with the smallest true radius to pass,
+at its level (intersection-union; Berger 1982). A chain of growing sets (theorem C1 of
+`dualsmooth.engine.methods.dual`): let S be the last set not all of whose selector events have a
+true radius above r. All selector tests of one r share votes and plan, so an event that contains
+another has at least its count at every look and passes if that one does, futility or not. A false
+claim through S or a smaller set therefore makes a fixed false event of S pass: a_sel. Through a
+larger set, the level with the smallest true radius in the set after S, a fixed one, passes: a_cls.
+With full alpha in both stages a chain can err with probability 2 alpha; the sum is needed.
+
+The grid. Radii are claimed in increasing order and none is skipped, so a false claim needs a false
+claim of the smallest false radius: the level of one radius holds for the grid.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import NamedTuple
+
+from scipy.special import ndtri
+
+from dualsmooth.engine.certificate import Bound
+from dualsmooth.engine.decision_plan import decision_looks, decision_plan, least_probability
+from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.methods.votes import event_votes
+from dualsmooth.engine.radius_decision import RadiusTest
+
+
+class Stream:
+    """Estimation votes of one network at one noise level, drawn look by look, each once.
+
+    Parameters
+    ----------
+    draw : Draw
+        All votes it may draw.
+    pilot : Counts or None
+        Selection votes of the same network, to tell promising tests from others.
+    """
+
+    def __init__(self, draw: Draw, pilot: Counts | None = None) -> None:
+        self.draw, self.looks, self.latest = draw, decision_looks(draw.count), pilot
+        self._seen: list[Counts] = []
+
+    def until(self, look: int) -> Generator[Draw, Counts, Counts]:
+        """All votes up to a look."""
+        while len(self._seen) <= look:
+            first = self.looks[len(self._seen) - 1] if self._seen else 0
+            count = self.looks[len(self._seen)] - first
+            votes = yield replace(self.draw, first=self.draw.first + first, count=count)
+            self.latest = votes + self._seen[-1] if self._seen else votes
+            self._seen.append(self.latest)
+        return self._seen[look]
+
+
+@dataclass(eq=False)
+class Trial:
+    """Tests of one event on a stream.
+
+    Parameters
+    ----------
+    stage : str
+        ``selector`` or ``classifier``.
+    event : tuple of (str, int)
+        What is counted (`event_votes`).
+    stream : Stream
+        Votes; trials may share one.
+    alpha : float
+        Level of each test.
+    """
+
+    stage: str
+    event: tuple[str, int]
+    stream: Stream
+    alpha: float
+    tests: dict[float, RadiusTest] = field(default_factory=dict)
+
+    def passes(self, radius: float) -> Generator[Draw, Counts, bool]:
+        """Run the test of a radius as far as it takes to decide it."""
+        if radius not in self.tests:
+            self.tests[radius] = yield from self._test(radius)
+        return self.tests[radius].outcome == "certified"
+
+    def _test(self, radius: float) -> Generator[Draw, Counts, RadiusTest]:
+        draw = self.stream.draw
+        plan = decision_plan(radius, draw.sigma, draw.count, self.alpha)
+        if plan is None or plan.futility is None:
+            p0 = least_probability(radius, draw.sigma)
+            return RadiusTest(radius, p0, draw.count, -1, 0, 0, draw.count + 1, -1, "unreachable")
+        outcome, look, k = "undecided", -1, 0
+        while outcome == "undecided" and look + 1 < len(plan.looks):
+            look += 1
+            k = event_votes((yield from self.stream.until(look)), *self.event)
+            if k >= plan.thresholds[look]:
+                outcome = "certified"
+            elif k <= plan.futility[look]:
+                outcome = "futile"
+        return RadiusTest(
+            radius, plan.p0, draw.count, look, plan.looks[look], k,
+            plan.thresholds[look], plan.futility[look], outcome,
+        )  # fmt: skip
+
+    @property
+    def outlook(self) -> float:
+        """Radius that the votes so far suggest; infinite before any. Only orders the tests."""
+        if self.stream.latest is None:
+            return inf
+        k, n = event_votes(self.stream.latest, *self.event), int(self.stream.latest.sum())
+        return self.stream.draw.sigma * float(ndtri((k + 0.5) / (n + 1.0)))
+
+    @property
+    def bound(self) -> Bound:
+        """The tests as a certificate records them."""
+        tests = tuple(self.tests.values())
+        best = max((t for t in tests if t.outcome == "certified"), key=lambda t: t.radius,
+                   default=None)  # fmt: skip
+        lower, radius = (best.p0, best.radius) if best else (0.0, 0.0)
+        event, sigma = f"{self.event[0]} {self.event[1]}", self.stream.draw.sigma
+        last = max(tests, key=lambda t: t.n)
+        return Bound(
+            self.stage, event, sigma, last.k, last.n, self.alpha, lower, radius, tests
+        )  # fmt: skip
+
+
+class Decision(NamedTuple):
+    """What the tests of a grid have shown.
+
+    Parameters
+    ----------
+    radius : float
+        Largest radius claimed, 0.0 if none.
+    member : int or None
+        Index of the set that claimed it.
+    failed_at : str or None
+        Stage of the test that ended the sequence; None if every radius was claimed.
+    """
+
+    radius: float
+    member: int | None
+    failed_at: str | None
+
+
+def decide(
+    radii: Sequence[float], sets: Sequence[Sequence[Trial]]
+) -> Generator[Draw, Counts, Decision]:
+    """Claim radii in increasing order, each through the first set all of whose tests pass.
+
+    Parameters
+    ----------
+    radii : sequence of float
+        Increasing.
+    sets : sequence of sequences of Trial
+        One set, or a chain of growing ones. A trial that fails rules out every set it is in.
+
+    Returns
+    -------
+    Decision
+    """
+    alive, radius, member = list(range(len(sets))), 0.0, None
+    for target in radii:
+        failed = yield from _first_failure(sets[alive[0]], target)
+        while failed:
+            alive = [m for m in alive if failed not in sets[m]]
+            if not alive:
+                return Decision(radius, member, failed.stage)
+            failed = yield from _first_failure(sets[alive[0]], target)
+        radius, member = target, alive[0]
+    return Decision(radius, member, None)
+
+
+def _first_failure(trials: Sequence[Trial], radius: float) -> Generator[Draw, Counts, Trial | None]:
+    """The first test that fails, the least promising run first; None if all pass."""
+    waiting = list(trials)
+    while waiting:
+        waiting.sort(key=lambda trial: trial.outlook)
+        trial = waiting.pop(0)
+        if not (yield from trial.passes(radius)):
+            return trial
+    return None
