@@ -142,8 +142,9 @@ class Certificate:
     seed, attempt, stream_version : int
         Noise stream.
     bundle, precision, device, sampler, batch_size : str, str, str, str, int
-        Networks' digest, arithmetic, device kind, implementation (``cpu`` or ``torch``) and padded
-        batch shape: with these fixed, votes are reproducible to the bit.
+        Networks' digest, arithmetic, device kind, implementation (``cpu``, ``torch`` or
+        ``cuda:BACKEND``) and padded batch shape: with these fixed, votes are reproducible to the
+        bit.
     seconds : float
         Share of the run's time; the only field that may differ between reruns.
     """

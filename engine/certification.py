@@ -24,6 +24,7 @@ def certify(
     batch_size: int | None = None,
     threads: int | None = None,
     slots: int = 16,
+    backend: str = "auto",
 ) -> list[Certificate]:
     """Certify images and return one certificate per image, in the order of the images.
 
@@ -43,7 +44,7 @@ def certify(
         Failure probability per image, in (0, 1).
     seed : int
         Noise seed, 0 <= seed < 2^64.
-    device, precision, batch_size, threads, slots
+    device, precision, batch_size, threads, slots, backend
         See `dualsmooth.engine.settings.Settings`.
 
     Returns
@@ -67,6 +68,7 @@ def certify(
         batch_size=batch_size,
         threads=threads,
         slots=slots,
+        backend=backend,
     )
     with Session(method, settings) as session:
         certificates = {c.image_id: c for c in session.certify(images, image_ids, labels)}

@@ -1,5 +1,6 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,7 +17,8 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
+from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
 
@@ -70,6 +72,8 @@ def certify_run(
     check_images(data.images, bundle_of(method).input_shape)
     method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
     configuration = describe(method, data, image_ids, settings)
+    if resume:
+        settings = _with_recorded_backend(settings, folder)
     with Session(method, settings) as session:
         configuration["batch_size"] = session.sampler.batch_size
         configuration["sampler"] = session.sampler.name
@@ -80,6 +84,14 @@ def certify_run(
             summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
+
+
+def _with_recorded_backend(settings: Settings, folder: Path) -> Settings:
+    """A choice that ``auto`` made by measuring is kept: another one might cast other votes."""
+    if settings.backend != AUTO or settings.device_kind != "cuda" or not (folder / RUN).exists():
+        return settings
+    backend = recorded_backend(read_configuration(folder).get("sampler"))
+    return dataclasses.replace(settings, backend=backend)
 
 
 def _certify_missing(
@@ -135,7 +147,7 @@ def describe(
         "alpha": settings.alpha,
         "seed": settings.seed,
         "attempt": settings.attempt,
-        "device": "cpu",
+        "device": settings.device_kind,
         "precision": settings.arithmetic,
     }
 

@@ -97,8 +97,11 @@ def certify(
     skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
     seed: SeedOption = 0,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="On cuda: auto (measured), cudnn, triton, compile or eager.")
+    ] = "auto",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
@@ -132,7 +135,9 @@ def certify(
     from dualsmooth.engine.settings import Settings
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
-    settings = Settings(votes, alpha, seed, 0, device, precision, batch_size, threads, slots)
+    settings = Settings(
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend
+    )
     loaded = load_bundle(bundle)
     chosen = choose_method(
         loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,

@@ -67,4 +67,4 @@ def _speeds() -> Iterator[str]:
             while perf_counter() - start < 1.0:
                 votes += int(sampler.count(role, [segment]).sum())
             rate = votes / (perf_counter() - start)
-            yield f"speed       {rate:,.0f} votes/s, digits-dual {role}, {sampler.threads} threads"
+            yield f"speed       {rate:,.0f} votes/s, digits-dual {role}, sampler {sampler.name}"

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.runtime.backends import check_backend
 
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
-PIXELS_PER_BATCH = 1 << 16
+PIXELS_PER_BATCH = {"cpu": 1 << 16, "cuda": 1 << 25}
+ROWS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,20 @@ class Settings:
     seed, attempt : int
         * Noise stream. A rerun that may replace an earlier result must use a new attempt.
     device : str
-        * ``auto`` or ``cpu``.
+        * ``cpu``, ``cuda``, or ``auto``: cuda where PyTorch finds a device.
     precision : str
-        * ``fp32``, ``bf16``, or ``auto``: bf16 where the processor multiplies it natively. The
-        certificate is about the network in this precision.
+        * ``fp32``, ``bf16``, or ``auto``: bf16 on CUDA devices, and where the processor multiplies
+        it natively. The certificate is about the network in this precision.
     batch_size : int or None
         * Padded batch shape; None picks the largest power of two, 8 to 1024, with at most 65,536
-        pixels in a batch.
+        pixels in a batch; on CUDA devices, 8 to 4096 with at most 2^25 pixels.
     threads : int or None
         Batches in work at once; None means one per core. Never changes a vote.
     slots : int
         Images in flight. Never changes a vote.
+    backend : str
+        * What runs the networks on CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
+        measures. `dualsmooth.engine.runtime.cuda_sampler` has the details.
 
     Raises
     ------
@@ -51,6 +56,7 @@ class Settings:
     batch_size: int | None = None
     threads: int | None = None
     slots: int = 16
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
         open_unit("alpha", self.alpha)
@@ -64,13 +70,22 @@ class Settings:
         for name, known in (("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ArgumentError(name, f"must be one of {', '.join(known)}", getattr(self, name))
+        check_backend(self.backend)
 
     def padded_batch(self, shape: tuple[int, int, int]) -> int:
         """Batch shape used for images of shape (height, width, channels)."""
         if self.batch_size is not None:
             return self.batch_size
-        rows = max(1, PIXELS_PER_BATCH // (shape[0] * shape[1]))
-        return max(8, min(1024, 1 << rows.bit_length() - 1))
+        kind = self.device_kind
+        rows = max(1, PIXELS_PER_BATCH[kind] // (shape[0] * shape[1]))
+        return max(8, min(ROWS_PER_BATCH[kind], 1 << rows.bit_length() - 1))
+
+    @property
+    def device_kind(self) -> str:
+        """``cpu`` or ``cuda``: what ``auto`` stands for on this machine."""
+        from dualsmooth.engine.runtime import native  # imports torch
+
+        return native.device_kind(self.device)
 
     @property
     def arithmetic(self) -> str:
@@ -79,4 +94,4 @@ class Settings:
 
         if self.precision != "auto":
             return self.precision
-        return "bf16" if multiplies_bf16() else "fp32"
+        return "bf16" if self.device_kind == "cuda" or multiplies_bf16() else "fp32"

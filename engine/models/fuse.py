@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
+"""Puts operators of a library in place of a layer and what follows it."""
+
 _RELUS = (torch.relu, torch.relu_, nn.functional.relu)
 _SUMS = (operator.add, operator.iadd, torch.add)
 
@@ -38,6 +41,15 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return module
+    return rewrite(module, example, _fuse_layer)
+
+
+def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
+    """A traced copy of a network with ``fuse`` called for every layer that may be replaced.
+
+    Layers with hooks, and convolutions with padding other than zeros, are left alone. ``module``
+    itself is returned if torch.fx cannot trace it.
+    """
     try:
         traced = fx.symbolic_trace(copy.deepcopy(module))
         with torch.inference_mode():
@@ -46,7 +58,9 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
         return module
     for node in list(traced.graph.nodes):
         if node.op == "call_module":
-            _fuse_layer(traced, node)
+            layer = traced.get_submodule(str(node.target))
+            if not _has_hooks(layer) and _is_plain(layer):
+                fuse(traced, node, layer)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -65,16 +79,13 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _fuse_layer(traced: fx.GraphModule, node: fx.Node) -> None:
-    layer = traced.get_submodule(str(node.target))
-    if _has_hooks(layer):
-        return
+def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
     if type(layer) is nn.Linear and len(_shape(node.args[0])) == 2:
-        last, relu = _following_relu(traced, node)
+        last, relu = following_relu(traced, node)
         weight = _packed_linear(layer, _shape(node.args[0])[0])
-        _replace(traced, node, last, torch.ops.mkldnn._linear_pointwise.default,
-                 (node.args[0],), weight, layer.bias, (_attribute(relu), [], ""))  # fmt: skip
-    elif type(layer) is nn.Conv2d and _is_plain(layer):
+        replace(traced, node, last, torch.ops.mkldnn._linear_pointwise.default,
+                (node.args[0],), weight, layer.bias, (_attribute(relu), [], ""))  # fmt: skip
+    elif type(layer) is nn.Conv2d:
         _fuse_convolution(traced, node, layer)
 
 
@@ -82,20 +93,20 @@ def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -
     source = node.args[0]
     weight = _packed_convolution(layer, _shape(source))
     geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-    total = _following_sum(node)
+    total = following_sum(node)
     if total is None:
-        last, relu = _following_relu(traced, node)
-        _replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
-                 (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
+        last, relu = following_relu(traced, node)
+        replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
+                (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
         return
     other = next(arg for arg in total.all_input_nodes if arg is not node)
-    last, relu = _following_relu(traced, total)
+    last, relu = following_relu(traced, total)
     unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
-    _replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,
-             (source, other), weight, layer.bias, (*geometry, "add", 1, *unary))  # fmt: skip
+    replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,
+            (source, other), weight, layer.bias, (*geometry, "add", 1, *unary))  # fmt: skip
 
 
-def _replace(
+def replace(
     traced: fx.GraphModule,
     first: fx.Node,
     last: fx.Node,
@@ -104,8 +115,9 @@ def _replace(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     options: tuple[Any, ...],
+    middle: tuple[Any, ...] = (),
 ) -> None:
-    """Put one call in place of the nodes up to ``last``."""
+    """Put call(*inputs, weight, *middle, bias, *options) in place of the nodes up to ``last``."""
     name = f"fused_{first.name}"
     constants: list[fx.Node | None] = []
     with traced.graph.inserting_before(last):
@@ -114,13 +126,14 @@ def _replace(
                 traced.register_buffer(f"{name}_{suffix}", value.detach(), persistent=False)
             attribute = None if value is None else traced.graph.get_attr(f"{name}_{suffix}")
             constants.append(attribute)
-        fused = traced.graph.call_function(call, (*inputs, *constants, *options))
+        arguments = (*inputs, constants[0], *middle, constants[1], *options)
+        fused = traced.graph.call_function(call, arguments)
     fused.meta = dict(last.meta)
     last.replace_all_uses_with(fused)
     traced.graph.erase_node(last)
 
 
-def _following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool]:
+def following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool]:
     """The ReLU that alone reads a node, and True; else the node, and False."""
     user = _only_user(node)
     if user is not None:
@@ -133,7 +146,7 @@ def _following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, boo
     return node, False
 
 
-def _following_sum(node: fx.Node) -> fx.Node | None:
+def following_sum(node: fx.Node) -> fx.Node | None:
     """The sum of a node with another of the same shape, if nothing else reads the node.
 
     The other must be computed already, so that the fused call can stand where the sum stood.
@@ -151,7 +164,9 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_plain(layer: nn.Conv2d) -> bool:
+def _is_plain(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv2d):
+        return True
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 

@@ -19,7 +19,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.fuse import fuse_for_cpu
 from dualsmooth.engine.noise import counter_word3
 from dualsmooth.engine.runtime.memory import keep_freed_memory
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     BATCHES_PER_CALL,
     PRECISIONS,
@@ -34,6 +34,7 @@ class CpuSampler:
     """Counts votes of torch networks on a CPU; parameters and errors as `TorchSampler`."""
 
     name = "cpu"
+    depth = 1
 
     def __init__(
         self,
@@ -98,6 +99,11 @@ class CpuSampler:
         for counts in self._pool.map(work, range(self.threads)):
             votes += counts
         return votes
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Count at once; the votes are ready when this returns."""
+        votes = self.count(model, segments)
+        return lambda: votes
 
     def close(self) -> None:
         """Stop the worker threads."""

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, and the sampler that uses it."""
+"""What this machine has, and the sampler that uses it."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,9 +6,28 @@ from typing import Any
 
 import torch
 
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
+from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 from dualsmooth.kernels.cpu import noise_votes
+
+
+def device_kind(wanted: str) -> str:
+    """``cpu`` or ``cuda``: what ``auto`` stands for, or what was asked for if it is there.
+
+    Raises
+    ------
+    ArgumentError
+        If cuda is wanted and PyTorch finds no device.
+    """
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise ArgumentError(
+            "device", "must be one that PyTorch finds here", wanted,
+            "use --device cpu, or see dualsmooth doctor",
+        )  # fmt: skip
+    return ("cuda" if found else "cpu") if wanted == "auto" else wanted
 
 
 @cache
@@ -21,8 +40,30 @@ def make_sampler(
     networks: Mapping[str, torch.nn.Module],
     outputs: Mapping[str, int],
     shape: tuple[int, int, int],
+    *,
+    device: str = "cpu",
+    backend: str = "auto",
+    slots: int = 16,
+    threads: int | None = None,
     **settings: Any,
-) -> TorchSampler | CpuSampler:
-    """The fastest sampler this machine has; parameters and errors as `TorchSampler`."""
+) -> TorchSampler | CpuSampler | CudaSampler:
+    """The fastest sampler this machine has for a kind of device.
+
+    Parameters
+    ----------
+    networks, outputs, shape, threads, settings
+        As for `TorchSampler`; threads are the CPU's.
+    device : str
+        ``cpu`` or ``cuda``.
+    backend, slots
+        As for `CudaSampler`.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+    if device == "cuda":
+        return CudaSampler(networks, outputs, shape, backend=backend, slots=slots, **settings)
     kind = CpuSampler if noise_votes.available() else TorchSampler
-    return kind(networks, outputs, shape, **settings)
+    return kind(networks, outputs, shape, threads=threads, **settings)

@@ -1,10 +1,15 @@
 """Continuous batching: many procedures in flight, their draws packed into full batches.
 
 Each network has a queue of flights waiting for votes, oldest first. A step serves the network whose
-queue fills its batch best (ties: the one that has waited longest), packs samples of as many flights
-as fit, and hands the votes back. A decided image leaves its slot at once and the next image takes
-it. Slots bound the number of images in memory, so no queue starves: images waiting elsewhere keep
-their slots until the starved network is the only one with work.
+queue fills its batch best (ties: the one that has waited longest) and packs samples of as many
+flights as fit. A decided image leaves its slot at once and the next image takes it.
+
+A sampler with ``depth`` above 1 gets another step while earlier ones run, as long as that step
+needs no padding; otherwise the votes of the oldest step are awaited first. So a device is kept busy
+without batches being padded for it.
+
+Slots bound the number of images in memory, so no queue starves: images waiting elsewhere keep their
+slots until the starved network is the only one with work.
 """
 
 from collections import deque
@@ -17,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.runtime.flight import Flight, Result
-from dualsmooth.engine.runtime.segments import Sampler, Segment
+from dualsmooth.engine.runtime.segments import Pending, Sampler, Segment
 
 
 @dataclass
@@ -31,6 +36,15 @@ class Occupancy:
     def share(self) -> float:
         """Used / run; 1.0 before the first batch."""
         return self.used / self.run if self.run else 1.0
+
+
+@dataclass
+class _Step(Generic[Result]):
+    """Segments handed to the sampler, and how to get their votes."""
+
+    parts: list[tuple[Flight[Result], Segment]]
+    pending: Pending
+    submitted: float
 
 
 class Scheduler(Generic[Result]):
@@ -48,6 +62,8 @@ class Scheduler(Generic[Result]):
         self.sampler, self.slots = sampler, slots
         self.occupancy = Occupancy()
         self._queues: dict[str, deque[Flight[Result]]] = {}
+        self._steps: deque[_Step[Result]] = deque()
+        self._collected = 0.0
 
     def run(
         self, jobs: Iterable[tuple[Flight[Result], Callable[[], NDArray[np.float32]]]]
@@ -68,9 +84,11 @@ class Scheduler(Generic[Result]):
                 self.sampler.load(flight.slot, image())
                 flight.start()
                 yield from self._requeue(flight, free)
-            if not any(self._queues.values()):
+            if len(self._steps) < self.sampler.depth and self._submit():
+                continue
+            if not self._steps:
                 return
-            for flight in self._step():
+            for flight in self._collect():
                 yield from self._requeue(flight, free)
 
     def _requeue(self, flight: Flight[Result], free: list[int]) -> Iterator[Flight[Result]]:
@@ -80,10 +98,25 @@ class Scheduler(Generic[Result]):
         else:
             self._queues.setdefault(flight.draw.model, deque()).append(flight)
 
-    def _step(self) -> list[Flight[Result]]:
-        """Run one batch; return the flights whose draw it completed."""
-        model = max(self._queues, key=self._fill)
-        queue, room = self._queues.pop(model), self.sampler.capacity
+    def _submit(self) -> bool:
+        """Hand the sampler a step; False if none is worth one now."""
+        model = max(self._queues, key=self._fill, default=None)
+        room = 0 if model is None else self._fill(model)
+        if self._steps:  # something runs already: no padding
+            room -= room % self.sampler.batch_size
+        if model is None or not room:
+            return False
+        start = perf_counter()
+        parts = self._pack(model, room)
+        pending = self.sampler.submit(model, [segment for _, segment in parts])
+        self._steps.append(_Step(parts, pending, start))
+        rows = sum(segment.count for _, segment in parts)
+        self.occupancy.used += rows
+        self.occupancy.run += -(-rows // self.sampler.batch_size) * self.sampler.batch_size
+        return True
+
+    def _pack(self, model: str, room: int) -> list[tuple[Flight[Result], Segment]]:
+        queue = self._queues.pop(model)
         parts: list[tuple[Flight[Result], Segment]] = []
         while queue and room:
             flight = queue[0]
@@ -97,7 +130,7 @@ class Scheduler(Generic[Result]):
                 queue.popleft()
         if queue:
             self._queues[model] = queue
-        return self._count(model, parts)
+        return parts
 
     def _fill(self, model: str) -> int:
         rows = 0
@@ -107,17 +140,17 @@ class Scheduler(Generic[Result]):
                 return self.sampler.capacity
         return rows
 
-    def _count(
-        self, model: str, parts: list[tuple[Flight[Result], Segment]]
-    ) -> list[Flight[Result]]:
-        start = perf_counter()
-        votes = self.sampler.count(model, [segment for _, segment in parts])
-        seconds = perf_counter() - start
-        rows = sum(segment.count for _, segment in parts)
-        self.occupancy.used += rows
-        self.occupancy.run += -(-rows // self.sampler.batch_size) * self.sampler.batch_size
+    def _collect(self) -> list[Flight[Result]]:
+        """Wait for the oldest step; return the flights whose draw it completed."""
+        step = self._steps.popleft()
+        votes = step.pending()
+        now = perf_counter()
+        # Steps run one after another, so a step's own time starts when the one before it ended.
+        seconds = now - max(step.submitted, self._collected)
+        self._collected = now
+        rows = sum(segment.count for _, segment in step.parts)
         finished = []
-        for (flight, segment), row in zip(parts, votes, strict=True):
+        for (flight, segment), row in zip(step.parts, votes, strict=True):
             flight.seconds += seconds * segment.count / rows
             if flight.add(row, segment.count):
                 finished.append(flight)

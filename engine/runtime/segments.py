@@ -1,8 +1,8 @@
 """Segments: pieces of draws, packed into the fixed-shape batches a sampler runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,16 @@ class Segment:
         return cls(slot, image_id, draw.sigma, draw.stream, draw.first + done, count)
 
 
+Pending: TypeAlias = Callable[[], NDArray[np.int64]]
+"""Waits for votes and returns them; every call returns the same."""
+
+
 class Sampler(Protocol):
     """Answers draws: adds noise, runs the network, takes the argmax and counts."""
+
+    @property
+    def depth(self) -> int:
+        """Submissions worth having under way at once, >= 1."""
 
     @property
     def capacity(self) -> int:
@@ -57,6 +65,9 @@ class Sampler(Protocol):
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Start what `count` does. Images named by the segments must stay until it is awaited."""
 
 
 @dataclass(frozen=True, slots=True)

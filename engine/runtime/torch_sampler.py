@@ -19,7 +19,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.noise import counter_word3
 from dualsmooth.engine.runtime.memory import keep_freed_memory
-from dualsmooth.engine.runtime.segments import Rows, Segment, unroll
+from dualsmooth.engine.runtime.segments import Pending, Rows, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
 
 BATCHES_PER_CALL = 8
@@ -55,6 +55,7 @@ class TorchSampler:
     """
 
     name = "torch"
+    depth = 1
 
     def __init__(
         self,
@@ -108,6 +109,11 @@ class TorchSampler:
         list(self._pool.map(work, range(self.threads)))
         flat = np.bincount(rows.segment * bins + votes, minlength=len(segments) * bins)
         return flat.reshape(len(segments), bins)
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Count at once; the votes are ready when this returns."""
+        votes = self.count(model, segments)
+        return lambda: votes
 
     def close(self) -> None:
         """Stop the worker threads."""

@@ -115,7 +115,7 @@ def test_reused_votes_give_the_same_bytes_without_drawing_any(
     def no_votes(*arguments: object) -> None:
         raise AssertionError("the sampler was asked")
 
-    monkeypatch.setattr("dualsmooth.engine.runtime.scheduler.Scheduler._count", no_votes)
+    monkeypatch.setattr("dualsmooth.engine.runtime.scheduler.Scheduler._pack", no_votes)
     assert certify(run, tiny_bundle, "--out", "again", "--reuse", "drawn")[0] == 0
     assert same_results(tmp_path / "drawn", tmp_path / "again")
 

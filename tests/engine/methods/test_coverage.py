@@ -26,7 +26,7 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.runtime.segments import Segment, unroll
+from dualsmooth.engine.runtime.segments import Pending, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
 
 SHAPE = (1, 2, 1)
@@ -69,6 +69,7 @@ class Scene:
 class HalfSpaceSampler:
     """Counts votes of a scene's networks at the origin with the engine's own noise."""
 
+    depth = 1
     batch_size = 4096
     capacity = 4096
 
@@ -77,6 +78,10 @@ class HalfSpaceSampler:
 
     def load(self, slot: int, image: np.ndarray) -> None:
         assert image.shape == SHAPE
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        votes = self.count(model, segments)
+        return lambda: votes
 
     def count(self, model: str, segments: Sequence[Segment]) -> np.ndarray:
         rows = unroll(segments)

@@ -11,7 +11,7 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.runtime.driver import drive
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.runtime.segments import Segment, unroll
+from dualsmooth.engine.runtime.segments import Pending, Segment, unroll
 
 Job = tuple[Flight[Certificate], Callable[[], np.ndarray]]
 Flights = dict[int, Flight[Certificate]]
@@ -31,13 +31,27 @@ class HashedVotes:
     batch_size = 32
     capacity = 64
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 1) -> None:
+        self.depth = depth
         self.loaded: dict[int, int] = {}
         self.most_slots = 0
+        self.under_way: list[int] = []
+        self.most_under_way = 0
 
     def load(self, slot: int, image: np.ndarray) -> None:
         self.loaded[slot] = int(image[0, 0, 0])
         self.most_slots = max(self.most_slots, len(self.loaded))
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Nothing is counted before it is asked for, so a slot given away too early shows."""
+        self.under_way.append(sum(s.count for s in segments))
+        self.most_under_way = max(self.most_under_way, len(self.under_way))
+
+        def collect() -> np.ndarray:
+            self.under_way.pop(0)
+            return self.count(model, segments)
+
+        return collect
 
     def count(self, model: str, segments: Sequence[Segment]) -> np.ndarray:
         rows = unroll(segments)
@@ -62,9 +76,11 @@ def image(image_id: int) -> np.ndarray:
     return np.full((2, 2, 1), image_id, np.float32)
 
 
-def certify(ids: Sequence[int], slots: int) -> tuple[Flights, Scheduler[Certificate]]:
+def certify(
+    ids: Sequence[int], slots: int, depth: int = 1
+) -> tuple[Flights, Scheduler[Certificate]]:
     method = DualSmoothing(ThreeLevels())
-    scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(), slots)
+    scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(depth), slots)
     jobs = (
         (Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), partial(image, i))
         for i in ids
@@ -89,23 +105,42 @@ def test_scheduler_equals_the_reference_driver() -> None:
         assert alone.result.radius > 0
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("slots", [1, 3, 16, 100])
-def test_slots_order_and_subsets_change_nothing(slots: int) -> None:
+def test_slots_order_subsets_and_depth_change_nothing(slots: int, depth: int) -> None:
     base, _ = certify(range(30), slots=7)
     for ids in (range(30), range(29, -1, -1), range(4, 30, 5)):
-        flights, _ = certify(ids, slots)
+        flights, _ = certify(ids, slots, depth)
         assert sorted(flights) == sorted(ids)
         assert all(outcome(flights[i]) == outcome(base[i]) for i in ids)
 
 
-def test_batches_are_full_and_slots_bound_the_memory() -> None:
-    flights, scheduler = certify(range(200), slots=16)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_batches_are_full_and_slots_bound_the_memory(depth: int) -> None:
+    flights, scheduler = certify(range(200), slots=16, depth=depth)
     assert scheduler.occupancy.used == sum(
         record.count for flight in flights.values() for record in flight.records
     )
     assert scheduler.occupancy.share > 0.97
     assert isinstance(scheduler.sampler, HashedVotes)
     assert scheduler.sampler.most_slots == 16
+    assert scheduler.sampler.most_under_way == depth
+
+
+def test_what_is_submitted_while_something_runs_needs_no_padding() -> None:
+    class Watched(HashedVotes):
+        def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+            if self.under_way:
+                assert sum(s.count for s in segments) % self.batch_size == 0
+            return super().submit(model, segments)
+
+    method, ids = DualSmoothing(ThreeLevels()), range(20)
+    scheduler: Scheduler[Certificate] = Scheduler(Watched(2), 4)
+    procedures = {i: method.certify(Budget.fixed(n0=11, n=205), 0.01) for i in ids}
+    jobs = [(Flight(i, procedures[i]), partial(image, i)) for i in ids]
+    base, _ = certify(ids, slots=4)
+    for flight in scheduler.run(jobs):
+        assert outcome(flight) == outcome(base[flight.image_id])
 
 
 def test_images_leave_as_they_are_decided() -> None:

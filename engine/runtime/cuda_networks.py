@@ -1,0 +1,137 @@
+"""What runs a network on a device: the backends, and the pass from images to vote counts.
+
+A pass is noise -> network -> votes over static tensors, so it can be captured once and replayed.
+On CPU tensors the kernels fall back to their plain references, and a pass gives the same votes as
+`dualsmooth.engine.runtime.torch_sampler`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import torch
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.fuse_cudnn import fuse_for_cudnn
+from dualsmooth.engine.models.to_kernels import folded_resnet
+from dualsmooth.engine.runtime.torch_sampler import folded_network
+from dualsmooth.kernels import ops
+from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
+from dualsmooth.kernels.rows import Rows
+
+Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Static tensors every pass reads: images float32 [slots, H, W, C], and the run's key."""
+
+    images: torch.Tensor
+    key: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as one backend runs it.
+
+    Parameters
+    ----------
+    scores : callable
+        (inputs, rows) -> logits [rows, classes].
+    votes : callable
+        (inputs, rows, counts): add the votes of the rows to counts int64 [segments, classes + 1].
+    any_shape : bool
+        Whether a row's vote is the same in a batch of any size, so that partial batches may run in
+        smaller ones. Libraries choose their algorithm by the batch size.
+    """
+
+    scores: Callable[[Inputs, Rows], torch.Tensor]
+    votes: Callable[[Inputs, Rows, torch.Tensor], None]
+    any_shape: bool = False
+
+
+def build(
+    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
+) -> Network:
+    """Make a network ready to run on the device of the inputs.
+
+    Parameters
+    ----------
+    backend : str
+        ``cudnn`` (convolution, bias, sum and ReLU in one call), ``triton`` (CIFAR ResNets),
+        ``compile`` (torch.compile) or ``eager``. Batch norm is folded in all of them.
+    network : torch.nn.Module
+        Takes (rows, channels, height, width) in [0, 1] units; it is not changed.
+    dtype : torch.dtype
+        Of weights and activations.
+    inputs : Inputs
+        Static tensors of the sampler.
+    batch : int
+        Rows of a full batch.
+
+    Raises
+    ------
+    ArgumentError
+        If the backend does not have this network.
+    """
+    device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
+    if backend == "triton":
+        resnet = folded_resnet(network, dtype, device)
+        if resnet is None or height % 4 or width % 4:
+            raise ArgumentError(
+                "backend", "must not be triton for this network", type(network).__name__,
+                "the kernels have CIFAR ResNets on images whose sides are multiples of 4",
+            )  # fmt: skip
+        return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
+    folded = folded_network(network, dtype).to(device)
+    forward: Forward = folded
+    if backend == "cudnn":
+        example = torch.zeros(batch, height, width, channels, dtype=dtype, device=device)
+        forward = fuse_for_cudnn(folded, example.permute(0, 3, 1, 2))
+    elif backend == "compile":
+        forward = torch.compile(folded, dynamic=False)
+    return Network(
+        partial(_library_scores, forward, dtype), partial(_library_votes, forward, dtype)
+    )
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Libraries choose by fixed rules, not by timing, and compute float32 in float32."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+def _library_scores(
+    forward: Forward, dtype: torch.dtype, inputs: Inputs, rows: Rows
+) -> torch.Tensor:
+    noisy = ops.noise(inputs.images, rows, inputs.key, dtype=dtype)
+    with torch.no_grad():
+        return forward(noisy.permute(0, 3, 1, 2)).contiguous()
+
+
+def _library_votes(
+    forward: Forward, dtype: torch.dtype, inputs: Inputs, rows: Rows, counts: torch.Tensor
+) -> None:
+    ops.vote_logits(_library_scores(forward, dtype, inputs, rows), rows.segment, counts)
+
+
+def _resnet_scores(resnet: FoldedResNet, inputs: Inputs, rows: Rows) -> torch.Tensor:
+    """Logits by element-wise products: a matrix product might depend on a row's position."""
+    features = resnet_features(inputs.images, rows, inputs.key, resnet)
+    pooled = features.float().mean((1, 2))
+    return (pooled[:, :, None] * resnet.fc_weight.float()).sum(1) + resnet.fc_bias
+
+
+def _resnet_votes(resnet: FoldedResNet, inputs: Inputs, rows: Rows, counts: torch.Tensor) -> None:
+    resnet_votes(inputs.images, rows, inputs.key, resnet, counts)

@@ -1,0 +1,187 @@
+"""Sampler for CUDA devices: each network's whole pass is one captured graph.
+
+Noise, network and votes of a batch read static tables and are replayed, so a batch costs the host
+a few launches. Tables of several batches go to the device in one copy from pinned memory, and
+counts come back in one, so the host waits for nothing but counts it needs. Two such sets of
+buffers are in use by turns, and a set is written again only after its votes have been read.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.runtime.backends import sampler_name
+from dualsmooth.engine.runtime.cuda_networks import Inputs
+from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream, Event
+from dualsmooth.engine.runtime.graphs import Captured, Capturer
+from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.engine.runtime.tables import COLUMNS, Piece, divide, fill
+from dualsmooth.engine.runtime.torch_sampler import PRECISIONS
+from dualsmooth.kernels.rows import seed_key
+
+BATCHES = 8
+"""Full batches per submission."""
+
+SEGMENTS = 1024
+"""Segments per submission."""
+
+
+class CudaSampler:
+    """Counts votes of torch networks on a CUDA device.
+
+    Parameters
+    ----------
+    networks, outputs, shape, seed, attempt, precision
+        As for `TorchSampler`.
+    batch_size : int
+        Padded batch shape of every forward pass, >= 1; the triton backend runs partial batches in
+        smaller ones, which changes no vote.
+    backend : str
+        ``cudnn``, ``triton``, ``compile`` or ``eager``; ``auto`` takes the fastest of cudnn,
+        triton and eager for each network; or ``selector=cudnn,classifier=eager``.
+    slots : int
+        Images held at once, >= 1.
+    stream : DeviceStream, optional
+        By default a stream of the current CUDA device.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range, or a network does not fit it.
+    SamplerError
+        If a network gives a row other logits at another place in the batch.
+    """
+
+    depth = 2
+
+    def __init__(
+        self,
+        networks: Mapping[str, torch.nn.Module],
+        outputs: Mapping[str, int],
+        shape: tuple[int, int, int],
+        *,
+        seed: int,
+        attempt: int = 0,
+        batch_size: int = 4096,
+        precision: str = "bf16",
+        backend: str = "auto",
+        slots: int = 16,
+        stream: DeviceStream | None = None,
+    ) -> None:
+        positive_integer("batch_size", batch_size)
+        positive_integer("slots", slots)
+        if precision not in PRECISIONS:
+            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
+        self.shape, self.seed, self.batch_size = shape, seed, batch_size
+        self._word3 = counter_word3(0, attempt)
+        self._stream = stream = CudaStream() if stream is None else stream
+        images = stream.zeros(slots, *shape, dtype=torch.float32)
+        self._inputs = Inputs(images, seed_key(seed, stream.device))
+        self._loading = stream.pinned(slots, *shape, dtype=torch.float32)
+        self._loaded: dict[int, Event] = {}
+        self._table = stream.zeros(len(COLUMNS), batch_size, dtype=torch.int32)
+        self._buffers = [
+            _Buffers(stream, batch_size, max(outputs.values()) + 1) for _ in range(self.depth)
+        ]
+        self._turn = 0
+        capturer = Capturer(stream, self._inputs, self._table, PRECISIONS[precision], SEGMENTS)
+        self._networks = capturer.capture(networks, outputs, backend)
+        self.name = sampler_name({model: made.backend for model, made in self._networks.items()})
+
+    @property
+    def capacity(self) -> int:
+        """Rows of one submission."""
+        return self.batch_size * BATCHES
+
+    def load(self, slot: int, image: NDArray[np.float32] | torch.Tensor) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot.
+
+        A tensor on the device is copied there; its votes may be asked for at once.
+        """
+        if tuple(image.shape) != self.shape:
+            raise ArgumentError("image", f"must have shape {self.shape}", tuple(image.shape))
+        if not 0 <= slot < len(self._loading):
+            raise ArgumentError("slot", f"must be in [0, {len(self._loading)})", slot)
+        if isinstance(image, torch.Tensor) and image.device == self._stream.device:
+            self._stream.adopt(image)
+            self._stream.copy(self._inputs.images[slot], image)
+            return
+        if slot in self._loaded:
+            self._loaded[slot].wait()
+        self._loading[slot].numpy()[...] = image
+        self._stream.copy(self._inputs.images[slot], self._loading[slot])
+        self._loaded[slot] = self._stream.mark()
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        return self.submit(model, segments)()
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Start what `count` does; images may be loaded into other slots meanwhile."""
+        captured = self._networks[model]
+        pieces = divide(segments, self.capacity, SEGMENTS)
+        launched = [self._launch(captured, piece) for piece in pieces]
+        votes = np.zeros((len(segments), captured.counts.shape[1]), np.int64)
+
+        def collect() -> NDArray[np.int64]:
+            while launched:
+                submission = launched.pop(0)
+                for (index, _), row in zip(submission.piece, submission.collect(), strict=True):
+                    votes[index] += row
+            return votes
+
+        return collect
+
+    def close(self) -> None:
+        """Wait for the device and let graphs go."""
+        self._stream.mark().wait()
+        self._networks.clear()
+
+    def _launch(self, captured: Captured, piece: Piece) -> "_Submission":
+        stream, buffers = self._stream, self._buffers[self._turn]
+        self._turn = (self._turn + 1) % self.depth
+        if buffers.submission is not None:
+            buffers.submission.collect()
+        sizes = fill(buffers.tables.numpy(), [segment for _, segment in piece], self._word3)
+        used = slice(len(sizes))
+        stream.copy(buffers.staged[used], buffers.tables[used])
+        stream.zero(captured.counts[: len(piece)])
+        for table, size in zip(buffers.staged, sizes, strict=False):
+            stream.copy(self._table, table)
+            captured.replay(size)
+        bins = captured.counts.shape[1]
+        counts = buffers.counts[: len(piece) * bins].view(len(piece), bins)
+        stream.copy(counts, captured.counts[: len(piece)])
+        buffers.submission = _Submission(piece, counts, stream.mark())
+        return buffers.submission
+
+
+class _Submission:
+    """Votes on their way: read once from pinned memory, and kept."""
+
+    def __init__(self, piece: Piece, counts: torch.Tensor, done: Event) -> None:
+        self.piece, self._counts, self._done = piece, counts, done
+        self._votes: NDArray[np.int64] | None = None
+
+    def collect(self) -> NDArray[np.int64]:
+        """Wait for the device and return votes, shape (segments of the piece, classes + 1)."""
+        if self._votes is None:
+            self._done.wait()
+            self._votes = self._counts.numpy().copy()
+        return self._votes
+
+
+class _Buffers:
+    """Memory of one submission: tables on both sides, and counts coming back."""
+
+    def __init__(self, stream: DeviceStream, batch: int, bins: int) -> None:
+        size = (BATCHES, len(COLUMNS), batch)
+        self.tables = stream.pinned(*size, dtype=torch.int32)
+        self.staged = stream.zeros(*size, dtype=torch.int32)
+        self.counts = stream.pinned(SEGMENTS * bins, dtype=torch.int64)
+        self.submission: _Submission | None = None

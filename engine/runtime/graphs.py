@@ -1,0 +1,170 @@
+"""Capture of passes: one graph per network and batch bucket, with the backend chosen on the way."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from dualsmooth.engine.errors import ArgumentError, SamplerError
+from dualsmooth.engine.runtime.backends import AUTO, AUTOMATIC, backend_of_each
+from dualsmooth.engine.runtime.calibrate import agrees, fastest, is_position_free
+from dualsmooth.engine.runtime.cuda_networks import Inputs, Network, build, reproducible
+from dualsmooth.engine.runtime.device_stream import DeviceStream
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.tables import device_rows, fill
+
+SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
+SAMPLE_SIGMA = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A network's graphs.
+
+    Parameters
+    ----------
+    backend : str
+        Which backend runs it.
+    counts : int64 tensor [segments, classes + 1]
+        Where its votes go.
+    replays : tuple of (int, callable)
+        Rows of a bucket and what enqueues its graph; smallest bucket first.
+    """
+
+    backend: str
+    counts: torch.Tensor
+    replays: tuple[tuple[int, Callable[[], None]], ...]
+
+    def replay(self, rows: int) -> None:
+        """Enqueue the smallest graph that holds this many rows."""
+        next(run for bucket, run in self.replays if bucket >= rows)()
+
+
+def buckets(batch: int, any_shape: bool) -> list[int]:
+    """Batch shapes to capture, largest first, so that smaller ones fit into its memory."""
+    sizes = [batch]
+    while any_shape and sizes[-1] // BUCKET_RATIO >= SMALLEST_BUCKET:
+        sizes.append(sizes[-1] // BUCKET_RATIO)
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Capturer:
+    """Makes graphs over the static tensors of a sampler.
+
+    Parameters
+    ----------
+    stream : DeviceStream
+        Where everything runs.
+    inputs : Inputs
+        Images and key.
+    table : int32 tensor [6, batch]
+        What the graphs read their rows from.
+    dtype : torch.dtype
+        Precision.
+    segments : int
+        Histograms a network votes into.
+    """
+
+    stream: DeviceStream
+    inputs: Inputs
+    table: torch.Tensor
+    dtype: torch.dtype
+    segments: int
+
+    def capture(
+        self, networks: Mapping[str, torch.nn.Module], outputs: Mapping[str, int], backend: str
+    ) -> dict[str, Captured]:
+        """Capture every network; see `CudaSampler` for the arguments and errors."""
+        wanted = backend_of_each(backend, list(networks))
+        self._sample()
+        with reproducible():
+            captured = {
+                model: self._network(model, network, outputs[model], wanted[model])
+                for model, network in networks.items()
+            }
+        self.stream.zero(self.inputs.images)
+        return captured
+
+    def _sample(self) -> None:
+        """Put noise of a random image into the table, to check and time networks with."""
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(self.inputs.images.shape[1:], generator=generator)
+        batch = self.table.shape[1]
+        tables = np.empty((1, *self.table.shape), np.int32)
+        fill(tables, [Segment(0, 0, SAMPLE_SIGMA, 0, 0, batch)], 0)
+        self.stream.run(lambda: self.inputs.images[0].copy_(image))
+        self.stream.run(lambda: self.table.copy_(torch.from_numpy(tables[0])))
+
+    def _network(
+        self, model: str, network: torch.nn.Module, classes: int, backend: str
+    ) -> Captured:
+        counts = self.stream.zeros(self.segments, classes + 1, dtype=torch.int64)
+        if backend == AUTO:
+            backend, built = self._choose(model, network, counts)
+        else:
+            built = self._build(backend, network)
+            self._scores(model, built, classes)
+        sizes = buckets(self.table.shape[1], built.any_shape)
+        replays = [(size, self._replay(built, size, counts)) for size in sizes]
+        return Captured(backend, counts, tuple(reversed(replays)))
+
+    def _choose(
+        self, model: str, network: torch.nn.Module, counts: torch.Tensor
+    ) -> tuple[str, Network]:
+        """The fastest backend that can run the network, row by row, as well as eager PyTorch."""
+        classes = counts.shape[1] - 1
+        truth = self._plain_scores(model, self._build("eager", network, torch.float32), classes)
+        eager = self._plain_scores(model, self._build("eager", network), classes)
+        built: dict[str, Network] = {}
+        refused: list[str] = []
+        for name in AUTOMATIC:
+            try:
+                candidate = self._build(name, network)
+                scores = self._scores(model, candidate, classes)
+            except Exception as error:  # libraries fail in many ways; what failed is told below
+                refused.append(f"{name}: {error}")
+                continue
+            if agrees(scores, eager, truth):
+                built[name] = candidate
+            else:
+                refused.append(f"{name}: its votes differ from eager PyTorch's")
+        if not built:
+            raise SamplerError(f"{model}: no backend can run it; " + "; ".join(refused))
+        batch = self.table.shape[1]
+        passes = {name: self._replay(each, batch, counts) for name, each in built.items()}
+        chosen = fastest(passes, self.stream.seconds)
+        return chosen, built[chosen]
+
+    def _build(
+        self, backend: str, network: torch.nn.Module, dtype: torch.dtype | None = None
+    ) -> Network:
+        batch = self.table.shape[1]
+        return self.stream.run(
+            lambda: build(backend, network, dtype or self.dtype, self.inputs, batch)
+        )
+
+    def _replay(self, built: Network, size: int, counts: torch.Tensor) -> Callable[[], None]:
+        rows = device_rows(self.table, size)
+        return self.stream.capture(partial(built.votes, self.inputs, rows, counts))
+
+    def _plain_scores(self, model: str, built: Network, classes: int) -> torch.Tensor:
+        rows = device_rows(self.table, self.table.shape[1])
+        scores = self.stream.run(lambda: built.scores(self.inputs, rows))
+        if scores.shape != (len(rows), classes):
+            raise ArgumentError(model, f"must return {classes} logits per row", tuple(scores.shape))
+        return scores
+
+    def _scores(self, model: str, built: Network, classes: int) -> torch.Tensor:
+        """Logits of the sampled batch, after checking that the order of rows changes no bit."""
+        scores = self._plain_scores(model, built, classes)
+        reverse = device_rows(self.table.flip(1), self.table.shape[1])
+        backward = self.stream.run(lambda: built.scores(self.inputs, reverse))
+        if not is_position_free(scores, backward):
+            raise SamplerError(
+                f"{model}: a row's logits must not depend on its place in the batch; received "
+                "other ones in reverse order (try another --backend or --batch-size)"
+            )
+        return scores

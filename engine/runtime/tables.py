@@ -1,0 +1,76 @@
+"""Segments as tables a device reads: one row per sample, in batches of a fixed shape."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualsmooth.engine.runtime.segments import Segment, unroll
+from dualsmooth.kernels.rows import Rows
+
+COLUMNS = ("slot", "sigma", "stream", "image", "sample", "segment")
+"""Rows of a table, int32 [6, batch]; ``sigma`` holds the bits of a float32."""
+
+Piece: TypeAlias = list[tuple[int, Segment]]
+"""Segments, or parts of them, with the position of each in the caller's list."""
+
+
+def device_rows(table: torch.Tensor, count: int) -> Rows:
+    """Views of the first ``count`` columns of a table, as the kernels take them."""
+    views = dict(zip(COLUMNS, (column[:count] for column in table), strict=True))
+    views["sigma"] = views["sigma"].view(torch.float32)
+    return Rows(**views)
+
+
+def divide(segments: Sequence[Segment], rows: int, most: int) -> list[Piece]:
+    """Cut segments into pieces of at most ``rows`` samples and ``most`` segments, in order."""
+    pieces: list[Piece] = []
+    room = 0
+    for index, segment in enumerate(segments):
+        done = 0
+        while done < segment.count:
+            if not room or len(pieces[-1]) == most:
+                pieces.append([])
+                room = rows
+            count = min(segment.count - done, room)
+            pieces[-1].append((index, _part(segment, done, count)))
+            done, room = done + count, room - count
+    return pieces
+
+
+def fill(tables: NDArray[np.int32], segments: Sequence[Segment], word3: int) -> list[int]:
+    """Write segments into tables of shape (tables, 6, batch), and return the rows in each used.
+
+    Rows left over in the last table vote nowhere. ``word3`` is joined to every phase byte.
+    """
+    rows, batch = unroll(segments), tables.shape[2]
+    columns = (
+        rows.slot.astype(np.int32),
+        rows.sigma.astype(np.float32).view(np.int32),
+        (rows.stream | np.uint64(word3)).astype(np.uint32).view(np.int32),
+        rows.image_id.astype(np.uint32).view(np.int32),
+        rows.sample.astype(np.uint32).view(np.int32),
+        rows.segment.astype(np.int32),
+    )
+    sizes = []
+    for table, start in zip(tables, range(0, len(rows), batch), strict=False):
+        size = min(batch, len(rows) - start)
+        for target, column in zip(table, columns, strict=True):
+            target[:size] = column[start : start + size]
+        clear(table[:, size:])
+        sizes.append(size)
+    return sizes
+
+
+def clear(table: NDArray[np.int32]) -> None:
+    """Make rows of a table padding: noise-free copies of slot 0 that vote nowhere."""
+    table[...] = 0
+    table[COLUMNS.index("segment")] = -1
+
+
+def _part(segment: Segment, done: int, count: int) -> Segment:
+    return Segment(
+        segment.slot, segment.image_id, segment.sigma, segment.stream, segment.first + done, count
+    )

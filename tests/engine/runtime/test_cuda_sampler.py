@@ -1,0 +1,304 @@
+"""The CUDA sampler on a stream that runs as late as it may; see `conftest.FakeStream`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from dualsmooth.engine.errors import ArgumentError, SamplerError
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.runtime import cuda_sampler, graphs
+from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
+from dualsmooth.engine.runtime.device_stream import CudaStream
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+
+SHAPE, BATCH, CLASSES = (8, 4, 3), 32, {"m": 5, "s": 3}
+IMAGES = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
+
+
+def network(outputs: int) -> torch.nn.Module:
+    torch.manual_seed(outputs)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.Flatten(), torch.nn.Linear(8 * SHAPE[0] * SHAPE[1], outputs),
+    )  # fmt: skip
+    return net.eval()
+
+
+NETWORKS = {name: network(outputs) for name, outputs in CLASSES.items()}
+
+Make = Callable[..., CudaSampler]
+
+
+@pytest.fixture
+def make(fake_stream: type[Any], monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Samplers with room for two batches and four segments per submission."""
+    monkeypatch.setattr(cuda_sampler, "BATCHES", 2)
+    monkeypatch.setattr(cuda_sampler, "SEGMENTS", 4)
+
+    def build(kind: type[CudaSampler] = CudaSampler, /, **options: Any) -> CudaSampler:
+        settings: dict[str, Any] = {
+            "seed": 7, "batch_size": BATCH, "precision": "fp32", "backend": "eager", "slots": 4,
+            "stream": fake_stream(), "networks": NETWORKS, "outputs": CLASSES, "shape": SHAPE,
+        } | options  # fmt: skip
+        return kind(**settings)
+
+    return build
+
+
+def segment(image: int, sigma: float, first: int, count: int, slot: int = 0) -> Segment:
+    return Segment(slot, 2**32 - 100 + image, sigma, 2 + 16 * (image % 2), first, count)
+
+
+def expected(model: str, parts: list[tuple[int, Segment]], **options: Any) -> np.ndarray:
+    """Votes of the reference sampler for (image, segment) pairs."""
+    sampler = TorchSampler(NETWORKS, CLASSES, SHAPE, seed=7, batch_size=BATCH, threads=1, **options)
+    votes = []
+    for image, part in parts:
+        sampler.load(part.slot, IMAGES[image])
+        votes.append(sampler.count(model, [part])[0])
+    sampler.close()
+    return np.stack(votes)
+
+
+SEGMENTS = [
+    segment(0, 0.5, 0, 41, slot=0),
+    segment(1, 0.1, 2**32 - 3, 1, slot=1),
+    segment(2, 1.0, 7, 177, slot=3),
+    segment(0, 0.25, 0, 13, slot=0),
+    segment(1, 0.3, 9, 5, slot=1),
+    segment(2, 0.3, 9, 64, slot=3),
+    segment(2, 0.7, 1, 2, slot=3),
+]
+PARTS = list(zip((0, 1, 2, 0, 1, 2, 2), SEGMENTS, strict=True))
+
+
+def load_all(sampler: CudaSampler) -> CudaSampler:
+    for slot, image in ((0, 0), (1, 1), (3, 2)):
+        sampler.load(slot, IMAGES[image])
+    return sampler
+
+
+@pytest.mark.parametrize("model", CLASSES)
+def test_counts_equal_the_reference_sampler(make: Make, model: str) -> None:
+    """More rows and more segments than one submission holds."""
+    counts = load_all(make()).count(model, SEGMENTS)
+    assert_array_equal(counts, expected(model, PARTS))
+    assert len({tuple(row) for row in counts}) > 2
+    assert load_all(make()).count(model, []).shape == (0, CLASSES[model] + 1)
+
+
+def test_attempts_change_the_noise(make: Make) -> None:
+    counts = load_all(make(attempt=3)).count("m", SEGMENTS)
+    assert_array_equal(counts, expected("m", PARTS, attempt=3))
+    assert not np.array_equal(counts, expected("m", PARTS))
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_the_network_gets_inputs_of_the_precision(make: Make, precision: str, size: int) -> None:
+    class SizeOfInput(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.eye(5)[x.element_size()].expand(len(x), 5)
+
+    networks, outputs = {"m": SizeOfInput()}, {"m": 5}
+    sampler = make(networks=networks, outputs=outputs, precision=precision)
+    assert sampler.count("m", [segment(0, 0.5, 0, 9)])[0, size] == 9
+
+
+def stream_of_work(sampler: CudaSampler) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Images take turns in two slots while votes of two networks are under way."""
+    got, wanted, pending = [], [], []
+    for turn in range(12):
+        image, slot, model = turn % 6, turn % 2, ("m", "s")[turn % 3 == 0]
+        sampler.load(slot, IMAGES[image])
+        part = segment(image, 0.2 + 0.05 * turn, turn, 10 + 7 * turn, slot)
+        pending.append(sampler.submit(model, [part]))
+        wanted.append(expected(model, [(image, part)]))
+        if len(pending) == 3:
+            got += [votes() for votes in pending]
+            pending = []
+    return got, wanted
+
+
+def agree(results: tuple[list[np.ndarray], list[np.ndarray]]) -> bool:
+    got, wanted = results
+    assert len(got) == len(wanted) == 12
+    return all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_images_and_batches_stream_back_to_back(make: Make) -> None:
+    assert agree(stream_of_work(make()))
+
+
+def test_the_host_waits_for_nothing_it_does_not_need(make: Make, fake_stream: type[Any]) -> None:
+    stream = fake_stream()
+    sampler = make(stream=stream)
+    stream.mark().wait()
+    before = stream.done
+    sampler.load(0, IMAGES[0])
+    votes = [sampler.submit("m", [segment(0, 0.5, 0, 64)]) for _ in range(sampler.depth)]
+    assert stream.done == before
+    assert_array_equal(votes[0](), votes[1]())
+    assert_array_equal(votes[1](), votes[1]())
+
+
+class OneSetOfBuffers(CudaSampler):
+    """Wrong: tables and counts are written again while the device still needs them."""
+
+    depth = 1
+
+    def _launch(self, *arguments: Any) -> Any:
+        self._buffers[0].submission = None
+        return super()._launch(*arguments)
+
+
+class NoWaitToLoad(CudaSampler):
+    """Wrong: pinned memory of an image is written again before it was copied."""
+
+    def load(self, slot: int, image: Any) -> None:
+        self._loaded.clear()
+        super().load(slot, image)
+
+
+@pytest.mark.parametrize("kind", [OneSetOfBuffers, NoWaitToLoad])
+def test_broken_variants_give_wrong_counts(make: Make, kind: type[CudaSampler]) -> None:
+    assert not agree(stream_of_work(make(kind)))
+
+
+def test_a_network_is_captured_once_per_bucket(make: Make, fake_stream: type[Any]) -> None:
+    stream = fake_stream()
+    sampler = load_all(make(stream=stream))
+    assert stream.captures == len(NETWORKS)
+    sampler.count("m", SEGMENTS)
+    assert stream.captures == len(NETWORKS)
+
+
+def resnet() -> torch.nn.Module:
+    torch.manual_seed(2)
+    return create("cifar_resnet20", {}).eval()
+
+
+def resnet_options(backend: str, **options: Any) -> dict[str, Any]:
+    networks = {"m": resnet()}
+    return {"networks": networks, "outputs": {"m": 10}, "shape": SHAPE, "backend": backend,
+            "batch_size": 16} | options  # fmt: skip
+
+
+def test_triton_networks_run_partial_batches_in_smaller_buckets(
+    make: Make, fake_stream: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels' references stand in for them; the votes are those of eager PyTorch."""
+    monkeypatch.setattr(graphs, "SMALLEST_BUCKET", 4)
+    stream, votes = fake_stream(), {}
+    for backend in ("triton", "eager"):
+        sampler = make(**resnet_options(backend, stream=stream))
+        assert sampler.name == f"cuda:{backend}"
+        sampler.load(0, IMAGES[0])
+        votes[backend] = [sampler.count("m", [segment(0, 0.5, 0, n)])[0] for n in (3, 16, 18)]
+    assert stream.captures == 2 + 1
+    assert_array_equal(votes["triton"], votes["eager"])
+    ran: list[int] = []
+    replays = tuple((size, partial(ran.append, size)) for size in (4, 16))
+    captured = graphs.Captured("triton", torch.zeros(1, 1), replays)
+    for rows in (1, 4, 5, 16):
+        captured.replay(rows)
+    assert ran == [4, 4, 16, 16]
+
+
+def test_buckets_shrink_from_the_full_batch() -> None:
+    assert graphs.buckets(4096, True) == [4096, 1024, 256, 64]
+    assert graphs.buckets(4096, False) == [4096]
+    assert graphs.buckets(63, True) == [63]
+
+
+@pytest.mark.parametrize("quickest", ["triton", "eager"])
+def test_auto_takes_the_fastest_backend_that_works(
+    make: Make, fake_stream: type[Any], quickest: str
+) -> None:
+    """cuDNN does not work without a GPU; candidates are timed in a fixed order."""
+
+    class Clock(fake_stream):  # type: ignore[misc]
+        calls = 0
+
+        def seconds(self, work: Callable[[], None]) -> float:
+            self.calls += 1
+            return 1.0 if self.calls % 2 == (quickest == "triton") else 2.0
+
+    sampler = make(**resnet_options("auto", stream=Clock()))
+    assert sampler.name == f"cuda:{quickest}"
+
+
+def test_networks_may_have_backends_of_their_own(make: Make) -> None:
+    networks, outputs = {"m": resnet(), "s": NETWORKS["s"]}, {"m": 10, "s": 3}
+    sampler = make(networks=networks, outputs=outputs, backend="m=triton,s=eager")
+    assert sampler.name == "cuda:m=triton,s=eager"
+    with pytest.raises(ArgumentError, match=r"^backend must name m, s"):
+        make(networks=networks, outputs=outputs, backend="m=triton")
+
+
+class BatchStatistics(torch.nn.Module):
+    """Every row's logits depend on the rows before it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :5].cumsum(0)
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_votes_that_depend_on_the_place_in_the_batch_are_refused(make: Make, backend: str) -> None:
+    with pytest.raises(SamplerError, match="place in the batch"):
+        make(networks={"m": BatchStatistics()}, outputs={"m": 5}, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must"),
+        ({"slots": 0}, "slots must"),
+        ({"precision": "fp8"}, "precision must"),
+        ({"backend": "magic"}, "backend must be one of auto, cudnn"),
+        ({"backend": "triton"}, "backend must not be triton for this network; received Sequential"),
+        ({"outputs": {"m": 4, "s": 3}}, "m must return 4 logits per row"),
+    ],
+)
+def test_bad_options(make: Make, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{message}"):
+        make(**options)
+
+
+def test_bad_images_and_slots_are_named(make: Make) -> None:
+    sampler = make()
+    with pytest.raises(ArgumentError, match=r"^image must have shape \(8, 4, 3\)"):
+        sampler.load(0, np.zeros((3, 8, 4), np.float32))
+    with pytest.raises(ArgumentError, match=r"^slot must be in \[0, 4\)"):
+        sampler.load(4, IMAGES[0])
+
+
+def test_device_tensors_are_loaded_without_the_host(make: Make) -> None:
+    sampler = make()
+    sampler.load(0, torch.from_numpy(IMAGES[0]))
+    part = segment(0, 0.5, 0, 41)
+    assert_array_equal(sampler.count("m", [part]), expected("m", [(0, part)]))
+    sampler.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", ["cudnn", "triton", "compile", "eager", "auto"])
+def test_counts_on_a_device(make: Make, backend: str) -> None:
+    """Only near ties may differ from the reference on the CPU; nothing may on a rerun."""
+    options = resnet_options(backend, stream=CudaStream(), batch_size=64)
+    sampler, parts = make(**options), [segment(0, 0.5, 0, 400), segment(1, 0.3, 9, 500, slot=1)]
+    truth = TorchSampler(options["networks"], options["outputs"], SHAPE, seed=7, batch_size=64)
+    for slot in (0, 1):
+        sampler.load(slot, IMAGES[slot])
+        truth.load(slot, IMAGES[slot])
+    votes = sampler.count("m", parts)
+    assert_array_equal(votes.sum(1), [400, 500])
+    assert np.abs(votes - truth.count("m", parts)).sum() <= 20
+    assert_array_equal(sampler.count("m", parts[::-1])[::-1], votes)
+    truth.close()

@@ -1,0 +1,130 @@
+"""Which device a run uses, and that runs on a CUDA sampler are recorded, resumed and replayed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cli import main
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.runtime import cuda_sampler, native
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
+from dualsmooth.kernels.cpu import noise_votes
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, fake_stream: type[Any]) -> None:
+    """A machine that seems to have a CUDA device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda_sampler, "CudaStream", fake_stream)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_device_auto_is_the_cpu_and_cuda_is_refused() -> None:
+    assert native.device_kind("auto") == "cpu"
+    with pytest.raises(
+        ArgumentError, match=r"^device must be one .*; received cuda .*--device cpu"
+    ):
+        native.device_kind("cuda")
+
+
+@pytest.mark.usefixtures("cuda")
+def test_with_a_device_auto_is_cuda_bfloat16_and_large_batches() -> None:
+    settings = Settings()
+    assert (settings.device_kind, settings.arithmetic) == ("cuda", "bf16")
+    assert [settings.padded_batch((n, n, 3)) for n in (8, 32, 224)] == [4096, 4096, 512]
+    cpu = Settings(device="cpu")
+    assert (cpu.device_kind, cpu.padded_batch((32, 32, 3))) == ("cpu", 64)
+
+
+def certificates(bundle: Path, **options: Any) -> list[Certificate]:
+    settings: dict[str, Any] = {"batch_size": 64, "precision": "fp32", "seed": 5} | options
+    method = DualSmoothing(load_bundle(str(bundle)))
+    images = np.random.default_rng(1).random((9, 8, 8, 1)).astype(np.float32)
+    with Session(method, Settings(Budget.fixed(20, 300), 0.01, **settings)) as session:
+        return sorted(session.certify(images), key=lambda c: c.image_id)
+
+
+def statistics(certificate: Certificate) -> tuple[object, ...]:
+    return certificate.predicted, certificate.radius, certificate.counts, certificate.bounds
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_session_gives_the_reference_certificates(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    """Slots are given away and images loaded again while other batches are under way."""
+    monkeypatch.setattr(cuda_sampler.CudaSampler, "depth", depth)
+    monkeypatch.setattr(cuda_sampler, "BATCHES", 2)
+    found = certificates(tiny_bundle, device="cuda", backend="eager", slots=3)
+    assert {(c.device, c.sampler, c.precision) for c in found} == {("cuda", "cuda:eager", "fp32")}
+    monkeypatch.setattr(noise_votes, "available", lambda: False)
+    wanted = certificates(tiny_bundle, device="cpu", threads=1)
+    assert {c.sampler for c in wanted} == {"torch"}
+    assert [statistics(c) for c in found] == [statistics(c) for c in wanted]
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+        tiny_bundle: Path) -> Run:  # fmt: skip
+    """Certify a few digits into ``run``; returns exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: object) -> tuple[int, str]:
+        arguments = [tiny_bundle, "--data", "digits", "--n0", 10, "--n", 50, "--max", 3,
+                     "--batch-size", 16, "--precision", "fp32", "--out", "run"]  # fmt: skip
+        words = ["dualsmooth", "certify", *map(str, [*arguments, *options])]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_missing_device_is_one_line_with_a_hint(run: Run) -> None:
+    code, error = run("--device", "cuda")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "received cuda (use --device cpu" in error
+
+
+def test_an_unknown_backend_is_one_line(run: Run) -> None:
+    code, error = run("--backend", "magic")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "backend must be one of auto, cudnn" in error
+
+
+@pytest.mark.usefixtures("cuda")
+def test_the_backend_is_recorded_and_kept_when_a_run_is_resumed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--backend", "selector=eager,classifier=eager")[0] == 0
+    record = tmp_path / "run" / "run.json"
+    assert json.loads(record.read_text())["configuration"]["sampler"] == "cuda:eager"
+
+    def measured(*arguments: object) -> None:
+        raise AssertionError("a backend was chosen again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dualsmooth.engine.runtime.graphs.fastest", measured)
+        assert run("--resume")[0] == 0
+        with pytest.raises(AssertionError, match="chosen again"):
+            run("--fresh")
+    record.write_text(record.read_text().replace("cuda:eager", "cuda:cudnn"))
+    code, error = run("--resume", "--backend", "eager")
+    assert code == 2
+    assert "sampler 'cuda:cudnn' -> 'cuda:eager'" in error
