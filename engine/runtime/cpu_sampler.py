@@ -139,7 +139,20 @@ class CpuSampler:
         return batch
 
     def _fused(self, network: torch.nn.Module) -> torch.nn.Module:
-        example = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype)
-        folded = folded_network(network, self._dtype)
-        # On a worker thread: shapes are propagated by running the network.
-        return self._pool.submit(fuse_for_cpu, folded, example.permute(0, 3, 1, 2)).result()
+        """The network in this precision, fused; made and tried once on a worker thread."""
+        rows = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def make() -> torch.nn.Module:
+            fused = fuse_for_cpu(folded_network(network, self._dtype), rows)
+            if self._dtype != torch.float32:
+                with torch.inference_mode():
+                    fused(rows)
+            return fused
+
+        try:
+            return self._pool.submit(make).result()
+        except RuntimeError as error:
+            message = str(error).splitlines()[0]
+            raise ArgumentError(
+                "precision", f"must suit the network ({message})", self._dtype, "try fp32"
+            ) from error

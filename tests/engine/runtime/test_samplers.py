@@ -198,6 +198,17 @@ def test_samplers_agree_where_no_logits_are_close() -> None:
     assert np.abs(votes[0] - votes[1]).sum() <= 4
 
 
+@pytest.mark.skipif(not noise_votes.available(), reason="the compiled loops were not built")
+def test_a_network_that_needs_float32_is_named_at_the_start() -> None:
+    class Float32(ConvNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.conv2d(x, torch.ones(CLASSES, 3, 9, 7)).flatten(1)
+
+    with pytest.raises(ArgumentError, match=r"^precision must suit the network .*try fp32"):
+        CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="bf16")
+    CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="fp32").close()
+
+
 @pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no bfloat16 products")
 def test_auto_precision_is_bf16_where_the_processor_has_it() -> None:
     from dualsmooth.engine.settings import Settings
