@@ -38,7 +38,7 @@ test-all: $(VENV)/.installed-test
 	$(PYTEST)
 
 aot: $(VENV)/.installed-test
-	$(BIN)/python -m dualsmooth.kernels.aot --check --quick
+	$(BIN)/python -m dualsmooth.kernels.aot --check --sm 90
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
