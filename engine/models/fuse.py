@@ -32,12 +32,12 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     module : torch.nn.Module
         A network in eval mode with batch norm folded (`fold_batch_norm`); float32 or bfloat16.
     example : torch.Tensor, shape (rows, channels, height, width)
-        Any batch of the shape, dtype and memory layout the network will get.
+        A batch like those the network will get: shape, dtype, memory layout and values.
 
     Returns
     -------
     torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it or oneDNN is missing.
+        ``module`` itself if torch.fx cannot trace it faithfully or oneDNN is missing.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return module
@@ -48,13 +48,16 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     """A traced copy of a network with ``fuse`` called for every layer that may be replaced.
 
     Layers with hooks, and convolutions with padding other than zeros, are left alone. ``module``
-    itself is returned if torch.fx cannot trace it.
+    itself is returned if torch.fx cannot trace it, or loses something of it: a trace has a sum in
+    place as one that makes a new tensor.
     """
     try:
         traced = fx.symbolic_trace(copy.deepcopy(module))
         with torch.inference_mode():
-            _Shapes(traced).run(example)
+            same = _close(_Shapes(traced).run(example), module(example))
     except Exception:  # forward runs on proxies, so it can fail in any way
+        return module
+    if not same:
         return module
     for node in list(traced.graph.nodes):
         if node.op == "call_module":
@@ -65,6 +68,12 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
+
+
+def _close(output: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether outputs agree up to the rounding of bfloat16, relative to the largest."""
+    error = (output.float() - expected.float()).abs().max()
+    return bool(error <= 2.0**-6 * expected.float().abs().max())
 
 
 class _Shapes(fx.Interpreter):
@@ -157,6 +166,8 @@ def following_sum(node: fx.Node) -> fx.Node | None:
     others = [arg for arg in user.args if arg is not node]
     if len(others) != 1 or not isinstance(others[0], fx.Node):
         return None
+    if user.target is operator.iadd and user.args[0] is not node:
+        return None  # the other tensor is changed in place, and an alias of it may be read later
     return user if _shape(others[0]) == _shape(node) else None
 
 

@@ -20,12 +20,12 @@ def fuse_for_cudnn(module: nn.Module, example: torch.Tensor) -> nn.Module:
     module : torch.nn.Module
         A network in eval mode with batch norm folded (`fold_batch_norm`).
     example : torch.Tensor, shape (rows, channels, height, width)
-        Any batch the network takes; any device, cuDNN is not called.
+        A batch like those the network will get; any device, cuDNN is not called.
 
     Returns
     -------
     torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it.
+        ``module`` itself if torch.fx cannot trace it faithfully.
     """
     return rewrite(module, example, _fuse_convolution)
 

@@ -22,8 +22,8 @@ from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     BATCHES_PER_CALL,
-    PRECISIONS,
     available_cores,
+    dtype_of,
     folded_network,
     one_thread,
 )
@@ -49,13 +49,11 @@ class CpuSampler:
         precision: str = "fp32",
     ) -> None:
         positive_integer("batch_size", batch_size)
-        if precision not in PRECISIONS:
-            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
         )
-        self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
+        self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         self._word3 = counter_word3(0, attempt)
         self._images = np.zeros((0, *shape), np.float32)
         self._local = threading.local()

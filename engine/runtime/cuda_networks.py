@@ -88,7 +88,9 @@ def build(
     folded = folded_network(network, dtype).to(device)
     forward: Forward = folded
     if backend == "cudnn":
-        example = torch.zeros(batch, height, width, channels, dtype=dtype, device=device)
+        draws = torch.Generator(device).manual_seed(0)
+        shape = (batch, height, width, channels)
+        example = torch.rand(shape, generator=draws, dtype=dtype, device=device)
         forward = fuse_for_cudnn(folded, example.permute(0, 3, 1, 2))
     elif backend == "compile":
         forward = torch.compile(folded, dynamic=False)

@@ -21,7 +21,7 @@ from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream, Ev
 from dualsmooth.engine.runtime.graphs import Captured, Capturer
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.tables import COLUMNS, Piece, divide, fill
-from dualsmooth.engine.runtime.torch_sampler import PRECISIONS
+from dualsmooth.engine.runtime.torch_sampler import dtype_of
 from dualsmooth.kernels.rows import seed_key
 
 BATCHES = 8
@@ -75,8 +75,6 @@ class CudaSampler:
     ) -> None:
         positive_integer("batch_size", batch_size)
         positive_integer("slots", slots)
-        if precision not in PRECISIONS:
-            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self._word3 = counter_word3(0, attempt)
         self._stream = stream = CudaStream() if stream is None else stream
@@ -89,7 +87,7 @@ class CudaSampler:
             _Buffers(stream, batch_size, max(outputs.values()) + 1) for _ in range(self.depth)
         ]
         self._turn = 0
-        capturer = Capturer(stream, self._inputs, self._table, PRECISIONS[precision], SEGMENTS)
+        capturer = Capturer(stream, self._inputs, self._table, dtype_of(precision), SEGMENTS)
         self._networks = capturer.capture(networks, outputs, backend)
         self.name = sampler_name({model: made.backend for model, made in self._networks.items()})
 

@@ -70,13 +70,11 @@ class TorchSampler:
         precision: str = "fp32",
     ) -> None:
         positive_integer("batch_size", batch_size)
-        if precision not in PRECISIONS:
-            raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
         self.shape, self.seed, self.attempt, self.batch_size = shape, seed, attempt, batch_size
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
         )
-        self._outputs, self._dtype = dict(outputs), PRECISIONS[precision]
+        self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         self._networks = {
             name: folded_network(network, self._dtype) for name, network in networks.items()
         }
@@ -146,6 +144,13 @@ class TorchSampler:
             self._local.batch = np.zeros((self.batch_size, *self.shape), np.float32)
         batch: NDArray[np.float32] = self._local.batch
         return batch
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The torch type of a precision; raises `ArgumentError` if it is unknown."""
+    if precision not in PRECISIONS:
+        raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
+    return PRECISIONS[precision]
 
 
 def available_cores() -> int:

@@ -1,3 +1,5 @@
+import operator
+
 import pytest
 import torch
 from torch import fx, nn
@@ -81,6 +83,26 @@ def test_shared_layers_broadcast_sums_and_constants() -> None:
     network, x = Shared().eval(), batch((3, 7, 5))
     with torch.inference_mode():
         torch.testing.assert_close(fuse_for_cpu(network, x)(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", [False, True], ids=["operator", "function"])
+def test_a_sum_into_another_tensor_still_changes_it(call: bool) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            total = alias = x * 2.0
+            if call:
+                operator.iadd(total, self.conv(x))
+            else:
+                total += self.conv(x)  # torch.fx traces this as total = total + self.conv(x)
+            return total * 3.0 + alias
+
+    network, x = InPlace().eval(), batch((3, 4, 4))
+    with torch.inference_mode():
+        torch.testing.assert_close(fuse_for_cpu(network, x)(x), network(x))
 
 
 def test_layers_with_hooks_are_left_alone() -> None:
