@@ -27,9 +27,11 @@ class Bound:
     Parameters
     ----------
     stage : str
-        ``selector`` or ``classifier``.
+        ``selector``, ``classifier``, ``rival`` (the strongest other class) or ``earlier`` (a
+        larger noise level of a cascade).
     event : str
-        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index).
+        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index),
+        ``!= 5`` (every vote but those for class 5).
     sigma : float
         Noise of the votes, and scale of the radius.
     k, n : int
