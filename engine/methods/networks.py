@@ -17,6 +17,9 @@ class Networks(Protocol):
     def classifier_at(self, sigma: float) -> str:
         """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
 
+    def common_classifier(self) -> str:
+        """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
+
 
 class OneNetwork:
     """A single classifier used at every sigma, without a selector."""
@@ -27,4 +30,8 @@ class OneNetwork:
 
     def classifier_at(self, sigma: float) -> str:
         """The classifier's name, whatever sigma is."""
+        return self.name
+
+    def common_classifier(self) -> str:
+        """The classifier's name."""
         return self.name
