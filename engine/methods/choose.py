@@ -43,7 +43,8 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
         if name not in BELONGS_TO[method]:
             owners = " or ".join(m for m in METHODS if name in BELONGS_TO[m])
             hint = "the selector picks the noise level of dual" if name == "sigma" else ""
-            raise ArgumentError(name, f"belongs to --method {owners}", getattr(chosen, name), hint)
+            value = str(getattr(chosen, name))
+            raise ArgumentError(name, f"belongs to --method {owners}", value, hint)
     return _MAKERS[method](bundle, chosen)
 
 

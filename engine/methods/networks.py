@@ -17,6 +17,10 @@ class Networks(Protocol):
     def classifier_at(self, sigma: float) -> str:
         """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
 
+
+class CommonNetworks(Networks, Protocol):
+    """Networks for methods that compare noise levels: the same classifier at all of them."""
+
     def common_classifier(self) -> str:
         """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
 

@@ -24,7 +24,7 @@ from dualsmooth.engine.checks import non_negative, open_unit, positive, positive
 from dualsmooth.engine.draws import Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.networks import CommonNetworks
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.neighbours import NeighbourNoise
 from dualsmooth.engine.radius import semielastic_radius
@@ -42,7 +42,7 @@ class SemielasticSmoothing:
         sigma as a function of the image; the reference images are part of the deployed classifier.
     """
 
-    networks: Networks
+    networks: CommonNetworks
     noise: NeighbourNoise
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class SemielasticAt:
         Number of input components.
     """
 
-    networks: Networks
+    networks: CommonNetworks
     name: str
     sigma: float
     rate: float

@@ -32,7 +32,7 @@ from dualsmooth.engine.certificate import AlphaLedger, Certificate
 from dualsmooth.engine.checks import open_unit, positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.networks import CommonNetworks
 from dualsmooth.engine.methods.routing import median_level
 from dualsmooth.engine.methods.variational import target_text
 from dualsmooth.engine.methods.votes import event_bound, top_class
@@ -63,7 +63,7 @@ class ContinuousVariational:
         If the edges do not fit the bins, or the bundle lacks a part.
     """
 
-    networks: Networks
+    networks: CommonNetworks
     edges: tuple[float, ...]
     dim: int
     target_sigma: float | None = None

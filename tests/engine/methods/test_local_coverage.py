@@ -234,7 +234,8 @@ def test_anchor_regions_keep_the_promise_and_frozen_radii_break_it(frozen: bool)
     method = AnchorSmoothing(Common(), ANCHORS).at(
         np.array([0.5, 0.5], np.float32).reshape(1, 2, 1)
     )
-    assert (method.sigma, method.region) == (0.25, pytest.approx(0.125, abs=1e-9))
+    assert method.sigma == 0.25
+    assert method.region == pytest.approx(0.125, abs=1e-9)
     true_radius = min(THRESHOLDS[0.25], 0.125)  # the other cell answers class 1
 
     def run() -> Procedure:
