@@ -18,6 +18,7 @@ from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.integer_noise import thresholds
+from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fuse import fuse_for_cpu
 from dualsmooth.engine.noise import NOISES, counter_word3
 from dualsmooth.engine.runtime.memory import keep_freed_memory
@@ -155,13 +156,18 @@ class CpuSampler:
 
     def _fused(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network in this precision, fused; made and tried once on a worker thread."""
-        rows = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def batch(rows: int) -> torch.Tensor:
+            return torch.zeros(rows, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+            return fuse_for_cpu(stage, batch(rows or self.batch_size))
 
         def make() -> torch.nn.Module:
-            fused = fuse_for_cpu(folded_network(network, self._dtype), rows)
+            fused = by_stages(folded_network(network, self._dtype), fuse)
             if self._dtype != torch.float32:
                 with torch.inference_mode():
-                    fused(rows)
+                    fused(batch(self.batch_size))
             return fused
 
         try:

@@ -18,6 +18,7 @@ from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.integer_noise import integer_rows, unit_of_grid
+from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.noise import NOISES, counter_word3
 from dualsmooth.engine.runtime.memory import keep_freed_memory
@@ -178,7 +179,8 @@ def available_cores() -> int:
 
 def folded_network(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """A copy with batch norm folded, in one dtype, with channels-last convolutions."""
-    folded: torch.nn.Module = fold_batch_norm(copy.deepcopy(network).eval())
+    copied = copy.deepcopy(network).eval()
+    folded = by_stages(copied, lambda stage, rows: fold_batch_norm(stage))
     folded.to(dtype)
     for parameter in folded.parameters():
         if parameter.ndim == 4:
