@@ -150,6 +150,10 @@ class Certificate:
         Networks' digest, arithmetic, device kind, implementation (``cpu``, ``torch`` or
         ``cuda:BACKEND``) and padded batch shape: with these fixed, votes are reproducible to the
         bit.
+    noise, noise_tables : str, str
+        ``gaussian``: ideal Gaussian noise is assumed; ``integer``: Philox words are assumed to be
+        uniform, only images on the 1/255 grid are covered, and the sha256 of the tables of
+        thresholds of every sigma drawn from says which law that was.
     seconds : float
         Share of the run's time; the only field that may differ between reruns.
     """
@@ -175,6 +179,8 @@ class Certificate:
     device: str = ""
     sampler: str = ""
     batch_size: int = 0
+    noise: str = "gaussian"
+    noise_tables: str = ""
     seconds: float = 0.0
 
     @property

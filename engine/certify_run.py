@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_images, unit_float
+from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, bundle_of, method_at
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
@@ -70,6 +70,8 @@ def certify_run(
     from dualsmooth.engine.runtime.session import Session  # imports torch
 
     check_images(data.images, bundle_of(method).input_shape)
+    if settings.noise == "integer":
+        check_grid(data.images)
     at_first = method_at(method, unit_float(data.images[image_ids[0]]))
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     configuration = describe(method, data, image_ids, settings)
@@ -150,6 +152,7 @@ def describe(
         "attempt": settings.attempt,
         "device": settings.device_kind,
         "precision": settings.arithmetic,
+        "noise": settings.noise,
     }
 
 

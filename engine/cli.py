@@ -51,6 +51,13 @@ SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking 
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Batches in work at once. Default: one per core.")
 ]
+NoiseOption = Annotated[
+    str,
+    typer.Option(
+        help="gaussian, or integer: exact noise without floating point, for images on the 1/255 "
+        "grid."
+    ),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
@@ -116,6 +123,7 @@ def certify(
     backend: Annotated[
         str, typer.Option(help="On cuda: auto (measured), cudnn, triton, compile or eager.")
     ] = "auto",
+    noise: NoiseOption = "gaussian",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
@@ -150,8 +158,9 @@ def certify(
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
-        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend
-    )
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
+        noise,
+    )  # fmt: skip
     loaded = load_bundle(bundle)
     chosen = choose_method(loaded, **method_options(context.params))
     images = load_images(data)
@@ -191,12 +200,14 @@ def predict(
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     batch_size: BatchOption = None,
+    noise: NoiseOption = "gaussian",
 ) -> None:
     """Print the smoothed classifier's class of image files, or abstain."""
     from dualsmooth.engine.predict_files import predict_files
 
     options = method_options(context.params)
-    settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size}
+    settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size,
+                                "noise": noise}  # fmt: skip
     for line in predict_files(bundle, images, options, n, alpha, settings):
         typer.echo(line)
 

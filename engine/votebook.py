@@ -25,6 +25,7 @@ VOTES_DEPEND_ON = (
     "sampler",
     "precision",
     "batch_size",
+    "noise",
 )
 """Entries of a run's configuration that must be equal for its votes to be the same."""
 

@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     Constructor = TypeVar("Constructor", bound=Callable[..., nn.Module])
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
-_BUILT_IN = (
-    "dualsmooth.engine.models.noise_level",
-    "dualsmooth.engine.models.resnet",
-    "dualsmooth.engine.models.small",
+_BUILT_IN = tuple(
+    f"dualsmooth.engine.models.{name}" for name in ("ensemble", "noise_level", "resnet", "small")
 )
 
 

@@ -77,7 +77,7 @@ class Rows:
     segment: NDArray[np.int64]
     slot: NDArray[np.int64]
     image_id: NDArray[np.uint64]
-    sigma: NDArray[np.float32]
+    sigma: NDArray[np.float64]
     stream: NDArray[np.uint64]
     sample: NDArray[np.uint64]
 
@@ -99,7 +99,7 @@ def unroll(segments: Sequence[Segment]) -> Rows:
         segment=index,
         slot=np.array([s.slot for s in segments], np.int64)[index],
         image_id=np.array([s.image_id for s in segments], np.uint64)[index],
-        sigma=np.array([s.sigma for s in segments], np.float32)[index],
+        sigma=np.array([s.sigma for s in segments], np.float64)[index],
         stream=np.array([s.stream for s in segments], np.uint64)[index],
         sample=first[index] + (np.arange(len(index)) - starts[index]).astype(np.uint64),
     )

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_ids, check_images, unit_float
+from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
+from dualsmooth.engine.integer_noise import tables_digest
 from dualsmooth.engine.methods.method import Method, bundle_of, method_at
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
@@ -56,6 +57,7 @@ class Session:
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
             precision=settings.arithmetic,
+            noise=settings.noise,
         )
         self.occupancy = Occupancy()
 
@@ -84,7 +86,7 @@ class Session:
         ArgumentError
             If images or ids are invalid; nothing is drawn then.
         """
-        array = check_images(images, self.shape)
+        array = self._checked(images)
         ids = check_ids(image_ids, len(array))
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
@@ -101,7 +103,7 @@ class Session:
 
         Uses ``budget.n`` votes per network; takes images and raises as `certify` does.
         """
-        array = check_images(images, self.shape)
+        array = self._checked(images)
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
         flights = [
@@ -119,7 +121,7 @@ class Session:
 
         Takes images and raises as `certify` does.
         """
-        array = check_images(images, self.shape)
+        array = self._checked(images)
         ids = check_ids(image_ids, len(array))
         flights = [Flight(i, search.run(self.method.networks)) for i in ids]
         for flight in self._run(flights, array):
@@ -149,9 +151,22 @@ class Session:
             precision=self.settings.arithmetic,
             device=self.settings.device_kind,
             sampler=self.sampler.name,
+            noise=self.settings.noise,
+            noise_tables=self._tables_of(flight),
             batch_size=self.sampler.batch_size,
             seconds=flight.seconds,
         )
+
+    def _checked(self, images: ArrayLike) -> NDArray[np.generic]:
+        array = check_images(images, self.shape)
+        if self.settings.noise == "integer":
+            check_grid(array)
+        return array
+
+    def _tables_of(self, flight: Flight[Certificate]) -> str:
+        if self.settings.noise != "integer":
+            return ""
+        return tables_digest(record.sigma for record in flight.records)
 
     def close(self) -> None:
         """Stop the sampler's threads."""
