@@ -1,28 +1,28 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.images import check_images
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.methods.method import Method, bundle_of, method_record
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
+from dualsmooth.engine.run_digests import data_digest, ids_digest
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
 
 if TYPE_CHECKING:
+    from dualsmooth.engine.runtime.segments import MakeSampler
     from dualsmooth.engine.runtime.session import Session
 
 
@@ -36,6 +36,7 @@ def certify_run(
     resume: bool = False,
     fresh: bool = False,
     reuse: Sequence[Path] = (),
+    make: "MakeSampler | None" = None,
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
@@ -55,6 +56,8 @@ def certify_run(
         Go on with the run in the folder, or replace it.
     reuse : sequence of Path
         Finished or unfinished runs on the same images whose votes are read, not drawn again.
+    make : callable, optional
+        Makes the sampler; by default the fastest this machine has.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def certify_run(
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _with_recorded_backend(settings, folder)
-    with Session(method, settings) as session:
+    with Session(method, settings, make) as session:
         configuration["batch_size"] = session.sampler.batch_size
         configuration["sampler"] = session.sampler.name
         book = Votebook.read(reuse, configuration)
@@ -103,10 +106,9 @@ def _certify_missing(
         total=len(image_ids), initial=len(image_ids) - len(missing), unit="image", disable=None,
         desc=session.method.name,
     )  # fmt: skip
-    with closing(progress):
+    with closing(progress), GroupCommit(log, progress.update) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
-            log.append(certificate)
-            progress.update()
+            commit.put(certificate)
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:
@@ -133,12 +135,14 @@ def describe(
     bundle = bundle_of(method)
     return {
         "method": method.name,
+        "options": method_record(method),
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
+        "bundle_manifest": bundle.manifest,
         "data": data.name,
-        "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
+        "data_digest": data_digest(data, image_ids),
         "images": len(image_ids),
-        "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "image_ids_digest": ids_digest(image_ids),
         "budget": settings.budget.kind,
         "radii": list(settings.budget.radii),
         "tolerance": settings.budget.tolerance,
@@ -150,11 +154,3 @@ def describe(
         "device": settings.device_kind,
         "precision": settings.arithmetic,
     }
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine import cli_audit
+from dualsmooth.engine.errors import DualSmoothError, StoppedError
 
 INTERRUPTED = 130
 
@@ -236,13 +237,19 @@ def train(
     typer.echo(f"{out}/bundle.json")
 
 
+app.command()(cli_audit.audit)
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    Exit codes: 0 done, 1 an audit found something, 2 bad usage or input, 3 stopped before the end
+    (resumable), 130 interrupted (resumable).
     """
     try:
         code = app(standalone_mode=False) or 0
+    except StoppedError as error:
+        _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

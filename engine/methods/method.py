@@ -1,6 +1,7 @@
 """What every method offers to the runtime."""
 
-from typing import Protocol
+import dataclasses
+from typing import Any, Protocol
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import PredictProcedure, Procedure
@@ -43,3 +44,11 @@ def bundle_of(method: Method) -> Bundle:
         raise ArgumentError("method", "must be made from a Bundle", type(method.networks).__name__,
                             "load_bundle or Bundle.from_modules make one")  # fmt: skip
     return method.networks
+
+
+def method_record(method: Method) -> dict[str, Any]:
+    """Kind and options of a method as JSON; `choose_method` makes the method from them again."""
+    assert dataclasses.is_dataclass(method)
+    options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    del options["networks"]
+    return {"method": method.name.partition("(")[0], **options}

@@ -49,6 +49,10 @@ class Sampler(Protocol):
     """Answers draws: adds noise, runs the network, takes the argmax and counts."""
 
     @property
+    def name(self) -> str:
+        """Implementation, as certificates record it."""
+
+    @property
     def depth(self) -> int:
         """Submissions worth having under way at once, >= 1."""
 
@@ -68,6 +72,13 @@ class Sampler(Protocol):
 
     def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
         """Start what `count` does. Images named by the segments must stay until it is awaited."""
+
+    def close(self) -> None:
+        """Stop its threads."""
+
+
+MakeSampler: TypeAlias = Callable[..., Sampler]
+"""What `dualsmooth.engine.runtime.native.make_sampler` is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,28 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Prediction
+from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.images import check_ids, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
+from dualsmooth.engine.runtime.segments import MakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
+
+
+def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
+    for draw in draws:  # a list cannot take the votes that `yield from` would send it
+        yield draw
 
 
 class Session:
@@ -28,13 +34,15 @@ class Session:
         What is certified.
     settings : Settings
         How votes are drawn.
+    make : callable, optional
+        Makes the sampler; takes what `make_sampler` takes, which is the default.
     """
 
-    def __init__(self, method: Method, settings: Settings) -> None:
+    def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
-        self.sampler = make_sampler(
+        self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
@@ -96,6 +104,16 @@ class Session:
             assert flight.result is not None
             yield flight.image_id, flight.result
 
+    def redraw(
+        self, images: ArrayLike, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
+    ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
+        """Yield (image id, votes of its draws) for draws that are known beforehand."""
+        array = check_images(images, self.shape)
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, _asking(asked)) for i, asked in zip(ids, draws, strict=True)]
+        for flight in self._run(flights, array):
+            yield flight.image_id, tuple(flight.records)
+
     def _run(
         self, flights: list[Flight[Result]], images: NDArray[np.generic]
     ) -> Iterator[Flight[Result]]:
@@ -120,7 +138,7 @@ class Session:
             device=self.settings.device_kind,
             sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,
-            seconds=flight.seconds,
+            seconds=round(flight.seconds, 6),
         )
 
     def close(self) -> None:
