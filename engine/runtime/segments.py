@@ -49,10 +49,6 @@ class Sampler(Protocol):
     """Answers draws: adds noise, runs the network, takes the argmax and counts."""
 
     @property
-    def name(self) -> str:
-        """Implementation, as certificates record it."""
-
-    @property
     def depth(self) -> int:
         """Submissions worth having under way at once, >= 1."""
 
@@ -73,11 +69,19 @@ class Sampler(Protocol):
     def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
         """Start what `count` does. Images named by the segments must stay until it is awaited."""
 
+
+class OwnedSampler(Sampler, Protocol):
+    """A sampler as its owner sees it."""
+
+    @property
+    def name(self) -> str:
+        """Implementation, as certificates record it."""
+
     def close(self) -> None:
         """Stop its threads."""
 
 
-MakeSampler: TypeAlias = Callable[..., Sampler]
+MakeSampler: TypeAlias = Callable[..., OwnedSampler]
 """What `dualsmooth.engine.runtime.native.make_sampler` is."""
 
 

@@ -21,7 +21,7 @@ from dualsmooth.engine.votebook import Votebook
 
 
 def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
-    for draw in draws:  # a list cannot take the votes that `yield from` would send it
+    for draw in draws:  # noqa: UP028 (`yield from` would send the votes to the list)
         yield draw
 
 

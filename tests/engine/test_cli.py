@@ -406,7 +406,8 @@ def test_interrupt_is_resumable(
     from dualsmooth.engine.runlog import RunLog
 
     certify(run, tiny_bundle, "--out", "whole")
-    append, written = RunLog.append, []
+    append = RunLog.append
+    written: list[Certificate] = []
 
     def interrupted(log: RunLog, *certificates: Certificate) -> None:
         append(log, *certificates)
