@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.methods.method import Method, bundle_of, method_record
@@ -22,8 +22,11 @@ from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
 
 if TYPE_CHECKING:
+    from dualsmooth.engine.cluster.team import Team
     from dualsmooth.engine.runtime.segments import MakeSampler
     from dualsmooth.engine.runtime.session import Session
+
+RAY_WORKERS = 2
 
 
 def certify_run(
@@ -37,6 +40,8 @@ def certify_run(
     fresh: bool = False,
     reuse: Sequence[Path] = (),
     make: "MakeSampler | None" = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
@@ -58,6 +63,11 @@ def certify_run(
         Finished or unfinished runs on the same images whose votes are read, not drawn again.
     make : callable, optional
         Makes the sampler; by default the fastest this machine has.
+    workers : int, optional
+        Processes that draw votes; by default none but this one (two actors with ``ray``). Never
+        changes a vote.
+    ray : str, optional
+        ``local`` or the address of a Ray cluster: workers are actors there.
 
     Returns
     -------
@@ -69,24 +79,52 @@ def certify_run(
     ------
     ArgumentError
         If anything is invalid; then nothing has been written.
+    StoppedError
+        If the run cannot go on, or images were given up; what was reached is on disk.
     """
-    from dualsmooth.engine.runtime.session import Session  # imports torch
-
     check_images(data.images, bundle_of(method).input_shape)
     method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _with_recorded_backend(settings, folder)
-    with Session(method, settings, make) as session:
-        configuration["batch_size"] = session.sampler.batch_size
-        configuration["sampler"] = session.sampler.name
+    with _session(method, settings, make, workers, ray) as session:
+        configuration["batch_size"] = session.batch_size
+        configuration["sampler"] = session.sampler_name
         book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log, book)
+            _check_failed(session.failed, folder)
             rows = rows_of([log.done[i] for i in image_ids])
             summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
+
+
+def _session(
+    method: Method,
+    settings: Settings,
+    make: "MakeSampler | None",
+    workers: int | None,
+    ray: str | None,
+) -> "Session | Team":
+    if workers is not None:
+        positive_integer("workers", workers)
+    if ray is None and workers in (None, 1):
+        from dualsmooth.engine.runtime.session import Session  # imports torch
+
+        return Session(method, settings, make)
+    from dualsmooth.engine.cluster.team import Team
+
+    return Team(method, settings, make, workers or RAY_WORKERS, ray)
+
+
+def _check_failed(image_ids: list[int], folder: Path) -> None:
+    if image_ids:
+        names = ", ".join(map(str, image_ids[:10])) + (", .." if len(image_ids) > 10 else "")
+        raise StoppedError(
+            f"{folder}: {len(image_ids)} images were given up, because workers died of them: "
+            f"{names} (all others are on disk; try them again with --resume)"
+        )
 
 
 def _with_recorded_backend(settings: Settings, folder: Path) -> Settings:
@@ -98,7 +136,7 @@ def _with_recorded_backend(settings: Settings, folder: Path) -> Settings:
 
 
 def _certify_missing(
-    session: "Session", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
+    session: "Session | Team", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]

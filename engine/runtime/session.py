@@ -56,6 +56,8 @@ class Session:
             precision=settings.arithmetic,
         )
         self.occupancy = Occupancy()
+        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
+        self.failed: list[int] = []
 
     def certify(
         self,
