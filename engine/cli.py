@@ -1,11 +1,14 @@
 """The ``dualsmooth`` command."""
 
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dualsmooth.engine import cli_audit, cli_cluster
 from dualsmooth.engine.cli_options import (
     AnchorsOption,
     MemoryOption,
@@ -26,7 +29,7 @@ from dualsmooth.engine.cli_options import (
     method_options,
 )
 from dualsmooth.engine.cli_search import search as search_command
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine.errors import DualSmoothError, StoppedError
 
 INTERRUPTED = 130
 
@@ -127,6 +130,8 @@ def certify(
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    workers: cli_cluster.WorkersOption = None,
+    ray: cli_cluster.RayOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
     ] = None,
@@ -167,7 +172,16 @@ def certify(
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
     summary, occupancy = certify_run(
-        chosen, images, ids, settings, folder, resume=resume, fresh=fresh, reuse=reuse or ()
+        chosen,
+        images,
+        ids,
+        settings,
+        folder,
+        resume=resume,
+        fresh=fresh,
+        reuse=reuse or (),
+        workers=workers,
+        ray=ray,
     )
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
@@ -274,13 +288,21 @@ def train(
     typer.echo(f"{out}/bundle.json")
 
 
+app.command()(cli_audit.audit)
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    Exit codes: 0 done, 1 an audit found something, 2 bad usage or input, 3 stopped before the end
+    (resumable), 130 interrupted (resumable).
     """
+    with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False) or 0
+    except StoppedError as error:
+        _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -123,20 +123,23 @@ class Bundle:
         return cls.from_modules(modules, num_classes=num_classes, input_shape=input_shape)
 
     @property
+    def manifest(self) -> dict[str, object]:
+        """Everything that determines votes, as JSON; weights by digest."""
+        return {
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "sigmas": list(self.sigmas),
+            "tau": self.tau,
+            "networks": {
+                role: [network.architecture, dict(network.kwargs), network.sha256]
+                for role, network in self.networks.items()
+            },
+        }
+
+    @property
     def digest(self) -> str:
-        """SHA-256 over everything that determines votes: weights, architectures and levels."""
-        return digest_of(
-            {
-                "input_shape": list(self.input_shape),
-                "num_classes": self.num_classes,
-                "sigmas": list(self.sigmas),
-                "tau": self.tau,
-                "networks": {
-                    role: [network.architecture, dict(network.kwargs), network.sha256]
-                    for role, network in self.networks.items()
-                },
-            }
-        )
+        """SHA-256 of the manifest."""
+        return digest_of(self.manifest)
 
     def classifier_at(self, sigma: float) -> str:
         """Role that classifies at a noise level: its expert, else the common classifier.
