@@ -136,9 +136,9 @@ def describe(
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
         "data": data.name,
-        "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
+        "data_digest": array_digest(data.images[image_ids], data.labels[image_ids]),
         "images": len(image_ids),
-        "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "image_ids_digest": array_digest(np.array(image_ids, np.int64)),
         "budget": settings.budget.kind,
         "radii": list(settings.budget.radii),
         "tolerance": settings.budget.tolerance,
@@ -152,7 +152,8 @@ def describe(
     }
 
 
-def _digest(*arrays: NDArray[Any]) -> str:
+def array_digest(*arrays: NDArray[Any]) -> str:
+    """SHA-256 of arrays with their types and shapes, as ``run.json`` records images and ids."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

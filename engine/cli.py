@@ -6,6 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dualsmooth.engine.cli_report import report
 from dualsmooth.engine.errors import DualSmoothError
 
 INTERRUPTED = 130
@@ -177,20 +178,7 @@ def predict(
         typer.echo(line)
 
 
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
-        ),
-    ],
-) -> None:
-    """Print certified accuracies of runs side by side."""
-    from dualsmooth.engine.report.summary import read_rows, summarize
-    from dualsmooth.engine.report.text import text_table
-
-    typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+app.command()(report)
 
 
 @app.command()
