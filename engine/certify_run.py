@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
+from dualsmooth.engine.live_view import LiveView
 from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
@@ -99,14 +99,14 @@ def _certify_missing(
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
-    progress = tqdm(
-        total=len(image_ids), initial=len(image_ids) - len(missing), unit="image", disable=None,
-        desc=session.method.name,
+    view = LiveView(
+        session.method.name, len(image_ids), len(image_ids) - len(missing),
+        lambda: session.occupancy.share,
     )  # fmt: skip
-    with closing(progress):
+    with closing(view):
         for certificate in session.certify(data.images[missing], missing, labels, book):
             log.append(certificate)
-            progress.update()
+            view.update(certificate)
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:

@@ -1,5 +1,6 @@
 """The ``dualsmooth`` command."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -118,6 +119,9 @@ def certify(
             "may be given several times."
         ),
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
+    ] = False,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -150,6 +154,9 @@ def certify(
     summary, occupancy = certify_run(
         chosen, images, ids, settings, folder, resume=resume, fresh=fresh, reuse=reuse or ()
     )
+    if json_:
+        typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
+        return
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")

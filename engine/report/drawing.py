@@ -90,6 +90,11 @@ def tidy(axes: "Axes", x: str, y: str) -> None:
     axes.set_axisbelow(True)
 
 
+def plain(name: str) -> str:
+    """A name as a label: dollars start no formula, and a first underscore hides no entry."""
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
 def _style(ink: str) -> Any:
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor",
              "xtick.color", "ytick.color", "grid.color", "legend.labelcolor")  # fmt: skip

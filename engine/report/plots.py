@@ -14,6 +14,7 @@ from dualsmooth.engine.report.drawing import (
     DASHES,
     WRONG,
     Plot,
+    plain,
     tidy,
 )  # fmt: skip
 from dualsmooth.engine.report.reading import Run
@@ -91,7 +92,7 @@ def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
         low, high = (100 * np.asarray(bound(counts, images, tail))
                      for bound in (clopper_pearson_lower, clopper_pearson_upper))  # fmt: skip
         axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
-        axes.step(grid, 100 * counts / images, where="post", color=colour, label=run.name,
+        axes.step(grid, 100 * counts / images, where="post", color=colour, label=plain(run.name),
                   linestyle=DASHES[index % len(DASHES)], linewidth=1.5)  # fmt: skip
     tidy(axes, RADIUS, "certified accuracy (%)")
     axes.set_xlim(0, grid[-1])
@@ -117,7 +118,7 @@ def _panels(name: str, title: str, runs: Sequence[Run], panel: Panel, caption: s
         for axes, run in zip(rows, runs, strict=True):
             panel(axes, run)
             if len(runs) > 1 or name == "binding":
-                axes.set_title(run.name, loc="left")
+                axes.set_title(plain(run.name), loc="left")
 
     return Plot(name, title, f"{caption} {conditions(runs)}", draw, len(runs))
 
@@ -142,7 +143,7 @@ def _draws(runs: Sequence[Run]) -> Plot:
         for index, run in enumerate(runs):
             votes = np.sort([row.draws for row in run.rows])
             share = 100 * np.arange(1, len(votes) + 1) / len(votes)
-            axes.step([votes[0], *votes], [0, *share], where="post", label=run.name,
+            axes.step([votes[0], *votes], [0, *share], where="post", label=plain(run.name),
                       color=COLOURS[index % len(COLOURS)], linewidth=1.5,
                       linestyle=DASHES[index % len(DASHES)])  # fmt: skip
         axes.set_xscale("log")

@@ -63,7 +63,7 @@ def _footer(summaries: Sequence[Summary]) -> list[str]:
     for s in summaries:
         halves = [max(s.accuracy(r) - s.interval(r)[0], s.interval(r)[1] - s.accuracy(r))
                   for r in s.certified]  # fmt: skip
-        points = f"; 95 % intervals within {100 * max(halves):.1f} points" if halves else ""
+        points = f"; 95 % within {100 * max(halves):.1f} points" if halves else ""
         lines.append(f"{s.name}:")
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
         lines.append(f"  {s.images} images, {s.abstained} abstained{draws}{points}")

@@ -15,7 +15,7 @@ from dualsmooth.engine.report.summary import Summary
 def write_report(
     runs: Sequence[Run], summaries: Sequence[Summary], folder: Path, *, html: bool = False
 ) -> list[str]:
-    """Write ``summary.md``, the plots as PNG, PDF and SVG, and ``report.html`` if asked for.
+    """Write ``summary.md``, plots as PNG and SVG (curves as PDF too), and ``report.html`` if asked.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def write_report(
     drawn = plots(runs, at_least=summaries[0].at_least)
     files = {"summary.md": markdown(runs, summaries, drawn).encode()}
     for plot in drawn:
-        for kind in ("png", "pdf", "svg"):
+        for kind in ("png", "pdf", "svg") if plot.name == "curves" else ("png", "svg"):
             files[f"{plot.name}.{kind}"] = picture(plot, kind)
     if html:
         from dualsmooth.engine.report.page import page
