@@ -48,15 +48,16 @@ def test_it_is_an_art_classifier(tiny_bundle: Path) -> None:
 
 
 def test_the_same_network_agrees_with_arts_own_certifier() -> None:
-    """Two samples of 2,000 votes: at p = 0.99 a radius has sd 0.02, so five sd of a gap are 0.15."""
+    """Two samples of 2,000 votes: a radius at p = 0.99 has sd 0.02, five sd of a gap are 0.15."""
+    pytest.importorskip("statsmodels", reason="ART's own certifier needs statsmodels")
     import torch
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
     bundle = load_bundle("digits-dual")
     torch.manual_seed(0)
     theirs = PyTorchRandomizedSmoothing(
-        bundle.build("classifier@0.25"), torch.nn.CrossEntropyLoss(), (1, 8, 8), 10, device_type="cpu",
-        sample_size=100, scale=0.25, alpha=0.001,
+        bundle.build("classifier@0.25"), torch.nn.CrossEntropyLoss(), (1, 8, 8), 10,
+        device_type="cpu", sample_size=100, scale=0.25, alpha=0.001,
     )  # fmt: skip
     ours = CertifiedClassifier(FixedSmoothing(bundle, 0.25), precision="fp32")
     expected, their_radii = theirs.certify(FIRST, n=2000, batch_size=500)
