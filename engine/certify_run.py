@@ -1,14 +1,10 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
@@ -17,6 +13,7 @@ from dualsmooth.engine.images import check_images
 from dualsmooth.engine.live_view import LiveView
 from dualsmooth.engine.methods.method import Method, bundle_of
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
+from dualsmooth.engine.run_digests import data_digest, ids_digest
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
 from dualsmooth.engine.settings import Settings
@@ -106,7 +103,8 @@ def _certify_missing(
     with closing(view):
         for certificate in session.certify(data.images[missing], missing, labels, book):
             log.append(certificate)
-            view.update(certificate)
+            view.seen(certificate)
+            view.update()
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:
@@ -136,9 +134,9 @@ def describe(
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
         "data": data.name,
-        "data_digest": array_digest(data.images[image_ids], data.labels[image_ids]),
+        "data_digest": data_digest(data, image_ids),
         "images": len(image_ids),
-        "image_ids_digest": array_digest(np.array(image_ids, np.int64)),
+        "image_ids_digest": ids_digest(image_ids),
         "budget": settings.budget.kind,
         "radii": list(settings.budget.radii),
         "tolerance": settings.budget.tolerance,
@@ -150,12 +148,3 @@ def describe(
         "device": settings.device_kind,
         "precision": settings.arithmetic,
     }
-
-
-def array_digest(*arrays: NDArray[Any]) -> str:
-    """SHA-256 of arrays with their types and shapes, as ``run.json`` records images and ids."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

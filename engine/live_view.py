@@ -29,8 +29,8 @@ class LiveView:
             total=images, initial=done, unit="img", desc=name, disable=None, dynamic_ncols=True
         )
 
-    def update(self, certificate: Certificate) -> None:
-        """Count a certificate that is on disk."""
+    def seen(self, certificate: Certificate) -> None:
+        """Take a certificate into rates and shares."""
         self._seen += 1
         self._votes += certificate.draws
         # Without labels every certified image counts.
@@ -38,7 +38,10 @@ class LiveView:
         self._certified += certificate.correct or unknown
         if not self._bar.disable:
             self._bar.set_postfix_str(self.text(perf_counter() - self._start), refresh=False)
-        self._bar.update()
+
+    def update(self, count: int = 1) -> None:
+        """Move the bar by certificates that are on disk."""
+        self._bar.update(count)
 
     def text(self, seconds: float) -> str:
         """What stands behind the bar: votes per second, batches, certified share."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from dualsmooth.engine.certify_run import array_digest
 from dualsmooth.engine.data import as_unit_float, load_images
 from dualsmooth.engine.errors import DualSmoothError
 from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.run_digests import data_digest
 
 MOST, LARGEST = 1000, 64
 """Images with a thumbnail in one report, and pixels of their longer side."""
@@ -32,7 +32,7 @@ def thumbnails(runs: Sequence[Run]) -> tuple[dict[str, dict[int, str]], list[str
         try:
             data = load_images(run.configuration["data"])
             fits = max(ids, default=-1) < len(data)
-            if not (fits and array_digest(data.images[ids], data.labels[ids]) == key):
+            if not (fits and data_digest(data, ids) == key):
                 notes.append(f"{run.name}: no thumbnails, the data are not those of the run")
                 continue
         except DualSmoothError as error:

@@ -29,7 +29,8 @@ def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal)
     view = LiveView("fixed(0.25)", 10, 6, lambda: 0.984)
     for label, predicted in ((3, 3), (3, 4), (3, None), (None, 5)):
-        view.update(certificate(label, predicted))
+        view.seen(certificate(label, predicted))
+        view.update()
     assert view.text(2.0) == "200 votes/s, 98% full, certified 50% [7%, 93%]"
     view.close()
     assert "10/10" in terminal.getvalue()
@@ -38,6 +39,7 @@ def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_printed_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     view = LiveView("fixed(0.25)", 1, 0, lambda: 1.0)
-    view.update(certificate(3, 3))
+    view.seen(certificate(3, 3))
+    view.update()
     view.close()
     assert capsys.readouterr() == ("", "")

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualsmooth.engine.certify_run import array_digest
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.report.page import page
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.report.summary import Row, summarize
+from dualsmooth.engine.run_digests import data_digest
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 
@@ -45,7 +46,7 @@ def digits_archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     images = np.arange(130 * 64, dtype=np.uint32).astype(np.uint8).reshape(130, 8, 8, 1)
     labels = np.arange(130) % 10
     np.savez(path, x=images, y=labels)
-    return path, array_digest(images, labels)
+    return path, data_digest(load_images(f"npz:{path}"), range(130))
 
 
 def make_page(
