@@ -6,13 +6,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.images import check_grid, check_images, unit_float
+from dualsmooth.engine.live_view import LiveView
 from dualsmooth.engine.methods.method import Method, bundle_of, method_at
 from dualsmooth.engine.methods.recorded import method_record
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
@@ -147,12 +146,13 @@ def _certify_missing(
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
-    progress = tqdm(
-        total=len(image_ids), initial=len(image_ids) - len(missing), unit="image", disable=None,
-        desc=session.method.name,
+    view = LiveView(
+        session.method.name, len(image_ids), len(image_ids) - len(missing),
+        lambda: session.occupancy.share,
     )  # fmt: skip
-    with closing(progress), GroupCommit(log, progress.update) as commit:
+    with closing(view), GroupCommit(log, view.update) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
+            view.seen(certificate)
             commit.put(certificate)
 
 

@@ -1,5 +1,6 @@
 """The ``dualsmooth`` command."""
 
+import json
 import signal
 import sys
 from contextlib import suppress
@@ -28,6 +29,7 @@ from dualsmooth.engine.cli_options import (
     ThresholdOption,
     method_options,
 )
+from dualsmooth.engine.cli_report import report
 from dualsmooth.engine.cli_search import search as search_command
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
 
@@ -144,6 +146,9 @@ def certify(
             "may be given several times."
         ),
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
+    ] = False,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -183,6 +188,9 @@ def certify(
         workers=workers,
         ray=ray,
     )
+    if json_:
+        typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
+        return
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
@@ -227,22 +235,7 @@ def predict(
 
 
 app.command("search")(search_command)
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
-        ),
-    ],
-) -> None:
-    """Print certified accuracies of runs side by side."""
-    from dualsmooth.engine.report.summary import read_rows, summarize
-    from dualsmooth.engine.report.text import text_table
-
-    typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+app.command()(report)
 
 
 @app.command()
