@@ -4,15 +4,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, inliner
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.export.graph import IR_VERSION, OPSET
+from dualsmooth.export.sessions import make_session
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,10 +25,8 @@ TOLERANCE = 1e-4
 """Largest difference of logits from PyTorch's, relative to the largest logit."""
 
 
-def network_model(
-    network: "nn.Module", role: str, shape: tuple[int, int, int], outputs: int, batch: int
-) -> ModelProto:
-    """Export a network: batch norm folded, preprocessing inside, any number of rows.
+def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
+    """A network as an ONNX model: preprocessing inside, any number of rows.
 
     Parameters
     ----------
@@ -35,30 +34,50 @@ def network_model(
         In eval mode, float32, on the CPU.
     role : str
         Name of the network, for messages.
-    shape : tuple of int
-        Image shape (height, width, channels).
-    outputs : int
-        Number of logits.
-    batch : int
-        Rows of the passes that will cast votes; the checks use as many.
+    trial : ndarray of float32, shape (rows, channels, height, width)
+        A batch to trace it with.
 
     Raises
     ------
     ArgumentError
-        If a layer has no counterpart in the opset, the exported file gives other logits than
-        PyTorch, or logits depend on a row's place in the batch.
+        If a layer has no counterpart in the opset.
     """
-    from dualsmooth.engine.models.fold import fold_batch_norm
-
-    folded = fold_batch_norm(network)
-    height, width, channels = shape
-    rng = np.random.default_rng(0)
-    trial = rng.standard_normal((batch, channels, height, width)).astype(np.float32)
-    model = _without_notes(_exported(folded, role, trial))
-    _check_domains(model, role)
-    onnx.checker.check_model(model, full_check=True)
-    _compare(model, folded, role, trial, outputs)
+    model = _without_notes(_exported(network, role, trial))
+    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
+    if foreign:
+        raise _refused(role, "must consist of layers that ONNX has", foreign[0])
+    versions = {entry.version for entry in model.opset_import if not entry.domain}
+    if versions != {OPSET}:
+        raise _refused(role, f"must be expressible in opset {OPSET}", sorted(versions))
     return model
+
+
+def check_network(
+    path: Path, network: "nn.Module", role: str, trial: NDArray[np.float32], outputs: int
+) -> None:
+    """Compare a file with the network it was made from.
+
+    Raises
+    ------
+    ArgumentError
+        If logits differ from PyTorch's, have another shape, or depend on a row's place in the
+        batch; a vote would then depend on its batch mates.
+    """
+    import torch
+
+    session = make_session(str(path))
+    found = session.run(None, {PIXELS: trial})[0]
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(trial)).numpy()
+    if found.shape != (len(trial), outputs) or found.shape != expected.shape:
+        raise _refused(role, f"must give {outputs} logits per row", found.shape)
+    error = np.abs(found - expected).max()
+    if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise _refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
+    order = np.random.default_rng(1).permutation(len(trial))
+    if not np.array_equal(session.run(None, {PIXELS: trial[order]})[0], found[order]):
+        rule = "must give each row's logits whatever its place in the batch"
+        raise _refused(role, rule, "others after the rows were exchanged")
 
 
 def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
@@ -112,40 +131,6 @@ def _without_notes(model: ModelProto) -> ModelProto:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     return plain
-
-
-def _check_domains(model: ModelProto, role: str) -> None:
-    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
-    if foreign:
-        raise _refused(role, "must consist of layers that ONNX has", foreign[0])
-    versions = {entry.version for entry in model.opset_import if not entry.domain}
-    if versions != {OPSET}:
-        raise _refused(role, f"must be expressible in opset {OPSET}", sorted(versions))
-
-
-def _compare(
-    model: ModelProto, network: "nn.Module", role: str, trial: NDArray[np.float32], outputs: int
-) -> None:
-    import onnxruntime
-    import torch
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    found = session.run(None, {PIXELS: trial})[0]
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(trial)).numpy()
-    if found.shape != (len(trial), outputs) or found.shape != expected.shape:
-        raise _refused(role, f"must give {outputs} logits per row", found.shape)
-    error = np.abs(found - expected).max()
-    if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise _refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
-    order = np.random.default_rng(1).permutation(len(trial))
-    if not np.array_equal(session.run(None, {PIXELS: trial[order]})[0], found[order]):
-        rule = "must give each row's logits whatever its place in the batch"
-        raise _refused(role, rule, "others after the rows were exchanged")
 
 
 def _refused(role: str, rule: str, value: object) -> ArgumentError:

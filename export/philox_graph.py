@@ -96,9 +96,11 @@ def normals(nodes: Nodes, words: list[str], shape: tuple[int, int, int]) -> str:
     scaled = nodes.add("Mul", nodes.add("Log", u1), nodes.constant(-2.0, np.float64))
     radius = nodes.add("Sqrt", scaled)
     angle = nodes.add("Mul", u2, nodes.constant(2.0 * math.pi, np.float64))
+    # cos a = sin(a + pi/2) to 1e-15: ONNX Runtime 1.21 has no Cos of float64.
+    quarter = nodes.add("Add", angle, nodes.constant(math.pi / 2.0, np.float64))
     pairs = [
-        nodes.add("Cast", nodes.add("Mul", radius, nodes.add(wave, angle)), to=FLOAT)
-        for wave in ("Cos", "Sin")
+        nodes.add("Cast", nodes.add("Mul", radius, nodes.add("Sin", turned)), to=FLOAT)
+        for turned in (quarter, angle)
     ]
     return _images(nodes, _stack(nodes, *pairs), shape)
 

@@ -18,11 +18,11 @@ from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.fuse import fuse_for_cpu
 from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     BATCHES_PER_CALL,
-    available_cores,
     dtype_of,
     folded_network,
     one_thread,
