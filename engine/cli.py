@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.export.command import export
 
 INTERRUPTED = 130
 
@@ -18,6 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command()(export)
 
 BundleArgument = Annotated[
     str,
@@ -239,7 +242,8 @@ def train(
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    Exit codes: 0 done, 2 bad usage or input, 3 a check of an export failed, 130 interrupted
+    (resumable).
     """
     try:
         code = app(standalone_mode=False) or 0

@@ -73,3 +73,23 @@ def vote_feeds(
         "first": np.array(first, np.uint32),
         "rows": np.array(rows, np.int64),
     }
+
+
+def dual_feeds(
+    image: NDArray[np.float32],
+    n: int,
+    *,
+    seed: int,
+    image_id: int,
+    attempt: int = 0,
+    first: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """Inputs of a dual predictor graph."""
+    return {
+        "image": image,
+        "key": np.array([seed % 2**32, seed >> 32], np.uint32),
+        "image_id": np.array(image_id, np.uint32),
+        "attempt": np.array(attempt, np.uint32),
+        "first": np.array(first, np.uint32),
+        "n": np.array(n, np.int64),
+    }
