@@ -79,7 +79,7 @@ def dual_model(dual: Dual) -> ModelProto:
         "n",
     )
     counts = count_votes(nodes, dual.selector, select, "selector_votes")
-    level = _level(nodes, counts, dual)
+    level = choose_level(nodes, counts, len(dual.sigmas), dual.rule)
     known = nodes.add("Less", nodes.constant(-1, np.int64), level)
     usable = nodes.add("Max", level, nodes.constant(0, np.int64))
     sigmas = nodes.constant(dual.sigmas, np.float32)
@@ -102,26 +102,35 @@ def _phase(nodes: Nodes, attempt: str, phase: Phase) -> str:
     return fourth_word(nodes, nodes.add("BitwiseOr", attempt, bits))
 
 
-def _level(nodes: Nodes, counts: str, dual: Dual) -> str:
-    """Level index as `methods.routing` chooses it, -1 if every vote was invalid."""
-    last = len(dual.sigmas)
-    zero, end = nodes.constant([0], np.int64), nodes.constant([last], np.int64)
+def choose_level(nodes: Nodes, counts: str, levels: int, rule: str) -> str:
+    """Level index as `dualsmooth.engine.methods.routing` chooses it, named ``level``.
+
+    Parameters
+    ----------
+    counts : str
+        Selector votes, int64 (levels + 1,).
+    levels : int
+        Number of noise levels.
+    rule : str
+        ``median`` or ``plurality``. The index is -1 if every vote was invalid.
+    """
+    zero, end = nodes.constant([0], np.int64), nodes.constant([levels], np.int64)
     valid = nodes.add("Slice", counts, zero, end)
     none = nodes.add("Not", nodes.add("Cast", _sum(nodes, valid), to=BOOL))
-    if dual.rule == "plurality":
+    if rule == "plurality":
         score = nodes.add("Cast", valid, to=DOUBLE)
     else:
-        score = nodes.add("Cast", _reached(nodes, counts, valid, last), to=INT32)
+        score = nodes.add("Cast", _reached(nodes, counts, valid, levels), to=INT32)
     index = nodes.add("ArgMax", score, axis=0, keepdims=0)
     return nodes.add("Where", none, nodes.constant(-1, np.int64), index, output="level")
 
 
-def _reached(nodes: Nodes, counts: str, valid: str, last: int) -> str:
+def _reached(nodes: Nodes, counts: str, valid: str, levels: int) -> str:
     """Whether at least half of all votes are at or below each level; always at the last one."""
     cumulative = nodes.add("CumSum", valid, nodes.constant(0, np.int64))
     twice = nodes.add("Mul", cumulative, nodes.constant(2, np.int64))
     half = nodes.add("GreaterOrEqual", twice, _sum(nodes, counts))
-    top = np.arange(last) == last - 1
+    top = np.arange(levels) == levels - 1
     return nodes.add("Or", half, nodes.constant(top, np.bool_))
 
 
