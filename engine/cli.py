@@ -26,8 +26,8 @@ BundleArgument = Annotated[
     str,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folder, name of a bundled one (digits-dual), or a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar).",
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
     ),
 ]
 MethodOption = Annotated[
@@ -134,9 +134,11 @@ def certify(
     from dualsmooth.engine.data import load_images
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.models.place import place_of
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.settings import Settings
 
+    device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend
