@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[test,dev,report]'
+	$(BIN)/python -m pip install -q -e '.[test,dev,report,export]'
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))

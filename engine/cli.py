@@ -32,6 +32,7 @@ from dualsmooth.engine.cli_options import (
 from dualsmooth.engine.cli_report import report
 from dualsmooth.engine.cli_search import search as search_command
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
+from dualsmooth.export.command import export
 
 INTERRUPTED = 130
 
@@ -44,12 +45,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(export)
+
 BundleArgument = Annotated[
     str,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folder, name of a bundled one (digits-dual), or a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar).",
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
@@ -163,9 +166,11 @@ def certify(
     from dualsmooth.engine.data import load_images
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.models.place import place_of
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.settings import Settings
 
+    device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
@@ -287,8 +292,8 @@ app.command()(cli_audit.audit)
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 1 an audit found something, 2 bad usage or input, 3 stopped before the end
-    (resumable), 130 interrupted (resumable).
+    Exit codes: 0 done, 1 an audit or the check of an export found something, 2 bad usage or input,
+    3 stopped before the end (resumable), 130 interrupted (resumable).
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)

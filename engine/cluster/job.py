@@ -40,7 +40,7 @@ class Job:
         cls, method: Method, settings: Settings, workers: int, make: MakeSampler | None = None
     ) -> "Job":
         """A job whose workers share the cores of this machine, unless threads are given."""
-        from dualsmooth.engine.runtime.torch_sampler import available_cores
+        from dualsmooth.engine.runtime.cores import available_cores
 
         shape = bundle_of(method).input_shape
         resolved = dataclasses.replace(

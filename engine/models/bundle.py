@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.network import Network, digest_of, network_from_module
+from dualsmooth.engine.models.place import EXPORTED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -217,8 +218,9 @@ def load_bundle(source: str | Path) -> Bundle:
     Parameters
     ----------
     source : str or Path
-        A bundle folder, the name of a bundled one (`digits-dual`), or a checkpoint of Cohen et
-        al.'s training code (`*.pth.tar`, `*.pth`, `*.pt`).
+        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
+        training code (`*.pth.tar`, `*.pth`, `*.pt`), or an exported classifier (`*.onnx`,
+        `*.pt2`).
 
     Raises
     ------
@@ -227,7 +229,7 @@ def load_bundle(source: str | Path) -> Bundle:
     FileError
         If a file is missing, damaged, tampered with or not what it claims to be.
     """
-    # The readers build Bundles, so they are imported here; the checkpoint reader needs torch.
+    # The readers build Bundles, so they are imported here; those of files need torch.
     from dualsmooth.engine.models.bundle_files import read_bundle
 
     path = Path(source)
@@ -237,9 +239,14 @@ def load_bundle(source: str | Path) -> Bundle:
         from dualsmooth.engine.models.checkpoint import read_checkpoint
 
         return read_checkpoint(path)
+    if str(source).lower().endswith(EXPORTED):
+        from dualsmooth.engine.models.exported import read_exported
+
+        return read_exported(path)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
-    rule = f"must be a folder, a checkpoint ({', '.join(_CHECKPOINTS)}) or a bundled name"
+    files = ", ".join(_CHECKPOINTS + EXPORTED)
+    rule = f"must be a folder, a file ({files}) or a bundled name"
     raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
 
 
