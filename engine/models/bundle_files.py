@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,17 @@ def read_bundle(folder: Path) -> Bundle:
         raise FileError(index, f"must describe a bundle: {error}") from error
 
 
-def save_bundle(bundle: Bundle, folder: str | Path) -> None:
+def save_bundle(
+    bundle: Bundle, folder: str | Path, beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write a bundle folder, all or nothing: it is made beside the place and then renamed.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    folder : str or Path
+    beside : mapping of str to bytes, optional
+        Further files by name, such as a model card; nothing reads them.
 
     Raises
     ------
@@ -81,7 +91,7 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
     """
     folder = Path(folder)
     check_target(folder)
-    files: dict[str, bytes] = {}
+    files = dict(beside or {})
     entries = {}
     for role, network in sorted(bundle.networks.items()):
         if not isinstance(network.weights, bytes):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Constructor = TypeVar("Constructor", bound=Callable[..., nn.Module])
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
-_BUILT_IN = ("dualsmooth.engine.models.resnet", "dualsmooth.engine.models.small")
+_BUILT_IN = tuple(f"dualsmooth.engine.models.{name}" for name in ("resnet", "small", "ensemble"))
 
 
 def register_architecture(name: str) -> "Callable[[Constructor], Constructor]":
