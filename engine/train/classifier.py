@@ -48,6 +48,7 @@ class ClassifierRecipe:
     name : str
         Name of the recipe and the bundle.
     loss : ClassifierLoss
+    schedule : Schedule
     sigmas : tuple of float
         Noise levels in pixel units, ascending.
     networks : str
@@ -55,16 +56,15 @@ class ClassifierRecipe:
         each image.
     members : int
         Networks whose logits are averaged, per expert.
-    schedule : Schedule
     seed : int
     """
 
     name: str
     loss: ClassifierLoss
+    schedule: Schedule
     sigmas: tuple[float, ...] = (0.25, 0.5, 1.0)
     networks: Literal["experts", "shared"] = "experts"
     members: int = 1
-    schedule: Schedule = Schedule(epochs=15, affine=None)
     seed: int = 0
 
     @property
@@ -137,6 +137,7 @@ def _levels(sigmas: tuple[float, ...], source: Generator) -> Callable[[int], flo
     return one if len(sigmas) == 1 else drawn
 
 
-GAUSSIAN = ClassifierRecipe("gaussian", ClassifierLoss())
-CONSISTENCY = ClassifierRecipe("consistency", ClassifierLoss(pull=5.0, entropy=0.5))
-SMOOTHMIX = ClassifierRecipe("smoothmix", ClassifierLoss(smoothmix=SmoothMix()))
+_SCHEDULE = Schedule(epochs=15, affine=None)
+GAUSSIAN = ClassifierRecipe("gaussian", ClassifierLoss(), _SCHEDULE)
+CONSISTENCY = ClassifierRecipe("consistency", ClassifierLoss(pull=5.0, entropy=0.5), _SCHEDULE)
+SMOOTHMIX = ClassifierRecipe("smoothmix", ClassifierLoss(smoothmix=SmoothMix()), _SCHEDULE)

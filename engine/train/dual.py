@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
+from dualsmooth.engine.train.calibrate import Calibration, calibrate
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
 from dualsmooth.engine.train.radii import Labelling, radii_of, selected_shares
@@ -86,6 +87,8 @@ class DualRecipe:
     selector_loss: SelectorLoss
     labelling: Labelling
     tuning: Tuning | None = None
+    calibration: Calibration | None = None
+    warm_start: bool = False
     sizes: Sizes | None = None
     seed: int = 0
 
@@ -131,9 +134,14 @@ class DualRecipe:
 
     def _selector(self, workshop: Workshop, crews: list["Crew"], number: int) -> nn.Module:
         radii = torch.stack([crew.radii(number) for crew in crews], 1)
-        labelled = radii[:, 0].isfinite()
+        labelled = radii[:, 0].isfinite().nonzero()[:, 0]
+        kept = 0 if self.calibration is None else int(len(labelled) * self.calibration.share)
+        apart, labelled = labelled[:kept], labelled[kept:]
         source = workshop.source(len(crews), number * (_TUNED + 1))
         module = workshop.new(len(crews), source)
+        if self.warm_start:
+            nearest = min(crews, key=lambda crew: abs(crew.expert.sigma - self.tau))
+            copy_features(nearest.deployed, module)
         name = SELECTOR if number == 0 else f"{SELECTOR}-round{number}"
         train_selector(
             module,
@@ -145,8 +153,22 @@ class DualRecipe:
             source,
             workshop.step(name),
         )
+        if self.calibration is not None:
+            images, known = workshop.images[apart], radii[apart]
+            calibrate(module, images, known, self.tau, self.calibration, source)
         workshop.report(name)
         return module
+
+
+def copy_features(source: nn.Module, target: nn.Module) -> None:
+    """Copy every tensor of one network into another whose last layer has other outputs."""
+    tensors = {
+        name: tensor if tensor.shape == own.shape else own
+        for (name, own), tensor in zip(
+            target.state_dict().items(), source.state_dict().values(), strict=True
+        )
+    }
+    target.load_state_dict(tensors)
 
 
 class Crew:

@@ -16,7 +16,7 @@ from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.train.card import CARD, model_card
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
 from dualsmooth.engine.train.digits import DIGITS_DUAL
-from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
+from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED, FASHION_DUAL
 from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import one_thread
 from dualsmooth.engine.train.options import with_options
@@ -44,7 +44,15 @@ class Recipe(Protocol):
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (GAUSSIAN, CONSISTENCY, SMOOTHMIX, DUAL, DUAL_PUBLISHED, DIGITS_DUAL)
+    for recipe in (
+        GAUSSIAN,
+        CONSISTENCY,
+        SMOOTHMIX,
+        DUAL,
+        DUAL_PUBLISHED,
+        DIGITS_DUAL,
+        FASHION_DUAL,
+    )
 }
 
 

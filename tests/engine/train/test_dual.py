@@ -7,12 +7,12 @@ import torch
 
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train.digits import DIGITS_DUAL
 from dualsmooth.engine.train import dual
+from dualsmooth.engine.train.digits import DIGITS_DUAL
 from dualsmooth.engine.train.dual import DualRecipe, Tuning
 from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
-from dualsmooth.engine.train.radii import Labelling
 from dualsmooth.engine.train.journal import STATES, Journal
+from dualsmooth.engine.train.radii import Labelling
 from dualsmooth.engine.train.recipes import run
 from dualsmooth.engine.train.workshop import Sizes, Workshop
 

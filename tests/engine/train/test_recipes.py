@@ -145,7 +145,7 @@ def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_names_and_numbers(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="must be one of .*digits-dual.*; received digit"):
+    with pytest.raises(ArgumentError, match=r"must be one of .*digits-dual.*; received digit"):
         train("digit", "digits", tmp_path / "bundle")
     with pytest.raises(ArgumentError, match=r"max must be an integer in \[1, 1257\]"):
         train("gaussian", "digits", tmp_path / "bundle", max_images=0)
@@ -166,9 +166,9 @@ def test_options_change_fields() -> None:
     assert changed == ClassifierRecipe(
         "gaussian",
         replace(GAUSSIAN.loss, pull=2.0),
+        replace(GAUSSIAN.schedule, epochs=3),
         (0.3, 1.0),
         "shared",
-        schedule=replace(GAUSSIAN.schedule, epochs=3),
     )
     assert with_options(RECIPES["dual-published"], ["tuning=null"]) == dataclasses.replace(
         RECIPES["dual-published"],  # type: ignore[type-var]
