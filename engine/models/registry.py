@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     Constructor = TypeVar("Constructor", bound=Callable[..., nn.Module])
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
-_BUILT_IN = tuple(f"dualsmooth.engine.models.{name}" for name in ("resnet", "small", "ensemble"))
+_BUILT_IN = tuple(
+    f"dualsmooth.engine.models.{name}" for name in ("resnet", "small", "ensemble", "ordered")
+)
 
 
 def register_architecture(name: str) -> "Callable[[Constructor], Constructor]":

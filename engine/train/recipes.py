@@ -17,9 +17,11 @@ from dualsmooth.engine.train.card import CARD, model_card
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
 from dualsmooth.engine.train.digits import DIGITS_DUAL
 from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED, FASHION_DUAL
+from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import one_thread
 from dualsmooth.engine.train.options import with_options
+from dualsmooth.engine.train.variational import VARIATIONAL
 from dualsmooth.engine.train.workshop import Workshop
 
 
@@ -52,6 +54,8 @@ RECIPES: dict[str, Recipe] = {
         DUAL_PUBLISHED,
         DIGITS_DUAL,
         FASHION_DUAL,
+        INSTA,
+        VARIATIONAL,
     )
 }
 

@@ -84,20 +84,27 @@ class Workshop:
 
     def new(self, outputs: int, source: Generator) -> nn.Module:
         """A network with fresh weights; the caller's random state stays as it is."""
+        return self.build(*self.architecture(outputs), source)
+
+    def build(self, architecture: str, kwargs: dict[str, object], source: Generator) -> nn.Module:
+        """A network of any architecture, with fresh weights."""
         seed = int(torch.randint(1 << 31, (), generator=source, device=source.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return create(_ARCHITECTURE, self._kwargs(outputs)).to(self.device)
+            return create(architecture, kwargs).to(self.device)
 
     def describe(self, module: nn.Module, outputs: int) -> Network:
         """The network of a bundle."""
-        return network_from_module(module, _ARCHITECTURE, self._kwargs(outputs))
+        return network_from_module(module, *self.architecture(outputs))
 
-    def _kwargs(self, outputs: int) -> dict[str, object]:
+    def architecture(
+        self, outputs: int, further_channels: int = 0
+    ) -> tuple[str, dict[str, object]]:
+        """Name and keyword arguments of the architecture every network has."""
         height, width, channels = self.data.shape
         sizes = self.sizes or sizes_for(self.data.shape)
-        return {
-            "in_channels": channels,
+        return _ARCHITECTURE, {
+            "in_channels": channels + further_channels,
             "num_classes": outputs,
             "image_size": [height, width],
             "widths": list(sizes.widths),
