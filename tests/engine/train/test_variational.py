@@ -41,15 +41,16 @@ def test_a_short_run_certifies_as_a_median_selector() -> None:
     assert len(found) == 3
 
 
+@pytest.mark.slow
 def test_the_divergence_holds_the_level_at_the_target() -> None:
     """With a large weight H follows the target it is given; without it, it does not."""
     x = torch.from_numpy(few_digits().images).permute(0, 3, 1, 2) / 255
     spread = []
     for weight in (0.0, 30.0):
         recipe = replace(
-            TINY, divergence=weight, schedule=replace(TINY.schedule, epochs=30, batch=64)
+            TINY, divergence=weight, schedule=replace(TINY.schedule, epochs=30, batch=32)
         )
-        workshop = Workshop(few_digits(), sizes=Sizes((4, 8), 16))
+        workshop = Workshop(few_digits(), sizes=Sizes((8, 16), 32))
         selector = recipe.make(workshop).build("selector")
         with torch.no_grad():
             low, high = (selector.log_level(x, t).mean() for t in (0.25, 1.0))  # type: ignore[operator]
