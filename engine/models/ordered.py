@@ -28,7 +28,7 @@ class OrderedLevels(nn.Module):
     def log_level(self, x: torch.Tensor, target: float) -> torch.Tensor:
         """log H(x, target), [n, 1]."""
         plane = torch.full_like(x[:, :1], log(target))
-        output = self.network(torch.cat([x, plane], 1))
+        output: torch.Tensor = self.network(torch.cat([x, plane], 1))
         return self.low + self.range * output.sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

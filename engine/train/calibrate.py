@@ -73,7 +73,7 @@ def calibrate(
     shift = max(options.shifts, key=rank)
     last = [part for part in selector.modules() if isinstance(part, nn.Linear)][-1]
     with torch.no_grad():
-        last.bias += shift * ramp
+        last.bias.add_(shift * ramp)
     return shift
 
 
