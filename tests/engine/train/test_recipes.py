@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +120,38 @@ def test_resuming_from_the_weights_alone_would_give_other_bytes(
     quick(tmp_path / "killed", *options, resume=True)
     first, second = (load_bundle(tmp_path / name).digest for name in ("whole", "killed"))
     assert first != second
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """A dual recipe, killed with SIGKILL three times at moments nobody chose."""
+    command = [
+        sys.executable,
+        "-m",
+        "dualsmooth.engine.cli",
+        "train",
+        "digits-dual",
+        "--max",
+        "200",
+    ]
+    for option in ("classifying.epochs=4", "selecting.epochs=4", "labelling.votes=16"):
+        command += ["--set", option]
+    whole, killed = (tmp_path / name / "bundle" for name in ("whole", "killed"))
+    subprocess.run([*command, "--out", str(whole)], check=True)
+    metrics, before = tmp_path / "killed" / "bundle.train" / METRICS, 0
+    for _ in range(3):
+        process = subprocess.Popen([*command, "--out", str(killed), "--resume"])
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < before + 5:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        before = len(metrics.read_text().splitlines())
+        assert not killed.exists()
+    subprocess.run([*command, "--out", str(killed), "--resume"], check=True)
+    for path in whole.iterdir():
+        assert path.read_bytes() == (killed / path.name).read_bytes()
+    assert metrics.read_text() == (tmp_path / "whole" / "bundle.train" / METRICS).read_text()
 
 
 def test_what_a_folder_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
