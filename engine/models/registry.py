@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
-    f"dualsmooth.engine.models.{name}" for name in ("ensemble", "noise_level", "resnet", "small")
+    f"dualsmooth.engine.models.{name}" for name in ("ensemble", "ordered", "resnet", "small")
 )
 
 
