@@ -1,7 +1,8 @@
 """The recipe of the bundled model `digits-dual`: scikit-learn's digits, 8x8 grey."""
 
 from dualsmooth.engine.train.augment import Affine
-from dualsmooth.engine.train.dual import DualRecipe, Expert
+from dualsmooth.engine.train.crew import Expert
+from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.radii import Labelling
 from dualsmooth.engine.train.selector import SelectorLoss

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from dualsmooth.engine.train.calibrate import Calibration
-from dualsmooth.engine.train.dual import DualRecipe, Expert, Tuning
+from dualsmooth.engine.train.crew import Expert, Tuning
+from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.radii import Labelling
 from dualsmooth.engine.train.selector import SelectorLoss

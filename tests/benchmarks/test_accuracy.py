@@ -44,9 +44,13 @@ def test_every_system_of_the_bundled_model(tmp_path: Path) -> None:
     settings = Settings(Budget.fixed(20, 100), precision="fp32")
     other = replace(bundle, name="again")
     ids = [0, 100, 200]
-    summaries = measure(bundle, other, data, ids, settings, tmp_path)
+    summaries, lost = measure(bundle, other, data, ids, settings, tmp_path)
     again = measure(bundle, other, data, ids, settings, tmp_path)  # resumes, draws nothing
-    assert summaries == again
+    assert (summaries, lost) == again
+    for name, parts in lost.items():
+        gap = summaries[ORACLE].acr - summaries[name].acr
+        assert parts["level"] + parts["selector"] == pytest.approx(gap)
+        assert min(parts.values()) >= 0.0
     routed = ["dual (median, interval{})", "dual (plurality{})"]
     assert list(summaries) == [
         *(f"fixed {sigma:g}" for sigma in bundle.sigmas),

@@ -7,7 +7,6 @@ import torch
 
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train import dual
 from dualsmooth.engine.train.digits import DIGITS_DUAL
 from dualsmooth.engine.train.dual import DualRecipe, Tuning
 from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
@@ -75,8 +74,8 @@ def test_no_image_is_judged_by_a_network_that_saw_it(
         judged.append(images)
         return torch.ones(len(images))
 
-    monkeypatch.setattr(dual, "train_on_noise", train)
-    monkeypatch.setattr(dual, "radii_of", radii)
+    monkeypatch.setattr(crew, "train_on_noise", train)
+    monkeypatch.setattr(crew, "radii_of", radii)
     data = few_digits(200)
     recipe = replace(TINY, labelling=labelling, tuning=SHORT)
     recipe.make(Workshop(data, sizes=recipe.sizes))
