@@ -20,7 +20,7 @@ from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
-from dualsmooth.engine.models.registry import create, register_architecture
+from dualsmooth.engine.models.registry import create_part, register_architecture
 
 ROWS = 32
 """Rows of a sub-batch unless something else is asked for."""
@@ -104,6 +104,10 @@ class Consensus(nn.Module):
             logits[part] = mean_of([*early[:, part], *self._late(x, part)])
         return logits
 
+    def extra_repr(self) -> str:
+        """A number that decides votes; digests of unregistered modules cover this text."""
+        return f"rows={self.rows}"
+
     def _late(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Logits of the other members for some rows, in a padded channels-last sub-batch."""
         _, channels, height, width = x.shape
@@ -154,7 +158,7 @@ def soft_voting(*, members: Sequence[Mapping[str, object]]) -> SoftVoting:
     ArgumentError
         If a member is something else.
     """
-    return SoftVoting([_create(member) for member in members])
+    return SoftVoting([create_part("members", member) for member in members])
 
 
 @register_architecture("consensus")
@@ -162,7 +166,7 @@ def consensus(
     *, members: Sequence[Mapping[str, object]], agree: int = 2, rows: int = ROWS
 ) -> Consensus:
     """K-consensus ensemble; see `Consensus` and `soft_voting` for the parameters and errors."""
-    return Consensus([_create(member) for member in members], agree, rows)
+    return Consensus([create_part("members", member) for member in members], agree, rows)
 
 
 def ensemble_of(
@@ -218,11 +222,3 @@ def _joined(networks: Sequence[Network], agree: int | None, rows: int) -> Networ
     if not all(isinstance(network.weights, bytes) for network in networks):
         architecture, kwargs = "", {}
     return network_from_module(module.eval(), architecture, kwargs)
-
-
-def _create(member: Mapping[str, object]) -> nn.Module:
-    fields = member if isinstance(member, Mapping) else {}
-    name, kwargs = fields.get("architecture"), fields.get("kwargs")
-    if len(fields) != 2 or not isinstance(name, str) or not isinstance(kwargs, Mapping):
-        raise ArgumentError("members", "must hold architecture and kwargs each", member)
-    return create(name, kwargs)
