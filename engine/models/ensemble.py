@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
@@ -95,7 +94,8 @@ class Consensus(nn.Module):
         early = self.first(x)
         votes = early.argmax(2)
         agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
-        logits = functional.one_hot(votes[0], early.shape[2]).to(early.dtype)
+        classes = torch.arange(early.shape[2], device=x.device)
+        logits = (votes[0][:, None] == classes).to(early.dtype)
         if x.is_cuda:
             full = mean_of([*early, *self.rest(x)])
             return torch.where(agreed[:, None], logits, full)
