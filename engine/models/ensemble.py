@@ -91,7 +91,7 @@ class Consensus(nn.Module):
         self.first, self.rest = Members(members[:agree]), Members(members[agree:])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        early = self.first(x)
+        early: torch.Tensor = self.first(x)
         votes = early.argmax(2)
         agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
         classes = torch.arange(early.shape[2], device=x.device)

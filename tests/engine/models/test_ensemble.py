@@ -81,7 +81,7 @@ def test_consensus_row_by_row() -> None:
 class OnDevice(torch.Tensor):
     """A tensor that says it is on a CUDA device."""
 
-    is_cuda = True  # type: ignore[assignment]
+    is_cuda = True
 
 
 def test_where_every_member_runs_the_votes_are_the_same() -> None:
