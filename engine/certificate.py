@@ -27,9 +27,11 @@ class Bound:
     Parameters
     ----------
     stage : str
-        ``selector`` or ``classifier``.
+        ``selector``, ``classifier``, ``rival`` (the strongest other class) or ``earlier`` (a
+        larger noise level of a cascade).
     event : str
-        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index).
+        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index),
+        ``!= 5`` (every vote but those for class 5).
     sigma : float
         Noise of the votes, and scale of the radius.
     k, n : int
@@ -126,13 +128,16 @@ class Certificate:
     method : str
         Name and options of the method, for example ``dual(median, interval)``.
     abstained_at : str or None
-        ``selector`` or ``classifier``; None if certified.
+        ``selector``, ``classifier`` or ``region``; None if certified.
     interval : tuple of int or None
         First and last noise-level index of the set behind the radius (dual methods).
     alpha : AlphaLedger
         Levels and their rule.
     bounds : tuple of Bound
         Every bound computed, in order.
+    region : float or None
+        Radius of the region inside which a rule without noise keeps the noise level (anchors) or
+        a memory allows the answer; the radius is at most this. None for methods without one.
     counts : tuple of DrawRecord
         Every draw with its votes, in order.
     image_id, label : int, int or None
@@ -161,6 +166,7 @@ class Certificate:
     alpha: AlphaLedger
     bounds: tuple[Bound, ...]
     interval: tuple[int, int] | None = None
+    region: float | None = None
     counts: tuple[DrawRecord, ...] = ()
     image_id: int = 0
     label: int | None = None
@@ -194,6 +200,8 @@ class Certificate:
         for bound in record["bounds"]:
             if not bound["tests"]:
                 del bound["tests"]  # lines of the other budgets stay as they always were
+        if self.region is None:
+            del record["region"]
         seconds = record.pop("seconds")
         checksum = _checksum(record)
         return json.dumps(record | {"checksum": checksum, "seconds": seconds}, allow_nan=False)
@@ -230,7 +238,7 @@ def _bound(record: dict[str, Any]) -> Bound:
 def _parse(line: str) -> dict[str, Any]:
     record = json.loads(line)
     fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
-    if not isinstance(record, dict) or set(record) != fields:
+    if not isinstance(record, dict) or set(record) | {"region"} != fields:
         raise ValueError("not a certificate record")
     return record
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_grid, check_images
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.images import check_grid, check_images, unit_float
+from dualsmooth.engine.methods.method import Method, bundle_of, method_at
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
@@ -72,7 +72,8 @@ def certify_run(
     check_images(data.images, bundle_of(method).input_shape)
     if settings.noise == "integer":
         check_grid(data.images)
-    method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
+    at_first = method_at(method, unit_float(data.images[image_ids[0]]))
+    at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _with_recorded_backend(settings, folder)

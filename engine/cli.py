@@ -6,6 +6,26 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dualsmooth.engine.cli_options import (
+    AnchorsOption,
+    MemoryOption,
+    MethodOption,
+    NeighboursOption,
+    OffsetOption,
+    RateOption,
+    ReferencesOption,
+    RegionOption,
+    RoutingOption,
+    RuleOption,
+    RunnerUpOption,
+    SearchOption,
+    SigmaOption,
+    SplitOption,
+    TargetOption,
+    ThresholdOption,
+    method_options,
+)
+from dualsmooth.engine.cli_search import search as search_command
 from dualsmooth.engine.errors import DualSmoothError
 
 INTERRUPTED = 130
@@ -27,24 +47,6 @@ BundleArgument = Annotated[
         "Cohen et al.'s code (*.pth.tar).",
     ),
 ]
-MethodOption = Annotated[
-    str | None,
-    typer.Option(help="fixed or dual. Default: dual if the bundle has a selector."),
-]
-SigmaOption = Annotated[
-    float | None, typer.Option(help="Noise level of --method fixed, in [0, 1] pixel units.")
-]
-RuleOption = Annotated[
-    str | None,
-    typer.Option(help="median (ordered levels, default) or plurality (published Dual RS)."),
-]
-RoutingOption = Annotated[
-    str | None,
-    typer.Option(help="interval (best chain of levels, default with median) or point."),
-]
-SplitOption = Annotated[
-    bool, typer.Option("--published-split", help="Spend alpha/2 per stage, as published.")
-]
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Batches in work at once. Default: one per core.")
@@ -64,6 +66,7 @@ BatchOption = Annotated[
 
 @app.command()
 def certify(
+    context: typer.Context,
     bundle: BundleArgument,
     data: Annotated[
         str,
@@ -77,6 +80,17 @@ def certify(
     selector_rule: RuleOption = None,
     routing: RoutingOption = None,
     published_split: SplitOption = False,
+    runner_up: RunnerUpOption = False,
+    target_sigma: TargetOption = None,
+    threshold: ThresholdOption = None,
+    region: RegionOption = None,
+    anchors: AnchorsOption = None,
+    memory: MemoryOption = None,
+    search: SearchOption = None,
+    references: ReferencesOption = None,
+    rate: RateOption = None,
+    offset: OffsetOption = None,
+    neighbours: NeighboursOption = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -148,10 +162,7 @@ def certify(
         noise,
     )  # fmt: skip
     loaded = load_bundle(bundle)
-    chosen = choose_method(
-        loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
-        published_split=published_split,
-    )  # fmt: skip
+    chosen = choose_method(loaded, **method_options(context.params))
     images = load_images(data)
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
@@ -165,12 +176,25 @@ def certify(
 
 @app.command()
 def predict(
+    context: typer.Context,
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     method: MethodOption = None,
     sigma: SigmaOption = None,
     selector_rule: RuleOption = None,
     routing: RoutingOption = None,
+    published_split: SplitOption = False,
+    runner_up: RunnerUpOption = False,
+    target_sigma: TargetOption = None,
+    threshold: ThresholdOption = None,
+    region: RegionOption = None,
+    anchors: AnchorsOption = None,
+    memory: MemoryOption = None,
+    search: SearchOption = None,
+    references: ReferencesOption = None,
+    rate: RateOption = None,
+    offset: OffsetOption = None,
+    neighbours: NeighboursOption = None,
     n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
@@ -181,11 +205,14 @@ def predict(
     """Print the smoothed classifier's class of image files, or abstain."""
     from dualsmooth.engine.predict_files import predict_files
 
-    options = {"method": method, "sigma": sigma, "selector_rule": selector_rule, "routing": routing}
+    options = method_options(context.params)
     settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size,
                                 "noise": noise}  # fmt: skip
     for line in predict_files(bundle, images, options, n, alpha, settings):
         typer.echo(line)
+
+
+app.command("search")(search_command)
 
 
 @app.command()

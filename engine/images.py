@@ -1,11 +1,15 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
+
+Image: TypeAlias = NDArray[np.floating[Any]]
+"""One image, shape (height, width, channels); float32 where it comes from the engine."""
 
 
 def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:

@@ -154,6 +154,22 @@ class Bundle:
             raise ArgumentError("sigma", rule, sigma, f"available: {known or 'none'}")
         return role
 
+    def common_classifier(self) -> str:
+        """Role of the classifier deployed at every noise level.
+
+        Raises
+        ------
+        ArgumentError
+            If levels have experts: a bound between two levels needs the same classifier at both.
+        """
+        roles = sorted(role for role in self.networks if role != SELECTOR)
+        if roles != [CLASSIFIER]:
+            rule = f"must have one classifier for every noise level in bundle {self.name}"
+            raise ArgumentError(
+                "networks", rule, ", ".join(roles), "experts go with fixed and dual"
+            )
+        return CLASSIFIER
+
     def outputs(self, role: str) -> int:
         """Number of logits of a network: the levels for the selector, else the classes."""
         self._network(role)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
-    f"dualsmooth.engine.models.{name}" for name in ("resnet", "small", "ensemble", "denoised")
+    f"dualsmooth.engine.models.{name}"
+    for name in ("denoised", "ensemble", "noise_level", "resnet", "small")
 )
 
 

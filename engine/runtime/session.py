@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Prediction
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
 from dualsmooth.engine.integer_noise import tables_digest
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.methods.method import Method, bundle_of, method_at
+from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
@@ -29,9 +31,17 @@ class Session:
         What is certified.
     settings : Settings
         How votes are drawn.
+
+    Raises
+    ------
+    ArgumentError
+        If the method answers one image at a time and the settings ask for more.
     """
 
     def __init__(self, method: Method, settings: Settings) -> None:
+        if getattr(method, "serial", False) and settings.slots != 1:
+            raise ArgumentError("slots", f"must be 1 with {method.name}", settings.slots,
+                                "an answer depends on all answers before it")  # fmt: skip
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
@@ -80,7 +90,10 @@ class Session:
         ids = check_ids(image_ids, len(array))
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
-        flights = [Flight(i, self.method.certify(budget, alpha), book) for i in ids]
+        flights = [
+            Flight(i, method_at(self.method, unit_float(image)).certify(budget, alpha), book)
+            for i, image in zip(ids, array, strict=True)
+        ]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
 
     def predict(
@@ -93,7 +106,24 @@ class Session:
         array = self._checked(images)
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
-        flights = [Flight(i, self.method.predict(n, alpha)) for i in ids]
+        flights = [
+            Flight(i, method_at(self.method, unit_float(image)).predict(n, alpha))
+            for i, image in zip(ids, array, strict=True)
+        ]
+        for flight in self._run(flights, array):
+            assert flight.result is not None
+            yield flight.image_id, flight.result
+
+    def search(
+        self, images: ArrayLike, search: Search, image_ids: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (image id, noise level) in the order in which searches end.
+
+        Takes images and raises as `certify` does.
+        """
+        array = self._checked(images)
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, search.run(self.method.networks)) for i in ids]
         for flight in self._run(flights, array):
             assert flight.result is not None
             yield flight.image_id, flight.result

@@ -246,7 +246,10 @@ BAD_OPTIONS = {
     "n zero": (("--n", 0), "n must be an integer in [1, 2^32)"),
     "n0 negative": (("--n0", -5), "n0 must be an integer in [1, 2^32)"),
     "n text": (("--n", "many"), "Invalid value for '--n'"),
-    "method": (("--method", "magic"), "method must be one of fixed, dual; received magic"),
+    "method": (
+        ("--method", "magic"),
+        "method must be one of fixed, dual, variational, insta, cascade, semielastic",
+    ),
     "rule": (("--selector-rule", "mean"), "selector_rule must be one of median, plurality"),
     "routing": (
         ("--selector-rule", "plurality", "--routing", "interval"),
