@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dualsmooth.benchmarks.rounds import interleave, machine, quartiles, ratio
+from dualsmooth.benchmarks.rounds import interleave, quartiles, ratio
 from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data import as_unit_float, load_images
+from dualsmooth.engine.machine import machine
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime.native import make_sampler

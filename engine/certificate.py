@@ -9,6 +9,7 @@ from typing import Any
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise import STREAM_VERSION
 from dualsmooth.engine.radius_decision import RadiusTest
+from dualsmooth.engine.typed_record import typed_record
 
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
@@ -88,6 +89,8 @@ class AlphaLedger:
     def __post_init__(self) -> None:
         if self.rule not in LEDGER_RULES:
             raise ArgumentError("rule", f"must be one of {', '.join(LEDGER_RULES)}", self.rule)
+        if not self.levels:
+            raise ArgumentError("levels", "must name at least one stage", self.levels)
         if not self.total <= self.budget:
             raise ArgumentError("alpha", "ledger must not exceed its budget", self.total)
 
@@ -219,24 +222,21 @@ class Certificate:
         seconds, checksum = record.pop("seconds"), record.pop("checksum")
         if checksum != _checksum(record):
             raise ValueError("checksum does not match the record")
-        record["alpha"].pop("total")
-        record["alpha"] = AlphaLedger(**record["alpha"])
-        record["bounds"] = tuple(_bound(bound) for bound in record["bounds"])
-        record["counts"] = tuple(
-            DrawRecord(**(draw | {"votes": tuple(draw["votes"])})) for draw in record["counts"]
-        )
-        interval = record["interval"]
-        record["interval"] = None if interval is None else (interval[0], interval[1])
-        return cls(**record, seconds=seconds)
-
-
-def _bound(record: dict[str, Any]) -> Bound:
-    tests = tuple(RadiusTest(**test) for test in record.get("tests", ()))
-    return Bound(**(record | {"tests": tests}))
+        alpha = record["alpha"]
+        if not isinstance(alpha, dict) or "total" not in alpha:
+            raise ValueError("alpha must be a ledger with its total")
+        ledger = {name: value for name, value in alpha.items() if name != "total"}
+        certificate = typed_record(cls, record | {"alpha": ledger, "seconds": seconds})
+        if alpha["total"] != certificate.alpha.total:
+            raise ValueError("alpha: total must be the joined levels")
+        return certificate
 
 
 def _parse(line: str) -> dict[str, Any]:
-    record = json.loads(line)
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
     if not isinstance(record, dict) or set(record) | {"region"} != fields:
         raise ValueError("not a certificate record")

@@ -1,11 +1,15 @@
 """The ``dualsmooth`` command."""
 
+import json
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dualsmooth.engine import cli_audit, cli_cluster
 from dualsmooth.engine.cli_options import (
     AnchorsOption,
     MemoryOption,
@@ -25,8 +29,10 @@ from dualsmooth.engine.cli_options import (
     ThresholdOption,
     method_options,
 )
+from dualsmooth.engine.cli_report import report
 from dualsmooth.engine.cli_search import search as search_command
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine.errors import DualSmoothError, StoppedError
+from dualsmooth.export.command import export
 
 INTERRUPTED = 130
 
@@ -39,12 +45,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(export)
+
 BundleArgument = Annotated[
     str,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folder, name of a bundled one (digits-dual), or a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar).",
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
@@ -127,6 +135,8 @@ def certify(
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    workers: cli_cluster.WorkersOption = None,
+    ray: cli_cluster.RayOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
     ] = None,
@@ -139,6 +149,9 @@ def certify(
             "may be given several times."
         ),
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
+    ] = False,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -153,9 +166,11 @@ def certify(
     from dualsmooth.engine.data import load_images
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.models.place import place_of
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.settings import Settings
 
+    device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
@@ -167,8 +182,20 @@ def certify(
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
     summary, occupancy = certify_run(
-        chosen, images, ids, settings, folder, resume=resume, fresh=fresh, reuse=reuse or ()
+        chosen,
+        images,
+        ids,
+        settings,
+        folder,
+        resume=resume,
+        fresh=fresh,
+        reuse=reuse or (),
+        workers=workers,
+        ray=ray,
     )
+    if json_:
+        typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
+        return
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
@@ -213,22 +240,7 @@ def predict(
 
 
 app.command("search")(search_command)
-
-
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
-        ),
-    ],
-) -> None:
-    """Print certified accuracies of runs side by side."""
-    from dualsmooth.engine.report.summary import read_rows, summarize
-    from dualsmooth.engine.report.text import text_table
-
-    typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+app.command()(report)
 
 
 @app.command()
@@ -274,13 +286,21 @@ def train(
     typer.echo(f"{out}/bundle.json")
 
 
+app.command()(cli_audit.audit)
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    Exit codes: 0 done, 1 an audit or the check of an export found something, 2 bad usage or input,
+    3 stopped before the end (resumable), 130 interrupted (resumable).
     """
+    with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False) or 0
+    except StoppedError as error:
+        _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

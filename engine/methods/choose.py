@@ -11,6 +11,7 @@ from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.options import BELONGS_TO, MethodOptions
 from dualsmooth.engine.methods.search import GridSearch, MultiStart, Quasiconcave, Search
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.target import with_target
 
 METHODS = tuple(BELONGS_TO)
 
@@ -71,8 +72,6 @@ def _variational(bundle: Bundle, options: MethodOptions) -> Method:
 
     target = options.target_sigma
     if target is not None:
-        from dualsmooth.engine.models.noise_level import with_target  # imports torch
-
         bundle = with_target(bundle, target)
     if options.routing != "continuous":
         return VariationalSmoothing(bundle, options.routing or "interval", target)
@@ -108,7 +107,8 @@ def _semielastic(bundle: Bundle, options: MethodOptions) -> Method:
 def _insta(bundle: Bundle, options: MethodOptions) -> Method:
     from dualsmooth.engine.anchors import read_anchors
     from dualsmooth.engine.memory import Memory
-    from dualsmooth.engine.methods.insta import AnchorSmoothing, MemorySmoothing
+    from dualsmooth.engine.methods.insta import AnchorSmoothing
+    from dualsmooth.engine.methods.insta_memory import MemorySmoothing
 
     region = options.region or "anchor"
     parts = {"anchor": ("anchors",), "memory": ("memory", "search"),

@@ -10,10 +10,10 @@ Three rules make the search sound:
 * ``anchor`` (default, `AnchorSmoothing`): levels are searched at anchors, beforehand; sigma(x) is
   the level of the nearest anchor. sigma is constant inside a distance rho that is plain geometry
   (`dualsmooth.engine.anchors`), so g = c inside min(rho, sigma z(p)) (Cohen et al., 2019).
-* ``memory`` (`MemorySmoothing`, after Alfarra et al., 2020): the search runs at the input, and the
-  answer is remembered as a ball; every later input inside a ball gets its answer, and balls of
-  different classes never overlap. The claim is about the stateful system: it depends on the order
-  of the queries, and the first to come owns the region.
+* ``memory`` (`dualsmooth.engine.methods.insta_memory`, after Alfarra et al., 2020): the search runs
+  at the input, and the answer is remembered as a ball; every later input inside a ball gets its
+  answer, and balls of different classes never overlap. The claim is about the stateful system: it
+  depends on the order of the queries, and the first to come owns the region.
 * ``certified``: a selector trained on the levels the search found, under dual smoothing.
 
 Assumptions. Search votes and the n0 votes that choose the class are independent of the n estimation
@@ -24,17 +24,15 @@ Failure budget. One Clopper-Pearson bound at the full alpha; regions cost nothin
 
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Any
 
 from dualsmooth.engine.anchors import Anchors
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import PredictProcedure, Procedure
-from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.memory import Ball, Memory
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.networks import Networks
-from dualsmooth.engine.methods.search import Search
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,11 @@ class AnchorSmoothing:
         """Names of the networks it draws from."""
         roles = (self.networks.classifier_at(sigma) for sigma in self.anchors.levels)
         return tuple(dict.fromkeys(roles))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run configuration keeps of the method."""
+        return {"method": "insta", "region": "anchor", "anchors": self.anchors.digest}
 
     def at(self, image: Image) -> "AnchorAt":
         """The method at one image, whose level and region are known."""
@@ -111,110 +114,6 @@ class AnchorAt:
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
         return self._fixed.predict(n, alpha)
-
-
-@dataclass(frozen=True)
-class MemorySmoothing:
-    """Certify by a search at the input, and remember the ball.
-
-    Parameters
-    ----------
-    networks : Networks
-        A bundle.
-    search : Search
-        How the noise level is found.
-    memory : Memory
-        Balls answered so far; one process at a time holds it, and asks about one image at a time.
-    """
-
-    networks: Networks
-    search: Search
-    memory: Memory
-    serial = True
-
-    @property
-    def name(self) -> str:
-        """Method and options as written into certificates."""
-        return f"insta(memory, {self.search.name}, stateful)"
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        roles = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas or (1.0,))
-        return tuple(dict.fromkeys(roles))
-
-    def at(self, image: Image) -> "MemoryAt":
-        """The method at one image."""
-        return MemoryAt(self, image)
-
-
-@dataclass(frozen=True, eq=False)
-class MemoryAt:
-    """The procedures of `MemorySmoothing` for one image."""
-
-    method: MemorySmoothing
-    image: Image
-
-    @property
-    def name(self) -> str:
-        """Method and options as written into certificates."""
-        return self.method.name
-
-    @property
-    def networks(self) -> Networks:
-        """The networks it votes with."""
-        return self.method.networks
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        return self.method.roles
-
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: the memory first, then a search and a certificate that is remembered."""
-        some_sigma = (*self.networks.sigmas, 1.0)[0]
-        empty = FixedSmoothing(self.networks, some_sigma).certify(budget, alpha)
-        empty.close()  # it has checked the budget
-        return self._certify(budget, alpha)
-
-    def _certify(self, budget: Budget, alpha: float) -> Procedure:
-        memory = self.method.memory
-        with memory.query(self.image) as query:
-            found = query.find()
-            if found:
-                return self._remembered(found, alpha)
-            sigma = yield from self.method.search.run(self.networks)
-            procedure = FixedSmoothing(self.networks, sigma).certify(budget, alpha)
-            certificate = replace((yield from procedure), method=self.name)
-            if certificate.predicted is None:
-                return certificate
-            certificate = within(certificate, query.room(certificate.predicted))
-            if certificate.predicted is not None:
-                query.remember(certificate.predicted, certificate.radius, sigma)
-            return certificate
-
-    def _remembered(self, found: Ball, alpha: float) -> Certificate:
-        return Certificate(
-            predicted=found.predicted,
-            radius=found.radius,
-            sigma=found.sigma,
-            method=self.name,
-            abstained_at=None,
-            alpha=AlphaLedger("single", alpha, {"classifier": alpha}),
-            bounds=(),
-            region=found.radius,
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """Refused: an answer outside the memory would have to be remembered with a radius.
-
-        Raises
-        ------
-        ArgumentError
-            Always; CERTIFY answers and remembers.
-        """
-        raise ArgumentError("region", "must not be memory to predict", "memory",
-                            "certify answers and remembers")  # fmt: skip
 
 
 def within(certificate: Certificate, region: float) -> Certificate:

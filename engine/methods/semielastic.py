@@ -17,6 +17,7 @@ Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs noth
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from dualsmooth.engine.budget import Budget, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Certificate
@@ -57,6 +58,11 @@ class SemielasticSmoothing:
     def roles(self) -> tuple[str, ...]:
         """Names of the networks it draws from."""
         return (self.networks.common_classifier(),)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run configuration keeps of the method."""
+        return {"method": "semielastic", "noise": self.noise.describe(), "rate": self.noise.rate}
 
     def at(self, image: Image) -> "SemielasticAt":
         """The method at one image, whose noise level is known."""

@@ -24,6 +24,7 @@ be wrong. Searching e is free, because the intervals are nested.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from scipy.special import ndtr
 
@@ -90,6 +91,11 @@ class ContinuousVariational:
     def roles(self) -> tuple[str, ...]:
         """Names of the networks it draws from."""
         return ("selector", self.networks.common_classifier())
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run configuration keeps of the method."""
+        return {"method": "variational", "routing": "continuous", "target_sigma": self.target_sigma}
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: Neyman-Pearson at both ends of the interval the noise level stays in."""

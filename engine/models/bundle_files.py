@@ -6,12 +6,11 @@ size and digest of each weights file, and runs no code from it. Writing is all o
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.folders import check_target, new_folder
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
 
@@ -112,30 +111,13 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
     _write_folder(folder, files)
 
 
-def check_target(folder: Path) -> None:
-    """Refuse a folder that exists already with a FileError."""
-    if folder.exists() or folder.is_symlink():
-        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
-
-
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
-    try:
+    with new_folder(folder) as draft:
         for name, data in files.items():
             with (draft / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        draft.chmod(0o755)  # mkdtemp makes it private
-        draft.rename(folder)
-    except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read_index(index: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A network that names a noise level, as a selector: it votes for the bin its output falls into."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from math import log, sqrt
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from torch.nn import functional
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.small import SmallConvNet, small_convnet
 
@@ -72,7 +70,7 @@ def noise_level(
     edges : sequence of float
         Limits of the bins, > 0, ascending; the first and last are the clip limits.
     target_sigma : float
-        Target noise it is told, fixed for a run (`with_target`).
+        Target noise it is told, fixed for a run (`dualsmooth.engine.models.target`).
     in_channels, image_size, widths, hidden
         As for `small_convnet`.
 
@@ -93,20 +91,3 @@ def noise_level(
 def centers(edges: Sequence[float]) -> tuple[float, ...]:
     """A level inside each bin: the geometric mean of its edges."""
     return tuple(sqrt(a * b) for a, b in pairwise(edges))
-
-
-def with_target(bundle: Bundle, target_sigma: float) -> Bundle:
-    """The bundle with its selector told another target noise: another bundle, another digest.
-
-    Raises
-    ------
-    ArgumentError
-        If the selector takes no target, or the target is not > 0.
-    """
-    positive("target_sigma", target_sigma)
-    selector = bundle.networks.get(SELECTOR)
-    if selector is None or "target_sigma" not in selector.kwargs:
-        raise ArgumentError("target_sigma", f"must be left out: the selector of {bundle.name} "
-                            "takes none", target_sigma)  # fmt: skip
-    told = replace(selector, kwargs={**selector.kwargs, "target_sigma": target_sigma})
-    return replace(bundle, networks={**bundle.networks, SELECTOR: told})

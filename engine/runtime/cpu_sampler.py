@@ -21,11 +21,11 @@ from dualsmooth.engine.integer_noise import thresholds
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fuse import fuse_for_cpu
 from dualsmooth.engine.noise import NOISES, counter_word3
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     BATCHES_PER_CALL,
-    available_cores,
     dtype_of,
     folded_network,
     one_thread,

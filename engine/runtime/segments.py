@@ -70,6 +70,21 @@ class Sampler(Protocol):
         """Start what `count` does. Images named by the segments must stay until it is awaited."""
 
 
+class OwnedSampler(Sampler, Protocol):
+    """A sampler as its owner sees it."""
+
+    @property
+    def name(self) -> str:
+        """Implementation, as certificates record it."""
+
+    def close(self) -> None:
+        """Stop its threads."""
+
+
+MakeSampler: TypeAlias = Callable[..., OwnedSampler]
+"""What `dualsmooth.engine.runtime.native.make_sampler` is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Segments unrolled to one entry per sample; all arrays have shape (rows,)."""

@@ -1,15 +1,15 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Prediction
+from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
 from dualsmooth.engine.integer_noise import tables_digest
@@ -18,8 +18,14 @@ from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
+from dualsmooth.engine.runtime.segments import MakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
+
+
+def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
+    for draw in draws:  # noqa: UP028 (`yield from` would send the votes to the list)
+        yield draw
 
 
 class Session:
@@ -31,6 +37,8 @@ class Session:
         What is certified.
     settings : Settings
         How votes are drawn.
+    make : callable, optional
+        Makes the sampler; takes what `make_sampler` takes, which is the default.
 
     Raises
     ------
@@ -38,14 +46,14 @@ class Session:
         If the method answers one image at a time and the settings ask for more.
     """
 
-    def __init__(self, method: Method, settings: Settings) -> None:
+    def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         if getattr(method, "serial", False) and settings.slots != 1:
             raise ArgumentError("slots", f"must be 1 with {method.name}", settings.slots,
                                 "an answer depends on all answers before it")  # fmt: skip
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
-        self.sampler = make_sampler(
+        self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
@@ -60,6 +68,8 @@ class Session:
             noise=settings.noise,
         )
         self.occupancy = Occupancy()
+        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
+        self.failed: list[int] = []
 
     def certify(
         self,
@@ -128,6 +138,16 @@ class Session:
             assert flight.result is not None
             yield flight.image_id, flight.result
 
+    def redraw(
+        self, images: ArrayLike, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
+    ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
+        """Yield (image id, votes of its draws) for draws that are known beforehand."""
+        array = check_images(images, self.shape)
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, _asking(asked)) for i, asked in zip(ids, draws, strict=True)]
+        for flight in self._run(flights, array):
+            yield flight.image_id, tuple(flight.records)
+
     def _run(
         self, flights: list[Flight[Result]], images: NDArray[np.generic]
     ) -> Iterator[Flight[Result]]:
@@ -154,7 +174,7 @@ class Session:
             noise=self.settings.noise,
             noise_tables=self._tables_of(flight),
             batch_size=self.sampler.batch_size,
-            seconds=flight.seconds,
+            seconds=round(flight.seconds, 6),
         )
 
     def _checked(self, images: ArrayLike) -> NDArray[np.generic]:

@@ -5,7 +5,6 @@ batches. So a vote does not depend on batch mates, on its row, or on the number 
 """
 
 import copy
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from dualsmooth.engine.integer_noise import integer_rows, unit_of_grid
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.noise import NOISES, counter_word3
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Rows, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
@@ -168,13 +168,6 @@ def dtype_of(precision: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
     return PRECISIONS[precision]
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def folded_network(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

@@ -5,8 +5,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dualsmooth.engine.data import load_images
+from dualsmooth.engine.folders import check_target
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import check_target, save_bundle
+from dualsmooth.engine.models.bundle_files import save_bundle
 from dualsmooth.engine.train.augment import Affine
 from dualsmooth.engine.train.dual import DualRecipe, Expert, steps, train_dual
 from dualsmooth.engine.train.loop import Schedule

@@ -14,7 +14,8 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.memory import Memory
 from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.insta import AnchorSmoothing, MemorySmoothing
+from dualsmooth.engine.methods.insta import AnchorSmoothing
+from dualsmooth.engine.methods.insta_memory import MemorySmoothing
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle
 

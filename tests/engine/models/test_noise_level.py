@@ -6,7 +6,8 @@ import torch
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.noise_level import NoiseLevel, centers, noise_level, with_target
+from dualsmooth.engine.models.noise_level import NoiseLevel, centers, noise_level
+from dualsmooth.engine.models.target import with_target
 
 EDGES = (0.1, 0.2, 0.4, 0.8)
 
