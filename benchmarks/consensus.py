@@ -20,7 +20,7 @@ from torch import nn
 from dualsmooth.benchmarks.rounds import interleave, quartiles, ratio
 from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data import as_unit_float, load_images
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
 from dualsmooth.engine.models.registry import create
@@ -37,7 +37,7 @@ ROUNDS = 15
 def members(count: int, epochs: int) -> list[nn.Module]:
     """Classifiers of the digits' training split, one per seed."""
     data = load_images("digits:train")
-    images = torch.from_numpy(np.array(data.images, np.float32)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(as_unit_float(data.images)).permute(0, 3, 1, 2)
     labels = torch.from_numpy(data.labels)
     schedule = Schedule(epochs, Affine(0.15, 0.2, 0.1, 0.1))
 
@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     parts, data = members(options.members, options.epochs), load_images("digits")
     chosen = list(range(0, len(data), max(1, len(data) // options.images)))[: options.images]
-    images = np.array(data.images[chosen], np.float32)
+    images = as_unit_float(data.images[chosen])
     joined = {k: Consensus(parts, k).eval() for k in range(2, options.members)}
     networks: dict[str, nn.Module] = {
         "one member": parts[0],

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
-from dualsmooth.engine.models.registry import create, register_architecture
+from dualsmooth.engine.models.registry import create_part, register_architecture
 
 ROWS = 32
 """Rows of a sub-batch unless something else is asked for."""
@@ -92,10 +91,11 @@ class Consensus(nn.Module):
         self.first, self.rest = Members(members[:agree]), Members(members[agree:])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        early = self.first(x)
+        early: torch.Tensor = self.first(x)
         votes = early.argmax(2)
         agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
-        logits = functional.one_hot(votes[0], early.shape[2]).to(early.dtype)
+        classes = torch.arange(early.shape[2], device=x.device)
+        logits = (votes[0][:, None] == classes).to(early.dtype)
         if x.is_cuda:
             full = mean_of([*early, *self.rest(x)])
             return torch.where(agreed[:, None], logits, full)
@@ -103,6 +103,10 @@ class Consensus(nn.Module):
         for part in torch.split(unsure, self.rows):
             logits[part] = mean_of([*early[:, part], *self._late(x, part)])
         return logits
+
+    def extra_repr(self) -> str:
+        """A number that decides votes; digests of unregistered modules cover this text."""
+        return f"rows={self.rows}"
 
     def _late(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Logits of the other members for some rows, in a padded channels-last sub-batch."""
@@ -154,7 +158,7 @@ def soft_voting(*, members: Sequence[Mapping[str, object]]) -> SoftVoting:
     ArgumentError
         If a member is something else.
     """
-    return SoftVoting([_create(member) for member in members])
+    return SoftVoting([create_part("members", member) for member in members])
 
 
 @register_architecture("consensus")
@@ -162,7 +166,7 @@ def consensus(
     *, members: Sequence[Mapping[str, object]], agree: int = 2, rows: int = ROWS
 ) -> Consensus:
     """K-consensus ensemble; see `Consensus` and `soft_voting` for the parameters and errors."""
-    return Consensus([_create(member) for member in members], agree, rows)
+    return Consensus([create_part("members", member) for member in members], agree, rows)
 
 
 def ensemble_of(
@@ -219,11 +223,3 @@ def joined(networks: Sequence[Network], agree: int | None = None, rows: int = RO
     if not all(isinstance(network.weights, bytes) for network in networks):
         architecture, kwargs = "", {}
     return network_from_module(module.eval(), architecture, kwargs)
-
-
-def _create(member: Mapping[str, object]) -> nn.Module:
-    fields = member if isinstance(member, Mapping) else {}
-    name, kwargs = fields.get("architecture"), fields.get("kwargs")
-    if len(fields) != 2 or not isinstance(name, str) or not isinstance(kwargs, Mapping):
-        raise ArgumentError("members", "must hold architecture and kwargs each", member)
-    return create(name, kwargs)

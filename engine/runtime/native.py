@@ -64,8 +64,6 @@ def make_sampler(
         If an argument is outside its range.
     """
     if device == "cuda":
-        if settings.pop("noise", "gaussian") != "gaussian":
-            raise ArgumentError("noise", "must be gaussian on cuda", "integer", "use --device cpu")
         return CudaSampler(networks, outputs, shape, backend=backend, slots=slots, **settings)
     kind = CpuSampler if noise_votes.available() else TorchSampler
     return kind(networks, outputs, shape, threads=threads, **settings)

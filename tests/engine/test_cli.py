@@ -128,6 +128,7 @@ def test_reused_votes_give_the_same_bytes_without_drawing_any(
         (("--max", 11), "image_ids_digest"),
         (("--batch-size", 64), "batch_size 1024, here 64"),
         (("--precision", "bf16"), "precision 'fp32', here 'bf16'"),
+        (("--noise", "integer"), "noise 'gaussian', here 'integer'"),
     ],
 )
 def test_votes_of_another_stream_are_not_reused(
@@ -271,6 +272,7 @@ def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path
     assert code == 0
     assert out.startswith("a.png  ")
     assert "class" in out or "ABSTAIN" in out
+    assert run("predict", tiny_bundle, "a.png", "--n", 200, "--noise", "integer")[0] == 0
     Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
     code, _, err = run("predict", tiny_bundle, "a.png", "b.png", "--n", 200)
     assert (code, "b.png: image must have shape (8, 8, 1)" in err) == (2, True)
@@ -296,6 +298,7 @@ BAD_OPTIONS = {
         ("--selector-rule", "plurality", "--routing", "interval"),
         "routing must be one of",
     ),
+    "noise": (("--noise", "laplace"), "noise must be one of gaussian, integer"),
     "budget": (("--budget", "thrifty"), "budget must be one of fixed, decide, precise"),
     "radii missing": (("--budget", "decide"), "radii are required by --budget decide"),
     "radii with fixed": (("--radii", "0.25"), "radii belongs to --budget decide"),
@@ -389,6 +392,7 @@ def test_corrupt_files_are_named(run: Run, tiny_bundle: Path, tmp_path: Path) ->
         (("--alpha", 0.01), "alpha 0.001 -> 0.01"),
         (("--batch-size", 64), "batch_size 1024 -> 64"),
         (("--precision", "bf16"), "precision 'fp32' -> 'bf16'"),
+        (("--noise", "integer"), "noise 'gaussian' -> 'integer'"),
         (("--selector-rule", "plurality"), "method 'dual(median, interval)'"),
         (("--budget", "decide", "--radii", "0.1"), "budget 'fixed' -> 'decide'; radii [] -> [0.1]"),
         (("--budget", "precise", "--n0", 10), "tolerance None -> 0.05"),

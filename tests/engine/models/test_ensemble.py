@@ -78,6 +78,26 @@ def test_consensus_row_by_row() -> None:
     assert not torch.equal(votes[0][sure], expected[sure])  # another classifier than soft voting
 
 
+class OnDevice(torch.Tensor):
+    """A tensor that says it is on a CUDA device."""
+
+    is_cuda = True
+
+
+def test_where_every_member_runs_the_votes_are_the_same() -> None:
+    network, x = Consensus(members(5), agree=2, rows=8), batch(300)
+    seen: list[int] = []
+    network.rest.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    with torch.no_grad():
+        plain = network(x)
+        assert set(seen) == {8}
+        seen.clear()
+        torch.testing.assert_close(
+            network(x.as_subclass(OnDevice)).as_subclass(torch.Tensor), plain
+        )
+    assert seen == [300]
+
+
 class ShapeDependent(nn.Module):
     """Logits that depend on the number of rows, as a library's rounding may."""
 

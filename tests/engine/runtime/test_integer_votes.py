@@ -13,7 +13,6 @@ from dualsmooth.engine.bounds import clopper_pearson_lower
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.integer_noise import integer_noise, thresholds, unit_of_grid
 from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 from dualsmooth.kernels.cpu import noise_votes
@@ -164,8 +163,3 @@ def test_images_off_the_grid_are_refused(sampler: Make) -> None:
         sampler().load(0, image)
     with pytest.raises(ArgumentError, match=r"^noise must be one of gaussian, integer"):
         sampler(noise="integral")
-
-
-def test_cuda_says_that_it_has_no_integer_noise() -> None:
-    with pytest.raises(ArgumentError, match=r"^noise must be gaussian on cuda"):
-        make_sampler({"m": Linear()}, {"m": CLASSES}, SHAPE, device="cuda", seed=0, noise="integer")
