@@ -33,7 +33,7 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.bundle_files import read_bundle
 from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.readers import read_image
-from dualsmooth.engine.report.summary import read_rows
+from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runlog import read_log, read_run
 
 SECONDS_PER_INPUT = 20
@@ -202,7 +202,7 @@ def _statement(certificate: Certificate) -> Certificate:
 
 def _table(folder: Path, data: bytes) -> None:
     (folder / "table.tsv").write_bytes(data)
-    _, rows = read_rows(folder / "table.tsv")
+    rows, _ = read_table(folder / "table.tsv")
     assert all(row.radius >= 0.0 for row in rows)
 
 
