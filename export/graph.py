@@ -69,7 +69,7 @@ class Nodes:
         return helper.make_graph(self.nodes, name, inputs, outputs, self.constants)
 
 
-def value(name: str, kind: int, shape: Sequence[int | str | None]) -> ValueInfoProto:
+def value(name: str, kind: int, shape: Sequence[int | str | None] | None) -> ValueInfoProto:
     """Name, element type and shape of an input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 

@@ -78,12 +78,11 @@ def _variational(bundle: Bundle, options: MethodOptions) -> Method:
     from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
 
     selector = bundle.networks.get(SELECTOR)
-    if selector is None or "edges" not in selector.kwargs:
+    if selector is None or selector.architecture != "ordered_levels":
         rule = "must not be continuous: the selector has no real-valued output"
         raise ArgumentError("routing", rule, "continuous")
     height, width, channels = bundle.input_shape
-    edges = tuple(float(edge) for edge in selector.kwargs["edges"])  # type: ignore[attr-defined]
-    return ContinuousVariational(bundle, edges, height * width * channels, target)
+    return ContinuousVariational(bundle, height * width * channels, target)
 
 
 def _semielastic(bundle: Bundle, options: MethodOptions) -> Method:

@@ -24,6 +24,8 @@ be wrong. Searching e is free, because the intervals are nested.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import sqrt
 from typing import Any
 
 from scipy.special import ndtr
@@ -41,6 +43,8 @@ from dualsmooth.engine.order_statistics import order_statistic_lower, order_stat
 from dualsmooth.engine.radius import two_scale_lower_bound
 
 _STEPS = 24
+_EDGE = 1e-6
+"""How far, relatively, a float32 vote may put a level beyond the edge of its bin."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,6 @@ class ContinuousVariational:
     ----------
     networks : Networks
         As for `VariationalSmoothing`, with one classifier for every noise level.
-    edges : tuple of float
-        Limits of the bins, ascending, one more than bins; the first and last are the clip limits.
     dim : int
         Number of input components.
     target_sigma : float or None
@@ -61,25 +63,29 @@ class ContinuousVariational:
     Raises
     ------
     ArgumentError
-        If the edges do not fit the bins, or the bundle lacks a part.
+        If the bundle lacks a part, or has one level only.
     """
 
     networks: CommonNetworks
-    edges: tuple[float, ...]
     dim: int
     target_sigma: float | None = None
+    needs_fp32 = True
 
     def __post_init__(self) -> None:
-        sigmas = self.networks.sigmas
-        if self.networks.tau is None or not sigmas:
-            raise ArgumentError("bundle", "must have a selector, tau and sigmas", "none")
+        if self.networks.tau is None or len(self.networks.sigmas) < 2:
+            rule = "must have a selector, tau and at least two sigmas"
+            raise ArgumentError("bundle", rule, len(self.networks.sigmas))
         self.networks.common_classifier()
         positive_integer("dim", self.dim)
-        inside = zip(self.edges, sigmas, self.edges[1:], strict=False)
-        fits = len(self.edges) == len(sigmas) + 1 and all(a < s < b for a, s, b in inside)
-        if not fits or not self.edges[0] > 0.0:
-            rule = f"must be > 0 and enclose each of {sigmas}"
-            raise ArgumentError("edges", rule, self.edges)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Limits of the bins of votes for the nearest level on a log scale, one more than levels.
+
+        The first and the last level are the limits of the selector's output.
+        """
+        sigmas = self.networks.sigmas
+        return (sigmas[0], *(sqrt(a * b) for a, b in pairwise(sigmas)), sigmas[-1])
 
     @property
     def name(self) -> str:
@@ -175,7 +181,7 @@ class ContinuousVariational:
             lower = self.edges[int((below + invalid < low).sum())]
         if high is not None and high <= n - invalid:
             upper = self.edges[int((below < high).sum()) + 1]
-        return lower, upper
+        return lower * (1.0 - _EDGE), upper * (1.0 + _EDGE)
 
     def _abstain(self, sigma: float | None, stage: str, ledger: AlphaLedger) -> Certificate:
         return Certificate(

@@ -6,6 +6,7 @@ size and digest of each weights file, and runs no code from it. Writing is all o
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,17 @@ def read_bundle(folder: Path) -> Bundle:
         raise FileError(index, f"must describe a bundle: {error}") from error
 
 
-def save_bundle(bundle: Bundle, folder: str | Path) -> None:
+def save_bundle(
+    bundle: Bundle, folder: str | Path, beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write a bundle folder, all or nothing: it is made beside the place and then renamed.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    folder : str or Path
+    beside : mapping of str to bytes, optional
+        Further files by name, such as a model card; nothing reads them.
 
     Raises
     ------
@@ -80,7 +90,7 @@ def save_bundle(bundle: Bundle, folder: str | Path) -> None:
     """
     folder = Path(folder)
     check_target(folder)
-    files: dict[str, bytes] = {}
+    files = dict(beside or {})
     entries = {}
     for role, network in sorted(bundle.networks.items()):
         if not isinstance(network.weights, bytes):

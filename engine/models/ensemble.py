@@ -203,14 +203,15 @@ def ensemble_of(
         roles = [sorted(bundle.networks) for bundle in bundles]
         raise ArgumentError("bundles", "must have the same roles", roles)
     networks = {
-        role: _joined([bundle.networks[role] for bundle in bundles], agree, rows)
+        role: joined([bundle.networks[role] for bundle in bundles], agree, rows)
         for role in first.networks
     }
     shape, classes = first.input_shape, first.num_classes
     return Bundle(name, shape, classes, first.sigmas, first.tau, networks)
 
 
-def _joined(networks: Sequence[Network], agree: int | None, rows: int) -> Network:
+def joined(networks: Sequence[Network], agree: int | None = None, rows: int = ROWS) -> Network:
+    """The ensemble of networks as one network; parameters as for `ensemble_of`."""
     modules = [network.build() for network in networks]
     kwargs: dict[str, object] = {
         "members": [{"architecture": n.architecture, "kwargs": dict(n.kwargs)} for n in networks]

@@ -17,8 +17,8 @@ def with_target(bundle: Bundle, target_sigma: float) -> Bundle:
     """
     positive("target_sigma", target_sigma)
     selector = bundle.networks.get(SELECTOR)
-    if selector is None or "target_sigma" not in selector.kwargs:
+    if selector is None or "target" not in selector.kwargs:
         raise ArgumentError("target_sigma", f"must be left out: the selector of {bundle.name} "
                             "takes none", target_sigma)  # fmt: skip
-    told = replace(selector, kwargs={**selector.kwargs, "target_sigma": target_sigma})
+    told = replace(selector, kwargs={**selector.kwargs, "target": target_sigma})
     return replace(bundle, networks={**bundle.networks, SELECTOR: told})

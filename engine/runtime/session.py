@@ -43,13 +43,11 @@ class Session:
     Raises
     ------
     ArgumentError
-        If the method answers one image at a time and the settings ask for more.
+        If the method answers one image at a time or needs float32, and the settings do not fit.
     """
 
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
-        if getattr(method, "serial", False) and settings.slots != 1:
-            raise ArgumentError("slots", f"must be 1 with {method.name}", settings.slots,
-                                "an answer depends on all answers before it")  # fmt: skip
+        _check_fit(method, settings)
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
@@ -202,3 +200,12 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_fit(method: Method, settings: Settings) -> None:
+    if getattr(method, "serial", False) and settings.slots != 1:
+        rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
+        raise ArgumentError("slots", rule, settings.slots, hint)
+    if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
+        rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
+        raise ArgumentError("precision", rule, settings.arithmetic, hint)

@@ -21,7 +21,7 @@ def random_affine(images: Tensor, limits: Affine, generator: Generator) -> Tenso
     """Move, turn, scale and shear each image at random, with zeros outside: [n, C, H, W]."""
 
     def uniform(limit: float) -> Tensor:
-        return (2 * torch.rand(len(images), generator=generator) - 1) * limit
+        return (2 * torch.rand(len(images), generator=generator, device=images.device) - 1) * limit
 
     angle, scale, shear = uniform(limits.rotation), 1 + uniform(limits.scale), uniform(limits.shear)
     rows = [

@@ -1,4 +1,4 @@
-"""The training loop all networks share: AdamW, warm-up and cosine decay, M noise draws."""
+"""The training loop all networks share: AdamW, warm-up and cosine decay, a state per epoch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.train.augment import Affine, random_affine
+from dualsmooth.engine.train.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,60 +25,137 @@ class Schedule:
     weight_decay: float = 1e-2
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One network of a training run: its name, and the journal that keeps its state."""
+
+    name: str
+    journal: Journal
+
+
+def fit(
+    module: nn.Module,
+    images: Tensor,
+    objective: Callable[[Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    generator: Generator,
+    step: Step | None = None,
+) -> nn.Module:
+    """Minimize an objective; returns the module in eval mode.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Holds every parameter that is trained. On CUDA devices it runs in bfloat16 where PyTorch's
+        autocast says so.
+    images : Tensor, shape (n, channels, height, width)
+        Clean images in [0, 1], on the module's device.
+    objective : callable
+        Takes clean images [B, C, H, W] and their indices [B], and returns the loss.
+    schedule : Schedule
+    generator : torch.Generator
+        Source of the order, the augmentation and all noise, on the images' device.
+    step : Step, optional
+        Where to keep the state of every epoch; a state found there is gone on with.
+    """
+    for parameter in module.parameters():
+        if parameter.dim() == 4:  # channels-last convolutions are the fast ones on a CPU
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    steps = max(1, len(images) // schedule.batch)
+    optimizer, cycle = _optimizer(module, schedule, schedule.epochs * steps)
+    parts = {"module": module, "optimizer": optimizer, "cycle": cycle}
+    first = _restore(parts, generator, step)
+    module.train()
+    for epoch in range(first, schedule.epochs):
+        order = torch.randperm(len(images), generator=generator, device=images.device)
+        total = torch.zeros((), device=images.device)
+        for chosen in torch.split(order[: steps * schedule.batch], schedule.batch):
+            clean = images[chosen]
+            if schedule.affine is not None:
+                clean = random_affine(clean, schedule.affine, generator)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+                value = objective(clean, chosen)
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            cycle.step()
+            total += value.detach()
+        _keep(parts, generator, step, epoch + 1, float(total) / steps)
+    return module.eval()
+
+
 def train_on_noise(
     module: nn.Module,
     images: Tensor,
-    sigma: float,
+    sigma: float | Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     schedule: Schedule,
     generator: Generator,
+    step: Step | None = None,
 ) -> nn.Module:
     """Minimize a loss of the outputs under Gaussian noise; returns the module in eval mode.
 
     Parameters
     ----------
-    module : torch.nn.Module
-    images : Tensor, shape (n, channels, height, width)
-        Clean images in [0, 1].
-    sigma : float
-        Noise level in pixel units.
+    sigma : float, or Tensor of shape (n,)
+        Noise level in pixel units, of all images or of each.
     loss : callable
         Takes log softmax outputs [M, B, K] and the indices [B] of their images.
-    schedule : Schedule
-    generator : torch.Generator
-        Source of the order, the augmentation and the noise.
+    module, images, schedule, generator, step
+        See `fit`.
     """
-    module.train()
-    for parameter in module.parameters():
-        if parameter.dim() == 4:  # channels-last convolutions are the fast ones on a CPU
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    steps = max(1, len(images) // schedule.batch)
+
+    def objective(clean: Tensor, chosen: Tensor) -> Tensor:
+        level = sigma[chosen].view(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+        return loss(noisy_log_softmax(module, clean, level, schedule.draws, generator), chosen)
+
+    return fit(module, images, objective, schedule, generator, step)
+
+
+def noisy_log_softmax(
+    module: nn.Module, clean: Tensor, sigma: float | Tensor, draws: int, generator: Generator
+) -> Tensor:
+    """log softmax under noise draws, [M, B, K]; sigma is one number or [B, 1, 1, 1]."""
+    copies = clean.repeat(draws, 1, 1, 1)
+    noise = torch.randn(copies.shape, generator=generator, device=clean.device)
+    level = sigma.repeat(draws, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+    outputs = module(copies + level * noise)
+    return functional.log_softmax(outputs.float(), 1).view(draws, len(clean), -1)
+
+
+def _optimizer(
+    module: nn.Module, schedule: Schedule, total: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     optimizer = torch.optim.AdamW(
         module.parameters(), schedule.peak_rate, weight_decay=schedule.weight_decay
     )
-    total = schedule.epochs * steps
     warm_up = max(1, total // 10)
     cycle = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / warm_up) * (1 + cos(pi * step / total)) / 2,
     )
-    for _ in range(schedule.epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for chosen in torch.split(order[: steps * schedule.batch], schedule.batch):
-            clean = images[chosen]
-            if schedule.affine is not None:
-                clean = random_affine(clean, schedule.affine, generator)
-            copies = clean.repeat(schedule.draws, 1, 1, 1)
-            noise = torch.randn(copies.shape, generator=generator)
-            outputs = module(copies + sigma * noise)
-            value = loss(
-                functional.log_softmax(outputs, 1).view(schedule.draws, len(chosen), -1), chosen
-            )
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            cycle.step()
-    return module.eval()
+    return optimizer, cycle
+
+
+def _restore(parts: dict[str, object], generator: Generator, step: Step | None) -> int:
+    """Epochs done before."""
+    state = step.journal.load(step.name) if step else None
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])  # type: ignore[attr-defined]
+    generator.set_state(state["generator"])
+    return int(state["epoch"])
+
+
+def _keep(
+    parts: dict[str, object], generator: Generator, step: Step | None, epoch: int, loss: float
+) -> None:
+    if step is None:
+        return
+    step.journal.metric(step.name, epoch, loss=loss)
+    states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
+    step.journal.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
 
 
 @contextmanager

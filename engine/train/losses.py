@@ -20,23 +20,39 @@ def mean_log_probabilities(log_probabilities: Tensor) -> Tensor:
     return torch.logsumexp(log_probabilities, 0) - log(len(log_probabilities))
 
 
-def consistency_loss(log_probabilities: Tensor, pull: float, entropy: float) -> Tensor:
+def consistency_loss(
+    log_probabilities: Tensor, pull: float, entropy: float, weights: Tensor | None = None
+) -> Tensor:
     """Jeong and Shin's regularizer: pull * mean_m KL(mean || f_m) + entropy * H(mean).
 
     Parameters
     ----------
     log_probabilities : Tensor, shape (M, B, K)
         log softmax under M noise draws of the same B images.
+    weights : Tensor, shape (B,), optional
+        Of the images.
     """
     center = mean_log_probabilities(log_probabilities)
-    weights = center.exp()
-    divergence = (weights * (center - log_probabilities)).sum(-1).mean()
-    return pull * divergence - entropy * (weights * center).sum(-1).mean()
+    shares = center.exp()
+    divergence = _mean((shares * (center - log_probabilities)).sum(-1), weights)
+    return pull * divergence - entropy * _mean((shares * center).sum(-1), weights)
 
 
-def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy with target probabilities [B, K], over noise draws [M, B, K]."""
-    return -(targets * log_probabilities).sum(-1).mean()
+def soft_cross_entropy(
+    log_probabilities: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Mean cross entropy with target probabilities [B, K], over noise draws [M, B, K].
+
+    Images may have weights [B].
+    """
+    return -_mean((targets * log_probabilities).sum(-1), weights)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over draws and images, [M, B] or [B]; images with weight 0 do not count."""
+    if weights is None:
+        return values.mean()
+    return (weights * values).mean() / weights.mean().clamp(min=1e-6)
 
 
 def dual_radius(log_probabilities: Tensor, radii: Tensor, tau: float) -> Tensor:

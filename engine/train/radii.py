@@ -1,11 +1,62 @@
 """Radii of training images, estimated by networks that did not see them."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.train.loop import Step
+from dualsmooth.engine.train.workshop import Workshop
+
 _ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """Which images get radii from networks that did not see them.
+
+    A network certifies its own training images with radii that no new image reaches, and a
+    selector taught with those would choose too much noise.
+
+    Parameters
+    ----------
+    votes : int
+        Per image and level.
+    folds : int
+        2 or more: cross fitting, which labels every image and trains every expert `folds` times
+        more. 1: the experts do not see the share `held_out`, and only that is labelled.
+    held_out : float
+        In (0, 1).
+
+    Raises
+    ------
+    ArgumentError
+        If a value breaks its rule.
+    """
+
+    votes: int
+    folds: int = 1
+    held_out: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        positive_integer("votes", self.votes)
+        positive_integer("folds", self.folds)
+        open_unit("held_out", self.held_out)
+
+    def held(self, workshop: Workshop, level: int, generator: Generator) -> list[Tensor]:
+        """Masks [n] of the images each labelling network must not see.
+
+        Folds are drawn per level; held-out images are the same for all levels.
+        """
+        count = len(workshop.images)
+        if self.folds == 1:
+            generator = workshop.source(0, 2)
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        if self.folds == 1:
+            return [order < max(1, int(count * self.held_out))]
+        fold = order % self.folds
+        return [fold == number for number in range(self.folds)]
 
 
 def true_class_radii(
@@ -27,9 +78,10 @@ def true_class_radii(
         for part, truth in zip(
             torch.split(images, per_pass), torch.split(labels, per_pass), strict=True
         ):
-            hits = torch.zeros(len(part))
+            hits = torch.zeros(len(part), device=part.device)
             for count in _split(votes):
-                noise = torch.randn((len(part), count, *part.shape[1:]), generator=generator)
+                shape = (len(part), count, *part.shape[1:])
+                noise = torch.randn(shape, generator=generator, device=part.device)
                 copies = (part[:, None] + sigma * noise).flatten(0, 1)
                 winners = module(copies).argmax(1).view(len(part), count)
                 hits += (winners == truth[:, None]).sum(1)
@@ -43,30 +95,36 @@ def _split(votes: int) -> list[int]:
     return [_ROWS] * whole + [rest] * (rest > 0)
 
 
-def cross_fitted_radii(
-    train: Callable[[Tensor, Tensor], nn.Module],
+def radii_of(
+    module: nn.Module,
     images: Tensor,
     labels: Tensor,
-    *,
     sigma: float,
-    folds: int,
     votes: int,
     generator: Generator,
+    step: Step,
 ) -> Tensor:
-    """Radius of every training image by a network trained on the other folds, [n].
-
-    A network certifies its own training images with radii that no new image reaches, and a
-    selector taught with those would choose too much noise.
-
-    Parameters
-    ----------
-    train : callable
-        Trains a network on images and labels.
-    """
-    fold = torch.randperm(len(images), generator=generator) % folds
-    radii = torch.empty(len(images))
-    for number in range(folds):
-        held = fold == number
-        module = train(images[~held], labels[~held])
-        radii[held] = true_class_radii(module, images[held], labels[held], sigma, votes, generator)
+    """`true_class_radii`, kept in the journal so that a resumed run need not vote again."""
+    state = step.journal.load(step.name)
+    if state is not None:
+        generator.set_state(state["generator"])
+        kept: Tensor = state["radii"]
+        return kept
+    radii = true_class_radii(module, images, labels, sigma, votes, generator)
+    step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
     return radii
+
+
+def selected_shares(
+    selector: nn.Module, images: Tensor, tau: float, votes: int, generator: Generator
+) -> Tensor:
+    """Share of a selector's votes for each level under noise tau, [n, K]."""
+    parts = []
+    with torch.inference_mode():
+        for part in torch.split(images, max(1, _ROWS // votes)):
+            copies = part.repeat_interleave(votes, 0)
+            noise = torch.randn(copies.shape, generator=generator, device=copies.device)
+            logits = selector(copies + tau * noise)
+            winners = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float()
+            parts.append(winners.view(len(part), votes, -1).mean(1))
+    return torch.cat(parts)

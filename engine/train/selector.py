@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from dualsmooth.engine.train.loop import Schedule, train_on_noise
-from dualsmooth.engine.train.losses import consistency_loss, dual_radius, soft_cross_entropy
+from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
+from dualsmooth.engine.train.losses import (
+    consistency_loss,
+    dual_radius,
+    mean_log_probabilities,
+    soft_cross_entropy,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +26,22 @@ class SelectorLoss:
         Weight of the routed radius (theorem C), which is maximized.
     pull, entropy : float
         Weights of the consistency loss.
+    of_mean : bool
+        Cross entropy of the mean over noise draws, as published, instead of every draw.
+    rebalance : bool
+        Weight an image by one over the share of its best level, as published.
+    near, edge : float
+        The routed radius counts `near` times more up to `edge`: accuracy at small radii.
     """
 
     temperature: float
     radius: float
     pull: float
     entropy: float
+    of_mean: bool = False
+    rebalance: bool = False
+    near: float = 0.0
+    edge: float = 0.5
 
 
 def train_selector(
@@ -34,9 +49,10 @@ def train_selector(
     images: Tensor,
     radii: Tensor,
     tau: float,
-    weights: SelectorLoss,
+    terms: SelectorLoss,
     schedule: Schedule,
     generator: Generator,
+    step: Step | None = None,
 ) -> nn.Module:
     """Teach a network to vote for the level that certifies each image, under noise tau.
 
@@ -49,12 +65,26 @@ def train_selector(
     """
     usable = (radii > 0).any(1)
     images, radii = images[usable], radii[usable]
-    targets = torch.softmax(radii.clamp(min=0) / weights.temperature, 1)
+    targets = torch.softmax(radii.clamp(min=0) / terms.temperature, 1)
+    weights = rarity(radii) if terms.rebalance else None
 
     def loss(log_probabilities: Tensor, chosen: Tensor) -> Tensor:
-        value = soft_cross_entropy(log_probabilities, targets[chosen])
-        value = value + consistency_loss(log_probabilities, weights.pull, weights.entropy)
+        weight = None if weights is None else weights[chosen]
+        judged = mean_log_probabilities(log_probabilities) if terms.of_mean else log_probabilities
+        value = soft_cross_entropy(judged, targets[chosen], weight)
+        value = value + consistency_loss(log_probabilities, terms.pull, terms.entropy, weight)
+        if not terms.radius:
+            return value
         routed = dual_radius(log_probabilities, radii[chosen], tau)
-        return value - weights.radius * routed.mean()
+        if terms.near:
+            routed = routed + terms.near * routed.clamp(max=terms.edge)
+        return value - terms.radius * routed.mean()
 
-    return train_on_noise(module, images, tau, loss, schedule, generator)
+    return train_on_noise(module, images, tau, loss, schedule, generator, step)
+
+
+def rarity(radii: Tensor) -> Tensor:
+    """One over the share of the image's best level, [n, K] -> [n]."""
+    best = radii.argmax(1)
+    shares = torch.bincount(best, minlength=radii.shape[1]) / len(radii)
+    return 1 / shares[best]

@@ -502,3 +502,17 @@ def test_a_killed_process_resumes_to_the_same_files(
     assert len(log.read_bytes().splitlines()) < 14
     assert run(*options, "--out", "killed", "--resume")[0] == 0
     assert same_results(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_train_writes_a_bundle_that_can_be_certified(run: Run, tmp_path: Path) -> None:
+    options = ["--max", 100, "--set", "schedule.epochs=1", "--set", "sigmas=[0.25]"]
+    code, out, err = run("train", "gaussian", "--out", "mine", *options)
+    assert (code, err) == (0, "")
+    assert out == "mine/bundle.json\n"
+    assert (tmp_path / "mine" / "MODEL_CARD.md").is_file()
+    code, out, _ = certify(run, tmp_path / "mine", "--method", "fixed", "--sigma", 0.25)
+    assert code == 0
+    code, _, err = run("train", "gaussian", "--out", "other", "--set", "epochs=1")
+    assert code == 2
+    assert "set must name one of" in err
+    assert not (tmp_path / "other").exists()

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from dualsmooth.engine import Budget, certify
 from dualsmooth.engine.anchors import Anchors
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.models.bundle import Bundle, load_bundle
 from dualsmooth.engine.models.network import Network, network_from_module
-from dualsmooth.engine.models.noise_level import centers, noise_level
-
-EDGES = [0.1, 0.2, 0.4, 0.8]
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.target import with_target
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,19 @@ def dual(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def real_valued() -> Bundle:
-    kwargs = {"edges": EDGES, "target_sigma": 0.25, "widths": [4], "hidden": 8}
-    module = noise_level(**kwargs).eval()  # type: ignore[arg-type]
+    kwargs = {
+        "architecture": "small_convnet",
+        "kwargs": {"in_channels": 2, "num_classes": 1, "widths": [4], "hidden": 8},
+        "levels": [0.1, 0.2, 0.4],
+        "target": 0.25,
+    }
+    module = create("ordered_levels", kwargs).eval()
     networks: dict[str, torch.nn.Module | Network] = {
-        "selector": network_from_module(module, "noise_level", kwargs),
+        "selector": network_from_module(module, "ordered_levels", kwargs),
         "classifier": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval(),
     }
     return Bundle.from_modules(networks, num_classes=10, input_shape=(8, 8, 1),
-                               sigmas=centers(EDGES), tau=0.8)  # fmt: skip
+                               sigmas=(0.1, 0.2, 0.4), tau=0.8)  # fmt: skip
 
 
 def test_names_say_what_is_deployed(dual: Bundle, real_valued: Bundle, tmp_path: Path) -> None:
@@ -89,3 +94,23 @@ def test_experts_are_refused_where_one_classifier_is_assumed() -> None:
     with pytest.raises(ArgumentError, match="one classifier for every noise level"):
         choose_method(load_bundle("digits-dual"), method="semielastic", sigma=0.25,
                       references="digits:train")  # fmt: skip
+
+
+def test_a_target_makes_another_bundle_with_the_same_weights(real_valued: Bundle) -> None:
+    told = with_target(real_valued, 0.5)
+    assert told.digest != real_valued.digest
+    assert told.digest == with_target(told, 0.5).digest
+    assert told.networks["selector"].sha256 == real_valued.networks["selector"].sha256
+    x = torch.rand(3, 1, 8, 8)
+    assert not torch.equal(told.build("selector")(x), real_valued.build("selector")(x))
+    with pytest.raises(ArgumentError, match="target_sigma"):
+        with_target(real_valued, 0.0)
+
+
+def test_votes_of_a_real_level_need_float32(real_valued: Bundle) -> None:
+    method = choose_method(real_valued, method="variational", routing="continuous")
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    with pytest.raises(ArgumentError, match="precision must be fp32"):
+        certify(method, images, budget=Budget.fixed(5, 20), precision="bf16")
+    (made,) = certify(method, images, budget=Budget.fixed(5, 20), precision="fp32")
+    assert made.alpha.rule == "sum"

@@ -282,8 +282,7 @@ def test_semielastic_keeps_its_promise_and_frozen_radii_break_it(frozen: bool) -
 @pytest.mark.parametrize("frozen", [False, True])
 def test_continuous_variational_keeps_its_promise_and_frozen_radii_break_it(frozen: bool) -> None:
     """The selector says 0.5 up to 0.02 along one coordinate and 0.49 beyond: the class flips."""
-    networks = Common((0.49, 0.5), 0.5)
-    method = ContinuousVariational(networks, (0.489, 0.4999, 0.5001), DIM)
+    method = ContinuousVariational(Common((0.49, 0.5), 0.5), DIM)
     jump, p, stays = 0.02, shell(0.0, S0), float(ndtr(0.02 / 0.5))
 
     def votes(draw: Draw) -> list[float]:
@@ -301,7 +300,7 @@ def test_continuous_variational_keeps_its_promise_and_frozen_radii_break_it(froz
 
 def test_the_two_percent_counter_example_is_not_certified() -> None:
     """A selector torn between 0.49 and 0.5 certifies nothing, whatever the votes for A."""
-    method = ContinuousVariational(Common((0.49, 0.5), 0.5), (0.489, 0.4999, 0.5001), DIM)
+    method = ContinuousVariational(Common((0.49, 0.5), 0.5), DIM)
     history: list[Counts] = []
     torn = {"selector": lambda n: [n // 2 - 5, n - n // 2 + 5, 0]}
     procedure = method.certify(Budget.fixed(100, 100_000), 0.001)

@@ -6,48 +6,89 @@ import pytest
 import torch
 
 from dualsmooth.engine.data import ImageSet, load_images
-from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.train import recipes
-from dualsmooth.engine.train.digits import DIGITS_DUAL, train_digits_dual
-from dualsmooth.engine.train.dual import steps, train_dual
-from dualsmooth.engine.train.recipes import train, training_split
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.train.digits import DIGITS_DUAL
+from dualsmooth.engine.train.dual import DualRecipe, Tuning
+from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
+from dualsmooth.engine.train.journal import STATES, Journal
+from dualsmooth.engine.train.radii import Labelling
+from dualsmooth.engine.train.recipes import run
+from dualsmooth.engine.train.workshop import Sizes, Workshop
 
 TINY = replace(
     DIGITS_DUAL,
-    widths=(4, 4),
-    hidden=8,
+    sizes=Sizes((4, 4), 8),
     classifying=replace(DIGITS_DUAL.classifying, epochs=1),
     selecting=replace(DIGITS_DUAL.selecting, epochs=1),
-    votes=8,
+    labelling=Labelling(votes=8, folds=2),
 )
+SHORT = Tuning(replace(DUAL.classifying, epochs=1), least=0.1)
 
 
-def test_a_short_run_ends_in_a_loadable_bundle(tmp_path: Path) -> None:
-    trained = train_digits_dual(TINY, tmp_path / "bundle", progress=False)
-    loaded = load_bundle(tmp_path / "bundle")
-    assert loaded.digest == trained.digest
-    assert (loaded.sigmas, loaded.tau) == ((0.12, 0.25, 0.5), 0.5)
-    assert {loaded.classifier_at(sigma) for sigma in loaded.sigmas} | {"selector"} == set(
-        loaded.networks
-    )
-    for role in loaded.networks:
-        assert loaded.build(role)(torch.zeros(2, 1, 8, 8)).shape == (2, loaded.outputs(role))
-
-
-def test_the_seed_decides_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_digits(count: int = 300) -> ImageSet:
     digits = load_images("digits:train")
-    few = ImageSet(digits.images[:300], digits.labels[:300], "few", digits.classes)
-    done: list[str] = []
-    first = train_dual(few, TINY, done.append)
-    assert len(done) == steps(TINY)
+    return ImageSet(digits.images[:count], digits.labels[:count], "few", digits.classes)
+
+
+def test_the_seed_decides_every_byte() -> None:
     torch.manual_seed(12345)  # whatever the caller's random state
     before = torch.get_rng_state()
-    second, other = train_dual(few, TINY), train_dual(few, replace(TINY, seed=1))
+    first, second = run(TINY, few_digits()), run(TINY, few_digits())
+    other = run(replace(TINY, seed=1), few_digits())
     assert torch.equal(torch.get_rng_state(), before)
     for role, network in first.networks.items():
         assert network.weights == second.networks[role].weights
         assert network.weights != other.networks[role].weights
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(replace(TINY, tuning=SHORT), id="cross-fit"),
+        pytest.param(replace(TINY, tuning=SHORT, labelling=Labelling(8)), id="held-out"),
+        pytest.param(replace(TINY, labelling=Labelling(8)), id="held-out, round 0"),
+    ],
+)
+def test_each_way_to_label_counts_its_steps(recipe: DualRecipe) -> None:
+    done: list[str] = []
+    bundle = recipe.make(Workshop(few_digits(), report=done.append, sizes=recipe.sizes))
+    assert len(done) == recipe.steps == len(set(done))
+    assert set(bundle.networks) == {*(f"classifier@{s:g}" for s in recipe.sigmas), "selector"}
+
+
+@pytest.mark.parametrize("labelling", [Labelling(8), Labelling(8, folds=3)], ids=["held", "folds"])
+def test_no_image_is_judged_by_a_network_that_saw_it(
+    labelling: Labelling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, set[bytes]] = {}
+    judged: list[torch.Tensor] = []
+
+    def keys(images: torch.Tensor) -> set[bytes]:
+        return {image.numpy().tobytes() for image in images}
+
+    def train(module: torch.nn.Module, images: torch.Tensor, *rest: object) -> None:
+        seen.setdefault(id(module.eval()), set()).update(keys(images))
+
+    def radii(module: torch.nn.Module, images: torch.Tensor, *rest: object) -> torch.Tensor:
+        assert not seen[id(module)] & keys(images)
+        judged.append(images)
+        return torch.ones(len(images))
+
+    monkeypatch.setattr(crew, "train_on_noise", train)
+    monkeypatch.setattr(crew, "radii_of", radii)
+    data = few_digits(200)
+    recipe = replace(TINY, labelling=labelling, tuning=SHORT)
+    recipe.make(Workshop(data, sizes=recipe.sizes))
+    per_level = sum(len(images) for images in judged) / len(recipe.experts) / 2
+    assert per_level == (200 if labelling.folds > 1 else 66)
+
+
+def test_tuning_changes_the_experts_and_needs_the_selector() -> None:
+    labelled = replace(TINY, labelling=Labelling(8))
+    plain = run(labelled, few_digits())
+    tuned = run(replace(labelled, tuning=SHORT), few_digits())
+    for role, network in plain.networks.items():
+        assert network.weights != tuned.networks[role].weights
 
 
 def test_training_improves_on_the_start() -> None:
@@ -55,54 +96,34 @@ def test_training_improves_on_the_start() -> None:
     x = torch.from_numpy(digits.images).permute(0, 3, 1, 2) / 255
     recipe = replace(
         TINY,
-        widths=(8, 16),
-        hidden=32,
+        sizes=Sizes((8, 16), 32),
         classifying=replace(TINY.classifying, epochs=15),
         experts=TINY.experts[:1],
         tau=0.12,
     )
-    module = train_dual(digits, recipe).build("classifier@0.12")
+    module = run(recipe, digits).build("classifier@0.12")
     accuracy = (module(x).argmax(1).numpy() == digits.labels).mean()
     assert accuracy > 0.9
 
 
-def test_bad_data_and_places(tmp_path: Path) -> None:
-    digits = load_images("digits:train")
-    unknown = ImageSet(digits.images, np.full(len(digits), -1), "unknown", digits.classes)
+def test_bad_data() -> None:
+    digits = few_digits(3)
+    unknown = ImageSet(digits.images, np.full(3, -1), "unknown", digits.classes)
     with pytest.raises(ArgumentError, match="all with labels; received unknown"):
-        train_dual(unknown, TINY)
-    (tmp_path / "there").mkdir()
-    with pytest.raises(FileError, match="there: must not exist yet"):
-        train_digits_dual(TINY, tmp_path / "there", progress=False)
+        run(TINY, unknown)
+    with pytest.raises(ArgumentError, match="at least 2 images"):
+        run(TINY, few_digits(1))
 
 
-def test_recipes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArgumentError, match="must be one of digits-dual; received digit"):
-        train("digit", "digits", tmp_path / "bundle")
-    monkeypatch.setitem(recipes.RECIPES, "digits-dual", TINY)
-    seen = []
-    monkeypatch.setattr(
-        recipes,
-        "train_digits_dual",
-        lambda recipe, out, data, progress: seen.append((recipe, data)),
-    )
-    train("digits-dual", "digits", tmp_path / "bundle", seed=7)
-    assert seen == [(replace(TINY, seed=7), "digits:train")]
+def test_general_recipes_differ_where_the_paper_does() -> None:
+    assert (DUAL.sigmas, DUAL.tau) == (DUAL_PUBLISHED.sigmas, DUAL_PUBLISHED.tau)
+    assert DUAL.selector_loss.radius > 0
+    assert DUAL_PUBLISHED.selector_loss.radius == 0
+    assert DUAL_PUBLISHED.selector_loss.rebalance
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("digits", "digits:train"),
-        ("digits:train", "digits:train"),
-        ("digits:test", "digits:test"),
-        ("idx", "idx::train"),
-        ("idx:", "idx::train"),
-        ("idx:a/b", "idx:a/b:train"),
-        ("cifar10:c:test", "cifar10:c:test"),
-        ("npz:x.npz", "npz:x.npz"),
-        ("folder:d", "folder:d"),
-    ],
-)
-def test_training_never_falls_on_the_test_split(spec: str, expected: str) -> None:
-    assert training_split(spec) == expected
+def test_folder_of_states_is_named_by_path(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run", {"a": 1})
+    run(replace(TINY, labelling=Labelling(8)), few_digits(), journal)
+    names = {path.name for path in (tmp_path / "run" / STATES).iterdir()}
+    assert {"classifier@0.12.pt", "selector.pt", "radii@0.5-fold0-round0.pt"} <= names

@@ -1,7 +1,16 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
-from dualsmooth.engine.train.radii import cross_fitted_radii, true_class_radii
+from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.train.journal import Journal
+from dualsmooth.engine.train.loop import Step
+from dualsmooth.engine.train.radii import Labelling, radii_of, selected_shares, true_class_radii
+from dualsmooth.engine.train.workshop import Workshop
 
 
 class HalfSpace(nn.Module):
@@ -34,30 +43,31 @@ def test_votes_need_not_fill_a_pass() -> None:
         assert radii[2] < 0
 
 
-def test_no_image_is_judged_by_a_network_that_saw_it() -> None:
-    images = torch.arange(40.0).view(40, 1, 1, 1)
-    labels = torch.zeros(40, dtype=torch.int64)
+def test_kept_radii_are_not_voted_for_again(tmp_path: Path) -> None:
+    """The random source goes on where it was, so what follows is the same too."""
+    step = Step("radii", Journal(tmp_path / "run", {}))
+    x, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
+    first, again = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
+    radii = radii_of(HalfSpace(), x, labels, 0.5, 50, first, step)
+    assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, 50, again, step))
+    assert torch.equal(first.get_state(), again.get_state())
 
-    class Remembers(nn.Module):
-        """Class 0 exactly for the images it was trained on."""
 
-        def __init__(self, seen: Tensor) -> None:
-            super().__init__()
-            self.seen = seen.flatten()
+def test_shares_of_a_selector() -> None:
+    x = torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1, 1)
+    shares = selected_shares(HalfSpace(), x, 0.4, 2000, torch.Generator().manual_seed(0))
+    expected = torch.special.ndtr(torch.tensor([-1.0, 0.0, 1.0]))
+    assert torch.allclose(shares[:, 1], expected, atol=0.04)
+    assert torch.allclose(shares.sum(1), torch.ones(3))
 
-        def forward(self, x: Tensor) -> Tensor:
-            known = (x.flatten()[:, None] - self.seen).abs().min(1).values < 0.4
-            return torch.stack([known.float(), 1 - known.float()], 1)
 
-    radii = cross_fitted_radii(
-        lambda x, y: Remembers(x),
-        images,
-        labels,
-        sigma=0.01,
-        folds=4,
-        votes=20,
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert (radii < 0).all()
-    own = true_class_radii(Remembers(images), images, labels, 0.01, 20, torch.Generator())
-    assert (own > 0).all()
+def test_masks_of_images_to_label() -> None:
+    images = np.zeros((31, 2, 2, 1), np.uint8)
+    workshop = Workshop(ImageSet(images, np.zeros(31, np.int64), "zeros", ("a",)))
+    folds = Labelling(8, folds=3).held(workshop, 0, torch.Generator())
+    assert torch.equal(torch.stack(folds).sum(0), torch.ones(31, dtype=torch.int64))
+    one, same = (Labelling(8).held(workshop, level, torch.Generator()) for level in (0, 1))
+    assert int(one[0].sum()) == 10
+    assert torch.equal(one[0], same[0])
+    with pytest.raises(ArgumentError, match="held_out"):
+        Labelling(8, held_out=1.0)

@@ -1,0 +1,214 @@
+"""Certified accuracy of every system on one data set, and each one's share of the oracle.
+
+    python benchmarks/accuracy.py BUNDLE --data SPEC [--other BUNDLE] [--train RECIPE] [--skip 20]
+        [--n 10000] [--runs DIR] [--out FILE]
+
+Systems are every fixed sigma of the bundle, dual with the ordered selector and interval routing,
+and dual with the plurality rule. `--other` adds the dual systems of a second bundle, for example
+one whose selector was trained as published. `--train` first makes BUNDLE with that recipe on the
+training split of the data.
+
+The oracle takes, for every image, the largest radius that the fixed runs certify correctly. It
+looks at the label and at every level's result, and its sigma may change anywhere in the ball, so it
+is an upper bound for routing over these classifiers and not a certificate.
+
+Run folders resume: an interrupted command goes on where it was. Radii are strict (R > r).
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certify_run import certify_run, choose_images
+from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle, load_bundle
+from dualsmooth.engine.report.summary import Row, Summary, rows_of, summarize
+from dualsmooth.engine.runlog import read_log, write_json
+from dualsmooth.engine.settings import Settings
+
+ORACLE = "oracle (not a certificate)"
+RADII = tuple(r / 4 for r in range(13))
+WIDTH = 36
+
+SYSTEMS: tuple[tuple[str, Callable[[Bundle], Method]], ...] = (
+    ("dual (median, interval)", DualSmoothing),
+    ("dual (plurality)", lambda bundle: DualSmoothing(bundle, "plurality")),
+)
+"""Routed systems of a bundle with a selector; further methods are further entries."""
+
+
+def fixed_runs(
+    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path
+) -> dict[float, list[Certificate]]:
+    """Certify with every fixed sigma: certificates by sigma."""
+    found = {}
+    for sigma in bundle.sigmas:
+        folder = runs / f"{bundle.name}-fixed-{sigma:g}"
+        certify_run(FixedSmoothing(bundle, sigma), data, ids, settings, folder, resume=True)
+        found[sigma] = read_log(folder)
+    return found
+
+
+def routed_runs(
+    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path
+) -> dict[str, list[Certificate]]:
+    """Certify with every system of `SYSTEMS`; votes that other runs drew are read again."""
+    found: dict[str, list[Certificate]] = {}
+    for number, (name, make) in enumerate(SYSTEMS):
+        folder = runs / f"{bundle.name}-routed-{number}"
+        drawn = sorted(path for path in runs.glob(f"{bundle.name}-*") if path != folder)
+        method = make(bundle)
+        certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
+        found[name] = read_log(folder)
+    return found
+
+
+def oracle(fixed: Sequence[list[Row]]) -> list[Row]:
+    """Per image the largest correct radius of any fixed sigma; not a certificate."""
+    rows = []
+    for same in zip(*fixed, strict=True):
+        radius = max((row.radius for row in same if row.correct), default=0.0)
+        rows.append(Row(radius, radius > 0.0, radius == 0.0, 0))
+    return rows
+
+
+def what_binds(
+    routed: Sequence[Certificate], fixed: dict[float, list[Certificate]]
+) -> dict[str, float]:
+    """Split what a routed system loses to the oracle, in mean radius over all images.
+
+    ``level``: the routed sigma's classifier certifies less than the best one. ``selector``: the
+    classifier of the routed sigma certifies more than the routed system claims, because the
+    selector's radius (or the split of alpha) allows no more. Plurality certificates that abstain
+    count in full for the selector.
+    """
+    lost = {"level": 0.0, "selector": 0.0}
+    for number, certificate in enumerate(routed):
+        radii = {s: _useful(same[number]) for s, same in fixed.items()}
+        reached = radii[certificate.sigma] if certificate.sigma is not None else 0.0
+        lost["level"] += max(radii.values()) - reached
+        lost["selector"] += reached - _useful(certificate)
+    return {kind: total / max(1, len(routed)) for kind, total in lost.items()}
+
+
+def _useful(certificate: Certificate) -> float:
+    return certificate.radius if certificate.correct else 0.0
+
+
+def compare(summaries: dict[str, Summary]) -> dict[str, dict[str, Any]]:
+    """What each system keeps of the oracle, and how it stands to the best fixed sigma.
+
+    The best fixed sigma is the one with the largest ACR on these very images; radii it certifies
+    nothing at are left out of that comparison, and radii the oracle certifies nothing at of both.
+    """
+    top = summaries[ORACLE]
+    fixed = [s for name, s in summaries.items() if name.startswith("fixed")]
+    best = max(fixed, key=lambda s: s.acr)
+    result = {}
+    for name, s in summaries.items():
+        shares = {r: s.accuracy(r) / top.accuracy(r) for r in RADII if top.certified[r]}
+        gaps = {r: 100 * (s.accuracy(r) - best.accuracy(r)) for r in RADII if best.certified[r]}
+        result[name] = {
+            **s.to_dict(),
+            "share_of_oracle": {f"{r:g}": share for r, share in shares.items()},
+            "smallest_share_of_oracle": min(shares.values(), default=1.0),
+            "acr_share_of_oracle": s.acr / top.acr if top.acr else 1.0,
+            "points_above_best_fixed": {f"{r:g}": gap for r, gap in gaps.items()},
+        }
+    return result
+
+
+def table(summaries: dict[str, Summary], compared: dict[str, dict[str, Any]]) -> str:
+    """Certified accuracy in %, ACR, and below each routed system its shares of the oracle."""
+    radii = [r for r in RADII if summaries[ORACLE].certified[r]]
+    lines = [f"{'radius >':<{WIDTH}}" + "".join(f"{r:>7.2f}" for r in radii) + f"{'ACR':>8}"]
+    for name, s in summaries.items():
+        cells = "".join(f"{100 * s.accuracy(r):>7.1f}" for r in radii)
+        lines.append(f"{name:<{WIDTH}}{cells}{s.acr:>8.3f}")
+    lines += ["", "share of the oracle, %"]
+    for name, values in compared.items():
+        shares = [100 * values["share_of_oracle"][f"{r:g}"] for r in radii]
+        cells = "".join(f"{share:>7.1f}" for share in shares)
+        lines.append(f"{name:<{WIDTH}}{cells}{100 * values['acr_share_of_oracle']:>8.1f}")
+    return "\n".join(lines)
+
+
+def measure(
+    bundle: Bundle, other: Bundle | None, data: ImageSet, ids: list[int], settings: Settings,
+    runs: Path,
+) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:  # fmt: skip
+    """Summaries of every system and of the oracle, and what binds each routed system."""
+    fixed = fixed_runs(bundle, data, ids, settings, runs)
+    rows = {f"fixed {sigma:g}": rows_of(found) for sigma, found in fixed.items()}
+    rows[ORACLE] = oracle(list(rows.values()))
+    lost = {}
+    for routed in (bundle, other):
+        if routed is None or SELECTOR not in routed.networks:
+            continue
+        mark = "" if routed is bundle else f", {routed.name}"
+        for name, found in routed_runs(routed, data, ids, settings, runs).items():
+            marked = name.replace(")", mark + ")")
+            rows[marked] = rows_of(found)
+            if routed is bundle:
+                lost[marked] = what_binds(found, fixed)
+    return {name: summarize(name, value, RADII) for name, value in rows.items()}, lost
+
+
+def parsed() -> argparse.Namespace:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--other", help="bundle whose routed systems are added")
+    parser.add_argument("--train", help="recipe that makes BUNDLE first, if it is not there")
+    parser.add_argument("--train-max", type=int, help="train on the first images only")
+    parser.add_argument("--skip", type=int, default=20)
+    parser.add_argument("--n0", type=int, default=100)
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train if asked, certify, print the table and write it as JSON."""
+    options = parsed()
+    if options.train and not Path(options.bundle).exists():
+        from dualsmooth.engine.train.recipes import train
+
+        train(
+            options.train, options.data, options.bundle, max_images=options.train_max, resume=True
+        )
+    bundle = load_bundle(options.bundle)
+    other = load_bundle(options.other) if options.other else None
+    data = load_images(options.data)
+    ids = choose_images(len(data), options.skip, None)
+    settings = Settings(Budget.fixed(options.n0, options.n), precision=options.precision)
+    summaries, lost = measure(bundle, other, data, ids, settings, options.runs)
+    compared = compare(summaries)
+    print(table(summaries, compared))
+    for name, parts in lost.items():
+        print(f"{name}: mean radius lost to the oracle by the level {parts['level']:.3f}, "
+              f"by the selector's radius {parts['selector']:.3f}")  # fmt: skip
+    if options.out:
+        record = {
+            "data": data.name, "images": len(ids), "skip": options.skip, "n0": options.n0,
+            "n": options.n, "alpha": settings.alpha, "seed": settings.seed,
+            "precision": options.precision, "bundle": bundle.name, "digest": bundle.digest,
+            "other": None if other is None else [other.name, other.digest],
+            "systems": compared, "mean_radius_lost": lost, "machine": machine(),
+        }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Selectors with a real output, read as votes for ordered noise levels."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf, log
+
+import torch
+from torch import nn
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.registry import create, register_architecture
+
+
+class OrderedLevels(nn.Module):
+    """A noise level H(x, t) in [s_1, s_K], and votes for the nearest s_k on a log scale.
+
+    H = s_1 (s_K / s_1)^sigmoid(u), u the output of a network that sees the image and a constant
+    plane with log t. The logits are -(log H - log s_k)^2, so their argmax is a monotone step
+    function of H and a median of votes is the step of the median of H.
+    """
+
+    def __init__(self, network: nn.Module, levels: Sequence[float], target: float) -> None:
+        super().__init__()
+        self.network, self.target = network, target
+        self.low, self.range = log(levels[0]), log(levels[-1] / levels[0])
+        self.register_buffer("logs", torch.tensor([log(s) for s in levels]), persistent=False)
+
+    def log_level(self, x: torch.Tensor, target: float) -> torch.Tensor:
+        """log H(x, target), [n, 1]."""
+        plane = torch.full_like(x[:, :1], log(target))
+        output: torch.Tensor = self.network(torch.cat([x, plane], 1))
+        return self.low + self.range * output.sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logs: torch.Tensor = self.get_buffer("logs")
+        return -((self.log_level(x, self.target) - logs) ** 2)
+
+
+@register_architecture("ordered_levels")
+def ordered_levels(
+    *,
+    architecture: str,
+    kwargs: Mapping[str, object],
+    levels: Sequence[float],
+    target: float,
+) -> OrderedLevels:
+    """A network of one output as a selector of ordered levels.
+
+    Parameters
+    ----------
+    architecture : str
+        Registered name of the network; it takes one channel more than the images have.
+    kwargs : mapping
+        Its keyword arguments.
+    levels : sequence of float
+        Noise levels, ascending, at least two.
+    target : float
+        Noise level the selector is asked to stay near; fixed for all images, or nothing is
+        certified.
+
+    Raises
+    ------
+    ArgumentError
+        If a value breaks its rule.
+    """
+    if len(levels) < 2 or not all(a < b for a, b in pairwise((0.0, *levels, inf))):
+        raise ArgumentError("levels", "must be two or more, > 0 and ascending", tuple(levels))
+    if not 0.0 < target < inf:
+        raise ArgumentError("target", "must be finite and > 0", target)
+    return OrderedLevels(create(architecture, kwargs), levels, target)

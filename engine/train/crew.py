@@ -1,0 +1,137 @@
+"""The networks of one noise level of a dual model, and the radii they reach on unseen images."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from dualsmooth.engine.models.bundle import expert_role
+from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
+from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
+from dualsmooth.engine.train.radii import Labelling, radii_of
+from dualsmooth.engine.train.workshop import Workshop
+
+TUNED = 4
+"""Purpose of the random sources of round 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """How the classifier of one level is trained.
+
+    Parameters
+    ----------
+    sigma : float
+        Noise level in pixel units.
+    pull, entropy : float
+        Weights of the consistency loss.
+    """
+
+    sigma: float
+    pull: float = 0.0
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Round 1.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    least : float
+        Weight, in [0, 1], of an image to an expert the selector never picks for it.
+    """
+
+    schedule: Schedule
+    least: float
+
+
+class Crew:
+    """The networks of one level: the deployed one, and those that label images they did not see.
+
+    With cross fitting there is one labelling network per fold; with images held out the deployed
+    network labels them itself.
+    """
+
+    def __init__(
+        self,
+        expert: Expert,
+        level: int,
+        schedule: Schedule,
+        labelling: Labelling,
+        workshop: Workshop,
+    ) -> None:
+        self.expert, self.level, self.workshop = expert, level, workshop
+        self.schedule, self.labelling = schedule, labelling
+        self.source = workshop.source(level, 1)
+        self.modules: list[nn.Module] = []
+
+    def train(self) -> None:
+        """Round 0; the networks of the folds are trained when their radii are asked for."""
+        held = self.labelling.held(self.workshop, self.level, self.source)
+        everything = torch.ones_like(held[0])
+        self.seen = [~part for part in held] if len(held) == 1 else [everything]
+        self.held = held
+        self.deployed = self._fit(None, self.seen[0], self.workshop.source(self.level, 0), "")
+        self.modules = [self.deployed] if len(held) == 1 else []
+
+    def radii(self, number: int) -> Tensor:
+        """Radius of each image by a network that did not see it, NaN where there is none: [n]."""
+        radii = torch.full((len(self.workshop.images),), torch.nan, device=self.workshop.device)
+        for fold, held in enumerate(self.held):
+            name = f"fold{fold}"
+            if fold == len(self.modules):
+                self.modules.append(self._fit(None, ~held, self.source, name))
+            radii[held] = self._radii(self.modules[fold], held, f"{name}-round{number}")
+        return radii
+
+    def tune(self, tuning: Tuning, share: Tensor) -> None:
+        """Round 1: train on with the selector's share of this level as the weight of an image."""
+        weights = tuning.least + (1 - tuning.least) * share
+        source = self.workshop.source(self.level, TUNED)
+        folds = [
+            self._fit(module, ~held, source, f"fold{fold}-tuned", tuning.schedule, weights)
+            for fold, (module, held) in enumerate(zip(self.modules, self.held, strict=True))
+        ]
+        if len(folds) == 1:
+            self.deployed = folds[0]
+        else:
+            self.deployed = self._fit(
+                self.deployed, self.seen[0], source, "tuned", tuning.schedule, weights
+            )
+        self.modules = folds
+
+    def _radii(self, module: nn.Module, held: Tensor, name: str) -> Tensor:
+        step = self.workshop.step(f"radii@{self.expert.sigma:g}-{name}")
+        images, labels = self.workshop.images[held], self.workshop.labels[held]
+        votes = self.labelling.votes
+        return radii_of(module, images, labels, self.expert.sigma, votes, self.source, step)
+
+    def _fit(
+        self,
+        module: nn.Module | None,
+        seen: Tensor,
+        source: Generator,
+        name: str,
+        schedule: Schedule | None = None,
+        weights: Tensor | None = None,
+    ) -> nn.Module:
+        workshop, expert = self.workshop, self.expert
+        targets = functional.one_hot(workshop.labels[seen], workshop.classes).float()
+        weight = None if weights is None else weights[seen]
+
+        def loss(logs: Tensor, chosen: Tensor) -> Tensor:
+            share = None if weight is None else weight[chosen]
+            value = soft_cross_entropy(logs, targets[chosen], share)
+            return value + consistency_loss(logs, expert.pull, expert.entropy, share)
+
+        role = expert_role(expert.sigma)
+        step = Step(f"{role}-{name}" if name else role, workshop.journal)
+        module = module or workshop.new(workshop.classes, source)
+        images = workshop.images[seen]
+        schedule = schedule or self.schedule
+        train_on_noise(module, images, expert.sigma, loss, schedule, source, step)
+        workshop.report(step.name)
+        return module

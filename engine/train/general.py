@@ -1,0 +1,41 @@
+"""The recipe `dual` for any images, ours and as published."""
+
+from dataclasses import replace
+
+from dualsmooth.engine.train.calibrate import Calibration
+from dualsmooth.engine.train.crew import Expert, Tuning
+from dualsmooth.engine.train.dual import DualRecipe
+from dualsmooth.engine.train.loop import Schedule
+from dualsmooth.engine.train.radii import Labelling
+from dualsmooth.engine.train.selector import SelectorLoss
+
+DUAL = DualRecipe(
+    name="dual",
+    experts=(Expert(0.25), Expert(0.5, pull=5.0, entropy=0.5), Expert(1.0, pull=5.0, entropy=0.5)),
+    tau=1.0,
+    classifying=Schedule(epochs=8, affine=None),
+    selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
+    selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
+    labelling=Labelling(votes=100),
+    warm_start=True,
+)
+"""Selector trained for the ordered median and interval routing."""
+
+DUAL_PUBLISHED = replace(
+    DUAL,
+    name="dual-published",
+    selector_loss=SelectorLoss(
+        temperature=1.0, radius=0.0, pull=40.0, entropy=0.5, of_mean=True, rebalance=True
+    ),
+    tuning=Tuning(Schedule(epochs=2, affine=None, peak_rate=3e-4), least=0.0),
+    warm_start=False,
+)
+"""Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
+
+FASHION_DUAL = replace(
+    DUAL,
+    name="fashion-dual",
+    experts=(Expert(0.5, pull=5.0, entropy=0.5), Expert(1.0, pull=5.0, entropy=0.5)),
+    calibration=Calibration(),
+)
+"""The bundled model of that name: Fashion-MNIST, 28x28 grey."""

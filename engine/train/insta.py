@@ -1,0 +1,157 @@
+"""Recipe `insta`: a noise level per training image (after Insta-RS, Chen et al., 2021).
+
+Stage 1 trains one classifier at one noise level. Stage 2 trains it on, each image at its own level:
+the one with the largest smoothed margin, searched again every few epochs. The table is forgotten at
+test time; there a selector, taught with the radii of images that were held out, picks the level,
+and it is certified like that of `dual`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
+from dualsmooth.engine.train.loop import Schedule, noisy_log_softmax, train_on_noise
+from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
+from dualsmooth.engine.train.radii import Labelling, radii_of
+from dualsmooth.engine.train.selector import SelectorLoss, train_selector
+from dualsmooth.engine.train.workshop import Workshop
+
+CLIP = 0.02
+"""Probabilities of the search stay in [CLIP, 1 - CLIP]: a few draws say nothing about tails."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstaRecipe:
+    """Everything that decides the weights, beside the images.
+
+    Parameters
+    ----------
+    name : str
+        Name of the recipe and the bundle.
+    sigmas : tuple of float
+        Noise levels, ascending.
+    first : float
+        Noise level of stage 1.
+    tau : float
+        Noise level of the selector.
+    classifying, tuning, selecting : Schedule
+        Of stage 1, of each round of stage 2, and of the selector.
+    rounds, draws : int
+        Times the table is searched, and noise draws per image and level.
+    selector_loss : SelectorLoss
+    labelling : Labelling
+        ``folds`` must be 1: one classifier, so images are held out.
+    seed : int
+    """
+
+    name: str
+    sigmas: tuple[float, ...]
+    first: float
+    tau: float
+    classifying: Schedule
+    tuning: Schedule
+    selecting: Schedule
+    rounds: int
+    draws: int
+    selector_loss: SelectorLoss
+    labelling: Labelling
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of trainings: stage 1, the rounds of stage 2, the selector."""
+        return 2 + self.rounds
+
+    def make(self, workshop: Workshop) -> Bundle:
+        """Train the classifier and the selector."""
+        source = workshop.source(0, 0)
+        held = self.labelling.held(workshop, 0, source)[0]
+        classifier = self._classifier(workshop, ~held, source)
+        selector = self._selector(workshop, classifier, held)
+        networks = {
+            CLASSIFIER: workshop.describe(classifier, workshop.classes),
+            SELECTOR: workshop.describe(selector, len(self.sigmas)),
+        }
+        data = workshop.data
+        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
+
+    def _classifier(self, workshop: Workshop, seen: Tensor, source: Generator) -> nn.Module:
+        images = workshop.images[seen]
+        targets = functional.one_hot(workshop.labels[seen], workshop.classes).float()
+
+        def loss(logs: Tensor, chosen: Tensor) -> Tensor:
+            return soft_cross_entropy(logs, targets[chosen])
+
+        module = workshop.new(workshop.classes, source)
+        step = workshop.step(CLASSIFIER)
+        train_on_noise(module, images, self.first, loss, self.classifying, source, step)
+        workshop.report(step.name)
+        for number in range(self.rounds):
+            table = widest_levels(module, images, self.sigmas, self.draws, source)
+            step = workshop.step(f"{CLASSIFIER}-table{number}")
+            train_on_noise(module, images, table, loss, self.tuning, source, step)
+            workshop.report(step.name)
+        return module
+
+    def _selector(self, workshop: Workshop, classifier: nn.Module, held: Tensor) -> nn.Module:
+        images, labels = workshop.images[held], workshop.labels[held]
+        votes = workshop.source(1, 0)
+        radii = [
+            radii_of(classifier, images, labels, sigma, self.labelling.votes, votes,
+                     workshop.step(f"radii@{sigma:g}"))
+            for sigma in self.sigmas
+        ]  # fmt: skip
+        source = workshop.source(1, 1)
+        module = workshop.new(len(self.sigmas), source)
+        known, step = torch.stack(radii, 1), workshop.step(SELECTOR)
+        train_selector(
+            module, images, known, self.tau, self.selector_loss, self.selecting, source, step
+        )
+        workshop.report(step.name)
+        return module
+
+
+def widest_levels(
+    module: nn.Module,
+    images: Tensor,
+    sigmas: tuple[float, ...],
+    draws: int,
+    generator: Generator,
+) -> Tensor:
+    """Level of the largest smoothed margin of each image, [n].
+
+    J(s) = s / 2 (z(p_1) - z(p_2)) with the two largest entries of the mean softmax under noise s,
+    clipped; the levels share their normals, so that they differ by the scale alone.
+    """
+    found = []
+    with torch.no_grad():
+        for part in torch.split(images, max(1, 4096 // draws)):
+            state, margins = generator.get_state(), []
+            for sigma in sigmas:
+                generator.set_state(state)
+                logs = noisy_log_softmax(module, part, sigma, draws, generator)
+                shares = mean_log_probabilities(logs).exp().clamp(CLIP, 1 - CLIP)
+                top = torch.special.ndtri(shares.topk(2, 1).values)
+                margins.append(sigma / 2 * (top[:, 0] - top[:, 1]))
+            found.append(torch.stack(margins, 1).argmax(1))
+    levels = torch.tensor(sigmas, device=images.device)
+    return levels[torch.cat(found)]
+
+
+INSTA = InstaRecipe(
+    name="insta",
+    sigmas=(0.25, 0.5, 1.0),
+    first=0.5,
+    tau=1.0,
+    classifying=Schedule(epochs=6, affine=None),
+    tuning=Schedule(epochs=3, affine=None, peak_rate=1e-3),
+    selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
+    rounds=2,
+    draws=8,
+    selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
+    labelling=Labelling(votes=100),
+)
+"""Three noise levels for images of about 28x28 pixels."""

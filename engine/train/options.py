@@ -1,0 +1,70 @@
+"""Fields of a recipe changed by text: `selecting.epochs=5`, `experts.0.pull=5`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from dualsmooth.engine.errors import ArgumentError
+
+Recipe = TypeVar("Recipe")
+
+
+def with_options(recipe: Recipe, options: Sequence[str]) -> Recipe:
+    """A copy of a recipe with fields changed, one after the other.
+
+    Parameters
+    ----------
+    recipe : dataclass
+    options : sequence of str
+        ``path=value``; the path is field names and positions with dots between them, the value is
+        JSON (text may stand without quotes) of the kind that is there; lists become tuples.
+
+    Raises
+    ------
+    ArgumentError
+        If a path is not there or a value does not fit.
+    """
+    for option in options:
+        path, equals, text = option.partition("=")
+        if not equals:
+            raise ArgumentError("set", "must be FIELD=VALUE", option)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        recipe = _changed(recipe, path.split("."), value, option)
+    return recipe
+
+
+def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
+    key, *rest = path
+    if isinstance(part, tuple):
+        if not key.isdigit() or int(key) >= len(part):
+            raise ArgumentError("set", f"must name a position below {len(part)}", option)
+        position = int(key)
+        new = _new(part[position], rest, value, option)
+        return (*part[:position], new, *part[position + 1 :])
+    known = {} if not dataclasses.is_dataclass(part) else {f.name for f in dataclasses.fields(part)}
+    if key not in known:
+        raise ArgumentError("set", f"must name one of {', '.join(sorted(known)) or 'no'} fields",
+                            option)  # fmt: skip
+    return dataclasses.replace(part, **{key: _new(getattr(part, key), rest, value, option)})
+
+
+def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
+    if rest:
+        return _changed(old, rest, value, option)
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if dataclasses.is_dataclass(old) and value is None:
+        return None
+    plain = (bool, int, float, str, tuple)
+    fits = type(value) is type(old) and isinstance(old, plain)
+    if fits and isinstance(old, tuple):
+        fits = len(value) > 0 and {type(v) for v in value} == {type(v) for v in old}
+    if not fits:
+        raise ArgumentError("set", f"must be of the kind of {old!r}", option)
+    return value

@@ -1,0 +1,112 @@
+"""Recipe `variational`: a classifier and a real-valued noise level trained together.
+
+After Variational RS (Hase et al., 2024): F(x) = E_w softmax f(x + H(x + tau w', t) w) with the
+level H differentiable by reparametrization. The loss is the cross entropy of F and the
+Kullback-Leibler divergence of N(0, H^2 I) from N(0, t^2 I), divided by the dimension: its curvature
+2 d would pin H to t. The target t is drawn per batch; H is conditioned on it, and the bundle fixes
+one. In the bundle H is quantized to ordered levels, so that it is certified as a median selector.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
+from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.ordered import OrderedLevels
+from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
+from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
+from dualsmooth.engine.train.workshop import Workshop
+
+
+@dataclass(frozen=True, slots=True)
+class VariationalRecipe:
+    """Everything that decides the weights, beside the images.
+
+    Parameters
+    ----------
+    name : str
+        Name of the recipe and the bundle.
+    sigmas : tuple of float
+        Ordered levels, ascending; the first and the last are the limits of H.
+    tau : float
+        Noise level of the selector, at least the largest level.
+    target : float
+        The t of the bundle.
+    divergence : float
+        Weight of the divergence per dimension.
+    schedule : Schedule
+    seed : int
+    """
+
+    name: str
+    sigmas: tuple[float, ...]
+    tau: float
+    target: float
+    divergence: float
+    schedule: Schedule
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of trainings: classifier and selector together."""
+        return 1
+
+    def make(self, workshop: Workshop) -> Bundle:
+        """Train both networks."""
+        source = workshop.source(0, 0)
+        classifier = workshop.new(workshop.classes, source)
+        architecture, kwargs = workshop.architecture(1, further_channels=1)
+        described = {"architecture": architecture, "kwargs": kwargs,
+                     "levels": list(self.sigmas), "target": self.target}  # fmt: skip
+        selector = workshop.build("ordered_levels", described, source)
+        assert isinstance(selector, OrderedLevels)
+        both = nn.ModuleDict({CLASSIFIER: classifier, SELECTOR: selector})
+        step = workshop.step("classifier-and-selector")
+        objective = self._objective(workshop, classifier, selector, source)
+        fit(both, workshop.images, objective, self.schedule, source, step)
+        workshop.report(step.name)
+        networks = {
+            CLASSIFIER: workshop.describe(classifier, workshop.classes),
+            SELECTOR: network_from_module(selector, "ordered_levels", described),
+        }
+        data = workshop.data
+        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
+
+    def _objective(
+        self, workshop: Workshop, classifier: nn.Module, selector: OrderedLevels, source: Generator
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        truth = functional.one_hot(workshop.labels, workshop.classes).float()
+
+        def objective(clean: Tensor, chosen: Tensor) -> Tensor:
+            drawn = torch.randint(len(self.sigmas), (), generator=source, device=source.device)
+            target = self.sigmas[int(drawn)]
+            noise = torch.randn(clean.shape, generator=source, device=clean.device)
+            level = selector.log_level(clean + self.tau * noise, target)
+            sigma = level.exp().view(-1, 1, 1, 1)
+            logs = noisy_log_softmax(classifier, clean, sigma, self.schedule.draws, source)
+            error = soft_cross_entropy(mean_log_probabilities(logs), truth[chosen])
+            return error + self.divergence * divergence_per_dimension(level, target).mean()
+
+        return objective
+
+
+def divergence_per_dimension(log_level: Tensor, target: float) -> Tensor:
+    """KL(N(0, H^2 I_d) || N(0, t^2 I_d)) / d = (r^2 - 1 - ln r^2) / 2 with r = H / t."""
+    twice = 2 * (log_level - log(target))
+    return (twice.exp() - 1 - twice) / 2
+
+
+VARIATIONAL = VariationalRecipe(
+    name="variational",
+    sigmas=(0.25, 0.5, 1.0),
+    tau=1.0,
+    target=0.5,
+    divergence=0.5,
+    schedule=Schedule(epochs=12, affine=None),
+)
+"""Three levels between 0.25 and 1 for images of about 28x28 pixels."""

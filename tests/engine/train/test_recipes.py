@@ -1,0 +1,248 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.train import loop, recipes
+from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
+from dualsmooth.engine.train.journal import METRICS, RECIPE, STATES
+from dualsmooth.engine.train.options import with_options
+from dualsmooth.engine.train.recipes import RECIPES, train, training_split
+
+QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
+
+
+def quick(out: Path, *options: str, recipe: str = "gaussian", resume: bool = False) -> None:
+    train(recipe, "digits", out, options=[*QUICK, *options], max_images=200, resume=resume,
+          progress=False)  # fmt: skip
+
+
+def test_a_short_run_ends_in_a_loadable_bundle_with_a_card(tmp_path: Path) -> None:
+    quick(tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.sigmas == (0.12, 0.25)
+    assert bundle.build("classifier@0.25")(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "digits:train, 200 images" in card
+    assert "not kept" not in card
+    kept = tmp_path / "bundle.train"
+    assert {path.name for path in kept.iterdir()} == {RECIPE, METRICS}
+    lines = [json.loads(line) for line in (kept / METRICS).read_text().splitlines()]
+    assert [(line["step"], line["epoch"]) for line in lines] == [
+        ("classifier@0.12", 1),
+        ("classifier@0.25", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "roles"),
+    [
+        ("consistency", ("networks=shared",), {"classifier"}),
+        ("smoothmix", (), {"classifier@0.12", "classifier@0.25"}),
+        ("gaussian", ("sigmas=[0.25]", "members=2"), {"classifier@0.25"}),
+    ],
+    ids=["one network for all levels", "smoothmix", "ensemble"],
+)
+def test_recipes_of_classifiers(
+    recipe: str, options: tuple[str, ...], roles: set[str], tmp_path: Path
+) -> None:
+    quick(tmp_path / "bundle", *options, recipe=recipe)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert set(bundle.networks) == roles
+    for role in roles:
+        assert bundle.build(role)(torch.rand(3, 1, 8, 8)).isfinite().all()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fatal", [1, 3, 4, 6])
+def test_a_killed_run_resumes_to_the_same_bytes(
+    fatal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before any state, inside the first network, and inside the second."""
+    options = ("schedule.epochs=3",)
+    quick(tmp_path / "whole", *options)
+    calls, keep = [], loop._keep
+
+    def kill(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == fatal:
+            raise Killed
+        keep(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_keep", kill)
+    with pytest.raises(Killed):
+        quick(tmp_path / "killed", *options)
+    assert not (tmp_path / "killed").exists()
+    monkeypatch.setattr(loop, "_keep", keep)
+    quick(tmp_path / "killed", *options, resume=True)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
+    metrics = [(tmp_path / f"{name}.train" / METRICS).read_text() for name in ("whole", "killed")]
+    assert metrics[0] == metrics[1]
+
+
+def test_resuming_from_the_weights_alone_would_give_other_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of optimizer and random source matters: without it the test above fails."""
+
+    def restore(parts: dict[str, torch.nn.Module], generator: object, step: loop.Step) -> int:
+        state = step.journal.load(step.name)
+        if state is None:
+            return 0
+        parts["module"].load_state_dict(state["module"])
+        return int(state["epoch"])
+
+    options = ("schedule.epochs=2", "sigmas=[0.25]")
+    quick(tmp_path / "whole", *options)
+    keep = loop._keep
+
+    def kill(*arguments: object) -> None:
+        keep(*arguments)  # type: ignore[arg-type]
+        raise Killed
+
+    monkeypatch.setattr(loop, "_keep", kill)
+    with pytest.raises(Killed):
+        quick(tmp_path / "killed", *options)
+    monkeypatch.setattr(loop, "_keep", keep)
+    monkeypatch.setattr(loop, "_restore", restore)
+    quick(tmp_path / "killed", *options, resume=True)
+    first, second = (load_bundle(tmp_path / name).digest for name in ("whole", "killed"))
+    assert first != second
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """A dual recipe, killed with SIGKILL three times at moments nobody chose."""
+    command = [
+        sys.executable,
+        "-m",
+        "dualsmooth.engine.cli",
+        "train",
+        "digits-dual",
+        "--max",
+        "200",
+    ]
+    for option in ("classifying.epochs=4", "selecting.epochs=4", "labelling.votes=16"):
+        command += ["--set", option]
+    whole, killed = (tmp_path / name / "bundle" for name in ("whole", "killed"))
+    subprocess.run([*command, "--out", str(whole)], check=True)
+    metrics, before = tmp_path / "killed" / "bundle.train" / METRICS, 0
+    for _ in range(3):
+        process = subprocess.Popen([*command, "--out", str(killed), "--resume"])
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < before + 5:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        before = len(metrics.read_text().splitlines())
+        assert not killed.exists()
+    subprocess.run([*command, "--out", str(killed), "--resume"], check=True)
+    for path in whole.iterdir():
+        assert path.read_bytes() == (killed / path.name).read_bytes()
+    assert metrics.read_text() == (tmp_path / "whole" / "bundle.train" / METRICS).read_text()
+
+
+def test_what_a_folder_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileError, match="there: must not exist yet"):
+        quick(tmp_path / "there")
+    quick(tmp_path / "done")
+    (tmp_path / "done").rename(tmp_path / "moved")
+    with pytest.raises(FileError, match="holds a training run already"):
+        quick(tmp_path / "done")
+    with pytest.raises(FileError, match="must be the same recipe to resume; received recipe"):
+        quick(tmp_path / "done", "schedule.batch=64", resume=True)
+    (tmp_path / "other.train").mkdir()
+    with pytest.raises(FileError, match="must be the folder of a training run"):
+        quick(tmp_path / "other")
+
+
+def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "save_bundle", lambda *rest: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        quick(tmp_path / "bundle")
+    state = tmp_path / "bundle.train" / STATES / "classifier@0.12.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(FileError, match="must be a training state"):
+        quick(tmp_path / "bundle", resume=True)
+
+
+def test_unknown_names_and_numbers(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"must be one of .*digits-dual.*; received digit"):
+        train("digit", "digits", tmp_path / "bundle")
+    with pytest.raises(ArgumentError, match=r"max must be an integer in \[1, 1257\]"):
+        train("gaussian", "digits", tmp_path / "bundle", max_images=0)
+    with pytest.raises(ArgumentError, match="device must be cpu"):
+        train("gaussian", "digits", tmp_path / "bundle", device="tpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_recipe_has_its_name_and_defaults() -> None:
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert recipe.steps > 0
+
+
+def test_options_change_fields() -> None:
+    changed = with_options(GAUSSIAN, ["schedule.epochs=3", "sigmas=[0.5, 1.0]", "loss.pull=2",
+                                      "sigmas.0=0.3", "networks=shared"])  # fmt: skip
+    assert changed == ClassifierRecipe(
+        "gaussian",
+        replace(GAUSSIAN.loss, pull=2.0),
+        replace(GAUSSIAN.schedule, epochs=3),
+        (0.3, 1.0),
+        "shared",
+    )
+    assert with_options(RECIPES["dual-published"], ["tuning=null"]) == dataclasses.replace(
+        RECIPES["dual-published"],  # type: ignore[type-var]
+        tuning=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("epochs", "must be FIELD=VALUE"),
+        ("epochs=3", "must name one of"),
+        ("schedule.epochs=many", "must be of the kind of 15"),
+        ("schedule.epochs=1.5", "must be of the kind of 15"),
+        ("schedule=5", "must be of the kind of"),
+        ("sigmas=[]", "must be of the kind of"),
+        ('sigmas=["a"]', "must be of the kind of"),
+        ("sigmas.9=1.0", "must name a position below 3"),
+        ("seed.value=1", "must name one of no fields"),
+    ],
+)
+def test_options_that_do_not_fit(option: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        with_options(GAUSSIAN, [option])
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("digits", "digits:train"),
+        ("digits:train", "digits:train"),
+        ("digits:test", "digits:test"),
+        ("idx", "idx::train"),
+        ("idx:", "idx::train"),
+        ("idx:a/b", "idx:a/b:train"),
+        ("cifar10:c:test", "cifar10:c:test"),
+        ("npz:x.npz", "npz:x.npz"),
+        ("folder:d", "folder:d"),
+    ],
+)
+def test_training_never_falls_on_the_test_split(spec: str, expected: str) -> None:
+    assert training_split(spec) == expected
