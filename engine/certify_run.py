@@ -1,8 +1,8 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ def certify_run(
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:
-        settings = _with_recorded_backend(settings, folder)
+        settings = _as_recorded(settings, folder)
     with _session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
@@ -116,9 +116,9 @@ def _session(
         raise ArgumentError("workers", f"must be left out with {method.name}", workers,
                             "an answer depends on all answers before it")  # fmt: skip
     if ray is None and workers in (None, 1):
-        from dualsmooth.engine.runtime.session import Session  # imports torch
+        from dualsmooth.engine.runtime.fitting import fitting_session  # imports torch
 
-        return Session(method, settings, make)
+        return fitting_session(method, settings, make)
     from dualsmooth.engine.cluster.team import Team
 
     return Team(method, settings, make, workers or RAY_WORKERS, ray)
@@ -133,11 +133,16 @@ def _check_failed(image_ids: list[int], folder: Path) -> None:
         )
 
 
-def _with_recorded_backend(settings: Settings, folder: Path) -> Settings:
-    """A choice that ``auto`` made by measuring is kept: another one might cast other votes."""
-    if settings.backend != AUTO or settings.device_kind != "cuda" or not (folder / RUN).exists():
+def _as_recorded(settings: Settings, folder: Path) -> Settings:
+    """What was measured when the run began is kept: another choice might cast other votes."""
+    if not (folder / RUN).exists():
         return settings
-    backend = recorded_backend(read_configuration(folder).get("sampler"))
+    recorded = read_configuration(folder)
+    if settings.batch_size is None and type(recorded.get("batch_size")) is int:
+        settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
+    if settings.backend != AUTO or settings.device_kind != "cuda":
+        return settings
+    backend = recorded_backend(recorded.get("sampler"))
     return dataclasses.replace(settings, backend=backend)
 
 
@@ -150,10 +155,26 @@ def _certify_missing(
         session.method.name, len(image_ids), len(image_ids) - len(missing),
         lambda: session.occupancy.share,
     )  # fmt: skip
-    with closing(view), GroupCommit(log, view.update) as commit:
+    with closing(view), _stopping(log), GroupCommit(log, view.update) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
             view.seen(certificate)
             commit.put(certificate)
+
+
+@contextmanager
+def _stopping(log: RunLog) -> Iterator[None]:
+    """Stop cleanly when memory runs out: a smaller batch would be another classifier."""
+    from dualsmooth.engine.runtime.fitting import is_out_of_memory
+
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StoppedError(
+            f"{log.folder}: out of memory; {len(log.done)} certificates are on disk (make room and "
+            "go on with --resume, or start afresh with a smaller --batch-size)"
+        ) from error
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:

@@ -1,6 +1,7 @@
 """Frozen dataclasses from JSON objects of unknown origin: every field, every type, nothing else."""
 
 import dataclasses
+import sys
 import types
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,6 +59,8 @@ def _typed(name: str, hint: Any, value: object) -> object:
     kinds = (int, float) if hint is float else (hint,)
     if type(value) not in kinds:
         raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}")
+    if hint is float and not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be finite")
     return value
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.folders import check_target, new_folder
+from dualsmooth.engine.limits import LARGEST_WEIGHTS
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
 
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"
-_LARGEST_INDEX = 1 << 20
+_LARGEST_INDEX = 1 << 16
 _FIELDS = {
     "format": str,
     "version": int,
@@ -166,6 +167,8 @@ def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
         raise FileError(path, "must not be a link to another folder", path.resolve())
     try:
         size = path.stat().st_size
+        if size > LARGEST_WEIGHTS:
+            raise FileError(path, f"must have at most {LARGEST_WEIGHTS} bytes", size)
         if size != entry["bytes"]:
             raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
         data = path.read_bytes()

@@ -22,7 +22,7 @@ from dualsmooth.engine.audit import audit
 from dualsmooth.engine.certificate import AlphaLedger, Certificate
 from dualsmooth.engine.certify_run import certify_run
 from dualsmooth.engine.data import ImageSet, load_images
-from dualsmooth.engine.errors import FileError, SamplerError, StoppedError
+from dualsmooth.engine.errors import ArgumentError, FileError, SamplerError, StoppedError
 from dualsmooth.engine.runlog import RunLog, read_configuration, read_log
 from dualsmooth.engine.runtime.segments import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
@@ -277,6 +277,54 @@ def test_wrong_totals_stop_the_run_and_spoil_nothing(
     folder = tmp_path / "run"
     with pytest.raises(SamplerError, match="image 7: votes must be >= 0 and sum to"):
         certify(folder, bundle, data, make=WrongTotals)
+    certify(folder, bundle, data)
+    assert results(folder) == whole
+
+
+class Cramped(FakeSampler):
+    """Runs out of memory with batches above 100 rows."""
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        if self.batch_size > 100:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().count(model, segments)
+
+
+def test_the_batch_halves_before_the_first_certificate_and_then_stays(
+    bundle: Bundle, data: ImageSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    certify(folder, bundle, data, Cramped)
+    assert read_configuration(folder)["batch_size"] == 64
+    log = folder / "certificates.jsonl"
+    finished = log.read_bytes()
+    log.write_bytes(b"".join(finished.splitlines(keepends=True)[:9]))
+    certify(folder, bundle, data)  # memory for 1024 rows now: the recorded shape is kept
+    assert read_configuration(folder)["batch_size"] == 64
+    assert {c.batch_size for c in read_log(folder)} == {64}
+    settings = Settings(Budget.fixed(10, 200), device="cpu", batch_size=128)
+    method = FixedSmoothing(bundle, 0.25)
+    with pytest.raises(ArgumentError, match="batch_size must fit into memory; received 128"):
+        certify_run(method, data, [0], settings, tmp_path / "given", make=Cramped)
+    assert not (tmp_path / "given").exists()
+
+
+class Leaky(FakeSampler):
+    """Runs out of memory after a while."""
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        if self.drawn > 4000:
+            raise MemoryError
+        return super().count(model, segments)
+
+
+def test_out_of_memory_later_stops_cleanly_and_resumes(
+    bundle: Bundle, data: ImageSet, tmp_path: Path, whole: dict[str, list[str]]
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError, match=r"out of memory; [1-9][0-9]* certificates are on disk"):
+        certify(folder, bundle, data, Leaky, slots=1)
+    assert 0 < lines_of(folder) < IMAGES
     certify(folder, bundle, data)
     assert results(folder) == whole
 
