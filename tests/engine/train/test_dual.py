@@ -7,8 +7,10 @@ import torch
 
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.train import crew
+from dualsmooth.engine.train.crew import Tuning
 from dualsmooth.engine.train.digits import DIGITS_DUAL
-from dualsmooth.engine.train.dual import DualRecipe, Tuning
+from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
 from dualsmooth.engine.train.journal import STATES, Journal
 from dualsmooth.engine.train.radii import Labelling
