@@ -3,7 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: certify test test-all aot lint clean
+.PHONY: certify report docs test test-all aot lint clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("DualSmooth needs python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[test,dev,report]'
+	$(BIN)/python -m pip install -q -e '.[test,dev,report,export]'
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
@@ -28,6 +28,25 @@ certify: $(STAMP)
 	@echo
 	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED)
 	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"
+
+$(VENV)/.installed-report: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[report]'
+	touch $@
+
+report: $(VENV)/.installed-report
+	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED) \
+	  --out runs/digits/report --html > /dev/null
+	@echo "runs/digits/report: curves.png, report.html, summary.md and more"
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	mkdir -p build/links/dualsmooth
+	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
+	$(BIN)/mkdocs build --strict
+	@echo "build/site/index.html; to read and edit: $(BIN)/mkdocs serve"
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 

@@ -24,12 +24,13 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.certify_run import certify_run, choose_images
 from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, load_bundle
 from dualsmooth.engine.report.summary import Row, Summary, rows_of, summarize
-from dualsmooth.engine.runlog import machine, read_log, write_json
+from dualsmooth.engine.runlog import read_log, write_json
 from dualsmooth.engine.settings import Settings
 
 ORACLE = "oracle (not a certificate)"

@@ -4,7 +4,9 @@
 
 Part 1 simulates: each image of a published log has p_A = Phi(radius / sigma), the probability its
 radius stands for; abstentions get 1/2. Votes are binomial. n = 100,000, alpha = 0.001 for all.
-Part 2 certifies digits with the bundled model: real votes, selector and classifier.
+CertifyAdaptive of Horvath et al. answers the same question as `decide` with rounds of 1,000, 10,000
+and 100,000 fresh votes after n0 = 100. Part 2 certifies digits with the bundled model: real votes,
+selector and classifier.
 
 Both budgets run the procedures that `certify` runs. The fixed budget of part 1 is computed for the
 same images from fresh votes. Simulated p_A are lower bounds, so images that are certain (all votes
@@ -16,6 +18,7 @@ import csv
 import json
 import os
 import platform
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from dualsmooth.benchmarks.certify_adaptive import certify_adaptive
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.decision_plan import decision_plan
@@ -32,6 +36,7 @@ from dualsmooth.engine.methods.networks import OneNetwork
 
 N, ALPHA, TOLERANCE = 100_000, 1e-3, 0.05
 RATIOS = (0.5, 1.0, 2.0)
+ROUNDS, FUTILITY = (1000, 10_000, 100_000), 1e-4
 LOGS = {
     "ImageNet 0.50": ("cohen2019/imagenet_resnet50_sigma_0.50.tsv", 0.5),
     "CIFAR 0.25": ("cohen2019/cifar10_resnet110_sigma_0.25.tsv", 0.25),
@@ -64,6 +69,20 @@ def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -
             return result.radius, votes
 
 
+def published(p: list[float], ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """CertifyAdaptive for every image: whether r = ratio sigma was shown, and votes drawn."""
+    rng, p0 = np.random.default_rng(seed), float(ndtr(ratio))
+
+    def one(true: float) -> tuple[bool, int]:
+        chosen = true if int(rng.binomial(100, true)) >= 50 else 1.0 - true
+        draw = partial(rng.binomial, p=chosen)
+        yes, used = certify_adaptive(lambda n: int(draw(n)), p0, ROUNDS, ALPHA, FUTILITY)
+        return yes, used + 100
+
+    outcomes = [one(value) for value in p]
+    return np.array([yes for yes, _ in outcomes]), np.array([v for _, v in outcomes])
+
+
 def all_of(
     p: list[float], sigma: float, budget: Budget, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +104,11 @@ def simulated(name: str, path: Path, sigma: float) -> list[dict[str, Any]]:
             "votes": float(votes.mean()), "factor": float(fixed_votes.mean() / votes.mean()),
             "share": float((reached == radius).mean()),
             "fixed share": float((fixed > radius).mean()),
+        })  # fmt: skip
+        yes, votes = published(p, ratio, 2)
+        rows.append(rows[-1] | {
+            "budget": "CertifyAdaptive", "votes": float(votes.mean()),
+            "factor": float(fixed_votes.mean() / votes.mean()), "share": float(yes.mean()),
         })  # fmt: skip
     radii, votes = all_of(p, sigma, Budget.precise(TOLERANCE, n=N), 3)
     rows.append({
@@ -175,7 +199,7 @@ def main() -> None:
     for row in rows:
         ratio = row["radius/sigma"]
         kept = f"  ACR x{row['ACR ratio']:.3f}" if "ACR ratio" in row else ""
-        print(f"{row['data']:<30}{row['budget']:<9}{ratio!s:<18}{row['votes']:>9.0f} votes"
+        print(f"{row['data']:<30}{row['budget']:<17}{ratio!s:<18}{row['votes']:>9.0f} votes"
               f"{row['factor']:>7.1f}x  share {100 * row['share']:.1f} "
               f"(fixed {100 * row['fixed share']:.1f}){kept}")  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks import peers
-from dualsmooth.benchmarks.rounds import best, interleave, machine, quartiles, ratio
+from dualsmooth.benchmarks.rounds import about_machine, best, interleave, quartiles, ratio
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.registry import create
@@ -149,7 +149,7 @@ def run(rounds: int, networks: tuple[str, ...], out: Path) -> None:
         if name not in CASES:
             raise ArgumentError("networks", f"must be among {', '.join(CASES)}", name)
     keep_freed_memory()
-    report: dict[str, Any] = {"machine": machine(), "threads": torch.get_num_threads()}
+    report: dict[str, Any] = {"machine": about_machine(), "threads": torch.get_num_threads()}
     for name in networks:
         report[name] = figures = measure(name, rounds, list(PEERS))
         speed = figures["votes_per_second"][figures["ours"]]["per_second"]

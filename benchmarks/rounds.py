@@ -1,14 +1,14 @@
 """Fair timing in one process: contestants interleaved, medians and intervals of their ratios."""
 
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.versions import installed_version
 
 Times = dict[str, list[float]]
 """Seconds of each round, by contestant."""
@@ -68,24 +68,7 @@ def quartiles(times: list[float], work: int) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
-    )
+def about_machine() -> dict[str, Any]:
+    """What the figures were measured on, with the versions of the contestants."""
     packages = ("torch", "numpy", "onnxruntime", "openvino", "adversarial-robustness-toolbox")
-    return {
-        "system": platform.platform(),
-        "processor": model or platform.processor(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return machine() | {"versions": {name: installed_version(name) for name in packages}}

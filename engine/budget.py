@@ -132,6 +132,13 @@ def budget_from_options(
     return Budget.decide(grid, n0, n)
 
 
+def check_runner_up(runner_up: bool, budget: Budget) -> None:
+    """Raise `ArgumentError` if runner-up bounds are asked of a budget that has none."""
+    if runner_up and budget.kind == "decide":
+        raise ArgumentError("runner_up", "must be off with a decide budget", True,
+                            "its tests are about more than half of the votes")  # fmt: skip
+
+
 def check_votes(name: str, count: int) -> int:
     """Return a vote count; raise `ArgumentError` unless it is an integer in [1, 2^32)."""
     if type(count) is not int or not 1 <= count < 1 << 32:

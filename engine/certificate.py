@@ -9,6 +9,7 @@ from typing import Any
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise import STREAM_VERSION
 from dualsmooth.engine.radius_decision import RadiusTest
+from dualsmooth.engine.typed_record import typed_record
 
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
@@ -27,9 +28,11 @@ class Bound:
     Parameters
     ----------
     stage : str
-        ``selector`` or ``classifier``.
+        ``selector``, ``classifier``, ``rival`` (the strongest other class) or ``earlier`` (a
+        larger noise level of a cascade).
     event : str
-        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index).
+        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index),
+        ``!= 5`` (every vote but those for class 5).
     sigma : float
         Noise of the votes, and scale of the radius.
     k, n : int
@@ -86,6 +89,8 @@ class AlphaLedger:
     def __post_init__(self) -> None:
         if self.rule not in LEDGER_RULES:
             raise ArgumentError("rule", f"must be one of {', '.join(LEDGER_RULES)}", self.rule)
+        if not self.levels:
+            raise ArgumentError("levels", "must name at least one stage", self.levels)
         if not self.total <= self.budget:
             raise ArgumentError("alpha", "ledger must not exceed its budget", self.total)
 
@@ -126,13 +131,16 @@ class Certificate:
     method : str
         Name and options of the method, for example ``dual(median, interval)``.
     abstained_at : str or None
-        ``selector`` or ``classifier``; None if certified.
+        ``selector``, ``classifier`` or ``region``; None if certified.
     interval : tuple of int or None
         First and last noise-level index of the set behind the radius (dual methods).
     alpha : AlphaLedger
         Levels and their rule.
     bounds : tuple of Bound
         Every bound computed, in order.
+    region : float or None
+        Radius of the region inside which a rule without noise keeps the noise level (anchors) or
+        a memory allows the answer; the radius is at most this. None for methods without one.
     counts : tuple of DrawRecord
         Every draw with its votes, in order.
     image_id, label : int, int or None
@@ -145,6 +153,10 @@ class Certificate:
         Networks' digest, arithmetic, device kind, implementation (``cpu``, ``torch`` or
         ``cuda:BACKEND``) and padded batch shape: with these fixed, votes are reproducible to the
         bit.
+    noise, noise_tables : str, str
+        ``gaussian``: ideal Gaussian noise is assumed; ``integer``: Philox words are assumed to be
+        uniform, only images on the 1/255 grid are covered, and the sha256 of the tables of
+        thresholds of every sigma drawn from says which law that was.
     seconds : float
         Share of the run's time; the only field that may differ between reruns.
     """
@@ -157,6 +169,7 @@ class Certificate:
     alpha: AlphaLedger
     bounds: tuple[Bound, ...]
     interval: tuple[int, int] | None = None
+    region: float | None = None
     counts: tuple[DrawRecord, ...] = ()
     image_id: int = 0
     label: int | None = None
@@ -169,6 +182,8 @@ class Certificate:
     device: str = ""
     sampler: str = ""
     batch_size: int = 0
+    noise: str = "gaussian"
+    noise_tables: str = ""
     seconds: float = 0.0
 
     @property
@@ -188,6 +203,8 @@ class Certificate:
         for bound in record["bounds"]:
             if not bound["tests"]:
                 del bound["tests"]  # lines of the other budgets stay as they always were
+        if self.region is None:
+            del record["region"]
         seconds = record.pop("seconds")
         checksum = _checksum(record)
         return json.dumps(record | {"checksum": checksum, "seconds": seconds}, allow_nan=False)
@@ -205,26 +222,23 @@ class Certificate:
         seconds, checksum = record.pop("seconds"), record.pop("checksum")
         if checksum != _checksum(record):
             raise ValueError("checksum does not match the record")
-        record["alpha"].pop("total")
-        record["alpha"] = AlphaLedger(**record["alpha"])
-        record["bounds"] = tuple(_bound(bound) for bound in record["bounds"])
-        record["counts"] = tuple(
-            DrawRecord(**(draw | {"votes": tuple(draw["votes"])})) for draw in record["counts"]
-        )
-        interval = record["interval"]
-        record["interval"] = None if interval is None else (interval[0], interval[1])
-        return cls(**record, seconds=seconds)
-
-
-def _bound(record: dict[str, Any]) -> Bound:
-    tests = tuple(RadiusTest(**test) for test in record.get("tests", ()))
-    return Bound(**(record | {"tests": tests}))
+        alpha = record["alpha"]
+        if not isinstance(alpha, dict) or "total" not in alpha:
+            raise ValueError("alpha must be a ledger with its total")
+        ledger = {name: value for name, value in alpha.items() if name != "total"}
+        certificate = typed_record(cls, record | {"alpha": ledger, "seconds": seconds})
+        if alpha["total"] != certificate.alpha.total:
+            raise ValueError("alpha: total must be the joined levels")
+        return certificate
 
 
 def _parse(line: str) -> dict[str, Any]:
-    record = json.loads(line)
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
-    if not isinstance(record, dict) or set(record) != fields:
+    if not isinstance(record, dict) or set(record) | {"region"} != fields:
         raise ValueError("not a certificate record")
     return record
 

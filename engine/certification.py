@@ -25,6 +25,7 @@ def certify(
     threads: int | None = None,
     slots: int = 16,
     backend: str = "auto",
+    noise: str = "gaussian",
 ) -> list[Certificate]:
     """Certify images and return one certificate per image, in the order of the images.
 
@@ -44,7 +45,7 @@ def certify(
         Failure probability per image, in (0, 1).
     seed : int
         Noise seed, 0 <= seed < 2^64.
-    device, precision, batch_size, threads, slots, backend
+    device, precision, batch_size, threads, slots, backend, noise
         See `dualsmooth.engine.settings.Settings`.
 
     Returns
@@ -69,6 +70,7 @@ def certify(
         threads=threads,
         slots=slots,
         backend=backend,
+        noise=noise,
     )
     with Session(method, settings) as session:
         certificates = {c.image_id: c for c in session.certify(images, image_ids, labels)}

@@ -1,29 +1,32 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import ImageSet
-from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_images
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.errors import ArgumentError, StoppedError
+from dualsmooth.engine.group_commit import GroupCommit
+from dualsmooth.engine.images import check_grid, check_images, unit_float
+from dualsmooth.engine.live_view import LiveView
+from dualsmooth.engine.methods.method import Method, bundle_of, method_at
+from dualsmooth.engine.methods.recorded import method_record
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
+from dualsmooth.engine.run_digests import data_digest, ids_digest
 from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
 
 if TYPE_CHECKING:
+    from dualsmooth.engine.cluster.team import Team
+    from dualsmooth.engine.runtime.segments import MakeSampler
     from dualsmooth.engine.runtime.session import Session
+
+RAY_WORKERS = 2
 
 
 def certify_run(
@@ -36,6 +39,9 @@ def certify_run(
     resume: bool = False,
     fresh: bool = False,
     reuse: Sequence[Path] = (),
+    make: "MakeSampler | None" = None,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
@@ -55,6 +61,13 @@ def certify_run(
         Go on with the run in the folder, or replace it.
     reuse : sequence of Path
         Finished or unfinished runs on the same images whose votes are read, not drawn again.
+    make : callable, optional
+        Makes the sampler; by default the fastest this machine has.
+    workers : int, optional
+        Processes that draw votes; by default none but this one (two actors with ``ray``). Never
+        changes a vote.
+    ray : str, optional
+        ``local`` or the address of a Ray cluster: workers are actors there.
 
     Returns
     -------
@@ -66,47 +79,102 @@ def certify_run(
     ------
     ArgumentError
         If anything is invalid; then nothing has been written.
+    StoppedError
+        If the run cannot go on, or images were given up; what was reached is on disk.
     """
-    from dualsmooth.engine.runtime.session import Session  # imports torch
-
     check_images(data.images, bundle_of(method).input_shape)
-    method.certify(settings.budget, settings.alpha)  # raises if the two do not fit
+    if settings.noise == "integer":
+        check_grid(data.images)
+    at_first = method_at(method, unit_float(data.images[image_ids[0]]))
+    at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:
-        settings = _with_recorded_backend(settings, folder)
-    with Session(method, settings) as session:
-        configuration["batch_size"] = session.sampler.batch_size
-        configuration["sampler"] = session.sampler.name
+        settings = _as_recorded(settings, folder)
+    with _session(method, settings, make, workers, ray) as session:
+        configuration["batch_size"] = session.batch_size
+        configuration["sampler"] = session.sampler_name
         book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             _certify_missing(session, data, image_ids, log, book)
+            _check_failed(session.failed, folder)
             rows = rows_of([log.done[i] for i in image_ids])
             summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 
 
-def _with_recorded_backend(settings: Settings, folder: Path) -> Settings:
-    """A choice that ``auto`` made by measuring is kept: another one might cast other votes."""
-    if settings.backend != AUTO or settings.device_kind != "cuda" or not (folder / RUN).exists():
+def _session(
+    method: Method,
+    settings: Settings,
+    make: "MakeSampler | None",
+    workers: int | None,
+    ray: str | None,
+) -> "Session | Team":
+    if workers is not None:
+        positive_integer("workers", workers)
+    if getattr(method, "serial", False) and (ray is not None or workers not in (None, 1)):
+        raise ArgumentError("workers", f"must be left out with {method.name}", workers,
+                            "an answer depends on all answers before it")  # fmt: skip
+    if ray is None and workers in (None, 1):
+        from dualsmooth.engine.runtime.fitting import fitting_session  # imports torch
+
+        return fitting_session(method, settings, make)
+    from dualsmooth.engine.cluster.team import Team
+
+    return Team(method, settings, make, workers or RAY_WORKERS, ray)
+
+
+def _check_failed(image_ids: list[int], folder: Path) -> None:
+    if image_ids:
+        names = ", ".join(map(str, image_ids[:10])) + (", .." if len(image_ids) > 10 else "")
+        raise StoppedError(
+            f"{folder}: {len(image_ids)} images were given up, because workers died of them: "
+            f"{names} (all others are on disk; try them again with --resume)"
+        )
+
+
+def _as_recorded(settings: Settings, folder: Path) -> Settings:
+    """What was measured when the run began is kept: another choice might cast other votes."""
+    if not (folder / RUN).exists():
         return settings
-    backend = recorded_backend(read_configuration(folder).get("sampler"))
+    recorded = read_configuration(folder)
+    if settings.batch_size is None and type(recorded.get("batch_size")) is int:
+        settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
+    if settings.backend != AUTO or settings.device_kind != "cuda":
+        return settings
+    backend = recorded_backend(recorded.get("sampler"))
     return dataclasses.replace(settings, backend=backend)
 
 
 def _certify_missing(
-    session: "Session", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
+    session: "Session | Team", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
-    progress = tqdm(
-        total=len(image_ids), initial=len(image_ids) - len(missing), unit="image", disable=None,
-        desc=session.method.name,
+    view = LiveView(
+        session.method.name, len(image_ids), len(image_ids) - len(missing),
+        lambda: session.occupancy.share,
     )  # fmt: skip
-    with closing(progress):
+    with closing(view), _stopping(log), GroupCommit(log, view.update) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
-            log.append(certificate)
-            progress.update()
+            view.seen(certificate)
+            commit.put(certificate)
+
+
+@contextmanager
+def _stopping(log: RunLog) -> Iterator[None]:
+    """Stop cleanly when memory runs out: a smaller batch would be another classifier."""
+    from dualsmooth.engine.runtime.fitting import is_out_of_memory
+
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StoppedError(
+            f"{log.folder}: out of memory; {len(log.done)} certificates are on disk (make room and "
+            "go on with --resume, or start afresh with a smaller --batch-size)"
+        ) from error
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:
@@ -133,12 +201,14 @@ def describe(
     bundle = bundle_of(method)
     return {
         "method": method.name,
+        "options": method_record(method),
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
+        "bundle_manifest": bundle.manifest,
         "data": data.name,
-        "data_digest": _digest(data.images[image_ids], data.labels[image_ids]),
+        "data_digest": data_digest(data, image_ids),
         "images": len(image_ids),
-        "image_ids_digest": _digest(np.array(image_ids, np.int64)),
+        "image_ids_digest": ids_digest(image_ids),
         "budget": settings.budget.kind,
         "radii": list(settings.budget.radii),
         "tolerance": settings.budget.tolerance,
@@ -149,12 +219,5 @@ def describe(
         "attempt": settings.attempt,
         "device": settings.device_kind,
         "precision": settings.arithmetic,
+        "noise": settings.noise,
     }
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Argument checks shared by the statistics. Every check is written so that NaN fails it."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -46,6 +47,13 @@ def positive_integer(argument: str, value: object) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise ArgumentError(argument, "must be an integer >= 1", value)
     return int(value)
+
+
+def one_of(argument: str, value: str, known: Sequence[str]) -> str:
+    """Return ``value``, one of the known names."""
+    if value not in known:
+        raise ArgumentError(argument, f"must be one of {', '.join(known)}", value)
+    return value
 
 
 def integers(argument: str, value: ArrayLike) -> NDArray[np.int64]:

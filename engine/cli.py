@@ -1,12 +1,38 @@
 """The ``dualsmooth`` command."""
 
+import json
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine import cli_audit, cli_cluster
+from dualsmooth.engine.cli_options import (
+    AnchorsOption,
+    MemoryOption,
+    MethodOption,
+    NeighboursOption,
+    OffsetOption,
+    RateOption,
+    ReferencesOption,
+    RegionOption,
+    RoutingOption,
+    RuleOption,
+    RunnerUpOption,
+    SearchOption,
+    SigmaOption,
+    SplitOption,
+    TargetOption,
+    ThresholdOption,
+    method_options,
+)
+from dualsmooth.engine.cli_report import report
+from dualsmooth.engine.cli_search import search as search_command
+from dualsmooth.engine.errors import DualSmoothError, StoppedError
+from dualsmooth.export.command import export
 
 INTERRUPTED = 130
 
@@ -19,35 +45,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(export)
+
 BundleArgument = Annotated[
     str,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folder, name of a bundled one (digits-dual), or a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar).",
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
     ),
-]
-MethodOption = Annotated[
-    str | None,
-    typer.Option(help="fixed or dual. Default: dual if the bundle has a selector."),
-]
-SigmaOption = Annotated[
-    float | None, typer.Option(help="Noise level of --method fixed, in [0, 1] pixel units.")
-]
-RuleOption = Annotated[
-    str | None,
-    typer.Option(help="median (ordered levels, default) or plurality (published Dual RS)."),
-]
-RoutingOption = Annotated[
-    str | None,
-    typer.Option(help="interval (best chain of levels, default with median) or point."),
-]
-SplitOption = Annotated[
-    bool, typer.Option("--published-split", help="Spend alpha/2 per stage, as published.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Batches in work at once. Default: one per core.")
+]
+NoiseOption = Annotated[
+    str,
+    typer.Option(
+        help="gaussian, or integer: exact noise without floating point, for images on the 1/255 "
+        "grid."
+    ),
 ]
 BatchOption = Annotated[
     int | None,
@@ -57,6 +74,7 @@ BatchOption = Annotated[
 
 @app.command()
 def certify(
+    context: typer.Context,
     bundle: BundleArgument,
     data: Annotated[
         str,
@@ -70,6 +88,17 @@ def certify(
     selector_rule: RuleOption = None,
     routing: RoutingOption = None,
     published_split: SplitOption = False,
+    runner_up: RunnerUpOption = False,
+    target_sigma: TargetOption = None,
+    threshold: ThresholdOption = None,
+    region: RegionOption = None,
+    anchors: AnchorsOption = None,
+    memory: MemoryOption = None,
+    search: SearchOption = None,
+    references: ReferencesOption = None,
+    rate: RateOption = None,
+    offset: OffsetOption = None,
+    neighbours: NeighboursOption = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -102,9 +131,12 @@ def certify(
     backend: Annotated[
         str, typer.Option(help="On cuda: auto (measured), cudnn, triton, compile or eager.")
     ] = "auto",
+    noise: NoiseOption = "gaussian",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    workers: cli_cluster.WorkersOption = None,
+    ray: cli_cluster.RayOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
     ] = None,
@@ -117,6 +149,9 @@ def certify(
             "may be given several times."
         ),
     ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
+    ] = False,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -131,24 +166,36 @@ def certify(
     from dualsmooth.engine.data import load_images
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.models.place import place_of
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.settings import Settings
 
+    device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     settings = Settings(
-        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend
-    )
-    loaded = load_bundle(bundle)
-    chosen = choose_method(
-        loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
-        published_split=published_split,
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
+        noise,
     )  # fmt: skip
+    loaded = load_bundle(bundle)
+    chosen = choose_method(loaded, **method_options(context.params))
     images = load_images(data)
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
     summary, occupancy = certify_run(
-        chosen, images, ids, settings, folder, resume=resume, fresh=fresh, reuse=reuse or ()
+        chosen,
+        images,
+        ids,
+        settings,
+        folder,
+        resume=resume,
+        fresh=fresh,
+        reuse=reuse or (),
+        workers=workers,
+        ray=ray,
     )
+    if json_:
+        typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
+        return
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
@@ -156,41 +203,44 @@ def certify(
 
 @app.command()
 def predict(
+    context: typer.Context,
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     method: MethodOption = None,
     sigma: SigmaOption = None,
     selector_rule: RuleOption = None,
     routing: RoutingOption = None,
+    published_split: SplitOption = False,
+    runner_up: RunnerUpOption = False,
+    target_sigma: TargetOption = None,
+    threshold: ThresholdOption = None,
+    region: RegionOption = None,
+    anchors: AnchorsOption = None,
+    memory: MemoryOption = None,
+    search: SearchOption = None,
+    references: ReferencesOption = None,
+    rate: RateOption = None,
+    offset: OffsetOption = None,
+    neighbours: NeighboursOption = None,
     n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     batch_size: BatchOption = None,
+    noise: NoiseOption = "gaussian",
 ) -> None:
     """Print the smoothed classifier's class of image files, or abstain."""
     from dualsmooth.engine.predict_files import predict_files
 
-    options = {"method": method, "sigma": sigma, "selector_rule": selector_rule, "routing": routing}
-    settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size}
+    options = method_options(context.params)
+    settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size,
+                                "noise": noise}  # fmt: skip
     for line in predict_files(bundle, images, options, n, alpha, settings):
         typer.echo(line)
 
 
-@app.command()
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
-        ),
-    ],
-) -> None:
-    """Print certified accuracies of runs side by side."""
-    from dualsmooth.engine.report.summary import read_rows, summarize
-    from dualsmooth.engine.report.text import text_table
-
-    typer.echo(text_table([summarize(*read_rows(path)) for path in runs]))
+app.command("search")(search_command)
+app.command()(report)
 
 
 @app.command()
@@ -261,13 +311,21 @@ def train(
     typer.echo(f"{out}/bundle.json")
 
 
+app.command()(cli_audit.audit)
+
+
 def main() -> None:
     """Run the command; errors are one line on stderr.
 
-    Exit codes: 0 done, 2 bad usage or input, 130 interrupted (resumable).
+    Exit codes: 0 done, 1 an audit or the check of an export found something, 2 bad usage or input,
+    3 stopped before the end (resumable), 130 interrupted (resumable).
     """
+    with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False) or 0
+    except StoppedError as error:
+        _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -1,70 +1,147 @@
 """What this machine has and how fast it draws votes: what ``dualsmooth doctor`` prints."""
 
-import os
-import platform
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-PACKAGES = ("dualsmooth", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "onnxruntime")
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.versions import installed_version
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
+    from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
+    from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+
+PACKAGES = ("dualsmooth", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "onnxruntime",
+            "matplotlib")  # fmt: skip
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+DRIVER = Path("/proc/driver/nvidia/version")
+SECONDS = 0.5
+"""Time to measure each sampler for."""
 
 
 def examine() -> Iterator[str]:
-    """Yield lines: versions, processor, devices, measured draws per second."""
-    yield f"python      {platform.python_version()} on {platform.platform()}"
+    """Yield lines, ready to paste: versions, processor, devices, votes per second, advice."""
+    about = machine()
+    yield "dualsmooth doctor"
+    yield f"  python       {about['python']} on {about['system']}"
     for name in PACKAGES:
-        yield f"{name:<12}{_version(name)}"
-    found = _instructions()
-    yield f"processor   {os.cpu_count()} cores; {' '.join(found) or 'no vector extensions found'}"
-    yield from _devices()
-    yield from _speeds()
+        yield f"  {name:<13}{installed_version(name) or 'not installed'}"
+    found = " ".join(instruction_sets()) or "no vector extensions found"
+    yield f"  processor    {about['processor']}, {about['cores']} cores"
+    yield f"  instructions {found}"
+    yield f"  noise loops  {_loops()}"
+    yield from (f"  {line}" for line in _cuda())
+    yield from (f"  {line}" for line in _speeds())
+    yield from (f"  faster:      {line}" for line in advice())
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _instructions() -> list[str]:
+def instruction_sets() -> list[str]:
+    """Vector extensions of the processor that matter here, as Linux names them."""
     cpuinfo = Path("/proc/cpuinfo")
     words = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     return [name for name in INSTRUCTIONS if name in words]
 
 
-def _devices() -> Iterator[str]:
+def advice() -> list[str]:
+    """What would make this machine faster; one line each."""
     import torch
 
+    from dualsmooth.engine.runtime.native import multiplies_bf16
+    from dualsmooth.kernels.cpu import noise_votes
+
+    lines = []
+    if not noise_votes.available():
+        lines.append("a C compiler at installation: noise and votes run in plain PyTorch now")
+    if torch.cuda.is_available():
+        if installed_version("triton") is None:
+            lines.append("pip install triton: the fused kernels need it")
+    else:
+        if torch.version.cuda is None and DRIVER.exists():
+            lines.append("PyTorch built for CUDA: this build is for the processor only")
+        if torch.version.cuda is not None:
+            lines.append("a CUDA device: PyTorch is built for one and finds none")
+        if not multiplies_bf16():
+            lines.append("a processor with AVX512-BF16 or AMX: bfloat16 would be native there")
+    lines.append(
+        "--budget decide, if a few radii are all you need; --reuse for votes already drawn"
+    )
+    return lines
+
+
+def _loops() -> str:
+    from dualsmooth.kernels.cpu import noise_votes
+
+    if not noise_votes.available():
+        return "not compiled"
+    return f"compiled, {noise_votes.best_version()} used"
+
+
+def _cuda() -> Iterator[str]:
+    import torch
+
+    built = torch.version.cuda or "none"
     if not torch.cuda.is_available():
-        yield "cuda        no device"
+        yield f"cuda         no device; PyTorch built for {built}"
     for index in range(torch.cuda.device_count()):
-        yield f"cuda:{index}      {torch.cuda.get_device_name(index)}"
+        about = torch.cuda.get_device_properties(index)
+        yield (f"cuda:{index}       {about.name}, sm_{about.major}{about.minor}, "
+               f"{about.total_memory / 2**30:.0f} GiB; PyTorch built for {built}")  # fmt: skip
+    triton = installed_version("triton")
+    usable = triton is not None and torch.cuda.is_available()
+    state = "usable" if usable else "installed, no device to use it on" if triton else "not usable"
+    yield f"triton       {state}"
 
 
 def _speeds() -> Iterator[str]:
-    """Votes per second of the bundled model's networks, over about a second each."""
+    """Votes per second of the bundled model's networks, for every sampler and precision."""
+    import torch
+
+    from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
+    from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
+    from dualsmooth.engine.runtime.native import multiplies_bf16
+    from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+    from dualsmooth.kernels.cpu import noise_votes
+
+    kinds: list[tuple[type[TorchSampler] | type[CpuSampler] | type[CudaSampler], str]] = []
+    kinds.append((TorchSampler, "fp32"))
+    if noise_votes.available():
+        kinds += [(CpuSampler, p) for p in ("fp32", "bf16") if p == "fp32" or multiplies_bf16()]
+    if torch.cuda.is_available():
+        kinds += [(CudaSampler, "fp32"), (CudaSampler, "bf16")]
+    for kind, precision in kinds:
+        try:
+            name, rate = _rate(kind, precision)
+        except Exception as error:  # a broken driver must not cost the rest of the lines
+            why = f"{type(error).__name__}: {error}"
+            yield f"votes/s      {kind.__name__} {precision} failed: {why}"
+            continue
+        yield f"votes/s      {rate:>11,.0f}  {name}, {precision}, digits-dual classifier@0.25"
+
+
+def _rate(
+    kind: "type[TorchSampler] | type[CpuSampler] | type[CudaSampler]", precision: str
+) -> tuple[str, float]:
     import numpy as np
 
     from dualsmooth.engine.draws import Draw, Phase
-    from dualsmooth.engine.methods.dual import DualSmoothing
     from dualsmooth.engine.models.bundle import load_bundle
     from dualsmooth.engine.runtime.segments import Segment
-    from dualsmooth.engine.runtime.session import Session
     from dualsmooth.engine.settings import Settings
 
-    method = DualSmoothing(load_bundle("digits-dual"))
-    with Session(method, Settings()) as session:
-        sampler = session.sampler
-        sampler.load(0, np.full(session.shape, 0.5, np.float32))
-        for role in method.roles:
-            draw = Draw(role, 0.25, Phase.CLASS_GUESS, 0, 4 * sampler.capacity)
-            segment = Segment.of(draw, 0, 0, 0, draw.count)
-            sampler.count(role, [segment])
-            start, votes = perf_counter(), 0
-            while perf_counter() - start < 1.0:
-                votes += int(sampler.count(role, [segment]).sum())
-            rate = votes / (perf_counter() - start)
-            yield f"speed       {rate:,.0f} votes/s, digits-dual {role}, sampler {sampler.name}"
+    bundle, role = load_bundle("digits-dual"), "classifier@0.25"
+    batch = Settings().padded_batch(bundle.input_shape)
+    sampler = kind({role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape,
+                   seed=0, batch_size=batch, precision=precision)  # fmt: skip
+    try:
+        sampler.load(0, np.full(bundle.input_shape, 0.5, np.float32))
+        count = 4 * sampler.capacity
+        segment = Segment.of(Draw(role, 0.25, Phase.CLASS_GUESS, 0, count), 0, 0, 0, count)
+        sampler.count(role, [segment])
+        start, votes = perf_counter(), 0
+        while perf_counter() - start < SECONDS:
+            votes += int(sampler.count(role, [segment]).sum())
+        return sampler.name, votes / (perf_counter() - start)
+    finally:
+        sampler.close()

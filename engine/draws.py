@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.errors import ArgumentError
+
 if TYPE_CHECKING:
     from dualsmooth.engine.certificate import Certificate
 
@@ -24,6 +26,8 @@ class Phase(IntEnum):
     CLASS_ESTIMATE = 3
     SELECT_PREDICT = 4
     CLASS_PREDICT = 5
+    SEARCH = 6
+    SEARCH_CHECK = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,11 @@ class Draw:
         Sample indices ``first .. first + count - 1``.
     level : int
         Index of the noise level, 0 .. 15. Each level reads counters of its own.
+
+    Raises
+    ------
+    ArgumentError
+        If the level has no counters.
     """
 
     model: str
@@ -50,6 +59,10 @@ class Draw:
     first: int
     count: int
     level: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level < LEVELS:
+            raise ArgumentError("level", f"must be in 0 .. {LEVELS - 1}", self.level)
 
     @property
     def stream(self) -> int:

@@ -1,7 +1,7 @@
 """Every error a user can meet, one class per kind.
 
 Messages name the argument (or file), the rule, the value received and, where one helps, a hint.
-The command line prints them on one line and exits with code 2.
+The command line prints them on one line and exits with code 2, or 3 for a `StoppedError`.
 """
 
 
@@ -41,3 +41,7 @@ class FileError(DualSmoothError):
 
 class SamplerError(DualSmoothError):
     """A sampler broke its contract, for example by returning votes that do not add up."""
+
+
+class StoppedError(DualSmoothError):
+    """A run had to stop before its end; what it reached is on disk and it can be resumed."""

@@ -1,11 +1,15 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
+
+Image: TypeAlias = NDArray[np.floating[Any]]
+"""One image, shape (height, width, channels); float32 where it comes from the engine."""
 
 
 def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
@@ -43,6 +47,45 @@ def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.g
                 "divide 0 .. 255 pixels by 255 or pass them as uint8",
             )  # fmt: skip
     return array
+
+
+def check_grid(images: NDArray[np.generic]) -> None:
+    """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
+
+    Parameters
+    ----------
+    images : ndarray, shape (count, ...)
+        uint8, or floating point in [0, 1]; a value may differ from its grid point by two roundings
+        to float32.
+
+    Raises
+    ------
+    ArgumentError
+        Names the first image off the grid.
+    """
+    if images.dtype == np.uint8:
+        return
+    for number, image in enumerate(images):
+        values = 255.0 * image.astype(np.float64)
+        distance = np.abs(values - np.rint(values))
+        if not distance.max() <= 255.0 * 2.0**-23:
+            value = image.ravel()[int(np.argmax(distance))]
+            raise ArgumentError(
+                "images", "must lie on the grid 0, 1/255 .. 1 for integer noise",
+                f"{value:.9g} in image {number}", "pass uint8, or use gaussian noise",
+            )  # fmt: skip
+
+
+def grid_steps(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The steps 0 .. 255 of one image on the grid, as float32, which holds them exactly.
+
+    Raises
+    ------
+    ArgumentError
+        If the image is off the grid.
+    """
+    check_grid(image[None])
+    return np.rint(255.0 * image.astype(np.float64)).astype(np.float32)
 
 
 def unit_float(image: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ Torch, Triton and ONNX versions are tested against this file: words exactly, nor
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.errors import ArgumentError
 
 STREAM_VERSION = 1
+NOISES = ("gaussian", "integer")
+"""What is added to images: sigma z, or the exact noise of `dualsmooth.engine.integer_noise`."""
+
 ROUNDS = 10
+
+Value = TypeVar("Value", bound=np.generic)
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -110,9 +116,7 @@ def standard_normal(
     ArgumentError
         If a value is outside its range.
     """
-    index = _as_words("samples", samples, None).ravel()
-    ids = np.full(index.shape, _in_range("image_id", image_id, _WORD), np.uint64)
-    streams = np.full(index.shape, counter_word3(phase, attempt), np.uint64)
+    ids, streams, index = checked_rows(image_id, phase, samples, attempt)
     words = block_words(seed, ids, streams, index, blocks_per_image(shape))
     pairs = [uniform_from_word(w).astype(np.float64) for w in words]
     lanes = np.empty((*words[0].shape, 4), np.float32)
@@ -121,6 +125,16 @@ def standard_normal(
         lanes[..., first] = radius * np.cos(angle)
         lanes[..., first + 1] = radius * np.sin(angle)
     return lanes_to_images(lanes, shape)
+
+
+def checked_rows(
+    image_id: int, phase: int, samples: ArrayLike, attempt: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Counter words c2, c3 and c1 of samples of one image, one row each, after their checks."""
+    index = _as_words("samples", samples, None).ravel()
+    ids = np.full(index.shape, _in_range("image_id", image_id, _WORD), np.uint64)
+    streams = np.full(index.shape, counter_word3(phase, attempt), np.uint64)
+    return ids, streams, index
 
 
 def block_words(
@@ -168,7 +182,7 @@ def blocks_per_image(shape: tuple[int, int, int]) -> int:
     return height * width if channels in (3, 4) else -(-height * width * channels // 4)
 
 
-def lanes_to_images(lanes: NDArray[np.float32], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def lanes_to_images(lanes: NDArray[Value], shape: tuple[int, int, int]) -> NDArray[Value]:
     """Lay out (n, blocks, 4) lanes as (n, height, width, channels)."""
     height, width, channels = shape
     if channels in (3, 4):

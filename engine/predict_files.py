@@ -10,6 +10,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.models.place import place_of
 from dualsmooth.engine.readers import read_image
 from dualsmooth.engine.settings import Settings
 
@@ -52,7 +53,9 @@ def predict_files(
     for path, image in zip(paths, images, strict=True):
         if image.shape != loaded.input_shape:
             raise FileError(path, f"image must have shape {loaded.input_shape}", image.shape)
-    with Session(method, Settings(Budget.fixed(1, n), alpha, **settings)) as session:
+    device, precision = place_of(bundle, "auto", "auto")
+    drawn = Settings(Budget.fixed(1, n), alpha, device=device, precision=precision, **settings)
+    with Session(method, drawn) as session:
         answers = dict(session.predict(np.stack(images)))
     width = max(len(str(path)) for path in paths)
     for index, path in enumerate(paths):

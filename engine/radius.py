@@ -11,7 +11,13 @@ from scipy import special
 from dualsmooth.engine.checks import closed_unit, positive
 from dualsmooth.engine.two_scale import semielastic_radius, two_scale_lower_bound
 
-__all__ = ["gaussian_radius", "interval_radius", "semielastic_radius", "two_scale_lower_bound"]
+__all__ = [
+    "gaussian_radius",
+    "interval_radius",
+    "margin_radius",
+    "semielastic_radius",
+    "two_scale_lower_bound",
+]
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""
@@ -40,12 +46,51 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
     ArgumentError
         If an argument is outside its range or NaN.
     """
-    z = float(special.ndtri(closed_unit("p_lower", p_lower)))
+    safe = _quantile_below(closed_unit("p_lower", p_lower))
     positive("sigma", sigma)
-    safe = z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
     if not safe > 0.0:
         return 0.0
     return math.nextafter(sigma * safe, 0.0) if math.isfinite(safe) else math.inf
+
+
+def margin_radius(first_lower: float, second_lower: float, sigma: float) -> float:
+    """Radius sigma * (z(first) + z(second)), rounded down.
+
+    A probability of at least ``first_lower`` under N(x, sigma^2 I) stays above 1 - ``second_lower``
+    at every input closer than this (Salman et al., 2019, Lemma 2). With half of sigma it is the
+    two-class radius of Cohen et al. (2019): ``first`` bounds the class, ``second`` the event that
+    its strongest rival is not voted for.
+
+    Parameters
+    ----------
+    first_lower, second_lower : float
+        Lower bounds of probabilities, in [0, 1].
+    sigma : float
+        Noise standard deviation, finite and > 0.
+
+    Returns
+    -------
+    float
+        L2 radius; 0.0 when nothing is certified, infinite if one bound is 1 and the other not 0.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range or NaN.
+    """
+    first = _quantile_below(closed_unit("first_lower", first_lower))
+    second = _quantile_below(closed_unit("second_lower", second_lower))
+    total = first + second
+    positive("sigma", sigma)
+    if not total > 0.0:
+        return 0.0
+    safe = math.nextafter(total, 0.0) if math.isfinite(total) else total
+    return math.nextafter(sigma * safe, 0.0) if math.isfinite(safe) else math.inf
+
+
+def _quantile_below(p: float) -> float:
+    z = float(special.ndtri(p))
+    return z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
 
 
 def interval_radius(constancy: Sequence[float], levels: Sequence[float]) -> float:

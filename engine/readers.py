@@ -4,7 +4,9 @@ Whatever a file holds, the only error that leaves a reader is a FileError naming
 """
 
 import gzip
+import math
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from dualsmooth.engine.data import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
@@ -47,29 +50,36 @@ def _plain_or_gz(path: Path) -> Path:
 
 
 def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
-    data = _file_bytes(path)
     header = 4 + 4 * axes
-    if len(data) < header:
-        raise FileError(path, f"must have a header of {header} bytes", f"{len(data)} bytes")
-    found, *shape = struct.unpack(f">{1 + axes}I", data[:header])
+    try:
+        packed = path.stat().st_size
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(header)
+            size = _idx_size(path, head, magic, axes)
+            if path.suffix == ".gz":
+                check_expansion(path, packed, size)
+            data = file.read(size + 1 if size < packed or path.suffix == ".gz" else packed)
+    except FileError:
+        raise
+    except Exception as error:  # gzip and zlib raise several kinds
+        raise FileError(path, "must be readable", f"{type(error).__name__}: {error}") from error
+    shape = struct.unpack(f">{axes}I", head[4:])
+    if len(data) != size:
+        received = f"{len(data)} bytes" if len(data) < size else "more"
+        rule = f"must hold {size} bytes of data, as its header says ({list(shape)})"
+        raise FileError(path, rule, received, "truncated or overwritten")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _idx_size(path: Path, head: bytes, magic: int, axes: int) -> int:
+    """Bytes of data that a header announces."""
+    if len(head) < 4 + 4 * axes:
+        raise FileError(path, f"must have a header of {4 + 4 * axes} bytes", f"{len(head)} bytes")
+    found, *shape = struct.unpack(f">{1 + axes}I", head)
     if found != magic:
         hint = "the file is not of this kind, or images and labels are swapped"
         raise FileError(path, f"must start with the magic number {magic}", found, hint)
-    size = 1
-    for length in shape:
-        size *= length
-    if len(data) - header != size:
-        rule = f"must hold {size} bytes of data, as its header says ({shape})"
-        raise FileError(path, rule, f"{len(data) - header} bytes", "truncated or overwritten")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
-    except Exception as error:  # gzip and zlib raise several kinds
-        raise FileError(path, "must be readable", f"{type(error).__name__}: {error}") from error
+    return math.prod(shape)
 
 
 def read_npz(path: Path, name: str) -> ImageSet:
@@ -97,8 +107,12 @@ def read_npz(path: Path, name: str) -> ImageSet:
 
 def _npz_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
+        with zipfile.ZipFile(path) as files:
+            check_expansion(path, path.stat().st_size, sum(f.file_size for f in files.filelist))
         with np.load(path, allow_pickle=False) as archive:
             return {key: np.asarray(archive[key]) for key in ("x", "y") if key in archive.files}
+    except FileError:
+        raise
     except Exception as error:  # zip, header and array readers raise many kinds
         hint = "write it with numpy.savez(path, x=x, y=y)"
         received = f"{type(error).__name__}: {error}"
@@ -163,7 +177,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3)."""
     try:
         with Image.open(path) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
             return _as_array(image)
+    except FileError:
+        raise
     except Exception as error:  # decoders raise many kinds
         raise FileError(path, "must be an image", f"{type(error).__name__}: {error}") from error
 

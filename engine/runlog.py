@@ -2,20 +2,22 @@
 
 A certificate is on disk (one checksummed JSON line, fsync) before anything counts it. While a run
 goes on, lines stand in the order in which images were decided; a finished run has them in the order
-of image ids, so equal runs have equal files.
+of image ids, so equal runs have equal files. One process writes at a time.
 """
 
+import errno
 import json
 import os
-import platform
 from collections.abc import Iterable
 from decimal import ROUND_DOWN, Decimal
-from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.durable import LOCK, PART, AppendFile, FolderLock, write_whole
+from dualsmooth.engine.errors import FileError, StoppedError
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.models.network import digest_of
 
 FORMAT = 1
 LOG, RUN, TABLE, SUMMARY = "certificates.jsonl", "run.json", "certificates.tsv", "summary.json"
@@ -39,7 +41,7 @@ class RunLog:
     ------
     FileError
         If the folder holds something else, holds a run and neither option is given, holds a run
-        with another configuration, is corrupt, or cannot be written.
+        with another configuration, is corrupt, cannot be written, or another process writes to it.
     """
 
     def __init__(
@@ -51,44 +53,75 @@ class RunLog:
         fresh: bool = False,
     ) -> None:
         self.folder = folder
-        configuration = json.loads(json.dumps(configuration))
-        exists = (folder / RUN).exists()
-        if not exists and folder.exists() and not _is_empty(folder):
-            raise FileError(folder, "must be a run folder, empty or new", "other files in it")
-        if exists and not (resume or fresh):
-            raise FileError(folder, "holds a run already", hint="add --resume or --fresh")
+        _check_folder(folder, resume or fresh)
         try:
-            if exists and fresh:
-                _remove_run(folder)
-            elif exists:
-                _check_configuration(folder, configuration)
             folder.mkdir(parents=True, exist_ok=True)
-            self.done = {c.image_id: c for c in read_log(folder, repair=True)}
-            if not (folder / RUN).exists():
-                write_json(folder / RUN, {"format": FORMAT, "configuration": configuration,
-                                          "machine": machine()})  # fmt: skip
-            self._log: IO[str] = (folder / LOG).open("a", encoding="utf-8")
+            self._lock = FolderLock(folder)
+            try:
+                self._open(json.loads(json.dumps(configuration)), fresh)
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as error:
             raise FileError(folder, "must be writable", error.strerror or error) from error
 
-    def append(self, certificate: Certificate) -> None:
-        """Write a certificate; when this returns it is on disk."""
-        self._log.write(certificate.to_json() + "\n")
-        self._log.flush()
-        os.fsync(self._log.fileno())
-        self.done[certificate.image_id] = certificate
+    def _open(self, configuration: dict[str, Any], fresh: bool) -> None:
+        if fresh:
+            _remove_run(self.folder)
+        if (self.folder / RUN).exists():
+            _check_configuration(self.folder, configuration)
+        self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
+        if not (self.folder / RUN).exists():
+            record = {"format": FORMAT, "fingerprint": digest_of(configuration),
+                      "configuration": configuration, "machine": machine()}  # fmt: skip
+            write_json(self.folder / RUN, record)
+        self._log = AppendFile(self.folder / LOG)
+
+    def append(self, *certificates: Certificate) -> None:
+        """Write certificates; when this returns they are on disk.
+
+        Raises
+        ------
+        StoppedError
+            If they cannot be written; then none of them has been.
+        """
+        lines = "".join(certificate.to_json() + "\n" for certificate in certificates)
+        try:
+            self._log.append(lines.encode())
+        except OSError as error:
+            raise self._stopped(error) from error
+        self.done |= {certificate.image_id: certificate for certificate in certificates}
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Put the log in the order of image ids and write the table and the summary."""
-        self.close()
+        """Put the log in the order of image ids and write the table and the summary; then close.
+
+        Raises
+        ------
+        StoppedError
+            If a file cannot be written; no certificate is lost.
+        """
+        self._log.close()
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
-        _write(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
-        _write(self.folder / TABLE, table(ordered))
-        write_json(self.folder / SUMMARY, summary)
+        try:
+            write_whole(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
+            write_whole(self.folder / TABLE, table(ordered))
+            write_json(self.folder / SUMMARY, summary)
+        except OSError as error:
+            raise self._stopped(error) from error
+        self.close()
 
     def close(self) -> None:
-        """Close the log; everything appended is on disk already."""
+        """Close the log and let other processes write; what was appended is on disk already."""
         self._log.close()
+        self._lock.release()
+
+    def _stopped(self, error: OSError) -> StoppedError:
+        why = error.strerror or str(error)
+        hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return StoppedError(
+            f"{self.folder}: cannot be written ({why}); {len(self.done)} certificates are on disk "
+            f"({hint}go on with --resume)"
+        )
 
 
 def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
@@ -113,13 +146,17 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
     whole = data[: data.rfind(b"\n") + 1]
     if repair and len(whole) < len(data):
         os.truncate(path, len(whole))
-    certificates = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    certificates: dict[int, Certificate] = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
         try:
-            certificates.append(Certificate.from_json(line.decode()))
-        except (ValueError, TypeError, KeyError) as error:
+            certificate = Certificate.from_json(line.decode())
+        except ValueError as error:
             raise FileError(path, f"line {number} must be a valid certificate", error) from error
-    return certificates
+        if certificate.image_id in certificates:
+            rule = f"line {number} must not repeat an image"
+            raise FileError(path, rule, f"image {certificate.image_id}")
+        certificates[certificate.image_id] = certificate
+    return list(certificates.values())
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
@@ -130,16 +167,27 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     FileError
         If the folder holds no run, or a damaged one.
     """
+    configuration: dict[str, Any] = read_run(folder)["configuration"]
+    return configuration
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
     path = folder / RUN
+    rule = "must be the JSON record of a run"
     try:
-        configuration = json.loads(path.read_text(encoding="utf-8"))["configuration"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        configuration = record["configuration"]
+        if not isinstance(configuration, dict) or record["format"] != FORMAT:
+            raise FileError(path, f"{rule}, format {FORMAT}", record["format"])
+        fingerprint = digest_of(configuration)
     except OSError as error:
         raise FileError(path, "must be readable", error.strerror or error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, "must be the JSON record of a run", error) from error
-    if not isinstance(configuration, dict):
-        raise FileError(path, "must be the JSON record of a run", configuration)
-    return configuration
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FileError(path, rule, error) from error
+    if record.get("fingerprint") != fingerprint:
+        raise FileError(path, "must have the fingerprint of its configuration", "an altered one")
+    return dict(record)
 
 
 def table(certificates: Iterable[Certificate]) -> str:
@@ -158,30 +206,17 @@ def radius_text(radius: float) -> str:
     return str(Decimal(radius).quantize(RADIUS_DIGITS, rounding=ROUND_DOWN))
 
 
-def machine() -> dict[str, Any]:
-    """Versions and hardware, for the record; they do not decide certificates."""
-    packages = ("dualsmooth", "torch", "numpy", "scipy")
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": {name: metadata.version(name) for name in packages},
-    }
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write JSON so that the file is either the old one or the new one, never half of it."""
-    _write(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _check_folder(folder: Path, may_hold_run: bool) -> None:
+    if (folder / RUN).exists():
+        if not may_hold_run:
+            raise FileError(folder, "holds a run already", hint="add --resume or --fresh")
+    elif folder.exists() and not _is_empty(folder):
+        raise FileError(folder, "must be a run folder, empty or new", "other files in it")
 
 
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
@@ -200,7 +235,8 @@ def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
 
 def _is_empty(folder: Path) -> bool:
     try:
-        return folder.is_dir() and not any(folder.iterdir())
+        left_by_a_kill = {LOCK, RUN + PART}
+        return folder.is_dir() and {path.name for path in folder.iterdir()} <= left_by_a_kill
     except OSError as error:
         raise FileError(folder, "must be readable", error.strerror or error) from error
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.checks import one_of, open_unit, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.noise import NOISES
 from dualsmooth.engine.runtime.backends import check_backend
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -40,6 +41,10 @@ class Settings:
     backend : str
         * What runs the networks on CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
         measures. `dualsmooth.engine.runtime.cuda_sampler` has the details.
+    noise : str
+        * ``gaussian``: certificates assume ideal Gaussian noise; or ``integer``: images on the
+        1/255 grid only, noise exact if Philox words are uniform (see
+        `dualsmooth.engine.integer_noise`).
 
     Raises
     ------
@@ -57,6 +62,7 @@ class Settings:
     threads: int | None = None
     slots: int = 16
     backend: str = "auto"
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         open_unit("alpha", self.alpha)
@@ -67,9 +73,9 @@ class Settings:
         for name in ("batch_size", "threads", "slots"):
             if getattr(self, name) is not None or name == "slots":
                 positive_integer(name, getattr(self, name))
-        for name, known in (("device", DEVICES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ArgumentError(name, f"must be one of {', '.join(known)}", getattr(self, name))
+        names = (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES))
+        for name, known in names:
+            one_of(name, getattr(self, name), known)
         check_backend(self.backend)
 
     def padded_batch(self, shape: tuple[int, int, int]) -> int:

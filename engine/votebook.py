@@ -25,6 +25,7 @@ VOTES_DEPEND_ON = (
     "sampler",
     "precision",
     "batch_size",
+    "noise",
 )
 """Entries of a run's configuration that must be equal for its votes to be the same."""
 
@@ -33,7 +34,7 @@ class Votebook:
     """Recorded draws, by image."""
 
     def __init__(self) -> None:
-        self._votes: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._votes: dict[int, dict[tuple[object, ...], tuple[int, ...]]] = {}
 
     @classmethod
     def read(cls, folders: Iterable[Path], configuration: dict[str, Any]) -> "Votebook":
@@ -61,21 +62,19 @@ class Votebook:
                 )
                 raise FileError(folder, "must have drawn the same votes to reuse them", text)
             for certificate in read_log(folder):
+                known = book._votes.setdefault(certificate.image_id, {})
                 for r in certificate.counts:
-                    key = (certificate.image_id, r.model, r.sigma, r.phase, r.level, r.first)
-                    book._votes[*key, r.count] = r.votes
+                    known[r.model, r.sigma, r.phase, r.level, r.first, r.count] = r.votes
+        return book
+
+    def part(self, image_ids: Iterable[int]) -> "Votebook":
+        """The votes of some images."""
+        book = Votebook()
+        book._votes = {i: self._votes[i] for i in image_ids if i in self._votes}
         return book
 
     def find(self, image_id: int, draw: Draw) -> Counts | None:
         """Votes of a draw, or None if no run recorded it."""
-        key = (
-            image_id,
-            draw.model,
-            draw.sigma,
-            draw.phase.name,
-            draw.level,
-            draw.first,
-            draw.count,
-        )
-        votes = self._votes.get(key)
+        key = (draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count)
+        votes = self._votes.get(image_id, {}).get(key)
         return None if votes is None else np.array(votes, np.int64)

@@ -22,17 +22,26 @@ Failure budget. ``plurality`` and ``point`` claim one minimum, so every bound is
 (minimum rule); ``published_split`` uses the paper's alpha/2 per stage. ``interval`` is Theorem C1:
 a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for any K. If the
 selection votes are unanimous, ``interval`` tries the routed level alone and is ``point``: which of
-the two is done is a function of selection votes, so each keeps its own budget.
+the two is done is a function of selection votes, so each keeps its own budget. With ``runner_up``
+the classifier's level is shared by two bounds.
 """
 
 from dataclasses import dataclass
 from math import inf
 
-from dualsmooth.engine.budget import Budget, check_votes
+from dualsmooth.engine.budget import Budget, check_runner_up, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
 from dualsmooth.engine.checks import open_unit, positive
 from dualsmooth.engine.decision_plan import check_grid
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.draws import (
+    LEVELS,
+    Counts,
+    Draw,
+    Phase,
+    Prediction,
+    PredictProcedure,
+    Procedure,
+)
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.chain_budget import chain_sizes, chain_trials
 from dualsmooth.engine.methods.decide import Stream, decide
@@ -48,7 +57,7 @@ from dualsmooth.engine.methods.routing import (
     plurality_level,
     possible_levels,
 )
-from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.sample_size import Pilot
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
@@ -69,6 +78,8 @@ class DualSmoothing:
         ``interval`` or ``point``; None means interval for median and point for plurality.
     published_split : bool
         Spend alpha/2 per stage as published, instead of the sharper minimum rule.
+    runner_up : bool
+        Bound the classifiers' strongest rival too (`dualsmooth.engine.methods.fixed`).
 
     Raises
     ------
@@ -80,6 +91,7 @@ class DualSmoothing:
     selector_rule: str = "median"
     routing: str | None = None
     published_split: bool = False
+    runner_up: bool = False
 
     def __post_init__(self) -> None:
         if self.selector_rule not in RULES:
@@ -95,6 +107,8 @@ class DualSmoothing:
             raise ArgumentError("bundle", "must have a selector, tau and sigmas", "none",
                                 "use the fixed method")  # fmt: skip
         positive("tau", self.networks.tau)
+        if len(self.networks.sigmas) > LEVELS:
+            raise ArgumentError("sigmas", f"must be at most {LEVELS} levels", self.networks.sigmas)
         for sigma in self.networks.sigmas:
             self.networks.classifier_at(sigma)
 
@@ -102,7 +116,8 @@ class DualSmoothing:
     def name(self) -> str:
         """Method and options as written into certificates."""
         split = ", published split" if self.published_split else ""
-        return f"dual({self.selector_rule}, {self.routing}{split})"
+        rival = ", runner-up" if self.runner_up else ""
+        return f"dual({self.selector_rule}, {self.routing}{split}{rival})"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -113,6 +128,7 @@ class DualSmoothing:
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
         check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)
+        check_runner_up(self.runner_up, budget)
         return self._certify(budget, open_unit("alpha", alpha))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
@@ -143,8 +159,9 @@ class DualSmoothing:
             for level in levels:
                 counts = yield self._classify(Phase.CLASS_ESTIMATE, level, n_classifier)
                 sigma, share = self.networks.sigmas[level], ledger.levels["classifier"]
-                bounds.append(event_bound("classifier", counts, "=", candidate, sigma, share))
-                radii.append(bounds[-1].radius)
+                radius, behind = class_radius(counts, candidate, sigma, share, self.runner_up)
+                bounds.extend(behind)
+                radii.append(radius)
             claim.add(radii)
         return self._certificate(start, candidate, claim.outcome, bounds, ledger)
 

@@ -8,20 +8,24 @@ Assumptions. One sigma for every input; n0 fixed beforehand; n fixed beforehand,
 votes (budget ``precise``); the n estimation votes are independent of the n0 votes that chose c;
 noise is Gaussian.
 
-Failure budget. One Clopper-Pearson bound at the full alpha; with budget ``decide`` one sequential
+With ``runner_up`` the two-class form is used: G of the class against G of its strongest rival B,
+radius (sigma / 2) (z(p_A) - z(p_B)).
+
+Failure budget. One Clopper-Pearson bound at the full alpha; two at alpha / 2 with ``runner_up``
+(sum rule); with budget ``decide`` one sequential
 test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.decide`).
 """
 
 from dataclasses import dataclass
 
-from dualsmooth.engine.budget import Budget, check_votes
+from dualsmooth.engine.budget import Budget, check_runner_up, check_votes
 from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
 from dualsmooth.engine.checks import open_unit, positive
 from dualsmooth.engine.decision_plan import check_grid
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
 from dualsmooth.engine.methods.networks import Networks
-from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.sample_size import Pilot, planned_votes
 
 
@@ -35,6 +39,9 @@ class FixedSmoothing:
         A bundle (`load_bundle`, `Bundle.from_modules`).
     sigma : float
         Noise standard deviation in [0, 1] pixel units.
+    runner_up : bool
+        Bound the strongest rival too: certifies classes below half of the votes, and costs a
+        little where the class has nearly all of them.
 
     Raises
     ------
@@ -44,6 +51,7 @@ class FixedSmoothing:
 
     networks: Networks
     sigma: float
+    runner_up: bool = False
 
     def __post_init__(self) -> None:
         positive("sigma", self.sigma)
@@ -52,7 +60,7 @@ class FixedSmoothing:
     @property
     def name(self) -> str:
         """Method and options as written into certificates."""
-        return f"fixed({self.sigma:g})"
+        return f"fixed({self.sigma:g}{', runner-up' if self.runner_up else ''})"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -68,9 +76,13 @@ class FixedSmoothing:
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY: a class and a radius, or abstain."""
         check_grid(budget.radii, self.sigma, budget.n, alpha)
-        return self._certify(
-            budget, AlphaLedger("single", open_unit("alpha", alpha), {"classifier": alpha})
-        )
+        check_runner_up(self.runner_up, budget)
+        return self._certify(budget, self._ledger(open_unit("alpha", alpha)))
+
+    def _ledger(self, alpha: float) -> AlphaLedger:
+        if self.runner_up:
+            return AlphaLedger("sum", alpha, {"classifier": alpha / 2, "rival": alpha / 2})
+        return AlphaLedger("single", alpha, {"classifier": alpha})
 
     def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
         guess = yield self._draw(Phase.CLASS_GUESS, budget.n0)
@@ -84,8 +96,8 @@ class FixedSmoothing:
             return self._certificate(candidate, decision.radius, (trial.bound,), ledger)
         n = self._sample_size(guess, candidate, budget, ledger.total)
         counts = yield self._draw(Phase.CLASS_ESTIMATE, n)
-        bound = event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total)
-        return self._certificate(candidate, bound.radius, (bound,), ledger)
+        radius, bounds = class_radius(counts, candidate, self.sigma, ledger.total, self.runner_up)
+        return self._certificate(candidate, radius, bounds, ledger)
 
     def _sample_size(self, guess: Counts, candidate: int, budget: Budget, alpha: float) -> int:
         if budget.tolerance is None:

@@ -1,16 +1,17 @@
 """What every method offers to the runtime."""
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import PredictProcedure, Procedure
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import Image
 from dualsmooth.engine.methods.networks import Networks
 from dualsmooth.engine.models.bundle import Bundle
 
 
-class Method(Protocol):
-    """A published system as a pair of procedures."""
+class Described(Protocol):
+    """What every method tells about itself."""
 
     @property
     def name(self) -> str:
@@ -24,11 +25,32 @@ class Method(Protocol):
     def roles(self) -> tuple[str, ...]:
         """Names of the networks it draws from."""
 
+
+class GlobalMethod(Described, Protocol):
+    """A published system as a pair of procedures that see the image through votes only."""
+
     def certify(self, budget: Budget, alpha: float) -> Procedure:
         """CERTIFY for one image."""
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT for one image."""
+
+
+class LocalMethod(Described, Protocol):
+    """A system whose noise level is a known function of the image."""
+
+    def at(self, image: Image) -> GlobalMethod:
+        """The procedures for one image."""
+
+
+Method: TypeAlias = GlobalMethod | LocalMethod
+"""A published system."""
+
+
+def method_at(method: Method, image: Image) -> GlobalMethod:
+    """The procedures of a method for one image, float32 in [0, 1], channels-last."""
+    at = getattr(method, "at", None)
+    return method if at is None else at(image)  # type: ignore[return-value]
 
 
 def bundle_of(method: Method) -> Bundle:

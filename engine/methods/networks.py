@@ -18,6 +18,13 @@ class Networks(Protocol):
         """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
 
 
+class CommonNetworks(Networks, Protocol):
+    """Networks for methods that compare noise levels: the same classifier at all of them."""
+
+    def common_classifier(self) -> str:
+        """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
+
+
 class OneNetwork:
     """A single classifier used at every sigma, without a selector."""
 
@@ -27,4 +34,8 @@ class OneNetwork:
 
     def classifier_at(self, sigma: float) -> str:
         """The classifier's name, whatever sigma is."""
+        return self.name
+
+    def common_classifier(self) -> str:
+        """The classifier's name."""
         return self.name

@@ -5,7 +5,7 @@ import numpy as np
 from dualsmooth.engine.bounds import clopper_pearson_lower, majority_p_value
 from dualsmooth.engine.certificate import Bound
 from dualsmooth.engine.draws import Counts
-from dualsmooth.engine.radius import gaussian_radius
+from dualsmooth.engine.radius import gaussian_radius, margin_radius
 
 
 def top_class(counts: Counts) -> int | None:
@@ -15,7 +15,9 @@ def top_class(counts: Counts) -> int | None:
 
 
 def event_votes(counts: Counts, event: str, index: int) -> int:
-    """Valid votes for an event: ``=``, ``>=`` or ``<=`` the class or level index."""
+    """Votes for an event: ``=``, ``>=``, ``<=`` (valid votes only) or ``!=`` an index."""
+    if event == "!=":
+        return int(counts.sum() - counts[index])
     valid = counts[:-1]
     members = {"=": valid[index : index + 1], ">=": valid[index:], "<=": valid[: index + 1]}[event]
     return int(members.sum())
@@ -29,13 +31,13 @@ def event_bound(
     Parameters
     ----------
     stage : str
-        ``selector`` or ``classifier``.
+        ``selector``, ``classifier`` or ``rival``.
     counts : Counts
-        Votes, last entry invalid (counted in n, never in the event).
+        Votes, last entry invalid (counted in n, and in the event ``!=`` another index only).
     event : str
-        ``=``, ``>=`` or ``<=``, compared with the class index.
+        ``=``, ``>=``, ``<=`` or ``!=``, compared with the index.
     index : int
-        Class or level index.
+        Class or level index; that of the invalid bin with ``!=`` only.
     sigma : float
         Noise of the votes.
     alpha : float
@@ -46,6 +48,40 @@ def event_bound(
     return Bound(
         stage, f"{event} {index}", sigma, k, n, alpha, lower, gaussian_radius(lower, sigma)
     )
+
+
+def class_radius(
+    counts: Counts, candidate: int, sigma: float, alpha: float, runner_up: bool
+) -> tuple[float, tuple[Bound, ...]]:
+    """Radius inside which a class keeps winning, and the bounds behind it, alpha in all.
+
+    Without ``runner_up`` the class must keep more than half of the votes. With it, it must keep
+    more than its strongest rival (invalid votes are one): the bound on the largest rival count
+    needs no correction for the number of classes, because the true runner-up is one fixed class
+    whose count is no larger. Both bounds enter one formula, so each is at alpha / 2.
+
+    Parameters
+    ----------
+    counts : Counts
+        Estimation votes; the candidate was chosen by others.
+    candidate : int
+        Class.
+    sigma : float
+        Noise of the votes.
+    alpha : float
+        Level of the radius.
+    runner_up : bool
+        Use the rival's count too.
+    """
+    share = alpha / 2 if runner_up else alpha
+    bound = event_bound("classifier", counts, "=", candidate, sigma, share)
+    if not runner_up:
+        return bound.radius, (bound,)
+    rivals = counts.copy()
+    rivals[candidate] = -1
+    rival = event_bound("rival", counts, "!=", int(np.argmax(rivals)), sigma, share)
+    radius = margin_radius(bound.lower, max(rival.lower, bound.lower), sigma / 2)
+    return radius, (bound, rival)
 
 
 def majority_class(counts: Counts, alpha: float) -> int | None:

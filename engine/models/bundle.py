@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.network import Network, digest_of, network_from_module
+from dualsmooth.engine.models.place import EXPORTED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,20 +124,23 @@ class Bundle:
         return cls.from_modules(modules, num_classes=num_classes, input_shape=input_shape)
 
     @property
+    def manifest(self) -> dict[str, object]:
+        """Everything that determines votes, as JSON; weights by digest."""
+        return {
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "sigmas": list(self.sigmas),
+            "tau": self.tau,
+            "networks": {
+                role: [network.architecture, dict(network.kwargs), network.sha256]
+                for role, network in self.networks.items()
+            },
+        }
+
+    @property
     def digest(self) -> str:
-        """SHA-256 over everything that determines votes: weights, architectures and levels."""
-        return digest_of(
-            {
-                "input_shape": list(self.input_shape),
-                "num_classes": self.num_classes,
-                "sigmas": list(self.sigmas),
-                "tau": self.tau,
-                "networks": {
-                    role: [network.architecture, dict(network.kwargs), network.sha256]
-                    for role, network in self.networks.items()
-                },
-            }
-        )
+        """SHA-256 of the manifest."""
+        return digest_of(self.manifest)
 
     def classifier_at(self, sigma: float) -> str:
         """Role that classifies at a noise level: its expert, else the common classifier.
@@ -153,6 +157,22 @@ class Bundle:
             rule = f"must be a level with a classifier in bundle {self.name}"
             raise ArgumentError("sigma", rule, sigma, f"available: {known or 'none'}")
         return role
+
+    def common_classifier(self) -> str:
+        """Role of the classifier deployed at every noise level.
+
+        Raises
+        ------
+        ArgumentError
+            If levels have experts: a bound between two levels needs the same classifier at both.
+        """
+        roles = sorted(role for role in self.networks if role != SELECTOR)
+        if roles != [CLASSIFIER]:
+            rule = f"must have one classifier for every noise level in bundle {self.name}"
+            raise ArgumentError(
+                "networks", rule, ", ".join(roles), "experts go with fixed and dual"
+            )
+        return CLASSIFIER
 
     def outputs(self, role: str) -> int:
         """Number of logits of a network: the levels for the selector, else the classes."""
@@ -198,8 +218,9 @@ def load_bundle(source: str | Path) -> Bundle:
     Parameters
     ----------
     source : str or Path
-        A bundle folder, the name of a bundled one (`digits-dual`), or a checkpoint of Cohen et
-        al.'s training code (`*.pth.tar`, `*.pth`, `*.pt`).
+        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
+        training code (`*.pth.tar`, `*.pth`, `*.pt`), or an exported classifier (`*.onnx`,
+        `*.pt2`).
 
     Raises
     ------
@@ -208,7 +229,7 @@ def load_bundle(source: str | Path) -> Bundle:
     FileError
         If a file is missing, damaged, tampered with or not what it claims to be.
     """
-    # The readers build Bundles, so they are imported here; the checkpoint reader needs torch.
+    # The readers build Bundles, so they are imported here; those of files need torch.
     from dualsmooth.engine.models.bundle_files import read_bundle
 
     path = Path(source)
@@ -218,9 +239,14 @@ def load_bundle(source: str | Path) -> Bundle:
         from dualsmooth.engine.models.checkpoint import read_checkpoint
 
         return read_checkpoint(path)
+    if str(source).lower().endswith(EXPORTED):
+        from dualsmooth.engine.models.exported import read_exported
+
+        return read_exported(path)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
-    rule = f"must be a folder, a checkpoint ({', '.join(_CHECKPOINTS)}) or a bundled name"
+    files = ", ".join(_CHECKPOINTS + EXPORTED)
+    rule = f"must be a folder, a file ({files}) or a bundled name"
     raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
 
 

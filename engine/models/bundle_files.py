@@ -6,19 +6,19 @@ size and digest of each weights file, and runs no code from it. Writing is all o
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.folders import check_target, new_folder
+from dualsmooth.engine.limits import LARGEST_WEIGHTS
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
 
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"
-_LARGEST_INDEX = 1 << 20
+_LARGEST_INDEX = 1 << 16
 _FIELDS = {
     "format": str,
     "version": int,
@@ -122,30 +122,13 @@ def save_bundle(
     _write_folder(folder, files)
 
 
-def check_target(folder: Path) -> None:
-    """Refuse a folder that exists already with a FileError."""
-    if folder.exists() or folder.is_symlink():
-        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
-
-
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
-    try:
+    with new_folder(folder) as draft:
         for name, data in files.items():
             with (draft / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        draft.chmod(0o755)  # mkdtemp makes it private
-        draft.rename(folder)
-    except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read_index(index: Path) -> dict[str, Any]:
@@ -184,6 +167,8 @@ def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
         raise FileError(path, "must not be a link to another folder", path.resolve())
     try:
         size = path.stat().st_size
+        if size > LARGEST_WEIGHTS:
+            raise FileError(path, f"must have at most {LARGEST_WEIGHTS} bytes", size)
         if size != entry["bytes"]:
             raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
         data = path.read_bytes()

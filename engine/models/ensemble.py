@@ -1,62 +1,225 @@
-"""Soft ensembles: one base classifier whose logits are the mean of its members' logits."""
+"""Ensembles of classifiers (Horvath et al., ICLR 2022, arXiv 2106.06946) as one base classifier.
 
-from collections.abc import Mapping, Sequence
+Soft voting takes the mean of the members' logits. K-consensus asks the first K members: where they
+agree their class is the answer, elsewhere the mean of all logits decides. Both are deterministic
+functions of one noisy image, so certificates and predictions are about them as about any network,
+and the theorems need no change. K-consensus is another classifier than soft voting: a certificate
+of one says nothing about the other.
+
+The rows that need all members are gathered into sub-batches of one fixed padded shape, so a vote
+depends neither on its batch mates nor on how many of them were unsure.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
-from dualsmooth.engine.models.registry import create, register_architecture
+from dualsmooth.engine.models.registry import create_part, register_architecture
+
+ROWS = 32
+"""Rows of a sub-batch unless something else is asked for."""
 
 
-class Ensemble(nn.Module):
-    """Mean of the logits of networks with the same outputs (Horvath et al., 2021)."""
+class SoftVoting(nn.Module):
+    """Mean of the members' logits, added one after the other.
+
+    Parameters
+    ----------
+    members : sequence of torch.nn.Module
+        At least one; all take the same images and give the same number of logits.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no member.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not members:
+            raise ArgumentError("members", "must hold at least one network", [])
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return mean_of([member(x) for member in self.members])
+
+
+class Members(nn.Module):
+    """Logits of every member, shape (members, rows, classes)."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(x) for member in self.members]).mean(0)
+        return torch.stack([member(x) for member in self.members])
 
 
-@register_architecture("ensemble")
-def ensemble(*, architecture: str, kwargs: Mapping[str, object], members: int) -> Ensemble:
-    """Members of one architecture.
+class Consensus(nn.Module):
+    """K-consensus: the class the first K members agree on, else the mean of all logits.
+
+    An agreed class has logit 1 and the others 0. A row with a logit that is not finite agrees on
+    nothing. On CUDA devices, where a captured pass cannot depend on its data, every member sees
+    every row: the same function without the saving.
 
     Parameters
     ----------
-    architecture : str
-        Registered name, not ``ensemble`` itself.
-    kwargs : mapping
-        Its keyword arguments.
-    members : int
+    members : sequence of torch.nn.Module
+        As for `SoftVoting`.
+    agree : int
+        K, at least 2 and below the number of members.
+    rows : int
+        Padded shape of the sub-batches that the other members see, >= 1. Part of what is certified,
+        as the batch shape is.
 
     Raises
     ------
     ArgumentError
-        If a value breaks its rule.
+        If a number is outside its range.
     """
-    if architecture == "ensemble":
-        raise ArgumentError("architecture", "must not be an ensemble", architecture)
-    if type(members) is not int or members < 1:
-        raise ArgumentError("members", "must be a whole number >= 1", members)
-    return Ensemble([create(architecture, kwargs) for _ in range(members)])
+
+    def __init__(self, members: Sequence[nn.Module], agree: int = 2, rows: int = ROWS) -> None:
+        super().__init__()
+        if type(agree) is not int or not 2 <= agree < len(members):
+            raise ArgumentError("agree", f"must be a whole number, 2 .. {len(members) - 1}", agree)
+        self.rows = positive_integer("rows", rows)
+        self.first, self.rest = Members(members[:agree]), Members(members[agree:])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        early: torch.Tensor = self.first(x)
+        votes = early.argmax(2)
+        agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
+        classes = torch.arange(early.shape[2], device=x.device)
+        logits = (votes[0][:, None] == classes).to(early.dtype)
+        if x.is_cuda:
+            full = mean_of([*early, *self.rest(x)])
+            return torch.where(agreed[:, None], logits, full)
+        unsure = torch.nonzero(~agreed)[:, 0]
+        for part in torch.split(unsure, self.rows):
+            logits[part] = mean_of([*early[:, part], *self._late(x, part)])
+        return logits
+
+    def extra_repr(self) -> str:
+        """A number that decides votes; digests of unregistered modules cover this text."""
+        return f"rows={self.rows}"
+
+    def _late(self, x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """Logits of the other members for some rows, in a padded channels-last sub-batch."""
+        _, channels, height, width = x.shape
+        batch = x.new_zeros(self.rows, height, width, channels).permute(0, 3, 1, 2)
+        batch[: len(part)] = x[part]
+        late: torch.Tensor = self.rest(batch)
+        return late[:, : len(part)]
 
 
-def ensemble_network(members: Sequence[Network]) -> Network:
-    """The network of an ensemble.
+def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean by additions in order: unlike a reduction the same for a row wherever it stands."""
+    total = logits[0]
+    for other in logits[1:]:
+        total = total + other
+    return total / len(logits)
+
+
+def by_stages(
+    network: nn.Module, rewrite: Callable[[nn.Module, int | None], nn.Module]
+) -> nn.Module:
+    """Rewrite a network, or each of the two stages of a `Consensus`, which cannot be traced whole.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A `Consensus` is changed in place.
+    rewrite : callable
+        Takes a network and the rows of its batches, None for those of the whole.
+    """
+    if type(network) is not Consensus:
+        return rewrite(network, None)
+    network.first = rewrite(network.first, None)  # type: ignore[assignment]
+    network.rest = rewrite(network.rest, network.rows)  # type: ignore[assignment]
+    return network
+
+
+@register_architecture("soft_voting")
+def soft_voting(*, members: Sequence[Mapping[str, object]]) -> SoftVoting:
+    """Soft-voting ensemble.
+
+    Parameters
+    ----------
+    members : sequence of mapping
+        ``{"architecture": NAME, "kwargs": {...}}`` each, of registered architectures.
 
     Raises
     ------
     ArgumentError
-        If there is no member, or members differ in architecture.
+        If a member is something else.
     """
-    kinds = [(member.architecture, dict(member.kwargs)) for member in members]
-    if not kinds or any(kind != kinds[0] for kind in kinds):
-        raise ArgumentError("members", "must be networks of one architecture", kinds)
-    module = Ensemble([member.build() for member in members]).eval()
-    architecture, kwargs = kinds[0]
-    described = {"architecture": architecture, "kwargs": kwargs, "members": len(members)}
-    return network_from_module(module, "ensemble", described)
+    return SoftVoting([create_part("members", member) for member in members])
+
+
+@register_architecture("consensus")
+def consensus(
+    *, members: Sequence[Mapping[str, object]], agree: int = 2, rows: int = ROWS
+) -> Consensus:
+    """K-consensus ensemble; see `Consensus` and `soft_voting` for the parameters and errors."""
+    return Consensus([create_part("members", member) for member in members], agree, rows)
+
+
+def ensemble_of(
+    bundles: Sequence[Bundle], *, agree: int | None = None, rows: int = ROWS, name: str = "ensemble"
+) -> Bundle:
+    """A bundle whose every network is the ensemble of the bundles' networks of that role.
+
+    It can be saved if every member could. Ensembles of modules are ``SoftVoting(modules)`` and
+    ``Consensus(modules, agree)``.
+
+    Parameters
+    ----------
+    bundles : sequence of Bundle
+        Members, with the same input shape, classes, levels, tau and roles.
+    agree : int or None
+        K of K-consensus; None for soft voting.
+    rows : int
+        As for `Consensus`.
+    name : str
+
+    Raises
+    ------
+    ArgumentError
+        If there is no bundle, they do not match, or a number is outside its range.
+    """
+    if not bundles:
+        raise ArgumentError("bundles", "must hold at least one bundle", [])
+    first = bundles[0]
+    for field in ("input_shape", "num_classes", "sigmas", "tau"):
+        if any(getattr(bundle, field) != getattr(first, field) for bundle in bundles):
+            values = [getattr(bundle, field) for bundle in bundles]
+            raise ArgumentError("bundles", f"must have the same {field}", values)
+    if any(bundle.networks.keys() != first.networks.keys() for bundle in bundles):
+        roles = [sorted(bundle.networks) for bundle in bundles]
+        raise ArgumentError("bundles", "must have the same roles", roles)
+    networks = {
+        role: joined([bundle.networks[role] for bundle in bundles], agree, rows)
+        for role in first.networks
+    }
+    shape, classes = first.input_shape, first.num_classes
+    return Bundle(name, shape, classes, first.sigmas, first.tau, networks)
+
+
+def joined(networks: Sequence[Network], agree: int | None = None, rows: int = ROWS) -> Network:
+    """The ensemble of networks as one network; parameters as for `ensemble_of`."""
+    modules = [network.build() for network in networks]
+    kwargs: dict[str, object] = {
+        "members": [{"architecture": n.architecture, "kwargs": dict(n.kwargs)} for n in networks]
+    }
+    architecture = "soft_voting" if agree is None else "consensus"
+    module: nn.Module = SoftVoting(modules) if agree is None else Consensus(modules, agree, rows)
+    if agree is not None:
+        kwargs |= {"agree": agree, "rows": rows}
+    if not all(isinstance(network.weights, bytes) for network in networks):
+        architecture, kwargs = "", {}
+    return network_from_module(module.eval(), architecture, kwargs)

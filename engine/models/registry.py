@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
-    f"dualsmooth.engine.models.{name}" for name in ("resnet", "small", "ensemble", "ordered")
+    f"dualsmooth.engine.models.{name}"
+    for name in ("denoised", "ensemble", "ordered", "resnet", "small")
 )
 
 
@@ -65,3 +66,18 @@ def create(name: str, kwargs: Mapping[str, object]) -> "nn.Module":
         rule = f"must fit {name}{signature}"
         raise ArgumentError("kwargs", rule, dict(kwargs), str(error)) from error
     return constructor(**kwargs)
+
+
+def create_part(argument: str, part: object) -> "nn.Module":
+    """Build a part of a larger network from ``{"architecture": NAME, "kwargs": {...}}``.
+
+    Raises
+    ------
+    ArgumentError
+        Names ``argument`` if the part is something else; as `create` otherwise.
+    """
+    fields = part if isinstance(part, Mapping) else {}
+    name, kwargs = fields.get("architecture"), fields.get("kwargs")
+    if len(fields) != 2 or not isinstance(name, str) or not isinstance(kwargs, Mapping):
+        raise ArgumentError(argument, "must hold architecture and kwargs", part)
+    return create(name, kwargs)

@@ -30,10 +30,13 @@ def build_network(
     """
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then replaced
         try:
+            with torch.device("meta"):  # a network of any size, without its memory
+                expected = create(architecture, kwargs).state_dict()
+            _check(expected, tensors, origin)
             module = create(architecture, kwargs)
-        except (RuntimeError, MemoryError) as error:  # sizes no memory holds
-            raise FileError(origin, f"must fit an architecture: {architecture}", error) from error
-    _check(module.state_dict(), tensors, origin)
+        except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # sizes too large
+            first = str(error).partition("\n")[0]
+            raise FileError(origin, f"must fit an architecture: {architecture}", first) from error
     state = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
     module.load_state_dict(state, strict=False)
     return module.eval()

@@ -1,17 +1,17 @@
 """Certified accuracy, ACR and abstention of one run."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runlog import COLUMNS, RUN, read_log
+from dualsmooth.engine.report.limits import sides
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+BAND = 0.95
+"""Confidence of the intervals around certified accuracy (two-sided, exact, one radius each)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,40 @@ class Row:
         Votes used; 0 if unknown.
     exceeds_radius : bool
         Whether the true radius is shown to be above ``radius`` itself (``decide`` budgets).
+    image_id, label, predicted : int or None
+        Which image, its true class, and the class certified; None if unknown or abstained.
+    sigma : float or None
+        Noise level routed to; None if unknown.
+    limit : str
+        What kept the radius from being larger: ``selector``, ``classifier``, ``both``; where the
+        method abstained, the stage that did; empty if unknown.
+    selector_radius, classifier_radius : float or None
+        Radius each side allows (selector: infinite where none is needed); None if unknown.
+    votes : str
+        Votes behind the classifier's bound, as k/n; empty if unknown.
     """
 
     radius: float
     correct: bool
     abstained: bool
-    draws: int
+    draws: int = 0
     exceeds_radius: bool = False
+    image_id: int | None = None
+    label: int | None = None
+    predicted: int | None = None
+    sigma: float | None = None
+    limit: str = ""
+    selector_radius: float | None = None
+    classifier_radius: float | None = None
+    votes: str = ""
 
-    def certified_beyond(self, r: float) -> bool:
-        """Whether the image counts at r: correct, with a radius strictly above r."""
-        return self.correct and (self.radius > r or (self.exceeds_radius and self.radius == r))
+    def certified_beyond(self, r: float, at_least: bool = False) -> bool:
+        """Whether the image counts at r: correct, with a radius strictly above r.
+
+        ``at_least`` counts radii equal to r too, as Cohen et al.'s analysis does.
+        """
+        at_itself = at_least or self.exceeds_radius
+        return self.correct and (self.radius > r or (at_itself and self.radius == r))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,8 @@ class Summary:
         Images without a certificate.
     draws : float
         Votes per image.
+    at_least : bool
+        Radii equal to r were counted too.
     """
 
     name: str
@@ -67,10 +92,15 @@ class Summary:
     acr: float
     abstained: int
     draws: float
+    at_least: bool = False
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy at a radius, in [0, 1]."""
         return self.certified[radius] / max(1, self.images)
+
+    def interval(self, radius: float) -> tuple[float, float]:
+        """95 % Clopper-Pearson interval of the accuracy on images drawn like these."""
+        return share_interval(self.certified[radius], self.images)
 
     def to_dict(self) -> dict[str, Any]:
         """As written to ``summary.json``."""
@@ -79,65 +109,56 @@ class Summary:
             "images": self.images,
             "certified_with_radius_above": {f"{r:g}": k for r, k in self.certified.items()},
             "certified_accuracy": {f"{r:g}": self.accuracy(r) for r in self.certified},
+            "certified_accuracy_interval_95": {f"{r:g}": self.interval(r) for r in self.certified},
             "average_certified_radius": self.acr,
             "abstained": self.abstained,
             "draws_per_image": self.draws,
         }
 
 
-def summarize(name: str, rows: Sequence[Row], radii: Sequence[float] = RADII) -> Summary:
+def share_interval(k: int, n: int) -> tuple[float, float]:
+    """95 % Clopper-Pearson interval of a share; (0, 1) without images."""
+    if not n:
+        return 0.0, 1.0
+    tail = (1.0 - BAND) / 2
+    return float(clopper_pearson_lower(k, n, tail)), float(clopper_pearson_upper(k, n, tail))
+
+
+def summarize(
+    name: str, rows: Sequence[Row], radii: Sequence[float] = RADII, *, at_least: bool = False
+) -> Summary:
     """Summarize rows; `Row.certified_beyond` says which images count at a radius."""
     images = max(1, len(rows))
     return Summary(
         name=name,
         images=len(rows),
-        certified={r: sum(row.certified_beyond(r) for row in rows) for r in radii},
+        certified={r: sum(row.certified_beyond(r, at_least) for row in rows) for r in radii},
         acr=math.fsum(row.radius for row in rows if row.correct) / images,
         abstained=sum(row.abstained for row in rows),
         draws=sum(row.draws for row in rows) / images,
+        at_least=at_least,
     )
 
 
 def rows_of(certificates: Sequence[Certificate]) -> list[Row]:
     """Rows of certificates."""
-    return [
-        Row(c.radius, c.correct, c.predicted is None, c.draws, c.exceeds_radius)
-        for c in certificates
-    ]
+    return [_row_of(certificate) for certificate in certificates]
 
 
-def read_rows(path: Path) -> tuple[str, list[Row]]:
-    """Name and rows of a run folder or of a TSV file in Cohen et al.'s format.
-
-    Raises
-    ------
-    FileError
-        If it is neither, or is corrupt.
-    """
-    if path.is_dir():
-        if not (path / RUN).exists():
-            raise FileError(path, "must be a run folder", f"no {RUN} in it")
-        certificates = read_log(path)
-        name = certificates[0].method if certificates else path.name
-        return name, rows_of(certificates)
-    return path.stem, _read_tsv(path)
-
-
-def _read_tsv(path: Path) -> list[Row]:
-    rows = []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            if not {"predict", "radius", "correct"} <= set(reader.fieldnames or ()):
-                raise KeyError("a column is missing")
-            for number, record in enumerate(reader, 2):
-                radius, abstained = float(record["radius"]), record["predict"] == "-1"
-                if not radius >= 0.0:
-                    raise FileError(path, f"line {number}: radius must be >= 0", radius)
-                rows.append(Row(radius, record["correct"] == "1", abstained, 0))
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
-    except (KeyError, TypeError, ValueError) as error:
-        rule = f"must be a tab-separated table with columns {' '.join(COLUMNS)}"
-        raise FileError(path, rule, error) from error
-    return rows
+def _row_of(c: Certificate) -> Row:
+    found = sides(c)
+    return Row(
+        radius=c.radius,
+        correct=c.correct,
+        abstained=c.predicted is None,
+        draws=c.draws,
+        exceeds_radius=c.exceeds_radius,
+        image_id=c.image_id,
+        label=c.label,
+        predicted=c.predicted,
+        sigma=c.sigma,
+        limit=found.limit,
+        selector_radius=found.selector,
+        classifier_radius=found.classifier,
+        votes=found.votes,
+    )

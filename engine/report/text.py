@@ -4,26 +4,43 @@ from collections.abc import Sequence
 
 from dualsmooth.engine.report.summary import Summary
 
-NAME_WIDTH = 24
+WIDTH, NAME_WIDTH, CELL = 80, 24, 7
 
 
 def text_table(summaries: Sequence[Summary]) -> str:
     """One row per run: certified accuracy (%) at each radius and ACR.
 
     With fixed and dual runs side by side, further rows say how far each dual run is above (+) or
-    below (-) the best fixed sigma, chosen afresh at every radius.
+    below (-) the best fixed sigma, chosen afresh at every radius. More radii than fit in 80 columns
+    go into further tables below the first.
     """
     radii = list(summaries[0].certified)
-    head = f"{'radius >':<{NAME_WIDTH}}" + "".join(f"{_number(r):>7}" for r in radii)
-    lines = [head + f"{'ACR':>7}", "-" * (len(head) + 7)]
+    per_table = (WIDTH - NAME_WIDTH) // CELL - 1
+    parts = [radii[i : i + per_table] for i in range(0, max(1, len(radii)), per_table)]
+    lines = [line for part in parts for line in _table(summaries, part)]
+    return "\n".join([*lines, *_footer(summaries)])
+
+
+def _table(summaries: Sequence[Summary], radii: Sequence[float]) -> list[str]:
+    sign = ">=" if summaries[0].at_least else ">"
+    head = f"{f'radius {sign}':<{NAME_WIDTH}}" + "".join(f"{_number(r):>{CELL}}" for r in radii)
+    lines = [head + f"{'ACR':>{CELL}}", "-" * (len(head) + CELL)]
     for summary in summaries:
-        cells = "".join(f"{100 * summary.accuracy(r):>7.1f}" for r in radii)
-        lines.append(f"{summary.name:<{NAME_WIDTH}}" + cells + f"{summary.acr:>7.3f}")
-    return "\n".join([*lines, *_against_best_fixed(summaries, radii), *_footer(summaries)])
+        cells = "".join(f"{100 * summary.accuracy(r):>{CELL}.1f}" for r in radii)
+        lines.append(_name(summary) + cells + f"{summary.acr:>{CELL}.3f}")
+    return [*lines, *_against_best_fixed(summaries, radii), ""]
 
 
 def _number(r: float) -> str:
     return f"{r:.2f}" if round(r, 2) == r else f"{r:.4g}"
+
+
+def _name(summary: Summary) -> str:
+    """The name in its column; a long one loses its middle, and stands whole in the footer."""
+    name = summary.name
+    if len(name) >= NAME_WIDTH:
+        name = name[:12] + ".." + name[-(NAME_WIDTH - 15) :]
+    return f"{name:<{NAME_WIDTH}}"
 
 
 def _against_best_fixed(summaries: Sequence[Summary], radii: Sequence[float]) -> list[str]:
@@ -35,14 +52,19 @@ def _against_best_fixed(summaries: Sequence[Summary], radii: Sequence[float]) ->
     for summary in dual:
         gaps = [100 * (summary.accuracy(r) - max(f.accuracy(r) for f in fixed)) for r in radii]
         gap = summary.acr - max(f.acr for f in fixed)
-        cells = "".join(f"{g:>+7.1f}" for g in gaps)
-        lines.append(f"{summary.name:<{NAME_WIDTH}}" + cells + f"{gap:>+7.3f}")
+        cells = "".join(f"{g:>+{CELL}.1f}" for g in gaps)
+        lines.append(_name(summary) + cells + f"{gap:>+{CELL}.3f}")
     return lines
 
 
 def _footer(summaries: Sequence[Summary]) -> list[str]:
-    lines = ["", "certified accuracy in %: correct with a radius strictly above; ACR: mean radius"]
+    rule = "at or above" if summaries[0].at_least else "strictly above"
+    lines = [f"certified accuracy in %: correct, radius {rule} r; ACR: mean radius"]
     for s in summaries:
+        halves = [max(s.accuracy(r) - s.interval(r)[0], s.interval(r)[1] - s.accuracy(r))
+                  for r in s.certified]  # fmt: skip
+        points = f"; 95 % within {100 * max(halves):.1f} points" if halves else ""
+        lines.append(f"{s.name}:")
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
-        lines.append(f"{s.name}: {s.images} images, {s.abstained} abstained{draws}")
+        lines.append(f"  {s.images} images, {s.abstained} abstained{draws}{points}")
     return lines

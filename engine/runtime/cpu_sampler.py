@@ -14,19 +14,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.integer_noise import thresholds
+from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fuse import fuse_for_cpu
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.noise import NOISES, counter_word3
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     BATCHES_PER_CALL,
-    available_cores,
     dtype_of,
     folded_network,
     one_thread,
 )
+from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 
 
@@ -47,8 +51,12 @@ class CpuSampler:
         batch_size: int = 256,
         threads: int | None = None,
         precision: str = "fp32",
+        noise: str = "gaussian",
     ) -> None:
         positive_integer("batch_size", batch_size)
+        self._on_grid = one_of("noise", noise, NOISES) == "integer"
+        self._levels: dict[float, int] = {}
+        self._tables: GridTables | None = None
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
@@ -74,7 +82,7 @@ class CpuSampler:
             grown = np.zeros((2 * slot + 1, *self.shape), np.float32)
             grown[: len(self._images)] = self._images
             self._images = grown
-        self._images[slot] = image
+        self._images[slot] = grid_steps(image) if self._on_grid else image
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
@@ -115,11 +123,21 @@ class CpuSampler:
         table["image_id"] = [s.image_id for s in segments]
         table["word3"] = [s.stream | self._word3 for s in segments]
         table["sigma"] = [s.sigma for s in segments]
+        if self._on_grid:
+            table["level"] = self._levels_of([s.sigma for s in segments])
         return table
+
+    def _levels_of(self, sigmas: Sequence[float]) -> list[int]:
+        """Index of each sigma's thresholds; they are made when a sigma is first met."""
+        known = len(self._levels)
+        found = [self._levels.setdefault(sigma, len(self._levels)) for sigma in sigmas]
+        if len(self._levels) > known:
+            self._tables = GridTables.pack([thresholds(sigma) for sigma in self._levels])
+        return found
 
     def _logits(self, model: str, table: NDArray[np.void], first: int, rows: int) -> torch.Tensor:
         batch = self._buffer()
-        noisy_rows(table, first, self._images, self.seed, batch, rows=rows)
+        noisy_rows(table, first, self._images, self.seed, batch, rows=rows, tables=self._tables)
         with torch.inference_mode():
             answers: torch.Tensor = self._networks[model](batch.permute(0, 3, 1, 2))
             logits = answers[:rows].float().contiguous()
@@ -138,13 +156,18 @@ class CpuSampler:
 
     def _fused(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network in this precision, fused; made and tried once on a worker thread."""
-        rows = torch.zeros(self.batch_size, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def batch(rows: int) -> torch.Tensor:
+            return torch.zeros(rows, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+            return fuse_for_cpu(stage, batch(rows or self.batch_size))
 
         def make() -> torch.nn.Module:
-            fused = fuse_for_cpu(folded_network(network, self._dtype), rows)
+            fused = by_stages(folded_network(network, self._dtype), fuse)
             if self._dtype != torch.float32:
                 with torch.inference_mode():
-                    fused(rows)
+                    fused(batch(self.batch_size))
             return fused
 
         try:

@@ -20,16 +20,21 @@ from dualsmooth.engine.runtime.torch_sampler import folded_network
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.thresholds import Thresholds
 
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Static tensors every pass reads: images float32 [slots, H, W, C], and the run's key."""
+    """Static tensors every pass reads: images [slots, H, W, C], and the run's key.
+
+    Images are float32; with thresholds of integer noise they are uint8 grid steps.
+    """
 
     images: torch.Tensor
     key: torch.Tensor
+    tables: Thresholds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ def build(
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend == "triton":
+        if inputs.tables is not None:
+            raise ArgumentError("backend", "must not be triton with integer noise", backend)
         resnet = folded_resnet(network, dtype, device)
         if resnet is None or height % 4 or width % 4:
             raise ArgumentError(
@@ -117,7 +124,13 @@ def reproducible() -> Iterator[None]:
 def _library_scores(
     forward: Forward, dtype: torch.dtype, inputs: Inputs, rows: Rows
 ) -> torch.Tensor:
-    noisy = ops.noise(inputs.images, rows, inputs.key, dtype=dtype)
+    if inputs.tables is None:
+        noisy = ops.noise(inputs.images, rows, inputs.key, dtype=dtype)
+    else:
+        level = rows.sigma.view(torch.int32)
+        noisy = ops.integer_noise(
+            inputs.images, rows, inputs.key, level, inputs.tables, dtype=dtype
+        )
     with torch.no_grad():
         return forward(noisy.permute(0, 3, 1, 2)).contiguous()
 

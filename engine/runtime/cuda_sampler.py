@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.noise import NOISES, counter_word3
 from dualsmooth.engine.runtime.backends import sampler_name
 from dualsmooth.engine.runtime.cuda_networks import Inputs
 from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream, Event
-from dualsmooth.engine.runtime.graphs import Captured, Capturer
+from dualsmooth.engine.runtime.graphs import SAMPLE_SIGMA, Captured, Capturer
+from dualsmooth.engine.runtime.grid_levels import GridLevels
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.tables import COLUMNS, Piece, divide, fill
 from dualsmooth.engine.runtime.torch_sampler import dtype_of
@@ -48,6 +50,8 @@ class CudaSampler:
         Images held at once, >= 1.
     stream : DeviceStream, optional
         By default a stream of the current CUDA device.
+    noise : str
+        ``gaussian``, or ``integer`` (not for the triton backend).
 
     Raises
     ------
@@ -72,15 +76,22 @@ class CudaSampler:
         backend: str = "auto",
         slots: int = 16,
         stream: DeviceStream | None = None,
+        noise: str = "gaussian",
     ) -> None:
         positive_integer("batch_size", batch_size)
         positive_integer("slots", slots)
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self._word3 = counter_word3(0, attempt)
         self._stream = stream = CudaStream() if stream is None else stream
-        images = stream.zeros(slots, *shape, dtype=torch.float32)
-        self._inputs = Inputs(images, seed_key(seed, stream.device))
-        self._loading = stream.pinned(slots, *shape, dtype=torch.float32)
+        self._grid: GridLevels | None = None
+        if one_of("noise", noise, NOISES) == "integer":
+            self._grid = GridLevels(stream)
+            self._grid.index(SAMPLE_SIGMA)
+        kind = torch.uint8 if self._grid else torch.float32
+        images = stream.zeros(slots, *shape, dtype=kind)
+        tables = self._grid.tables if self._grid else None
+        self._inputs = Inputs(images, seed_key(seed, stream.device), tables)
+        self._loading = stream.pinned(slots, *shape, dtype=kind)
         self._loaded: dict[int, Event] = {}
         self._table = stream.zeros(len(COLUMNS), batch_size, dtype=torch.int32)
         self._buffers = [
@@ -105,7 +116,9 @@ class CudaSampler:
             raise ArgumentError("image", f"must have shape {self.shape}", tuple(image.shape))
         if not 0 <= slot < len(self._loading):
             raise ArgumentError("slot", f"must be in [0, {len(self._loading)})", slot)
-        if isinstance(image, torch.Tensor) and image.device == self._stream.device:
+        if self._grid:
+            image = grid_steps(np.asarray(torch.as_tensor(image).cpu(), np.float32))
+        elif isinstance(image, torch.Tensor) and image.device == self._stream.device:
             self._stream.adopt(image)
             self._stream.copy(self._inputs.images[slot], image)
             return
@@ -145,7 +158,9 @@ class CudaSampler:
         self._turn = (self._turn + 1) % self.depth
         if buffers.submission is not None:
             buffers.submission.collect()
-        sizes = fill(buffers.tables.numpy(), [segment for _, segment in piece], self._word3)
+        segments = [segment for _, segment in piece]
+        levels = [self._grid.index(s.sigma) for s in segments] if self._grid else None
+        sizes = fill(buffers.tables.numpy(), segments, self._word3, levels)
         used = slice(len(sizes))
         stream.copy(buffers.staged[used], buffers.tables[used])
         stream.zero(captured.counts[: len(piece)])

@@ -59,7 +59,7 @@ class Capturer:
     stream : DeviceStream
         Where everything runs.
     inputs : Inputs
-        Images and key.
+        Images and key; with integer noise level 0 is SAMPLE_SIGMA.
     table : int32 tensor [6, batch]
         What the graphs read their rows from.
     dtype : torch.dtype
@@ -94,8 +94,9 @@ class Capturer:
         image = torch.rand(self.inputs.images.shape[1:], generator=generator)
         batch = self.table.shape[1]
         tables = np.empty((1, *self.table.shape), np.int32)
-        fill(tables, [Segment(0, 0, SAMPLE_SIGMA, 0, 0, batch)], 0)
-        self.stream.run(lambda: self.inputs.images[0].copy_(image))
+        on_grid = self.inputs.tables is not None
+        fill(tables, [Segment(0, 0, SAMPLE_SIGMA, 0, 0, batch)], 0, [0] if on_grid else None)
+        self.stream.run(lambda: self.inputs.images[0].copy_(image * (255.0 if on_grid else 1.0)))
         self.stream.run(lambda: self.table.copy_(torch.from_numpy(tables[0])))
 
     def _network(

@@ -70,6 +70,21 @@ class Sampler(Protocol):
         """Start what `count` does. Images named by the segments must stay until it is awaited."""
 
 
+class OwnedSampler(Sampler, Protocol):
+    """A sampler as its owner sees it."""
+
+    @property
+    def name(self) -> str:
+        """Implementation, as certificates record it."""
+
+    def close(self) -> None:
+        """Stop its threads."""
+
+
+MakeSampler: TypeAlias = Callable[..., OwnedSampler]
+"""What `dualsmooth.engine.runtime.native.make_sampler` is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Segments unrolled to one entry per sample; all arrays have shape (rows,)."""
@@ -77,7 +92,7 @@ class Rows:
     segment: NDArray[np.int64]
     slot: NDArray[np.int64]
     image_id: NDArray[np.uint64]
-    sigma: NDArray[np.float32]
+    sigma: NDArray[np.float64]
     stream: NDArray[np.uint64]
     sample: NDArray[np.uint64]
 
@@ -99,7 +114,7 @@ def unroll(segments: Sequence[Segment]) -> Rows:
         segment=index,
         slot=np.array([s.slot for s in segments], np.int64)[index],
         image_id=np.array([s.image_id for s in segments], np.uint64)[index],
-        sigma=np.array([s.sigma for s in segments], np.float32)[index],
+        sigma=np.array([s.sigma for s in segments], np.float64)[index],
         stream=np.array([s.stream for s in segments], np.uint64)[index],
         sample=first[index] + (np.arange(len(index)) - starts[index]).astype(np.uint64),
     )

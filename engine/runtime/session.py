@@ -1,22 +1,31 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Prediction
-from dualsmooth.engine.images import check_ids, check_images, unit_float
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.draws import Counts, Draw, Prediction
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
+from dualsmooth.engine.integer_noise import tables_digest
+from dualsmooth.engine.methods.method import Method, bundle_of, method_at
+from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
+from dualsmooth.engine.runtime.segments import MakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.votebook import Votebook
+
+
+def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
+    for draw in draws:  # noqa: UP028 (`yield from` would send the votes to the list)
+        yield draw
 
 
 class Session:
@@ -28,13 +37,21 @@ class Session:
         What is certified.
     settings : Settings
         How votes are drawn.
+    make : callable, optional
+        Makes the sampler; takes what `make_sampler` takes, which is the default.
+
+    Raises
+    ------
+    ArgumentError
+        If the method answers one image at a time or needs float32, and the settings do not fit.
     """
 
-    def __init__(self, method: Method, settings: Settings) -> None:
+    def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
+        _check_fit(method, settings)
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
-        self.sampler = make_sampler(
+        self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
@@ -46,8 +63,11 @@ class Session:
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
             precision=settings.arithmetic,
+            noise=settings.noise,
         )
         self.occupancy = Occupancy()
+        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
+        self.failed: list[int] = []
 
     def certify(
         self,
@@ -74,11 +94,14 @@ class Session:
         ArgumentError
             If images or ids are invalid; nothing is drawn then.
         """
-        array = check_images(images, self.shape)
+        array = self._checked(images)
         ids = check_ids(image_ids, len(array))
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
-        flights = [Flight(i, self.method.certify(budget, alpha), book) for i in ids]
+        flights = [
+            Flight(i, method_at(self.method, unit_float(image)).certify(budget, alpha), book)
+            for i, image in zip(ids, array, strict=True)
+        ]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
 
     def predict(
@@ -88,13 +111,40 @@ class Session:
 
         Uses ``budget.n`` votes per network; takes images and raises as `certify` does.
         """
-        array = check_images(images, self.shape)
+        array = self._checked(images)
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
-        flights = [Flight(i, self.method.predict(n, alpha)) for i in ids]
+        flights = [
+            Flight(i, method_at(self.method, unit_float(image)).predict(n, alpha))
+            for i, image in zip(ids, array, strict=True)
+        ]
         for flight in self._run(flights, array):
             assert flight.result is not None
             yield flight.image_id, flight.result
+
+    def search(
+        self, images: ArrayLike, search: Search, image_ids: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (image id, noise level) in the order in which searches end.
+
+        Takes images and raises as `certify` does.
+        """
+        array = self._checked(images)
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, search.run(self.method.networks)) for i in ids]
+        for flight in self._run(flights, array):
+            assert flight.result is not None
+            yield flight.image_id, flight.result
+
+    def redraw(
+        self, images: ArrayLike, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
+    ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
+        """Yield (image id, votes of its draws) for draws that are known beforehand."""
+        array = check_images(images, self.shape)
+        ids = check_ids(image_ids, len(array))
+        flights = [Flight(i, _asking(asked)) for i, asked in zip(ids, draws, strict=True)]
+        for flight in self._run(flights, array):
+            yield flight.image_id, tuple(flight.records)
 
     def _run(
         self, flights: list[Flight[Result]], images: NDArray[np.generic]
@@ -119,9 +169,22 @@ class Session:
             precision=self.settings.arithmetic,
             device=self.settings.device_kind,
             sampler=self.sampler.name,
+            noise=self.settings.noise,
+            noise_tables=self._tables_of(flight),
             batch_size=self.sampler.batch_size,
-            seconds=flight.seconds,
+            seconds=round(flight.seconds, 6),
         )
+
+    def _checked(self, images: ArrayLike) -> NDArray[np.generic]:
+        array = check_images(images, self.shape)
+        if self.settings.noise == "integer":
+            check_grid(array)
+        return array
+
+    def _tables_of(self, flight: Flight[Certificate]) -> str:
+        if self.settings.noise != "integer":
+            return ""
+        return tables_digest(record.sigma for record in flight.records)
 
     def close(self) -> None:
         """Stop the sampler's threads."""
@@ -137,3 +200,12 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_fit(method: Method, settings: Settings) -> None:
+    if getattr(method, "serial", False) and settings.slots != 1:
+        rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
+        raise ArgumentError("slots", rule, settings.slots, hint)
+    if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
+        rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
+        raise ArgumentError("precision", rule, settings.arithmetic, hint)

@@ -11,7 +11,7 @@ from dualsmooth.engine.runtime.segments import Segment, unroll
 from dualsmooth.kernels.rows import Rows
 
 COLUMNS = ("slot", "sigma", "stream", "image", "sample", "segment")
-"""Rows of a table, int32 [6, batch]; ``sigma`` holds the bits of a float32."""
+"""Rows of a table, int32 [6, batch]; ``sigma`` holds the bits of a float32, or a level."""
 
 Piece: TypeAlias = list[tuple[int, Segment]]
 """Segments, or parts of them, with the position of each in the caller's list."""
@@ -40,15 +40,24 @@ def divide(segments: Sequence[Segment], rows: int, most: int) -> list[Piece]:
     return pieces
 
 
-def fill(tables: NDArray[np.int32], segments: Sequence[Segment], word3: int) -> list[int]:
+def fill(
+    tables: NDArray[np.int32],
+    segments: Sequence[Segment],
+    word3: int,
+    levels: Sequence[int] | None = None,
+) -> list[int]:
     """Write segments into tables of shape (tables, 6, batch), and return the rows in each used.
 
-    Rows left over in the last table vote nowhere. ``word3`` is joined to every phase byte.
+    Rows left over in the last table vote nowhere. ``word3`` is joined to every phase byte. With the
+    level of every segment, ``sigma`` holds levels (int32) instead.
     """
     rows, batch = unroll(segments), tables.shape[2]
+    sigma = rows.sigma.astype(np.float32).view(np.int32)
+    if levels is not None:
+        sigma = np.array(levels, np.int32)[rows.segment]
     columns = (
         rows.slot.astype(np.int32),
-        rows.sigma.astype(np.float32).view(np.int32),
+        sigma,
         (rows.stream | np.uint64(word3)).astype(np.uint32).view(np.int32),
         rows.image_id.astype(np.uint32).view(np.int32),
         rows.sample.astype(np.uint32).view(np.int32),

@@ -5,7 +5,6 @@ batches. So a vote does not depend on batch mates, on its row, or on the number 
 """
 
 import copy
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.integer_noise import integer_rows, unit_of_grid
+from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.noise import NOISES, counter_word3
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Rows, Segment, unroll
 from dualsmooth.engine.runtime.torch_noise import normal_rows
@@ -47,6 +50,8 @@ class TorchSampler:
         Batches in work at once; None means one per available core.
     precision : str
         ``fp32`` or ``bf16`` (weights and activations; logits are compared in float32).
+    noise : str
+        ``gaussian``, or ``integer``: images must lie on the 1/255 grid, and the noise is exact.
 
     Raises
     ------
@@ -68,8 +73,10 @@ class TorchSampler:
         batch_size: int = 256,
         threads: int | None = None,
         precision: str = "fp32",
+        noise: str = "gaussian",
     ) -> None:
         positive_integer("batch_size", batch_size)
+        self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self.shape, self.seed, self.attempt, self.batch_size = shape, seed, attempt, batch_size
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
@@ -92,7 +99,8 @@ class TorchSampler:
         """Put an image, float32, shape (height, width, channels), into a slot."""
         if image.shape != self.shape:
             raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
-        self._images[slot] = np.ascontiguousarray(image, np.float32)
+        values = np.ascontiguousarray(image, np.float32)
+        self._images[slot] = grid_steps(values) if self._on_grid else values
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
@@ -120,12 +128,7 @@ class TorchSampler:
     def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
         """Class of each row, or the number of classes where a logit is not finite."""
         batch = self._buffer()
-        word3 = rows.stream | np.uint64(counter_word3(0, self.attempt))
-        noise = normal_rows(self.seed, rows.image_id, word3, rows.sample, self.shape)
-        noise *= rows.sigma[:, None, None, None]
-        slots, which = np.unique(rows.slot, return_inverse=True)
-        images = np.stack([self._images[int(slot)] for slot in slots])
-        np.add(images[which], noise, out=batch[: len(rows)])
+        batch[: len(rows)] = self._noisy(rows)
         batch[len(rows) :] = 0.0
         with torch.inference_mode():
             noisy = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._dtype)
@@ -138,6 +141,20 @@ class TorchSampler:
         votes = np.full(len(logits), logits.shape[1], np.int64)
         votes[valid] = np.argmax(logits[valid], axis=1)
         return votes
+
+    def _noisy(self, rows: Rows) -> NDArray[np.float32]:
+        """What the network gets, shape (rows, height, width, channels)."""
+        word3 = rows.stream | np.uint64(counter_word3(0, self.attempt))
+        slots, which = np.unique(rows.slot, return_inverse=True)
+        images = np.stack([self._images[int(slot)] for slot in slots])[which]
+        counters = (self.seed, rows.image_id, word3, rows.sample)
+        if self._on_grid:
+            steps = integer_rows(*counters, rows.sigma, self.shape)
+            return unit_of_grid(images.astype(np.int32) + steps)
+        noise = normal_rows(*counters, self.shape)
+        noise *= rows.sigma.astype(np.float32)[:, None, None, None]
+        images += noise
+        return images
 
     def _buffer(self) -> NDArray[np.float32]:
         if not hasattr(self._local, "batch"):
@@ -153,16 +170,10 @@ def dtype_of(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def folded_network(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """A copy with batch norm folded, in one dtype, with channels-last convolutions."""
-    folded: torch.nn.Module = fold_batch_norm(copy.deepcopy(network).eval())
+    copied = copy.deepcopy(network).eval()
+    folded = by_stages(copied, lambda stage, rows: fold_batch_norm(stage))
     folded.to(dtype)
     for parameter in folded.parameters():
         if parameter.ndim == 4:

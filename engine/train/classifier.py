@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle, expert_role
-from dualsmooth.engine.models.ensemble import ensemble_network
+from dualsmooth.engine.models.ensemble import joined
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
@@ -95,7 +95,7 @@ class ClassifierRecipe:
             name = role if self.members == 1 else f"{role}-{member}"
             train_classifier(module, workshop, sigmas, self.loss, self.schedule, source, name)
             members.append(workshop.describe(module, workshop.classes))
-        return members[0] if self.members == 1 else ensemble_network(members)
+        return members[0] if self.members == 1 else joined(members)
 
 
 def train_classifier(

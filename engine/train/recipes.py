@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.folders import check_target
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import check_target, save_bundle
+from dualsmooth.engine.models.bundle_files import save_bundle
 from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.train.card import CARD, model_card
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX

@@ -1,18 +1,21 @@
 /* Noisy rows and vote counts on a CPU.
  *
  * The noise is stream version 1 of dualsmooth.engine.noise: Philox4x32-10 words, Box-Muller in
- * float64, one rounding to float32. Compiled without contraction of a*b+c, so every instruction
- * set gives the same bits. Tables and shapes are checked by the Python wrapper.
+ * float64, one rounding to float32; or the integer noise of dualsmooth.engine.integer_noise, by
+ * thresholds of 64-bit words. Compiled without contraction of a*b+c, so every instruction set gives
+ * the same bits. Tables and shapes are checked by the Python wrapper.
  */
 #include <stdint.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #define TILE 16
+#define LOW_WORD 0x8000u /* bit of counter word 3 that marks the low half of a 64-bit word */
 
 typedef struct {
     int64_t end;     /* rows of this and all earlier segments */
     int64_t image;   /* index of the image */
+    int64_t level;   /* index of the table of thresholds, integer noise only */
     uint32_t first;  /* sample index of the first row, counter word 1 */
     uint32_t id;     /* image id, counter word 2 */
     uint32_t word3;  /* phase, stream version and attempt */
@@ -23,8 +26,11 @@ typedef struct {
     uint32_t key[2];
     int64_t values;    /* floats of an image */
     int64_t lanes;     /* values per Philox block: 3 or 4 */
-    const float *images;
+    const float *images; /* grid steps 0 .. 255 for integer noise */
     void *out;
+    const uint64_t *limits; /* tables of thresholds, each padded with ones to 2^k - 1 entries */
+    const int64_t *counts;  /* thresholds in use */
+    int64_t width;          /* 2^k - 1 */
 } job;
 
 INLINE void philox(uint32_t words[4][TILE], const uint32_t key[2])
@@ -120,20 +126,57 @@ INLINE uint16_t bfloat16(float value)
     return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
-INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half)
+INLINE void block_words(uint32_t words[4][TILE], const job *j, const segment *s, uint32_t sample,
+                        uint32_t block, uint32_t mark)
+{
+    for (int i = 0; i < TILE; i++) {
+        words[0][i] = block + i, words[1][i] = sample;
+        words[2][i] = s->id, words[3][i] = s->word3 | mark;
+    }
+    philox(words, j->key);
+}
+
+INLINE void normals(float lanes[4][TILE], const job *j, const segment *s, uint32_t sample,
+                    uint32_t block)
 {
     uint32_t words[4][TILE];
+    block_words(words, j, s, sample, block, 0);
+    box_muller(words[0], words[1], lanes[0], lanes[1]);
+    box_muller(words[2], words[3], lanes[2], lanes[3]);
+}
+
+/* Number of thresholds <= word, less half of them: the noise, as a float that holds it exactly. */
+INLINE void integers(float lanes[4][TILE], const job *j, const segment *s, uint32_t sample,
+                     uint32_t block)
+{
+    uint32_t high[4][TILE], low[4][TILE];
+    const uint64_t *limits = j->limits + s->level * j->width;
+    int64_t count = j->counts[s->level];
+    block_words(high, j, s, sample, block, 0);
+    block_words(low, j, s, sample, block, LOW_WORD);
+    for (int lane = 0; lane < 4; lane++) {
+        int64_t below[TILE] = {0};
+        for (int64_t half = (j->width + 1) / 2; half; half /= 2)
+            for (int i = 0; i < TILE; i++) {
+                uint64_t word = (uint64_t)high[lane][i] << 32 | low[lane][i];
+                below[i] += limits[below[i] + half - 1] <= word ? half : 0;
+            }
+        for (int i = 0; i < TILE; i++) /* a word of ones also counts the padding */
+            lanes[lane][i] = (float)((below[i] < count ? below[i] : count) - count / 2);
+    }
+}
+
+INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half,
+                    int whole)
+{
     float lanes[4][TILE], flat[4 * TILE];
     const float *image = j->images + s->image * j->values;
     int64_t width = j->lanes * TILE;
     for (int64_t start = 0, block = 0; start < j->values; start += width, block += TILE) {
-        for (int i = 0; i < TILE; i++) {
-            words[0][i] = (uint32_t)block + i, words[1][i] = sample;
-            words[2][i] = s->id, words[3][i] = s->word3;
-        }
-        philox(words, j->key);
-        box_muller(words[0], words[1], lanes[0], lanes[1]);
-        box_muller(words[2], words[3], lanes[2], lanes[3]);
+        if (whole)
+            integers(lanes, j, s, sample, (uint32_t)block);
+        else
+            normals(lanes, j, s, sample, (uint32_t)block);
         if (j->lanes == 3)
             for (int i = 0; i < TILE; i++)
                 for (int lane = 0; lane < 3; lane++) flat[3 * i + lane] = lanes[lane][i];
@@ -142,34 +185,38 @@ INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row
                 for (int lane = 0; lane < 4; lane++) flat[4 * i + lane] = lanes[lane][i];
         int64_t count = j->values - start < width ? j->values - start : width;
         int64_t at = row * j->values + start;
+        for (int64_t i = 0; i < count; i++)
+            flat[i] = whole ? (image[start + i] + flat[i]) * (1.0f / 255.0f)
+                            : image[start + i] + flat[i] * s->sigma;
         if (half) {
             uint16_t *out = (uint16_t *)j->out + at;
-            for (int64_t i = 0; i < count; i++)
-                out[i] = bfloat16(image[start + i] + flat[i] * s->sigma);
+            for (int64_t i = 0; i < count; i++) out[i] = bfloat16(flat[i]);
         } else {
-            float *out = (float *)j->out + at;
-            for (int64_t i = 0; i < count; i++) out[i] = image[start + i] + flat[i] * s->sigma;
+            memcpy((float *)j->out + at, flat, count * sizeof(float));
         }
     }
 }
 
 /* Rows first .. first + rows - 1 of the segments' rows, one after another. */
-INLINE void all_rows(const job *j, const segment *s, int64_t first, int64_t rows, int half)
+INLINE void all_rows(const job *j, const segment *s, int64_t first, int64_t rows, int half,
+                     int whole)
 {
     int64_t begin = 0;
     for (int64_t row = 0; row < rows; row++) {
         while (s->end <= first + row) begin = s->end, s++;
-        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half);
+        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half, whole);
     }
 }
 
 #define VERSION(name, target)                                                                  \
     target static void name(const job *j, const segment *s, int64_t first, int64_t rows, int half) \
     {                                                                                          \
-        if (half)                                                                              \
-            all_rows(j, s, first, rows, 1);                                                    \
+        if (j->limits)                                                                         \
+            all_rows(j, s, first, rows, half, 1);                                              \
+        else if (half)                                                                         \
+            all_rows(j, s, first, rows, 1, 0);                                                 \
         else                                                                                   \
-            all_rows(j, s, first, rows, 0);                                                    \
+            all_rows(j, s, first, rows, 0, 0);                                                 \
     }
 
 VERSION(rows_plain, )
@@ -193,9 +240,10 @@ int dualsmooth_best_version(void)
 
 void dualsmooth_noisy_rows(int version, uint32_t k0, uint32_t k1, int64_t values, int64_t lanes,
                            const float *images, const segment *segments, int64_t first,
-                           int64_t rows, int half, void *out)
+                           int64_t rows, int half, void *out, const uint64_t *limits,
+                           const int64_t *counts, int64_t width)
 {
-    job j = {{k0, k1}, values, lanes, images, out};
+    job j = {{k0, k1}, values, lanes, images, out, limits, counts, width};
 #if defined(__x86_64__)
     if (version == 2) {
         rows_avx512(&j, segments, first, rows, half);

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.errors import KernelArgumentError
 
 SEGMENT = np.dtype(
     [
         ("end", np.int64),
         ("image", np.int64),
+        ("level", np.int64),
         ("first", np.uint32),
         ("image_id", np.uint32),
         ("word3", np.uint32),
@@ -27,7 +29,8 @@ SEGMENT = np.dtype(
     ],
     align=True,
 )
-"""One segment: rows up to its end (cumulative), index of its image, counter words, sigma."""
+"""One segment: rows up to its end (cumulative), index of its image and of its table of thresholds
+(integer noise only), counter words, sigma (normal noise only)."""
 
 VERSIONS = ("plain", "avx2", "avx512")
 """Instruction sets the loops are compiled for; all give the same bits."""
@@ -60,11 +63,13 @@ def noisy_rows(
     *,
     rows: int | None = None,
     version: str | None = None,
+    tables: GridTables | None = None,
 ) -> None:
     """Write image + sigma * noise for neighbouring rows of packed segments.
 
     Noise is stream version 1 (float64, rounded once to float32); product and sum are rounded to
-    float32 each, then to the output's type.
+    float32 each, then to the output's type. With tables it is exact integer noise, and a row is
+    float32(image + noise) * float32(1 / 255).
 
     Parameters
     ----------
@@ -73,6 +78,7 @@ def noisy_rows(
     first : int
         First row, >= 0.
     images : ndarray of float32, shape (images, height, width, channels)
+        Grid steps 0 .. 255 with tables.
     seed : int
         Run seed, 0 <= seed < 2^64.
     out : torch.Tensor of float32 or bfloat16, shape (batch, height, width, channels)
@@ -81,11 +87,13 @@ def noisy_rows(
         By default the whole batch.
     version : str, optional
         One of `VERSIONS` that the processor has; by default the best.
+    tables : GridTables, optional
+        Thresholds of each level of the segments.
 
     Raises
     ------
     KernelArgumentError
-        If an array has the wrong type or shape, or rows or images are out of range.
+        If an array has the wrong type or shape, or rows, images or levels are out of range.
     """
     library = _require()
     count = len(out) if rows is None else rows
@@ -95,11 +103,14 @@ def noisy_rows(
         raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
     if not 0 <= seed < 1 << 64:
         raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+    if tables is not None:
+        tables.check(segments["level"])
     channels = images.shape[3]
     library.dualsmooth_noisy_rows(
         _version(version), seed & 0xFFFFFFFF, seed >> 32, int(np.prod(images.shape[1:])),
         channels if channels in (3, 4) else 4, images.ctypes.data, segments.ctypes.data, first,
         count, int(out.dtype == torch.bfloat16), out.data_ptr(),
+        *((None, None, 0) if tables is None else tables.pointers()),
     )  # fmt: skip
 
 
@@ -206,7 +217,7 @@ def _library() -> ctypes.CDLL | None:
     integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
     library.dualsmooth_noisy_rows.argtypes = [
         ctypes.c_int, word, word, integer, integer, pointer, pointer, integer, integer,
-        ctypes.c_int, pointer,
+        ctypes.c_int, pointer, pointer, pointer, integer,
     ]  # fmt: skip
     library.dualsmooth_count_votes.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     library.dualsmooth_noisy_rows.restype = library.dualsmooth_count_votes.restype = None

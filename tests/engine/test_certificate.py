@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -61,3 +62,42 @@ def test_time_does_not_enter_the_checksum() -> None:
     two["seconds"] = 99.0
     assert Certificate.from_json(json.dumps(two)).seconds == 99.0
     assert one["checksum"] == two["checksum"]
+
+
+def resigned(change: dict[str, object]) -> str:
+    """The certificate with other fields and a right checksum."""
+    record = json.loads(CERTIFICATE.to_json()) | change
+    unsigned = {k: v for k, v in record.items() if k not in ("checksum", "seconds")}
+    text = json.dumps(unsigned, sort_keys=True)
+    return json.dumps(record | {"checksum": hashlib.sha256(text.encode()).hexdigest()[:16]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": float("inf")},
+        {"seconds": 10**400},
+        {"radius": 10**400},
+        {"radius": "0.3"},
+        {"predicted": True},
+        {"predicted": 3.0},
+        {"interval": [0]},
+        {"interval": [0, 1, 2]},
+        {"counts": {}},
+        {"bounds": [[]]},
+        {"alpha": None},
+        {"alpha": {"rule": "chain", "budget": 1e-3, "levels": {}, "total": 0}},
+        {"alpha": {"rule": "chain", "budget": 1e-3, "levels": LEVELS, "total": 1e-4}},
+        {"alpha": {"rule": "chain", "budget": 1e-3, "levels": {"a": 10**400}, "total": 1e-4}},
+    ],
+    ids=str,
+)
+def test_a_right_checksum_does_not_excuse_wrong_types(change: dict[str, object]) -> None:
+    assert Certificate.from_json(resigned({})) == CERTIFICATE
+    with pytest.raises(ValueError, match="must"):
+        Certificate.from_json(resigned(change))
+
+
+def test_deep_nesting_is_no_certificate() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        Certificate.from_json("[" * 100_000)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cli import main
 from dualsmooth.engine.runlog import read_log
 
@@ -127,6 +128,7 @@ def test_reused_votes_give_the_same_bytes_without_drawing_any(
         (("--max", 11), "image_ids_digest"),
         (("--batch-size", 64), "batch_size 1024, here 64"),
         (("--precision", "bf16"), "precision 'fp32', here 'bf16'"),
+        (("--noise", "integer"), "noise 'gaussian', here 'integer'"),
     ],
 )
 def test_votes_of_another_stream_are_not_reused(
@@ -197,6 +199,46 @@ def test_report_puts_runs_and_tables_side_by_side(
     assert table["cohen"] == table["fixed(0.25)"]
 
 
+def test_json_is_for_machines_and_errors_are_not_in_it(run: Run, tiny_bundle: Path) -> None:
+    code, out, err = certify(run, tiny_bundle, "--out", "a", "--json")
+    assert (code, err) == (0, "")
+    summary = json.loads(out)
+    assert summary["folder"] == "a"
+    torn = Path("torn.tsv")
+    torn.write_text("idx\tpredict\tradius\tcorrect\n0\t1\t0.5\t1\n1\t1\t0.")
+    code, out, err = run("report", "a", "torn.tsv", "--json", "--radii", "1,0.25")
+    assert code == 0
+    first, second = json.loads(out)
+    assert list(first["certified_accuracy"]) == ["0.25", "1"]
+    assert first["certified_accuracy"]["0.25"] == summary["certified_accuracy"]["0.25"]
+    assert second["certified_with_radius_above"] == {"0.25": 1, "1": 0}
+    assert err.startswith("dualsmooth: warning: torn.tsv: line 3 is cut short")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--radii", "0.5;1"), "radii must be numbers with commas between them"),
+        (("--radii", "nan"), "radii must be a finite number >= 0"),
+        (("--html",), "out is required by --html with a table or several runs"),
+    ],
+)
+def test_report_refuses_in_one_line(run: Run, options: tuple[str, ...], message: str) -> None:
+    Path("a.tsv").write_text("idx\tpredict\tradius\tcorrect\n0\t1\t0.5\t1\n")
+    assert_refused(run("report", "a.tsv", *options), message, Path("report"))
+
+
+def test_html_of_one_run_goes_into_its_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
+    certify(run, tiny_bundle, "--out", "a")
+    code, out, _ = run("report", "a", "--html")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("a/summary.md, curves.png")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"report.html", "summary.md", "curves.pdf", "run.json"} <= names
+    assert certify(run, tiny_bundle, "--out", "a", "--fresh")[0] == 0
+
+
 @pytest.mark.parametrize(
     "budget", [("decide", "--radii", "0.05,0.1"), ("precise", "--tolerance", 0.1)], ids=str
 )
@@ -230,6 +272,7 @@ def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path
     assert code == 0
     assert out.startswith("a.png  ")
     assert "class" in out or "ABSTAIN" in out
+    assert run("predict", tiny_bundle, "a.png", "--n", 200, "--noise", "integer")[0] == 0
     Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
     code, _, err = run("predict", tiny_bundle, "a.png", "b.png", "--n", 200)
     assert (code, "b.png: image must have shape (8, 8, 1)" in err) == (2, True)
@@ -246,12 +289,16 @@ BAD_OPTIONS = {
     "n zero": (("--n", 0), "n must be an integer in [1, 2^32)"),
     "n0 negative": (("--n0", -5), "n0 must be an integer in [1, 2^32)"),
     "n text": (("--n", "many"), "Invalid value for '--n'"),
-    "method": (("--method", "magic"), "method must be one of fixed, dual; received magic"),
+    "method": (
+        ("--method", "magic"),
+        "method must be one of fixed, dual, variational, insta, cascade, semielastic",
+    ),
     "rule": (("--selector-rule", "mean"), "selector_rule must be one of median, plurality"),
     "routing": (
         ("--selector-rule", "plurality", "--routing", "interval"),
         "routing must be one of",
     ),
+    "noise": (("--noise", "laplace"), "noise must be one of gaussian, integer"),
     "budget": (("--budget", "thrifty"), "budget must be one of fixed, decide, precise"),
     "radii missing": (("--budget", "decide"), "radii are required by --budget decide"),
     "radii with fixed": (("--radii", "0.25"), "radii belongs to --budget decide"),
@@ -345,6 +392,7 @@ def test_corrupt_files_are_named(run: Run, tiny_bundle: Path, tmp_path: Path) ->
         (("--alpha", 0.01), "alpha 0.001 -> 0.01"),
         (("--batch-size", 64), "batch_size 1024 -> 64"),
         (("--precision", "bf16"), "precision 'fp32' -> 'bf16'"),
+        (("--noise", "integer"), "noise 'gaussian' -> 'integer'"),
         (("--selector-rule", "plurality"), "method 'dual(median, interval)'"),
         (("--budget", "decide", "--radii", "0.1"), "budget 'fixed' -> 'decide'; radii [] -> [0.1]"),
         (("--budget", "precise", "--n0", 10), "tolerance None -> 0.05"),
@@ -405,17 +453,18 @@ def test_interrupt_is_resumable(
     from dualsmooth.engine.runlog import RunLog
 
     certify(run, tiny_bundle, "--out", "whole")
-    append, written = RunLog.append, []
+    append = RunLog.append
+    written: list[Certificate] = []
 
-    def interrupted(log: RunLog, certificate: object) -> None:
-        append(log, certificate)  # type: ignore[arg-type]
-        written.append(certificate)
-        if len(written) == 3:
+    def interrupted(log: RunLog, *certificates: Certificate) -> None:
+        append(log, *certificates)
+        written.extend(certificates)
+        if len(written) >= 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunLog, "append", interrupted)
     code, _, err = certify(run, tiny_bundle, "--out", "part", "--slots", 2)
-    assert (code, len(log_lines(tmp_path / "part"))) == (130, 3)
+    assert (code, len(log_lines(tmp_path / "part"))) == (130, len(written))
     assert "--resume" in err
     monkeypatch.setattr(RunLog, "append", append)
     assert certify(run, tiny_bundle, "--out", "part", "--resume")[0] == 0

@@ -258,7 +258,8 @@ def pickle_of_nothing() -> bytes:
         ({"architecture": "resnet9000"}, "resnet9000"),
         ({"kwargs": {"wide": 3}}, "wide"),
         ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 9}}, r"shape \(9,\)"),
-        ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 10**14}}, "must fit an architecture"),
+        ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 10**14}}, "must have shape"),
+        ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 10**20}}, "must fit an architecture"),
         ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": -1}}, "hidden"),
     ],
 )

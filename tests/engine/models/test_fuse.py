@@ -95,7 +95,7 @@ def test_a_sum_into_another_tensor_still_changes_it(call: bool) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             total = alias = x * 2.0
             if call:
-                operator.iadd(total, self.conv(x))
+                operator.iadd(total, self.conv(x))  # type: ignore[no-untyped-call]
             else:
                 total += self.conv(x)  # torch.fx traces this as total = total + self.conv(x)
             return total * 3.0 + alias

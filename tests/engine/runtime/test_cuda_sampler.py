@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime import cuda_sampler, graphs
+from dualsmooth.engine.runtime import cuda_sampler, graphs, grid_levels
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.device_stream import CudaStream
 from dualsmooth.engine.runtime.segments import Segment
@@ -284,6 +284,62 @@ def test_device_tensors_are_loaded_without_the_host(make: Make) -> None:
     part = segment(0, 0.5, 0, 41)
     assert_array_equal(sampler.count("m", [part]), expected("m", [(0, part)]))
     sampler.close()
+
+
+GRID = np.random.default_rng(1).integers(0, 256, (6, *SHAPE)).astype(np.float32) / np.float32(255)
+
+
+def load_grid(sampler: Any) -> Any:
+    for slot, image in ((0, 0), (1, 1), (3, 2)):
+        sampler.load(slot, GRID[image])
+    return sampler
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_integer_noise_equals_the_reference_sampler(make: Make, precision: str) -> None:
+    """More sigmas than the sample's, new ones met while votes are under way; uint8 images."""
+    options: dict[str, Any] = {"noise": "integer", "precision": precision}
+    sampler = load_grid(make(**options))
+    truth = load_grid(
+        TorchSampler(NETWORKS, CLASSES, SHAPE, seed=7, batch_size=BATCH, threads=1, **options)
+    )
+    first = sampler.submit("m", SEGMENTS[:2])
+    rest = sampler.submit("m", SEGMENTS[2:])
+    votes = np.concatenate([first(), rest()])
+    assert_array_equal(votes, truth.count("m", SEGMENTS))
+    assert not np.array_equal(votes, load_grid(make(precision=precision)).count("m", SEGMENTS))
+    sampler.load(0, torch.from_numpy(GRID[4]))
+    truth.load(0, GRID[4])
+    assert_array_equal(sampler.count("m", SEGMENTS[:1]), truth.count("m", SEGMENTS[:1]))
+
+
+def test_limits_of_integer_noise_are_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_levels, "LEVELS", 2)
+    sampler = load_grid(make(noise="integer"))
+    with pytest.raises(ArgumentError, match=r"^sigma must be at most 1\.75"):
+        sampler.count("m", [segment(0, 1.9, 0, 3)])
+    sampler.count("m", [segment(0, 0.1, 0, 3)])
+    with pytest.raises(ArgumentError, match=r"^sigma must be one of at most 2 noise levels"):
+        sampler.count("m", [segment(0, 0.3, 0, 3)])
+    with pytest.raises(ArgumentError, match=r"^images must lie on the grid"):
+        sampler.load(0, IMAGES[0])
+    with pytest.raises(ArgumentError, match=r"^backend must not be triton with integer noise"):
+        make(**resnet_options("triton", noise="integer"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_integer_noise_on_a_device(make: Make) -> None:
+    """Noise is exact on every device; only near ties may differ from the CPU."""
+    options = resnet_options("auto", stream=CudaStream(), batch_size=64, noise="integer")
+    sampler = load_grid(make(**options))
+    truth = load_grid(
+        TorchSampler(
+            options["networks"], options["outputs"], SHAPE, seed=7, batch_size=64, noise="integer"
+        )
+    )
+    parts = [segment(0, 0.5, 0, 400), segment(1, 0.3, 9, 500, slot=1)]
+    assert np.abs(sampler.count("m", parts) - truth.count("m", parts)).sum() <= 20
 
 
 @pytest.mark.gpu

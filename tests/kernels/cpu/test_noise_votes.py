@@ -8,7 +8,9 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.noise import counter_word3, standard_normal
+from dualsmooth.engine.integer_noise import integer_noise, thresholds, unit_of_grid
+from dualsmooth.engine.noise import counter_word3, philox4x32, standard_normal
+from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import (
     SEGMENT,
     VERSIONS,
@@ -141,3 +143,70 @@ def test_bad_arguments_are_named() -> None:
         count_votes(torch.zeros(4, 5), table(), 0, np.zeros((3, 5), np.int64))
     with pytest.raises(KernelArgumentError, match=r"^logits must be contiguous float32"):
         count_votes(torch.zeros(4, 5).bfloat16(), table(), 0, np.zeros((3, 6), np.int64))
+
+
+def integer_rows(tables: GridTables, version: str, dtype: torch.dtype) -> torch.Tensor:
+    segments = table()
+    segments["level"] = [1, 0, 1]
+    grid = np.random.default_rng(4).integers(0, 256, (2, 9, 7, 3)).astype(np.float32)
+    out = torch.full((64, 9, 7, 3), float("nan"), dtype=dtype)
+    noisy_rows(segments, 0, grid, SEED, out, version=version, tables=tables)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_integer_rows_are_the_specification_on_every_instruction_set(dtype: torch.dtype) -> None:
+    """Tolerance zero, for tables of different lengths side by side."""
+    grid = np.random.default_rng(4).integers(0, 256, (2, 9, 7, 3)).astype(np.int32)
+    want = []
+    for (image, count, first, phase, _), sigma in zip(PARTS, (0.3, 0.02, 0.3), strict=True):
+        samples = np.arange(first, first + count)
+        noise = integer_noise(SEED, 1000 + image, phase, samples, (9, 7, 3), sigma, attempt=6)
+        want.append(unit_of_grid(grid[image] + noise))
+    expected = torch.from_numpy(np.concatenate(want)).to(dtype)
+    tables = GridTables.pack([thresholds(0.02), thresholds(0.3)])
+    for version in versions():
+        assert torch.equal(integer_rows(tables, version, dtype), expected)
+
+
+def test_low_word_decides_on_equality_of_the_high_word() -> None:
+    """Tables made from the word itself: a threshold equal to it counts, one above it does not."""
+    key, word3 = [12345, 9], counter_word3(0x12, 6)
+    high, low = (int(philox4x32([0, 3, 1001, w], key)[0]) for w in (word3, word3 | 1 << 15))
+    word = high << 32 | low
+    for limits, expected in (
+        ([word, word + 1], 0),
+        ([word - 1, word], 1),
+        ([word + 1, word + 2], -1),
+        ([high << 32, (high + 1) << 32], 0),
+        ([0, 0, 0, word - 1, word, word + 1], 2),
+    ):
+        tables = GridTables.pack([np.array(limits, np.uint64)])
+        out = torch.zeros(1, 1, 1, 1)
+        for version in versions():
+            noisy_rows(
+                table(), 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out, version=version,
+                tables=tables,
+            )  # fmt: skip
+            assert round(255 * float(out)) == expected
+
+
+def test_bad_tables_are_named() -> None:
+    good = np.array([5, 6], np.uint64)
+    cases: list[list[Any]] = [
+        [],
+        [good[:1]],
+        [good.astype(np.int64)],
+        [good[::-1].copy()],
+        [good[:0]],
+    ]
+    for bad in cases:
+        with pytest.raises(KernelArgumentError, match=r"^tables must"):
+            GridTables.pack(bad)
+    segments, out = table(), torch.zeros(1, 1, 1, 1)
+    segments["level"] = [0, 1, 0]
+    with pytest.raises(KernelArgumentError, match=r"^segments must name levels below 1"):
+        noisy_rows(
+            segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out,
+            tables=GridTables.pack([good]),
+        )  # fmt: skip

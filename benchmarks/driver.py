@@ -1,0 +1,169 @@
+"""What everything but the network costs: ``python benchmarks/driver.py``.
+
+* The driver: seconds per certificate with a sampler that answers at once, in one process.
+* The run log: certificates per second on disk, one by one and in groups.
+* The conductor: messages per second from 1,000 imitated workers, through leases and the run log.
+* ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.benchmarks.fake_sampler import FakeSampler
+from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cluster.conduct import Conductor
+from dualsmooth.engine.cluster.events import Certified, Done, Event, Ready
+from dualsmooth.engine.cluster.leases import Leases, lease_size
+from dualsmooth.engine.group_commit import GroupCommit
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
+
+WORKERS = 1000
+
+
+class Instant(FakeSampler):
+    """Answers at once: a fixed share of the votes for the image's class."""
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        votes = np.zeros((len(segments), self._outputs[model] + 1), np.int64)
+        for row, segment in zip(votes, segments, strict=True):
+            row[0] = segment.count - segment.count // 50
+            row[1] = segment.count // 50
+        return votes
+
+
+def session(n: int, make: type[FakeSampler]) -> Session:
+    """Dual smoothing of digits with the bundled networks replaced by a fake sampler."""
+    settings = Settings(Budget.fixed(100, n), device="cpu", precision="fp32")
+    return Session(DualSmoothing(load_bundle("digits-dual")), settings, make)
+
+
+def certify(images: int, n: int) -> tuple[list[Certificate], float]:
+    """Certificates of blank images, and seconds per certificate."""
+    pixels = np.zeros((images, 8, 8, 1), np.uint8)
+    with session(n, Instant) as fake:
+        start = perf_counter()
+        certificates = list(fake.certify(pixels, list(range(images)), [0] * images))
+        return certificates, (perf_counter() - start) / images
+
+
+def log_rates(certificates: list[Certificate], folder: Path) -> dict[str, float]:
+    """Certificates per second that reach the disk."""
+    few = certificates[:200]
+    log = RunLog(folder / "single", {})
+    start = perf_counter()
+    for certificate in few:
+        log.append(certificate)
+    single = len(few) / (perf_counter() - start)
+    log.close()
+    log = RunLog(folder / "groups", {})
+    start = perf_counter()
+    with GroupCommit(log, lambda _: None) as commit:
+        for certificate in certificates:
+            commit.put(certificate)
+    groups = len(certificates) / (perf_counter() - start)
+    log.close()
+    return {"one_by_one": single, "in_groups": groups}
+
+
+class Crowd:
+    """A pool of imitated workers that answer each lease at once."""
+
+    def __init__(self, lines: list[str], workers: int) -> None:
+        self._lines = lines
+        self._queue: deque[Event] = deque(
+            Ready(worker, {"sampler": 1}) for worker in range(workers)
+        )
+
+    def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
+        self._queue.extend(Certified(worker, lease, self._lines[i]) for i in image_ids)
+        self._queue.append(Done(worker, lease, 1, 1))
+
+    def events(self) -> list[Event]:
+        return [self._queue.popleft() for _ in range(min(64, len(self._queue)))]
+
+    def close(self) -> None:
+        pass
+
+
+def conductor_rate(certificates: list[Certificate], folder: Path) -> dict[str, float]:
+    """Certificates per second through leases, checks and the run log."""
+    crowd = Crowd([certificate.to_json() for certificate in certificates], WORKERS)
+    conductor, log = Conductor(crowd), RunLog(folder / "crowd", {})
+    conductor.facts()
+    start = perf_counter()
+    size = lease_size(len(certificates), WORKERS, 16)
+    with GroupCommit(log, lambda _: None) as commit:
+        for certificate in conductor.run(Leases(range(len(certificates)), size)):
+            commit.put(certificate)
+    seconds = perf_counter() - start
+    log.close()
+    return {"workers": WORKERS, "lease_size": size, "per_second": len(certificates) / seconds}
+
+
+def soak(votes: int) -> None:
+    """Print memory and throughput ten times while a fake network casts votes."""
+    n, done, part = 10_000, 0, 0
+    with session(n, FakeSampler) as fake:
+        start, last = perf_counter(), 0
+        while done < votes:
+            pixels, ids = np.zeros((64, 8, 8, 1), np.uint8), list(range(part, part + 64))
+            done += sum(c.draws for c in fake.certify(pixels, ids, [0] * 64))
+            part += 64
+            if done * 10 // votes > last * 10 // votes:
+                now = perf_counter()
+                print(
+                    f"{done:>13,} votes  {(done - last) / (now - start):>12,.0f} votes/s  "
+                    f"{memory():>7.1f} MB resident",
+                    flush=True,
+                )
+                start, last = perf_counter(), done
+
+
+def memory() -> float:
+    """Resident memory of this process in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1024
+
+
+def main() -> None:
+    """Measure and print JSON, or soak."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
+    options = parser.parse_args()
+    if options.soak:
+        soak(options.soak)
+        return
+    certificates, seconds = certify(options.images, 10_000)
+    certificates = [replace(certificate, seconds=0.0) for certificate in certificates]
+    result: dict[str, Any] = {"machine": machine(), "seconds_per_certificate": seconds}
+    result["bytes_per_certificate"] = len(certificates[0].to_json())
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        result["log_certificates_per_second"] = log_rates(certificates, Path(folder))
+        result["conductor"] = conductor_rate(certificates, Path(folder))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

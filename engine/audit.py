@@ -1,0 +1,222 @@
+"""Check a run without trusting it: what ``dualsmooth audit`` does.
+
+Nothing here needs a network or torch. Every line of the log is checked and its certificate is
+derived once more from the recorded votes (`dualsmooth.engine.rederive`), the tables must be those
+of the log, and digests are compared with the bundle and the data where they are at hand. What only
+networks can show, that the votes are theirs, is `dualsmooth.engine.replay`'s part.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.rederive import (
+    OTHER_VERSION_TOLERANCE,
+    Plan,
+    differences,
+    plan_of,
+    rederive,
+)
+from dualsmooth.engine.report.summary import RADII, rows_of, summarize
+from dualsmooth.engine.run_digests import data_digest, ids_digest
+from dualsmooth.engine.runlog import LOG, RUN, SUMMARY, TABLE, read_run, table
+
+
+@dataclass
+class Audit:
+    """What an audit saw.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder.
+    findings : list of str
+        What contradicts the run; empty if nothing does.
+    passed : list of str
+        What was checked.
+    notes : list of str
+        What could not be checked, and other remarks.
+    certificates : dict of int to Certificate
+        Certificates without a finding of their own, by image id.
+    plan : Plan or None
+        None if ``run.json`` is damaged.
+    """
+
+    folder: Path
+    findings: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    certificates: dict[int, Certificate] = field(default_factory=dict)
+    configuration: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its tables, so that its log must be complete."""
+        return (self.folder / TABLE).exists() or (self.folder / SUMMARY).exists()
+
+
+def audit(folder: Path, data: ImageSet | None = None) -> Audit:
+    """Check a run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder, finished or not.
+    data : ImageSet, optional
+        The images it is said to be about.
+
+    Raises
+    ------
+    FileError
+        If there is no run in the folder. Everything else that is wrong is a finding.
+    """
+    if not (folder / RUN).is_file():
+        raise FileError(folder, "must be a run folder", f"no {RUN} in it")
+    seen = Audit(folder)
+    try:
+        record = read_run(folder)
+        seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
+        seen.plan = plan_of(seen.configuration)
+    except (FileError, ValueError, KeyError, TypeError) as error:
+        seen.findings.append(f"{RUN}: {error}")
+        return seen
+    seen.passed.append(f"{RUN}: fingerprint, bundle manifest, method, budget")
+    _check_log(seen, seen.plan, _tolerance(seen))
+    if not seen.findings:
+        _check_ids(seen)
+        _check_tables(seen)
+        _check_data(seen, data)
+    return seen
+
+
+def _tolerance(seen: Audit) -> float:
+    recorded = seen.machine.get("versions")
+    theirs = recorded if isinstance(recorded, dict) else {}
+    ours = machine()["versions"]
+    changed = [name for name in ("numpy", "scipy") if theirs.get(name) != ours[name]]
+    if not changed:
+        return 0.0
+    seen.notes.append(
+        f"{' and '.join(changed)} differ from the recorded versions: floats are compared to "
+        f"{OTHER_VERSION_TOLERANCE:g}, not to the last bit"
+    )
+    return OTHER_VERSION_TOLERANCE
+
+
+def _check_log(seen: Audit, plan: Plan, tolerance: float) -> None:
+    path = seen.folder / LOG
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        seen.findings.append(f"{LOG}: {error.strerror}")
+        return
+    if rest:
+        torn = "the last line is torn"
+        (seen.findings if seen.finished else seen.notes).append(f"{LOG}: {torn}")
+    previous = -1
+    for number, line in enumerate(lines, 1):
+        try:
+            certificate = _checked(line, plan, tolerance)
+            if certificate.image_id in seen.certificates:
+                raise ValueError(f"image {certificate.image_id} has a line already")
+            if seen.finished and certificate.image_id < previous:
+                raise ValueError("images of a finished run must be in order")
+        except ValueError as error:
+            seen.findings.append(f"{LOG} line {number}: {error}")
+            continue
+        previous = certificate.image_id
+        seen.certificates[certificate.image_id] = certificate
+    seen.passed.append(
+        f"{LOG}: {len(seen.certificates)} certificates with checksums, votes that add up, disjoint "
+        "samples, and every statement derived again from the votes"
+    )
+
+
+def _checked(line: bytes, plan: Plan, tolerance: float) -> Certificate:
+    text = line.decode()
+    certificate = Certificate.from_json(text)
+    if certificate.to_json() != text:
+        raise ValueError("not written as the run log writes it")
+    if not 0 <= certificate.image_id < 1 << 32:
+        raise ValueError("image_id must be in [0, 2^32)")
+    if not certificate.seconds >= 0.0:
+        raise ValueError("seconds must be >= 0")
+    changed = differences(certificate, rederive(plan, certificate), tolerance)
+    if changed:
+        raise ValueError(f"the recorded votes give another {', '.join(changed)}")
+    return certificate
+
+
+def _check_ids(seen: Audit) -> None:
+    expected = seen.configuration.get("images")
+    found = len(seen.certificates)
+    if found == expected:
+        if ids_digest(sorted(seen.certificates)) != seen.configuration.get("image_ids_digest"):
+            seen.findings.append(f"{LOG}: other images than the run set out to certify")
+        else:
+            seen.passed.append(f"all {found} images, each once")
+    elif seen.finished or not isinstance(expected, int) or found > expected:
+        seen.findings.append(f"{LOG}: {found} images, where the run has {expected}")
+    else:
+        seen.notes.append(f"unfinished: {found} of {expected} images")
+
+
+def _check_tables(seen: Audit) -> None:
+    if not seen.finished:
+        seen.notes.append(f"no {TABLE} and {SUMMARY} yet; the column of seconds is unchecked")
+        return
+    ordered = [seen.certificates[i] for i in sorted(seen.certificates)]
+    assert seen.plan is not None
+    radii = seen.plan.budget.radii or RADII
+    summary = summarize(seen.plan.method.name, rows_of(ordered), radii).to_dict()
+    expected = {TABLE: table(ordered), SUMMARY: json.dumps(summary, indent=1) + "\n"}
+    for name, text in expected.items():
+        try:
+            same = (seen.folder / name).read_bytes() == text.encode()
+        except OSError as error:
+            seen.findings.append(f"{name}: {error.strerror}")
+            continue
+        if not same:
+            seen.findings.append(f"{name}: is not the one of {LOG}")
+        else:
+            seen.passed.append(f"{name}: agrees with {LOG}")
+
+
+def _check_data(seen: Audit, data: ImageSet | None) -> None:
+    name = seen.configuration.get("data")
+    if data is None:
+        seen.notes.append(f"data {name} not at hand: its digest and the labels are unchecked")
+        return
+    ids = sorted(seen.certificates)
+    if ids and ids[-1] >= len(data):
+        seen.findings.append(f"data {data.name}: has no image {ids[-1]}")
+        return
+    truth = {i: int(data.labels[i]) for i in ids}
+    wrong = [i for i, label in truth.items() if _label(label) != seen.certificates[i].label]
+    if wrong:
+        seen.findings.append(f"data {data.name}: other labels, first at image {wrong[0]}")
+    if len(ids) != seen.configuration.get("images"):
+        seen.notes.append("digest of the data unchecked until the run is finished")
+    elif data_digest(data, ids) != seen.configuration.get("data_digest"):
+        seen.findings.append(f"data {data.name}: other images than those recorded")
+    else:
+        seen.passed.append(f"data {data.name}: images and labels have the recorded digest")
+
+
+def _label(label: int) -> int | None:
+    return None if label < 0 else label
+
+
+def check_bundle(seen: Audit, digest: str, source: str) -> None:
+    """Compare a bundle at hand with the recorded one."""
+    if digest != seen.configuration.get("bundle_digest"):
+        seen.findings.append(f"bundle {source}: has another digest than the recorded one")
+    else:
+        seen.passed.append(f"bundle {source}: has the recorded digest")

@@ -1,0 +1,103 @@
+"""The command ``dualsmooth audit``."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dualsmooth.engine.errors import ArgumentError
+
+FINDINGS_SHOWN = 20
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    replay: Annotated[
+        float | None,
+        typer.Option(help="Draw the votes of this share of the images again, such as 0.02."),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="The run's bundle, as certify takes it. Default: the bundled one."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The run's images, as certify takes them. Default: digits.")
+    ] = None,
+    choice: Annotated[
+        int | None, typer.Option(help="Seed of the random choice. Default: a fresh one, printed.")
+    ] = None,
+    compare: Annotated[
+        str, typer.Option(help="auto, exact or statistical (other machines) comparison of votes.")
+    ] = "auto",
+) -> None:
+    """Check a run without trusting it: every line, radius, table and digest.
+
+    Exit codes: 0 nothing found, 1 something found, 2 bad usage.
+
+    Examples:
+
+    dualsmooth audit runs/digits
+
+    dualsmooth audit runs/digits --replay 0.02
+    """
+    from dualsmooth.engine.audit import audit as examine
+    from dualsmooth.engine.audit import check_bundle
+
+    images = _images(run, data)
+    seen = examine(run, images)
+    networks = _bundle(seen.configuration, bundle)
+    if networks is None:
+        seen.notes.append("bundle not at hand: its digest is unchecked (--bundle)")
+    elif seen.plan is not None:
+        check_bundle(seen, networks.digest, bundle or networks.name)
+    if replay is not None and not seen.findings and seen.plan is not None:
+        from dualsmooth.engine.replay import Choice  # imports torch
+        from dualsmooth.engine.replay import replay as draw_again
+
+        if networks is None or images is None:
+            missing = "bundle" if networks is None else "data"
+            raise ArgumentError(missing, "is required by --replay", None)
+        seed = secrets.randbits(32) if choice is None else choice
+        draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare))
+    _print(seen)
+    raise typer.Exit(1 if seen.findings else 0)
+
+
+def _images(run: Path, spec: str | None) -> Any:
+    """The images named by the user. What a run names itself is opened only if it is no file."""
+    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.errors import FileError
+    from dualsmooth.engine.runlog import read_configuration
+
+    if spec is None:
+        try:
+            spec = str(read_configuration(run).get("data"))
+        except FileError:
+            return None
+        if spec.partition(":")[0] != "digits":
+            return None
+    return load_images(spec)
+
+
+def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
+    from dualsmooth.engine.models.bundle import bundled_names, load_bundle
+
+    name = configuration.get("bundle")
+    if source is None and name in bundled_names():
+        source = str(name)
+    return None if source is None else load_bundle(source)
+
+
+def _print(seen: Any) -> None:
+    for text in seen.passed:
+        typer.echo(f"ok     {text}")
+    for text in seen.notes:
+        typer.echo(f"note   {text}")
+    for text in seen.findings[:FINDINGS_SHOWN]:
+        typer.echo(f"FOUND  {' '.join(text.split())}")
+    if len(seen.findings) > FINDINGS_SHOWN:
+        typer.echo(f"FOUND  {len(seen.findings) - FINDINGS_SHOWN} more")
+    typer.echo(
+        f"{seen.folder}: " + (f"{len(seen.findings)} findings" if seen.findings else "clean")
+    )

@@ -1,0 +1,126 @@
+"""Options of the command line that say which method is meant."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_PANEL = "Method options"
+
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        help="fixed, dual, variational, insta, cascade or semielastic. Default: dual if the "
+        "bundle has a selector.",
+        rich_help_panel=_PANEL,
+    ),
+]
+SigmaOption = Annotated[
+    float | None,
+    typer.Option(
+        help="fixed: noise level, in [0, 1] pixel units. semielastic: level at --offset.",
+        rich_help_panel=_PANEL,
+    ),
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        help="dual: median (ordered levels, default) or plurality (published Dual RS).",
+        rich_help_panel=_PANEL,
+    ),
+]
+RoutingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="dual, variational: interval (best chain of levels, default with median) or point; "
+        "variational also continuous.",
+        rich_help_panel=_PANEL,
+    ),
+]
+SplitOption = Annotated[
+    bool,
+    typer.Option(
+        "--published-split",
+        help="dual: spend alpha/2 per stage, as published.",
+        rich_help_panel=_PANEL,
+    ),
+]
+RunnerUpOption = Annotated[
+    bool,
+    typer.Option(
+        "--runner-up",
+        help="fixed, dual: bound the strongest rival too; certifies classes below half of the "
+        "votes.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TargetOption = Annotated[
+    float | None,
+    typer.Option(
+        help="variational: target noise the selector is told, fixed for the run.",
+        rich_help_panel=_PANEL,
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="cascade: probability from which on a level is sure [0.5].", rich_help_panel=_PANEL
+    ),
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="insta: anchor (default), memory or certified (a selector trained on the search).",
+        rich_help_panel=_PANEL,
+    ),
+]
+AnchorsOption = Annotated[
+    Path | None,
+    typer.Option(help="insta, anchor: file made by `dualsmooth search`.", rich_help_panel=_PANEL),
+]
+MemoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="insta, memory: file of the balls, read first and appended to; without it the memory "
+        "ends with the run. Needs --slots 1.",
+        rich_help_panel=_PANEL,
+    ),
+]
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        help="insta, memory: multi-start, quasiconcave or grid (default where there are experts).",
+        rich_help_panel=_PANEL,
+    ),
+]
+ReferencesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="semielastic: SPEC of the reference images, part of the deployed classifier.",
+        rich_help_panel=_PANEL,
+    ),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="semielastic: change of ln sigma per unit of distance [0.01].", rich_help_panel=_PANEL
+    ),
+]
+OffsetOption = Annotated[
+    float | None,
+    typer.Option(help="semielastic: typical mean distance [0].", rich_help_panel=_PANEL),
+]
+NeighboursOption = Annotated[
+    int | None,
+    typer.Option(help="semielastic: nearest references to average [20].", rich_help_panel=_PANEL),
+]
+
+
+def method_options(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `choose_method` among the parameters of a command."""
+    from dataclasses import fields
+
+    from dualsmooth.engine.methods.options import MethodOptions
+
+    names = ["method", *(field.name for field in fields(MethodOptions))]
+    return {name: parameters[name] for name in names}

@@ -1,0 +1,41 @@
+"""``dualsmooth search``: noise levels of anchor images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def search(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for certify.")],
+    data: Annotated[
+        str, typer.Option(help="SPEC of the anchors: not the images you certify, often :train.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, for example anchors.npz.")],
+    search: Annotated[
+        str | None, typer.Option(help="multi-start, quasiconcave or grid (default for experts).")
+    ] = None,
+    skip: Annotated[int, typer.Option(help="Search for every SKIP-th image.")] = 1,
+    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    seed: Annotated[int, typer.Option(help="Noise seed.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+) -> None:
+    """Search the best noise level of each anchor, for --method insta.
+
+    Example: dualsmooth search digits-dual --data digits:train --out anchors.npz, then
+    dualsmooth certify digits-dual --data digits --method insta --anchors anchors.npz
+    """
+    from dualsmooth.engine.certify_run import choose_images
+    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.methods.choose import make_search
+    from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.search_anchors import search_anchors
+    from dualsmooth.engine.settings import Settings
+
+    loaded, images = load_bundle(bundle), load_images(data)
+    chosen = images.images[choose_images(len(images.labels), skip, max_)]
+    settings = Settings(seed=seed, threads=threads)
+    anchors = search_anchors(loaded, chosen, make_search(loaded, search), settings, out)
+    for sigma, share in anchors.shares():
+        typer.echo(f"sigma {sigma:g}: {share:.1%} of {len(chosen)} anchors")
+    typer.echo(str(out))

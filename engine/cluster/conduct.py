@@ -1,0 +1,111 @@
+"""The conductor: gives leases to workers and takes their certificates, whatever happens to them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cluster.events import Certified, Done, Lost, Pool, Ready, Refused
+from dualsmooth.engine.cluster.leases import Leases
+from dualsmooth.engine.errors import SamplerError, StoppedError
+from dualsmooth.engine.runtime.scheduler import Occupancy
+
+MOST_LOSSES_IN_A_ROW = 12
+"""Workers lost without a single certificate in between before the run is stopped."""
+
+
+class Conductor:
+    """Runs leases on a pool.
+
+    Parameters
+    ----------
+    pool : Pool
+        Workers that are starting.
+
+    Raises
+    ------
+    StoppedError
+        If workers die faster than they certify.
+    SamplerError
+        If two workers disagree about a vote, or a worker would draw others than the first.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.occupancy = Occupancy()
+        self.failed: list[int] = []
+        self._facts: dict[str, Any] = {}
+        self._idle: dict[int, None] = {}
+        self._losses = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What the votes of all workers depend on; waits for the first of them."""
+        while not self._facts:
+            for event in self.pool.events():
+                self._note(event, Leases([], 1))
+        return self._facts
+
+    def run(self, leases: Leases) -> Iterator[Certificate]:
+        """Yield the certificates of all images, each once; ``failed`` has those given up."""
+        seen: dict[int, Certificate] = {}
+        while leases.missing:
+            self._give(leases)
+            for event in self.pool.events():
+                if not isinstance(event, Certified):
+                    self._note(event, leases)
+                    continue
+                certificate = Certificate.from_json(event.line)
+                self._losses = 0
+                if leases.certified(certificate.image_id):
+                    seen[certificate.image_id] = certificate
+                    yield certificate
+                else:
+                    _check_same(seen.get(certificate.image_id), certificate)
+        self.failed = leases.failed
+
+    def _give(self, leases: Leases) -> None:
+        for worker in list(self._idle):
+            lease = leases.give(worker)
+            if lease is None:
+                return
+            del self._idle[worker]
+            self.pool.give(worker, lease.number, leases.left(lease.number))
+
+    def _note(self, event: Ready | Done | Lost | Refused | Certified, leases: Leases) -> None:
+        if isinstance(event, Ready):
+            self._check_facts(event)
+            self._idle[event.worker] = None
+        elif isinstance(event, Done):
+            leases.done(event.lease)
+            self.occupancy.used += event.used
+            self.occupancy.run += event.run
+            self._idle[event.worker] = None
+        elif isinstance(event, Lost):
+            self._idle.pop(event.worker, None)
+            leases.lost(event.worker)
+            self._losses += 1
+            if self._losses >= MOST_LOSSES_IN_A_ROW:
+                raise StoppedError(f"workers keep dying, the last of them: {event.reason}")
+        elif isinstance(event, Refused):
+            raise SamplerError(f"worker {event.worker}: {event.message}")
+
+    def _check_facts(self, event: Ready) -> None:
+        self._facts = self._facts or event.facts
+        changed = [
+            f"{name} {self._facts.get(name)!r}, there {event.facts.get(name)!r}"
+            for name in self._facts
+            if self._facts[name] != event.facts.get(name)
+        ]
+        if changed:
+            raise SamplerError(
+                f"worker {event.worker} would draw other votes than the first: {'; '.join(changed)}"
+            )
+
+
+def _check_same(first: Certificate | None, second: Certificate) -> None:
+    """Two workers may have certified an image; a vote does not depend on who casts it."""
+    if first is not None and replace(first, seconds=0.0) != replace(second, seconds=0.0):
+        raise SamplerError(
+            f"image {second.image_id}: two workers drew different votes; run "
+            "dualsmooth doctor on both machines"
+        )

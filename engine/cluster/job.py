@@ -1,0 +1,104 @@
+"""What workers are sent: the run's settings once, then images by the lease."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.images import check_images
+from dualsmooth.engine.machine import machine
+from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.runtime.segments import MakeSampler
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.votebook import Votebook
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know.
+
+    Parameters
+    ----------
+    method : Method
+        What is certified, with its networks.
+    settings : Settings
+        How votes are drawn, with nothing left to ``auto``.
+    make : callable or None
+        Makes the sampler; None for the fastest one there is.
+    """
+
+    method: Method
+    settings: Settings
+    make: MakeSampler | None = None
+
+    @classmethod
+    def of(
+        cls, method: Method, settings: Settings, workers: int, make: MakeSampler | None = None
+    ) -> "Job":
+        """A job whose workers share the cores of this machine, unless threads are given."""
+        from dualsmooth.engine.runtime.cores import available_cores
+
+        shape = bundle_of(method).input_shape
+        resolved = dataclasses.replace(
+            settings,
+            device=settings.device_kind,
+            precision=settings.arithmetic,
+            batch_size=settings.padded_batch(shape),
+            threads=settings.threads or max(1, available_cores() // workers),
+        )
+        return cls(method, resolved, make)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Images of one lease.
+
+    Parameters
+    ----------
+    lease : int
+    images : ndarray, shape (count, height, width, channels)
+    image_ids, labels : list of int
+    book : Votebook
+        Votes of these images that are known already.
+    """
+
+    lease: int
+    images: NDArray[np.generic]
+    image_ids: list[int]
+    labels: list[int]
+    book: Votebook
+
+
+class Parcels:
+    """Cuts parcels from a data set."""
+
+    def __init__(
+        self, images: Any, image_ids: Sequence[int], labels: Sequence[int], book: Votebook,
+        shape: tuple[int, int, int],
+    ) -> None:  # fmt: skip
+        self._images = check_images(images, shape)
+        self._place = {image_id: place for place, image_id in enumerate(image_ids)}
+        self._labels, self._book = labels, book
+
+    def cut(self, lease: int, image_ids: list[int]) -> Parcel:
+        """The images of a lease."""
+        places = [self._place[image_id] for image_id in image_ids]
+        labels = [self._labels[place] for place in places]
+        part = self._book.part(image_ids)
+        return Parcel(lease, self._images[places], image_ids, labels, part)
+
+
+def facts_of(session: Session) -> dict[str, Any]:
+    """What the votes of a session depend on, beyond the job: the arithmetic of its machine."""
+    here = machine()
+    return {
+        "sampler": session.sampler.name,
+        "batch_size": session.sampler.batch_size,
+        "processor": here["processor"],
+        "devices": here["devices"][:1],
+        "torch": here["versions"]["torch"],
+    }

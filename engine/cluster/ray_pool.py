@@ -1,0 +1,142 @@
+"""Workers that are Ray actors, on this machine or on a cluster (extra ``cluster``)."""
+
+import ipaddress
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dualsmooth.engine.cluster.events import Certified, Done, Event, Lost, Ready, Refused
+from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError
+
+LOCAL = "local"
+PATIENCE = 0.5
+
+
+class Actor:
+    """One worker: a warm session. Runs inside Ray."""
+
+    def __init__(self, job: Job) -> None:
+        from dualsmooth.engine.runtime.session import Session
+
+        self._session = Session(job.method, job.settings, job.make)
+
+    def facts(self) -> dict[str, Any]:
+        """What its votes depend on."""
+        return facts_of(self._session)
+
+    def certify(self, parcel: Parcel) -> tuple[list[str], int, int]:
+        """Lines of a lease's certificates, rows that carried a sample, rows run."""
+        certificates = self._session.certify(
+            parcel.images, parcel.image_ids, parcel.labels, parcel.book
+        )
+        lines = [certificate.to_json() for certificate in certificates]
+        return lines, self._session.occupancy.used, self._session.occupancy.run
+
+
+class RayPool:
+    """A pool of Ray actors.
+
+    Parameters
+    ----------
+    job : Job
+        What they do.
+    count : int
+        Actors, >= 1.
+    address : str
+        ``local`` starts Ray on this machine's loopback; else ``HOST:PORT`` or ``auto``.
+
+    Raises
+    ------
+    ArgumentError
+        If Ray is not installed or nothing answers at the address.
+    """
+
+    def __init__(self, job: Job, count: int, address: str) -> None:
+        self.cut: Callable[[int, list[int]], Parcel]
+        self._ray = _connect(address)
+        self._job = self._ray.put(job)
+        gpus = 1 if job.settings.device == "cuda" else 0
+        self._make = self._ray.remote(Actor).options(
+            num_cpus=0 if gpus else job.settings.threads, num_gpus=gpus
+        )
+        self._actors: dict[int, Any] = {}
+        self._pending: dict[Any, tuple[int, int | None]] = {}
+        self._next = 0
+        for _ in range(count):
+            self._start()
+
+    def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
+        """Send a parcel."""
+        parcel = self.cut(lease, image_ids)
+        self._pending[self._actors[worker].certify.remote(parcel)] = worker, lease
+
+    def events(self) -> list[Event]:
+        """Answers of the actors; lost actors are replaced."""
+        waiting = list(self._pending)
+        ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE)
+        return [event for answer in ready for event in self._answer(answer)]
+
+    def close(self) -> None:
+        """Stop the actors and leave Ray."""
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors, self._pending = {}, {}
+        self._ray.shutdown()
+
+    def _answer(self, answer: Any) -> list[Event]:
+        worker, lease = self._pending.pop(answer)
+        try:
+            value = self._ray.get(answer)
+        except self._ray.exceptions.RayError as error:
+            if isinstance(getattr(error, "cause", None), DualSmoothError):
+                return [Refused(worker, str(error.cause))]
+            self._ray.kill(self._actors.pop(worker))
+            self._start()
+            return [Lost(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
+        if lease is None:
+            return [Ready(worker, value)]
+        lines, used, run = value
+        done = Done(worker, lease, used, run)
+        return [*(Certified(worker, lease, line) for line in lines), done]
+
+    def _start(self) -> None:
+        number, self._next = self._next, self._next + 1
+        self._actors[number] = self._make.remote(self._job)
+        self._pending[self._actors[number].facts.remote()] = number, None
+
+
+def _connect(address: str) -> Any:
+    try:
+        import ray
+    except ImportError:
+        hint = "pip install 'dualsmooth[cluster]'"
+        raise ArgumentError("ray", "needs Ray, which is not installed", address, hint) from None
+    quiet = {"log_to_driver": False, "include_dashboard": False}
+    if address == LOCAL:
+        ray.init(address=LOCAL, _node_ip_address="127.0.0.1", **quiet)
+        return ray
+    warn_if_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        hint = "start one with ray start --head"
+        raise ArgumentError("ray", "must be the address of a cluster", str(error), hint) from error
+    return ray
+
+
+def warn_if_reachable(address: str) -> None:
+    """Say on stderr that Ray runs code for everybody who reaches it, unless it is loopback."""
+    host = address.removeprefix("ray://").rpartition(":")[0]
+    try:
+        safe = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        safe = host in ("localhost", "")
+    if not safe:
+        print(
+            f"dualsmooth: Ray at {address} has no authentication: everybody who reaches that port "
+            "can run code there. Keep it inside a private network.",
+            file=sys.stderr,
+        )

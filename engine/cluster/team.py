@@ -1,0 +1,85 @@
+"""Several workers in the place of one session."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cluster.conduct import Conductor
+from dualsmooth.engine.cluster.job import Job, Parcels
+from dualsmooth.engine.cluster.leases import Leases, lease_size
+from dualsmooth.engine.cluster.processes import Processes
+from dualsmooth.engine.cluster.ray_pool import RayPool
+from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.runtime.scheduler import Occupancy
+from dualsmooth.engine.runtime.segments import MakeSampler
+from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.votebook import Votebook
+
+
+class Team:
+    """Certifies as a `Session` does, on worker processes or on Ray.
+
+    Parameters
+    ----------
+    method, settings, make
+        As for `Session`.
+    workers : int
+        Processes or actors, >= 1.
+    ray : str, optional
+        ``local``, or the address of a Ray cluster; None for processes of this machine.
+    """
+
+    def __init__(
+        self, method: Method, settings: Settings, make: MakeSampler | None, workers: int,
+        ray: str | None = None,
+    ) -> None:  # fmt: skip
+        self.method, self.settings = method, settings
+        self._workers = workers
+        job = Job.of(method, settings, workers, make)
+        self._pool = Processes(job, workers) if ray is None else RayPool(job, workers, ray)
+        self._conductor = Conductor(self._pool)
+        try:
+            facts = self._conductor.facts()
+        except BaseException:
+            self._pool.close()
+            raise
+        self.sampler_name: str = facts["sampler"]
+        self.batch_size: int = facts["batch_size"]
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How full the workers' batches were."""
+        return self._conductor.occupancy
+
+    @property
+    def failed(self) -> list[int]:
+        """Images given up because workers died of them."""
+        return self._conductor.failed
+
+    def certify(
+        self, images: NDArray[Any], image_ids: Sequence[int], labels: Sequence[int], book: Votebook
+    ) -> Iterator[Certificate]:
+        """Yield certificates as they come in."""
+        shape = bundle_of(self.method).input_shape
+        self._pool.cut = Parcels(np.asarray(images), image_ids, labels, book, shape).cut
+        size = lease_size(len(image_ids), self._workers, self.settings.slots)
+        return self._conductor.run(Leases(image_ids, size))
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

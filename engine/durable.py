@@ -1,0 +1,143 @@
+"""Files that survive kills and full disks: appended whole or not at all, replaced whole or not."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from dualsmooth.engine.errors import FileError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "run.lock"
+PART = ".part"
+
+
+class AppendFile:
+    """A file that only grows, by pieces that are on disk when `append` returns.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it does not exist.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(path, flags, 0o644)
+        self._size = os.fstat(self._file).st_size
+        sync_folder(path.parent)
+
+    def append(self, data: bytes) -> None:
+        """Write and fsync; if either fails, the file is cut back to what it was.
+
+        Raises
+        ------
+        OSError
+            If the device is full, read-only or broken.
+        """
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class FolderLock:
+    """One process writes to a folder at a time. The system releases the lock of a killed process.
+
+    Parameters
+    ----------
+    folder : Path
+        Must exist and be writable.
+
+    Raises
+    ------
+    FileError
+        If another process holds the lock; its process id is named.
+    OSError
+        If the lock file cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._file = _locked_file(self._path) if fcntl else -1
+
+    def release(self) -> None:
+        """Give the folder back; a second call does nothing."""
+        if self._file >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+
+
+def _locked_file(path: Path) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder may have deleted the file between our open and our lock.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                os.ftruncate(file, 0)
+                os.write(file, f"{os.getpid()}\n".encode())
+                return file
+            os.close(file)
+        except BlockingIOError as error:
+            holder = os.read(file, 32).decode("ascii", "replace").strip()
+            os.close(file)
+            rule = "is being written by another process"
+            raise FileError(path.parent, rule, f"process {holder}") from error
+        except BaseException:
+            os.close(file)
+            raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, never half of it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the old file is still there.
+    """
+    temporary = path.with_name(path.name + PART)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable, where the system can."""
+    if os.name != "posix":
+        return
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,57 @@
+"""The line that moves while a run certifies; silent where standard error is no terminal."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from tqdm import tqdm
+
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.report.summary import share_interval
+
+
+class LiveView:
+    """Images and votes per second, share certified so far with its interval, time left.
+
+    Parameters
+    ----------
+    name : str
+        Method.
+    images, done : int
+        Images of the run, and those certified before.
+    occupancy : callable
+        Returns the share of batch rows that carried a sample.
+    """
+
+    def __init__(self, name: str, images: int, done: int, occupancy: Callable[[], float]) -> None:
+        self._occupancy, self._start = occupancy, perf_counter()
+        self._seen = self._votes = self._certified = 0
+        self._bar = tqdm(
+            total=images, initial=done, unit="img", desc=name, disable=None, dynamic_ncols=True
+        )
+
+    def seen(self, certificate: Certificate) -> None:
+        """Take a certificate into rates and shares."""
+        self._seen += 1
+        self._votes += certificate.draws
+        # Without labels every certified image counts.
+        unknown = certificate.label is None and certificate.predicted is not None
+        self._certified += certificate.correct or unknown
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self.text(perf_counter() - self._start), refresh=False)
+
+    def update(self, count: int = 1) -> None:
+        """Move the bar by certificates that are on disk."""
+        self._bar.update(count)
+
+    def text(self, seconds: float) -> str:
+        """What stands behind the bar: votes per second, batches, certified share."""
+        low, high = share_interval(self._certified, self._seen)
+        share = self._certified / max(1, self._seen)
+        return (
+            f"{self._votes / max(seconds, 1e-9):,.0f} votes/s, {self._occupancy():.0%} full, "
+            f"certified {share:.0%} [{low:.0%}, {high:.0%}]"
+        )
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._bar.close()

@@ -1,0 +1,248 @@
+"""Denoised smoothing: a denoiser, then a classifier, as one base classifier.
+
+Salman et al. (NeurIPS 2020, arXiv 2003.01908) and, with one step of a diffusion model, Carlini et
+al. (ICLR 2023, arXiv 2206.10550). A diffusion model of images in [-1, 1] knows
+x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e. A pixel of [0, 1] with noise sigma becomes 2 x - 1 with
+noise 2 sigma, so the step is the first t with sqrt(1 - abar_t) / sqrt(abar_t) >= 2 sigma, and the
+input is scaled by sqrt(abar_t). The estimate of x_0 is clipped to [-1, 1] and goes back to [0, 1].
+
+The step depends on sigma, so there is one such network per noise level: an expert. It is a
+deterministic function of one noisy image; the theorems of methods that use experts need no change,
+and those that need the same network at two levels do not apply.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import cos, pi
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dualsmooth.engine.checks import one_of, positive
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
+from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.models.registry import create_part, register_architecture
+
+PREDICTIONS = ("noise", "image")
+"""What a denoiser gives: the noise e, or the image x_0 in [-1, 1]."""
+
+SCHEDULES = ("linear", "cosine")
+
+
+def noise_schedule(kind: str, steps: int = 1000) -> NDArray[np.float64]:
+    """abar_t of t = 0 .. steps - 1, decreasing.
+
+    Parameters
+    ----------
+    kind : str
+        ``linear`` (Ho et al. 2020: beta from 1e-4 to 0.02, for 1000 steps) or ``cosine`` (Nichol
+        and Dhariwal 2021, offset 0.008, beta at most 0.999).
+    steps : int
+        At least 50.
+
+    Raises
+    ------
+    ArgumentError
+        If the kind is not known or there are too few steps.
+    """
+    one_of("schedule", kind, SCHEDULES)
+    if type(steps) is not int or steps < 50:
+        raise ArgumentError("steps", "must be a whole number >= 50", steps)
+    if kind == "linear":
+        beta = np.linspace(0.1 / steps, 20.0 / steps, steps)
+    else:
+        level = [cos((t / steps + 0.008) / 1.008 * pi / 2) ** 2 for t in range(steps + 1)]
+        beta = np.minimum(1.0 - np.array(level[1:]) / np.array(level[:-1]), 0.999)
+    return np.cumprod(1.0 - beta, dtype=np.float64)
+
+
+def timestep(sigma: float, schedule: NDArray[np.float64]) -> int:
+    """First t with sqrt(1 - abar_t) / sqrt(abar_t) >= 2 sigma.
+
+    Parameters
+    ----------
+    sigma : float
+        Noise standard deviation in [0, 1] pixel units, > 0.
+    schedule : ndarray of float64
+        abar_t, decreasing.
+
+    Raises
+    ------
+    ArgumentError
+        If sigma is not finite and > 0, or above every step.
+    """
+    positive("sigma", sigma)
+    enough = np.flatnonzero(np.sqrt((1.0 - schedule) / schedule) >= 2.0 * sigma)
+    if not len(enough):
+        most = float(np.sqrt((1.0 - schedule[-1]) / schedule[-1])) / 2.0
+        raise ArgumentError("sigma", f"must be at most {most:.3g} for this schedule", sigma)
+    return int(enough[0])
+
+
+class Denoised(nn.Module):
+    """One-shot denoising, then classification, for one noise level.
+
+    Parameters
+    ----------
+    denoiser : torch.nn.Module
+        Takes x_t (rows, channels, height, width) and steps, int64 (rows,); gives noise or images
+        of that shape. Further channels, as of models that also predict a variance, are not read.
+    classifier : torch.nn.Module
+        Takes images in [0, 1].
+    sigma : float
+        Noise level it is for, in [0, 1] pixel units.
+    schedule : ndarray of float64
+        abar_t the denoiser was trained with.
+    predicts : str
+        ``noise`` or ``image``.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        classifier: nn.Module,
+        sigma: float,
+        schedule: NDArray[np.float64],
+        predicts: str = "noise",
+    ) -> None:
+        super().__init__()
+        self.predicts = one_of("predicts", predicts, PREDICTIONS)
+        self.step = timestep(sigma, schedule)
+        self.signal = float(np.sqrt(schedule[self.step]))
+        self.noise = float(np.sqrt(1.0 - schedule[self.step]))
+        self.denoiser, self.classifier = denoiser, classifier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.denoise(x))
+        return logits
+
+    def extra_repr(self) -> str:
+        """The numbers that decide votes; digests of unregistered modules cover this text."""
+        return f"step={self.step}, signal={self.signal!r}, predicts={self.predicts}"
+
+    def denoise(self, x: torch.Tensor) -> torch.Tensor:
+        """Noisy images in [0, 1] units to images in [0, 1]."""
+        scaled = (2.0 * x - 1.0) * self.signal
+        steps = x.new_full((x.shape[0],), self.step, dtype=torch.int64)
+        image: torch.Tensor = self.denoiser(scaled, steps)[:, : x.shape[1]]
+        if self.predicts == "noise":
+            image = (scaled - self.noise * image) / self.signal
+        return (image.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+
+@register_architecture("denoised")
+def denoised(
+    *,
+    denoiser: Mapping[str, object],
+    classifier: Mapping[str, object],
+    sigma: float,
+    schedule: str = "linear",
+    steps: int = 1000,
+    predicts: str = "noise",
+) -> Denoised:
+    """Denoiser and classifier of registered architectures.
+
+    Parameters
+    ----------
+    denoiser, classifier : mapping
+        ``{"architecture": NAME, "kwargs": {...}}``.
+    sigma, schedule, steps, predicts
+        As for `Denoised` and `noise_schedule`.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+    parts = create_part("denoiser", denoiser), create_part("classifier", classifier)
+    return Denoised(*parts, sigma, noise_schedule(schedule, steps), predicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Diffusion:
+    """A denoiser with the schedule it was trained with.
+
+    Parameters
+    ----------
+    denoiser : Network
+        `network_from_module` of any denoiser that `Denoised` takes.
+    schedule, steps, predicts : str, int, str
+        As for `noise_schedule` and `Denoised`.
+    """
+
+    denoiser: Network
+    schedule: str = "linear"
+    steps: int = 1000
+    predicts: str = "noise"
+
+    def before(self, classifier: Network, sigma: float) -> Network:
+        """The denoiser, then a classifier, for one noise level.
+
+        Raises
+        ------
+        ArgumentError
+            If an argument is outside its range.
+        """
+        levels = noise_schedule(self.schedule, self.steps)
+        parts = {"denoiser": self.denoiser, "classifier": classifier}
+        modules = [part.build() for part in parts.values()]
+        module = Denoised(modules[0], modules[1], sigma, levels, self.predicts).eval()
+        if not all(isinstance(part.weights, bytes) for part in parts.values()):
+            return network_from_module(module)
+        kwargs: dict[str, object] = {
+            name: {"architecture": part.architecture, "kwargs": dict(part.kwargs)}
+            for name, part in parts.items()
+        }
+        kwargs |= {"sigma": sigma, "schedule": self.schedule, "steps": self.steps}
+        return network_from_module(module, "denoised", kwargs | {"predicts": self.predicts})
+
+
+def denoised_bundle(
+    bundle: Bundle,
+    diffusion: Diffusion,
+    *,
+    sigmas: tuple[float, ...] = (),
+    selector: bool = False,
+) -> Bundle:
+    """A bundle with a denoised expert for every noise level: for fixed, dual and cascade methods.
+
+    It can be saved if denoiser and classifiers could; every expert holds the denoiser's weights.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its classifier, or its expert of each level, classifies the denoised images.
+    diffusion : Diffusion
+    sigmas : tuple of float
+        Levels, ascending; by default those of the bundle, and always so beside a selector.
+    selector : bool
+        Whether the selector, too, sees denoised images, at tau.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range, there is no level, or a level has no classifier.
+    """
+    levels = sigmas or bundle.sigmas
+    if not levels:
+        raise ArgumentError("sigmas", "must hold at least one noise level", levels)
+    if bundle.tau is not None and levels != bundle.sigmas:
+        raise ArgumentError("sigmas", f"must be the selector's levels {bundle.sigmas}", levels)
+    if bundle.tau is None and selector:
+        raise ArgumentError("selector", "must be False for a bundle without one", selector)
+    networks = {
+        expert_role(s): diffusion.before(bundle.networks[bundle.classifier_at(s)], s)
+        for s in levels
+    }
+    if bundle.tau is not None:
+        chosen = bundle.networks[SELECTOR]
+        networks[SELECTOR] = diffusion.before(chosen, bundle.tau) if selector else chosen
+    return replace(bundle, name=f"{bundle.name}-denoised", sigmas=levels, networks=networks)

@@ -1,0 +1,127 @@
+"""Classifiers exported elsewhere as bundles: `.onnx` run by ONNX Runtime, `.pt2` by PyTorch.
+
+Such a network is a function of a batch of images and nothing else is known about it, so it is tried
+before it is believed: its shapes, that logits are finite for pixels in [0, 1], and that a row's
+logits depend neither on the other rows nor on chance. It runs in float32 on the CPU.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.network import Network, sha256_of
+from dualsmooth.engine.models.pt2_files import load_pt2
+
+TRIAL_ROWS = 64
+Size = int | None
+"""Length of an axis; None where any will do."""
+
+
+class Exported(nn.Module):
+    """A network that is only a function, in rows of a fixed number where it takes no other.
+
+    Parameters
+    ----------
+    run : callable
+        From float32 (rows, channels, height, width) to logits; may be called from many threads.
+    rows : int or None
+        Rows that ``run`` takes; None means any number.
+    """
+
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size) -> None:
+        super().__init__()
+        self._run, self._rows = (run,), rows  # in a tuple, so that it is no submodule
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
+        return Exported(self._run[0], self._rows)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("an exported network runs in float32 only")
+        (run,) = self._run
+        if self._rows is None:
+            return run(x.contiguous())
+        padding = -len(x) % self._rows
+        padded = torch.cat([x, x.new_zeros(padding, *x.shape[1:])])
+        parts = [run(part.contiguous()) for part in torch.split(padded, self._rows)]
+        return torch.cat(parts)[: len(x)]
+
+
+def read_exported(path: Path) -> Bundle:
+    """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
+
+    Raises
+    ------
+    ArgumentError
+        If ONNX Runtime is missing.
+    FileError
+        If the file cannot be run, has other inputs or outputs than one batch of images and its
+        logits, or fails a trial.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(path, "must be readable", error.strerror or error) from error
+    run, sizes = _onnx(path, data) if path.suffix.lower() == ".onnx" else load_pt2(path, data)
+    if len(sizes) != 4 or any(size is None for size in sizes[1:]):
+        shown = tuple("any" if size is None else size for size in sizes)
+        rule = "must take a batch of images (rows, channels, height, width) of one size"
+        raise FileError(path, rule, shown)
+    rows, channels, height, width = (size or 0 for size in sizes)
+    module = Exported(run, rows or None)
+    classes = _try(path, module, (channels, height, width))
+    network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))
+    return Bundle(path.name, (height, width, channels), classes, (), None, {CLASSIFIER: network})
+
+
+def _onnx(
+    path: Path, data: bytes
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], tuple[Size, ...]]:
+    try:
+        from dualsmooth.export.sessions import make_session
+    except ImportError as error:
+        hint = "pip install 'dualsmooth[runtime]'"
+        raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error
+    try:
+        session = make_session(data)
+    except ArgumentError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors share no base
+        rule = "must be an ONNX file, weights inside, that this ONNX Runtime can run"
+        raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
+        found = f"{[(i.name, i.type) for i in inputs]} to {[o.name for o in outputs]}"
+        raise FileError(path, "must have one float32 input and one output", found)
+    name = inputs[0].name
+    sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in inputs[0].shape)
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes
+
+
+def _try(path: Path, module: Exported, shape: tuple[int, int, int]) -> int:
+    """Number of classes, after a few batches that show the network to be what it must be."""
+    trial = torch.rand(TRIAL_ROWS, *shape, generator=torch.Generator().manual_seed(0))
+    trial[0], trial[1] = 0.0, 1.0
+    order = torch.arange(TRIAL_ROWS).roll(7)
+    try:
+        with torch.inference_mode():
+            logits, again, moved = (module(batch) for batch in (trial, trial, trial[order]))
+    except Exception as error:  # whatever the runtime raises
+        rule = f"must run on batches of images {shape}"
+        raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
+    if logits.shape[:1] != (TRIAL_ROWS,) or logits.ndim != 2 or logits.shape[1] < 2:
+        raise FileError(path, "must give logits (rows, classes)", tuple(logits.shape))
+    if not logits.dtype.is_floating_point or not torch.isfinite(logits).all():
+        received = f"{logits.min()} .. {logits.max()}, {logits.dtype}"
+        raise FileError(path, "must give finite logits for pixels in [0, 1]", received)
+    if not torch.equal(logits, again):
+        raise FileError(path, "must give a batch the same logits every time", "others")
+    if not torch.equal(logits[order], moved):
+        rule = "must give each row's logits whatever the other rows are"
+        raise FileError(path, rule, "others after the rows were exchanged")
+    return int(logits.shape[1])

@@ -1,0 +1,108 @@
+"""Distances to reference images: a noise level that provably drifts slowly, and regions of anchors.
+
+Reference images are part of the deployed classifier: CERTIFY and PREDICT must use the same.
+Distances are L2 over pixels in [0, 1], float64, by direct differences (no expanded squares).
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from math import exp
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
+
+from dualsmooth.engine.checks import non_negative, positive, positive_integer
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import Image, unit_float
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourNoise:
+    """sigma(x) = base * exp(rate * (mean distance to the nearest references - offset)).
+
+    A mean of distances to the k nearest of a fixed set changes by at most ||x - y|| between x and
+    y, so |ln sigma(x) - ln sigma(y)| <= rate * ||x - y|| everywhere (Sukenik et al., 2022).
+
+    Parameters
+    ----------
+    references : array_like, shape (count, height, width, channels)
+        Images, uint8 or floating point in [0, 1].
+    base : float
+        Noise level where the mean distance equals ``offset``.
+    rate : float
+        Semi-elasticity per unit of L2 distance, >= 0.
+    offset : float
+        Typical mean distance.
+    neighbours : int
+        k, at most the number of references.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of range.
+    """
+
+    references: ArrayLike
+    base: float
+    rate: float = 0.01
+    offset: float = 0.0
+    neighbours: int = 20
+    _tree: KDTree = field(init=False, repr=False)
+    _digest: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        positive("base", self.base)
+        non_negative("rate", self.rate)
+        non_negative("offset", self.offset)
+        points = as_points(self.references)
+        if positive_integer("neighbours", self.neighbours) > len(points):
+            rule = f"must be at most the {len(points)} references"
+            raise ArgumentError("neighbours", rule, self.neighbours)
+        object.__setattr__(self, "_tree", KDTree(points))
+        object.__setattr__(self, "_digest", points_digest(points))
+
+    def at(self, image: Image) -> float:
+        """Noise level of an image."""
+        return self.base * exp(self.rate * (self.mean_distance(image) - self.offset))
+
+    def mean_distance(self, image: Image) -> float:
+        """Mean L2 distance to the k nearest references."""
+        distances, _ = self._tree.query(image.astype(np.float64).ravel(), self.neighbours)
+        return float(np.mean(distances))
+
+    def describe(self) -> str:
+        """Everything that decides the noise level, in short."""
+        return (
+            f"{self.base:g}, rate {self.rate:g}, {self.neighbours} nearest, "
+            f"offset {self.offset:g}, references {self._digest}"
+        )
+
+
+def as_points(images: ArrayLike) -> Points:
+    """Images as rows of float64 pixels in [0, 1], exactly as the networks get them.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no images, or values are not finite.
+    """
+    array = np.asarray(images)
+    if array.ndim != 4 or not len(array):
+        raise ArgumentError("references", "must be images (count, height, width, channels)",
+                            array.shape)  # fmt: skip
+    points = np.stack([unit_float(image).astype(np.float64).ravel() for image in array])
+    if not np.isfinite(points).all():
+        raise ArgumentError("references", "must hold finite numbers", "NaN or infinity")
+    return points
+
+
+def points_digest(*arrays: NDArray[np.generic]) -> str:
+    """Eight hexadecimal digits that name a set of points."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:8]

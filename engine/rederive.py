@@ -1,0 +1,161 @@
+"""A certificate derived once more from its recorded votes, without networks or images.
+
+The method's own procedure runs again and is fed with the recorded votes. So every statement of the
+certificate (class, radius, interval, bounds, tests, error budget) comes out a second time, and a
+draw that the procedure does not ask for, or asks for in vain, shows.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.draws import Counts, Draw, Phase
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.integer_noise import tables_digest
+from dualsmooth.engine.methods.recorded import Recorded, recorded_method
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.manifest import bundle_of_manifest
+
+OTHER_VERSION_TOLERANCE = 1e-9
+"""Relative difference of a float allowed where SciPy or NumPy is not the recorded one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run set out to do, rebuilt from its configuration.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Networks by digest; they cannot be built.
+    method : Recorded
+        Made from them.
+    budget, alpha
+        Votes per stage, and failure probability per image.
+    stamp : dict
+        Fields that are equal in all certificates of the run.
+    """
+
+    bundle: Bundle
+    method: Recorded
+    budget: Budget
+    alpha: float
+    stamp: dict[str, Any]
+
+
+def plan_of(configuration: Mapping[str, Any]) -> Plan:
+    """Rebuild what a run set out to do.
+
+    Raises
+    ------
+    ValueError
+        If the configuration contradicts itself or is not one of a run.
+    """
+    try:
+        bundle = bundle_of_manifest(configuration["bundle_manifest"], configuration["bundle"])
+        if bundle.digest != configuration["bundle_digest"]:
+            raise ValueError("bundle_digest is not the digest of bundle_manifest")
+        method = recorded_method(bundle, configuration["options"])
+        budget = Budget(
+            configuration["n0"], configuration["n"], tuple(configuration["radii"]),
+            configuration["tolerance"],
+        )  # fmt: skip
+        if (method.name, budget.kind) != (configuration["method"], configuration["budget"]):
+            raise ValueError("method or budget is not that of its options")
+        names = ("seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
+        stamp = {name: configuration[name] for name in names} | {"bundle": bundle.digest}
+        return Plan(bundle, method, budget, configuration["alpha"], stamp)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def rederive(plan: Plan, recorded: Certificate) -> Certificate:
+    """The certificate that the recorded votes of an image give.
+
+    Raises
+    ------
+    ValueError
+        If votes do not add up, two draws share samples, or the procedure asks for other draws.
+    """
+    check_disjoint(recorded.counts)
+    procedure = plan.method.of(recorded).certify(plan.budget, plan.alpha)
+    used, votes = 0, None
+    while True:
+        try:
+            draw = next(procedure) if votes is None else procedure.send(votes)
+        except StopIteration as stop:
+            derived: Certificate = stop.value
+            break
+        if used == len(recorded.counts):
+            raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
+        votes = _votes_of(plan.bundle, draw, recorded.counts[used])
+        used += 1
+    if used < len(recorded.counts):
+        raise ValueError(f"{len(recorded.counts) - used} draws are recorded that nothing asks for")
+    tables = ""
+    if plan.stamp["noise"] == "integer":
+        tables = tables_digest(record.sigma for record in recorded.counts)
+    return dataclasses.replace(
+        derived, image_id=recorded.image_id, label=recorded.label, counts=recorded.counts,
+        draws=sum(record.count for record in recorded.counts), seconds=recorded.seconds,
+        noise_tables=tables,
+        **plan.stamp,
+    )  # fmt: skip
+
+
+def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
+    """Raise `ValueError` if two draws of an image read a sample of a phase and level twice.
+
+    A search compares noise levels on the same noise; its votes enter no bound.
+    """
+    ranges: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for record in records:
+        if record.phase in (Phase.SEARCH.name, Phase.SEARCH_CHECK.name):
+            continue
+        part = ranges.setdefault((record.phase, record.level), [])
+        part.append((record.first, record.first + record.count))
+    for (phase, level), part in ranges.items():
+        part.sort()
+        for (_, end), (start, _) in pairwise(part):
+            if start < end:
+                raise ValueError(f"sample {start} of {phase}, level {level}, is used twice")
+
+
+def differences(recorded: Certificate, derived: Certificate, tolerance: float) -> list[str]:
+    """Names of the fields that differ; floats may, by a relative tolerance."""
+    ours, theirs = (json.loads(c.to_json()) for c in (derived, recorded))
+    names = [name for name in ours if name != "checksum"]
+    return [name for name in names if not _same(ours[name], theirs[name], tolerance)]
+
+
+def _votes_of(bundle: Bundle, draw: Draw, record: DrawRecord) -> Counts:
+    asked = (draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count)
+    found = dataclasses.astuple(record)[:-1]
+    if asked != found:
+        raise ValueError(f"the method asks for the draw {asked}; recorded is {found}")
+    if len(record.votes) != bundle.outputs(record.model) + 1:
+        rule = f"must have {bundle.outputs(record.model)} classes and the invalid ones"
+        raise ArgumentError("votes", rule, record.votes)
+    if min(record.votes) < 0 or sum(record.votes) != record.count:
+        raise ArgumentError("votes", f"must be >= 0 and sum to {record.count}", record.votes)
+    return np.array(record.votes, np.int64)
+
+
+def _same(ours: object, theirs: object, tolerance: float) -> bool:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(
+            _same(ours[key], theirs[key], tolerance) for key in ours
+        )
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(
+            _same(a, b, tolerance) for a, b in zip(ours, theirs, strict=True)
+        )
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return abs(ours - theirs) <= tolerance * max(abs(ours), abs(theirs))
+    return type(ours) is type(theirs) and ours == theirs

@@ -1,0 +1,130 @@
+"""How plots look: colours that colour-blind readers can tell apart, and files made of figures."""
+
+import io
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dualsmooth.engine.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#2f7fc1", "#d55e00", "#0a9c74", "#c46a9c", "#b28700", "#6a5acd", "#7f7f7f")
+"""Okabe and Ito's palette, shifted until each colour stands out on white and on near-black."""
+DASHES = ("-", "--", "-.", ":")
+CORRECT, WRONG, ABSTAINED = "#2f7fc1", "#d55e00", "#8c8c8c"
+INK, TURNING_INK = "#222222", "#010203"
+_SIZE = (5.2, 3.5)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture with what must be said beside it.
+
+    Parameters
+    ----------
+    name : str
+        File name without suffix.
+    title, caption : str
+        The caption states images, votes, alpha and what intervals mean.
+    draw : callable
+        Draws onto a figure.
+    rows : int
+        Panels below each other.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: "Callable[[Figure], None]"
+    rows: int = 1
+
+
+def require_matplotlib() -> None:
+    """Raise `ArgumentError` if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ArgumentError("out", "needs matplotlib for its plots", "matplotlib not installed",
+                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+
+
+def picture(plot: Plot, kind: str) -> bytes:
+    """A plot with its caption as a file.
+
+    Parameters
+    ----------
+    plot : Plot
+        What to draw.
+    kind : str
+        ``png``, ``pdf`` or ``svg``.
+    """
+    figure = _figure(plot, INK)
+    below = textwrap.fill(plot.caption, 92)
+    figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK)
+    figure.suptitle(plot.title, fontsize=11, color=INK)
+    return _saved(figure, kind, INK)
+
+
+def inline_svg(plot: Plot) -> str:
+    """A plot as an SVG element whose text and axes take the colour of the text around it."""
+    text = _saved(_figure(plot, TURNING_INK), "svg", TURNING_INK).decode()
+    text = text[text.index("<svg") :].replace(TURNING_INK, "currentColor")
+    for pattern in (r'(id=")', r"(url\(#)", r'(href="#)'):
+        text = re.sub(pattern, rf"\g<1>{plot.name}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    label = f'<svg role="img" aria-label="{plot.title}"'
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2).replace("<svg", label, 1)
+
+
+def tidy(axes: "Axes", x: str, y: str) -> None:
+    """Label both axes and leave out what carries no information."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def plain(name: str) -> str:
+    """A name as a label: dollars start no formula, and a first underscore hides no entry."""
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+def _style(ink: str) -> Any:
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor",
+             "xtick.color", "ytick.color", "grid.color", "legend.labelcolor")  # fmt: skip
+    return {**dict.fromkeys(names, ink), "font.size": 9, "axes.titlesize": 9, "font.family":
+            "sans-serif", "font.sans-serif": ["DejaVu Sans"], "legend.frameon": False,
+            "svg.hashsalt": "dualsmooth", "svg.fonttype": "path"}  # fmt: skip
+
+
+def _figure(plot: Plot, ink: str) -> "Figure":
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_style(ink)):
+        width, height = _SIZE
+        figure = Figure(
+            (width, height if plot.rows == 1 else 0.9 + 1.8 * plot.rows), layout="constrained"
+        )
+        plot.draw(figure)
+    return figure
+
+
+def _saved(figure: "Figure", kind: str, ink: str) -> bytes:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    clear = ink == TURNING_INK
+    dated = {"pdf": "CreationDate", "svg": "Date"}
+    with matplotlib.rc_context(_style(ink)):
+        figure.savefig(
+            buffer, format=kind, dpi=160, bbox_inches="tight", transparent=clear,
+            metadata={dated[kind]: None} if kind in dated else None,
+        )  # fmt: skip
+    return buffer.getvalue()

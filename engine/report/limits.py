@@ -1,0 +1,64 @@
+"""What limited a certificate: the selector's side or the classifier's.
+
+A radius of a method with a selector is the smaller of two: the one inside which the selected level
+stays in the set claimed, and the one inside which every classifier of that set keeps the class.
+"""
+
+from math import inf
+from typing import NamedTuple
+
+from dualsmooth.engine.certificate import Bound, Certificate
+
+
+class Sides(NamedTuple):
+    """Radius each side allows, and which of them is the radius claimed.
+
+    Parameters
+    ----------
+    selector : float or None
+        Infinite where the set claimed holds every level; None if the method has no selector or
+        nothing was certified.
+    classifier : float or None
+        None if nothing was certified.
+    limit : str
+        ``selector``, ``classifier`` or ``both``; the stage that abstained where one did.
+    votes : str
+        Votes behind the smallest classifier bound, as k/n; empty if it was not reached.
+    """
+
+    selector: float | None
+    classifier: float | None
+    limit: str
+    votes: str
+
+
+def sides(certificate: Certificate) -> Sides:
+    """Both sides of a certificate, read from its bounds."""
+    classifiers = _behind(certificate, "classifier")
+    weakest = min(classifiers, key=lambda bound: bound.radius, default=None)
+    votes = f"{weakest.k:,}/{weakest.n:,}" if weakest else ""
+    if certificate.predicted is None:
+        return Sides(None, None, certificate.abstained_at or "", votes)
+    # With the runner-up rule the radius is above that of the class's bound alone.
+    classifier = max(weakest.radius if weakest else 0.0, certificate.radius)
+    if certificate.interval is None:
+        return Sides(None, classifier, "classifier", votes)
+    selectors = _behind(certificate, "selector")
+    selector = min((bound.radius for bound in selectors), default=inf)
+    if selector < classifier:
+        return Sides(selector, classifier, "selector", votes)
+    return Sides(selector, classifier, "both" if selector == classifier else "classifier", votes)
+
+
+def _behind(certificate: Certificate, stage: str) -> list[Bound]:
+    """Bounds of a stage that the claimed set of levels rests on; all of them if none is claimed."""
+    bounds = [bound for bound in certificate.bounds if bound.stage == stage]
+    if certificate.interval is None:
+        return bounds
+    low, high = certificate.interval
+    if stage == "selector":
+        events = (f">= {low}", f"<= {high}", f"= {low}")
+        return [bound for bound in bounds if bound.event in events]
+    levels = {draw.sigma for draw in certificate.counts
+              if draw.phase.startswith("CLASS") and low <= draw.level <= high}  # fmt: skip
+    return [bound for bound in bounds if bound.sigma in levels] or bounds

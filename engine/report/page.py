@@ -1,0 +1,98 @@
+"""``report.html``: one file that needs no network, for desktop and phone, in light and dark."""
+
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.report.compare import compare
+from dualsmooth.engine.report.drawing import Plot, inline_svg
+from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.report.summary import Row, Summary
+from dualsmooth.engine.report.thumbnails import thumbnails
+from dualsmooth.engine.runlog import radius_text
+
+
+def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:
+    """The whole page as text.
+
+    Raises
+    ------
+    ArgumentError
+        If Jinja is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise ArgumentError("html", "needs jinja2", "jinja2 not installed",
+                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+    pictures, notes = thumbnails(runs)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_part("page.html")).render(
+        style=Markup(_part("page.css")),
+        script=Markup(_part("page.js")),
+        data=Markup(_as_script(_data(runs, pictures))),
+        runs=list(zip(runs, summaries, strict=True)),
+        radii=list(summaries[0].certified),
+        sign="≥" if summaries[0].at_least else ">",
+        pairs=[(other.name, compare(runs[0], other, list(summaries[0].certified),
+                                    at_least=summaries[0].at_least)) for other in runs[1:]],
+        plots=[(plot, Markup(inline_svg(plot))) for plot in plots],
+        notes=[*(text for run in runs for text in run.warnings), *notes],
+        version=metadata.version("dualsmooth"),
+    )  # fmt: skip
+
+
+def _part(name: str) -> str:
+    return resources.files("dualsmooth.engine.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _as_script(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _data(runs: Sequence[Run], pictures: dict[str, dict[int, str]]) -> dict[str, Any]:
+    return {
+        "pictures": pictures,
+        "runs": [
+            {
+                "name": run.name,
+                "pictures": run.configuration.get("data_digest", ""),
+                "rows": [_cells(row, number) for number, row in enumerate(run.rows)],
+            }
+            for run in runs
+        ],
+    }
+
+
+def _cells(row: Row, number: int) -> list[Any]:
+    """Image, truth, class, radius, sigma, votes, votes drawn, outcome, reason."""
+    outcome = "abstained" if row.abstained else "correct" if row.correct else "wrong"
+    if row.label is None and not row.abstained and not row.correct:
+        outcome = "certified"
+    return [
+        number if row.image_id is None else row.image_id,
+        row.label,
+        row.predicted,
+        float(radius_text(row.radius)[:-2]),  # four decimals, cut off
+        row.sigma,
+        row.votes,
+        row.draws or None,
+        outcome,
+        _reason(row),
+    ]
+
+
+def _reason(row: Row) -> str:
+    """Why the method abstained, or which side limited the radius."""
+    if not row.limit:
+        return ""
+    if not row.abstained:
+        return f"limited by {row.limit}"
+    votes = f" ({row.votes} votes)" if row.votes else ""
+    if row.limit == "selector":
+        return "selector: no noise level keeps more than half of its votes"
+    return f"classifier: the bound is not above 1/2{votes}"

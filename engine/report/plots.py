@@ -1,0 +1,155 @@
+"""Plots of a report: what was certified, at which radius and noise level, limited by what."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.report.drawing import (
+    ABSTAINED,
+    COLOURS,
+    CORRECT,
+    DASHES,
+    WRONG,
+    Plot,
+    plain,
+    tidy,
+)  # fmt: skip
+from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.report.routing_plots import binding_panel, sigma_panel
+from dualsmooth.engine.report.summary import BAND, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RADIUS = r"$\ell_2$ radius (input units)"
+_POINTS = 401
+
+Panel = Callable[["Axes", Run], None]
+
+
+def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
+    """Every plot the runs have data for, certified accuracy first."""
+    seen = [run for run in runs if run.rows]
+    if not seen:
+        return []
+    found = [_curves(seen, at_least), _panels(
+        "radii", "Certified radii", seen, _radius_panel,
+        "Images by certified radius, rounded down; abstentions stand at 0.",
+    )]  # fmt: skip
+    bound = [run for run in seen if any(row.selector_radius is not None for row in run.rows)]
+    sigmas = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
+    routed = [run for run in seen if len(sigmas[run.name]) > 1 or (run in bound)]
+    if routed:
+        found.append(_panels(
+            "sigmas", "Noise level routed to", routed, sigma_panel,
+            "Images by true class and routed sigma: area is the number of images, colour the "
+            "share certified correctly at radius 0. Images without a level are left out.",
+        ))  # fmt: skip
+    if bound:
+        found.append(_panels(
+            "binding", "What limits the radius", bound, binding_panel,
+            "One point per certified image. Below the diagonal the selector limits the radius, "
+            "above it the classifier; on the top edge no selector is needed, because every level "
+            "agrees.",
+        ))  # fmt: skip
+    if any(row.draws for run in seen for row in run.rows):
+        found.append(_draws([run for run in seen if any(row.draws for row in run.rows)]))
+    return found
+
+
+def conditions(runs: Sequence[Run]) -> str:
+    """Images, votes and alpha of every run, once where they are equal."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        said.setdefault(f"{len(run.rows):,} images, {run.conditions}", []).append(run.name)
+    if len(said) == 1:
+        return next(iter(said)) + "."
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in said.items()) + "."
+
+
+def _curves(runs: Sequence[Run], at_least: bool) -> Plot:
+    sign = "at or above" if at_least else "strictly above"
+    caption = (
+        f"Share of images certified correctly with a radius {sign} r; abstentions count against. "
+        f"Bands: {BAND:.0%} Clopper-Pearson intervals, at each radius by itself. {conditions(runs)}"
+    )
+    draw = partial(_draw_curves, runs=runs, at_least=at_least)
+    return Plot("curves", "Certified accuracy", caption, draw)
+
+
+def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
+    axes = figure.subplots()
+    largest = max(row.radius for run in runs for row in run.rows)
+    grid = np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
+    tail = (1.0 - BAND) / 2
+    for index, run in enumerate(runs):
+        counts = _certified(run.rows, grid, at_least)
+        colour, images = COLOURS[index % len(COLOURS)], len(run.rows)
+        low, high = (100 * np.asarray(bound(counts, images, tail))
+                     for bound in (clopper_pearson_lower, clopper_pearson_upper))  # fmt: skip
+        axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
+        axes.step(grid, 100 * counts / images, where="post", color=colour, label=plain(run.name),
+                  linestyle=DASHES[index % len(DASHES)], linewidth=1.5)  # fmt: skip
+    tidy(axes, RADIUS, "certified accuracy (%)")
+    axes.set_xlim(0, grid[-1])
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=8)
+
+
+def _certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool) -> np.ndarray:
+    """Number of images certified beyond each radius of a grid."""
+    correct = np.sort([row.radius for row in rows if row.correct])
+    above = len(correct) - np.searchsorted(correct, grid, side="left" if at_least else "right")
+    if at_least:
+        return np.asarray(above)
+    at_itself = np.sort([row.radius for row in rows if row.correct and row.exceeds_radius])
+    ends = (np.searchsorted(at_itself, grid, side=side) for side in ("left", "right"))
+    first, last = ends
+    return np.asarray(above + last - first)
+
+
+def _panels(name: str, title: str, runs: Sequence[Run], panel: Panel, caption: str) -> Plot:
+    def draw(figure: "Figure") -> None:
+        rows = figure.subplots(len(runs), squeeze=False)[:, 0]
+        for axes, run in zip(rows, runs, strict=True):
+            panel(axes, run)
+            if len(runs) > 1 or name == "binding":
+                axes.set_title(plain(run.name), loc="left")
+
+    return Plot(name, title, f"{caption} {conditions(runs)}", draw, len(runs))
+
+
+def _radius_panel(axes: "Axes", run: Run) -> None:
+    groups = (
+        ("correct", CORRECT, [row.radius for row in run.rows if row.correct]),
+        ("wrong", WRONG, [r.radius for r in run.rows if not (r.correct or r.abstained)]),
+        ("abstained", ABSTAINED, [0.0 for row in run.rows if row.abstained]),
+    )
+    largest = max(row.radius for row in run.rows) or 1.0
+    axes.hist([radii for _, _, radii in groups], bins=np.linspace(0, largest, 31).tolist(),
+              stacked=True, color=[colour for _, colour, _ in groups],
+              label=[f"{label} ({len(radii):,})" for label, _, radii in groups])  # fmt: skip
+    tidy(axes, RADIUS, "images")
+    axes.legend(fontsize=8)
+
+
+def _draws(runs: Sequence[Run]) -> Plot:
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for index, run in enumerate(runs):
+            votes = np.sort([row.draws for row in run.rows])
+            share = 100 * np.arange(1, len(votes) + 1) / len(votes)
+            axes.step([votes[0], *votes], [0, *share], where="post", label=plain(run.name),
+                      color=COLOURS[index % len(COLOURS)], linewidth=1.5,
+                      linestyle=DASHES[index % len(DASHES)])  # fmt: skip
+        axes.set_xscale("log")
+        tidy(axes, "votes used (log scale)", "images decided (%)")
+        axes.set_ylim(0, 103)
+        axes.legend(fontsize=8)
+
+    caption = "Share of images decided with at most so many votes, over all networks. "
+    return Plot("draws", "Votes per image", caption + conditions(runs), draw)

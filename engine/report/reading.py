@@ -1,0 +1,91 @@
+"""Runs to report: run folders, and tables in Cohen et al.'s format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.report.cohen import read_table
+from dualsmooth.engine.report.summary import RADII, Row, rows_of
+from dualsmooth.engine.runlog import LOG, RUN, read_configuration, read_log
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as a report sees it.
+
+    Parameters
+    ----------
+    name : str
+        Method and options, or the name of the table; unique within a report.
+    path : Path
+        Where it was read.
+    rows : list of Row
+        One per image.
+    configuration : dict
+        Of ``run.json``; empty for a table.
+    warnings : list of str
+        What was odd about the files.
+    """
+
+    name: str
+    path: Path
+    rows: list[Row]
+    configuration: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def conditions(self) -> str:
+        """Votes, alpha and data, or that the file does not say."""
+        known = self.configuration
+        if not known:
+            return "votes and alpha not recorded in the file"
+        return (
+            f"n0 = {known['n0']:,}, n = {known['n']:,} ({known['budget']} budget), "
+            f"alpha = {known['alpha']:g}, seed {known['seed']}, {known['precision']}, "
+            f"data {known['data']}"
+        )
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder or a table.
+
+    Raises
+    ------
+    FileError
+        If it is neither, or is corrupt.
+    """
+    if not path.is_dir():
+        rows, warnings = read_table(path)
+        return Run(path.stem, path, rows, {}, warnings)
+    if not (path / RUN).exists():
+        raise FileError(path, "must be a run folder", f"no {RUN} in it")
+    configuration, certificates = read_configuration(path), read_log(path)
+    name = certificates[0].method if certificates else path.name
+    warnings = []
+    if len(certificates) < configuration.get("images", 0):
+        reached = f"{len(certificates)} of {configuration['images']} images"
+        warnings.append(f"{path / LOG}: the run is unfinished, {reached} (go on with --resume)")
+    return Run(name, path, rows_of(certificates), configuration, warnings)
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs; equal names get the folder of the run or table added."""
+    runs = [read_run(path) for path in paths]
+    names = [run.name for run in runs]
+    return [
+        run if names.count(run.name) == 1 else replace(run, name=f"{run.name} ({_folder(run)})")
+        for run in runs
+    ]
+
+
+def _folder(run: Run) -> str:
+    path = run.path.resolve()
+    return path.name if path.is_dir() else path.parent.name
+
+
+def default_radii(runs: Sequence[Run]) -> tuple[float, ...]:
+    """The grid of a ``decide`` run if there is one, else quarters up to 1.5."""
+    grids = [run.configuration.get("radii") for run in runs]
+    return next((tuple(grid) for grid in grids if grid), RADII)

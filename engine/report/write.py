@@ -1,0 +1,50 @@
+"""Write a report: everything is made in memory first, so that bad input leaves no half of it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.report.drawing import picture, require_matplotlib
+from dualsmooth.engine.report.markdown import markdown
+from dualsmooth.engine.report.plots import plots
+from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.report.summary import Summary
+
+
+def write_report(
+    runs: Sequence[Run], summaries: Sequence[Summary], folder: Path, *, html: bool = False
+) -> list[str]:
+    """Write ``summary.md``, plots as PNG and SVG (curves as PDF too), and ``report.html`` if asked.
+
+    Returns
+    -------
+    list of str
+        Names of the files.
+
+    Raises
+    ------
+    ArgumentError
+        If matplotlib is not installed.
+    FileError
+        If the folder cannot be written.
+    """
+    require_matplotlib()
+    drawn = plots(runs, at_least=summaries[0].at_least)
+    files = {"summary.md": markdown(runs, summaries, drawn).encode()}
+    for plot in drawn:
+        for kind in ("png", "pdf", "svg") if plot.name == "curves" else ("png", "svg"):
+            files[f"{plot.name}.{kind}"] = picture(plot, kind)
+    if html:
+        from dualsmooth.engine.report.page import page
+
+        files["report.html"] = page(runs, summaries, drawn).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            part = folder / f"{name}.part"
+            part.write_bytes(content)
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise FileError(folder, "must be writable", error.strerror or error) from error
+    return list(files)

@@ -1,0 +1,68 @@
+"""A session whose batches fit into memory.
+
+The padded batch shape is part of what is certified, so it may only be chosen before the first
+certificate. It is then recorded, and a run that meets the limit later stops instead of changing it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.runtime.segments import MakeSampler, Segment
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
+
+SMALLEST_BATCH = 8
+_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def fitting_session(method: Method, settings: Settings, make: MakeSampler | None) -> Session:
+    """Open a session and run one batch of every network.
+
+    Out of memory, a batch shape left to the engine is halved, down to 8; one that was given is
+    refused.
+
+    Raises
+    ------
+    ArgumentError
+        If the batches do not fit.
+    """
+    chosen = settings
+    while True:
+        try:
+            session = Session(method, chosen, make)
+            try:
+                _try(session)
+            except BaseException:
+                session.close()
+                raise
+            return session
+        except Exception as error:
+            size = chosen.padded_batch(bundle_of(method).input_shape)
+            if not is_out_of_memory(error):
+                raise
+            if settings.batch_size is not None or size // 2 < SMALLEST_BATCH:
+                raise ArgumentError(
+                    "batch_size", "must fit into memory", size, "give a smaller one"
+                ) from error
+        chosen = dataclasses.replace(chosen, batch_size=size // 2)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, says that memory ran out."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in _MESSAGES):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _try(session: Session) -> None:
+    """One full batch per network; its votes are thrown away."""
+    session.sampler.load(0, np.zeros(session.shape, np.float32))
+    for role in session.method.roles:
+        draw = Draw(role, 1.0, Phase.CLASS_GUESS, 0, session.batch_size)
+        session.sampler.count(role, [Segment.of(draw, 0, 0, 0, draw.count)])

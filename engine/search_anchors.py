@@ -1,0 +1,63 @@
+"""Search noise levels for anchor images and write them to a file."""
+
+from math import log
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dualsmooth.engine.anchors import Anchors
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.methods.cascade import CascadeSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.search import Search
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.settings import Settings
+
+
+def search_anchors(
+    bundle: Bundle, images: NDArray[np.generic], search: Search, settings: Settings, out: Path
+) -> Anchors:
+    """Search the noise level of each image, round it to the bundle's levels and write the anchors.
+
+    Few levels make large regions; a bundle without levels keeps what the search found.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    images : array, shape (count, height, width, channels)
+    search : Search
+    settings : Settings
+        How votes are drawn; the budget is not used.
+    out : Path
+        File to write; must not exist.
+
+    Raises
+    ------
+    ArgumentError, FileError
+        If images do not fit the bundle, or the file exists or cannot be written.
+    """
+    from dualsmooth.engine.runtime.session import Session  # imports torch
+
+    if out.exists() or not out.parent.is_dir():
+        raise FileError(out, "must be a new file in an existing folder")
+    with Session(_voters(bundle), settings) as session:
+        searches = tqdm(session.search(images, search), total=len(images), unit="image",
+                        desc=search.name, disable=None)  # fmt: skip
+        found = dict(searches)
+    sigmas = [nearest_level(found[i], bundle.sigmas) for i in range(len(images))]
+    anchors = Anchors(images, sigmas)
+    anchors.save(out)
+    return anchors
+
+
+def nearest_level(sigma: float, levels: tuple[float, ...]) -> float:
+    """The level nearest on the logarithmic scale; sigma itself without levels."""
+    return min(levels, key=lambda level: abs(log(level / sigma)), default=sigma)
+
+
+def _voters(bundle: Bundle) -> Method:
+    """A method that draws from every classifier of the bundle."""
+    return CascadeSmoothing(bundle) if bundle.sigmas else FixedSmoothing(bundle, 1.0)

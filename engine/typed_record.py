@@ -1,0 +1,70 @@
+"""Frozen dataclasses from JSON objects of unknown origin: every field, every type, nothing else."""
+
+import dataclasses
+import sys
+import types
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Record = TypeVar("Record")
+
+
+def typed_record(kind: type[Record], value: object) -> Record:
+    """Build a dataclass from a JSON object.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass whose fields are int, float, str, None, tuples, dictionaries with text keys, or
+        such dataclasses.
+    value : object
+        As `json.loads` returns it. Fields with a default may be left out.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing, unknown or of another type, or a value breaks the dataclass's rule.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind.__name__} must be an object")
+    hints, required = _fields(kind)  # type: ignore[arg-type]
+    if not required <= value.keys() <= hints.keys():
+        names = ", ".join(sorted(map(str, value.keys() ^ hints.keys())))
+        raise ValueError(f"{kind.__name__} must have its fields and no others: {names}")
+    return kind(**{name: _typed(name, hints[name], item) for name, item in value.items()})
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    hints = get_type_hints(kind)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return known, frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+def _typed(name: str, hint: Any, value: object) -> object:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        inner = [kind for kind in get_args(hint) if kind is not type(None)]
+        return None if value is None else _typed(name, inner[0], value)
+    if origin is tuple:
+        return _tuple(name, get_args(hint), value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(name, get_args(hint)[1], item) for key, item in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return typed_record(hint, value)  # type: ignore[arg-type]
+    kinds = (int, float) if hint is float else (hint,)
+    if type(value) not in kinds:
+        raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}")
+    if hint is float and not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be finite")
+    return value
+
+
+def _tuple(name: str, kinds: tuple[Any, ...], value: object) -> tuple[object, ...]:
+    if not isinstance(value, list) or (kinds[-1] is not ... and len(value) != len(kinds)):
+        raise ValueError(f"{name} must be a list of the right length")
+    return tuple(_typed(name, kinds[0], item) for item in value)

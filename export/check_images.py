@@ -1,0 +1,28 @@
+"""Images that an export is checked on."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import check_images
+
+DIGITS = (8, 8, 1)
+
+
+def images_for_check(
+    spec: str | None, shape: tuple[int, int, int], count: int
+) -> NDArray[np.generic]:
+    """The first ``count`` images of a data set; of digits if none is named and they fit.
+
+    Raises
+    ------
+    ArgumentError
+        If no data set is named and digits do not fit, or the images have another shape.
+    """
+    if spec is None and shape != DIGITS:
+        rule = f"must name images of shape {shape} for --check"
+        raise ArgumentError("data", rule, None, "for example npz:FILE")
+    images = load_images(spec or "digits").images[: positive_integer("images", count)]
+    return check_images(images, shape)

@@ -1,0 +1,60 @@
+"""The dual predictor graph against the vote graphs and the engine's routing rules."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.draws import Counts, Draw, Phase
+from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.methods.routing import median_level, plurality_level
+from dualsmooth.export.deployment import DUAL, Deployment
+from dualsmooth.export.finding import Finding
+from dualsmooth.export.sessions import Session, dual_feeds, make_session, vote_feeds
+
+VOTES = 1000
+"""Votes of each stage; not a multiple of the rows of a pass."""
+
+
+def check_predictor(
+    deployment: Deployment, images: NDArray[np.generic], seed: int
+) -> list[Finding]:
+    """Votes, level and sigma of the dual predictor, exactly; nothing if there is no selector."""
+    bundle = deployment.bundle
+    if bundle.tau is None:
+        return []
+    dual = make_session(str(deployment.folder / DUAL))
+    alone = {role: make_session(str(deployment.votes_file(role))) for role in bundle.networks}
+    rule = deployment.recipe.selector_rule
+    choose = plurality_level if rule == "plurality" else median_level
+
+    def votes(role: str, draw: Draw, image: NDArray[np.float32], image_id: int) -> Counts:
+        return _votes(alone[role], draw, image, image_id, seed)
+
+    equal = 0
+    for image_id, image in enumerate(map(unit_float, images)):
+        selector, level, sigma, classes = dual.run(
+            None, dual_feeds(image, VOTES, seed=seed, image_id=image_id)
+        )
+        select = Draw("selector", bundle.tau, Phase.SELECT_PREDICT, 0, VOTES)
+        expected = votes("selector", select, image, image_id)
+        chosen = choose(expected)
+        same = np.array_equal(selector, expected) and level == (-1 if chosen is None else chosen)
+        if same and chosen is not None:
+            noise = bundle.sigmas[chosen]
+            role = bundle.classifier_at(noise)
+            classify = Draw(role, noise, Phase.CLASS_PREDICT, 0, VOTES, chosen)
+            same = sigma == np.float32(noise) and np.array_equal(
+                classes, votes(role, classify, image, image_id)
+            )
+        equal += same
+    text = f"{equal} of {len(images)} images have the votes and levels of the vote graphs"
+    return [Finding("dual predictor", equal == len(images), text)]
+
+
+def _votes(
+    session: Session, draw: Draw, image: NDArray[np.float32], image_id: int, seed: int
+) -> Counts:
+    feeds = vote_feeds(
+        image, draw.count, sigma=draw.sigma, seed=seed, image_id=image_id, phase=draw.stream
+    )
+    counts: Counts = session.run(None, feeds)[0]
+    return counts

@@ -1,0 +1,91 @@
+"""``dualsmooth export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CHECK_FAILED = 1
+
+
+def export(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for `dualsmooth certify`.")],
+    out: Annotated[Path, typer.Option(help="Deployment folder to write; must not exist yet.")],
+    method: Annotated[
+        str | None,
+        typer.Option(help="fixed or dual. Default: dual if the bundle has a selector."),
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(help="Noise level of --method fixed, one the networks were trained for."),
+    ] = None,
+    selector_rule: Annotated[
+        str | None, typer.Option(help="median (default) or plurality.")
+    ] = None,
+    routing: Annotated[
+        str | None, typer.Option(help="interval (default with median) or point.")
+    ] = None,
+    published_split: Annotated[
+        bool, typer.Option("--published-split", help="Spend alpha/2 per stage, as published.")
+    ] = False,
+    n0: Annotated[int, typer.Option(help="Votes that choose, by default.")] = 100,
+    n: Annotated[int, typer.Option(help="Votes that enter the bounds, by default.")] = 10_000,
+    alpha: Annotated[
+        float, typer.Option(help="Failure probability per image, by default.")
+    ] = 0.001,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Rows of every pass; part of what is certified. Default: by image size."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare noise, votes and certificates with the engine's."),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images of --check, as for certify. Default: digits, if they fit."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many images --check certifies.")] = 100,
+    seed: Annotated[int, typer.Option(help="Noise seed of --check.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
+    ] = None,
+) -> None:
+    """Write ONNX models that certify without PyTorch, with the same noise.
+
+    The folder has every network (NAME.onnx), its vote graph with the noise inside
+    (NAME.votes.onnx), the dual predictor (dual.onnx) and deployment.json. Load it with
+    dualsmooth.export.certifier.OnnxCertifier, or run the graphs from any language.
+
+    Exit code 3: the folder was written and --check failed.
+
+    Examples:
+
+    dualsmooth export digits-dual --out deployed --check
+
+    dualsmooth export model.pth.tar --out deployed --sigma 0.25 --check --data npz:images.npz
+    """
+    from dualsmooth.engine.methods.choose import choose_method
+    from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.export.check_images import images_for_check
+    from dualsmooth.export.deployment import Recipe
+    from dualsmooth.export.write import export_bundle
+
+    loaded = load_bundle(bundle)
+    kind = choose_method(
+        loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
+        published_split=published_split,
+    ).name.partition("(")[0]  # fmt: skip
+    recipe = Recipe(kind, sigma, selector_rule, routing, published_split, n0, n, alpha)
+    pixels = images_for_check(data, loaded.input_shape, images) if check else None
+    deployment = export_bundle(loaded, out, recipe, batch_size=batch_size)
+    typer.echo(f"{out}/deployment.json")
+    if pixels is None:
+        return
+    from dualsmooth.export.check import check_deployment
+    from dualsmooth.export.finding import table
+
+    findings = check_deployment(deployment, loaded, pixels, seed=seed, threads=threads)
+    typer.echo(table(findings))
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(CHECK_FAILED)

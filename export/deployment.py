@@ -1,0 +1,238 @@
+"""Deployment folders: ONNX files and ``deployment.json``, which says what may be done with them.
+
+A folder may come from anywhere. Reading it checks the format, the digest of the index, and the
+place, size and SHA-256 of every file; nothing in it is code. No torch and no onnx is needed.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.choose import choose_method
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Network, digest_of
+from dualsmooth.engine.noise import STREAM_VERSION
+
+FORMAT, VERSION = "dualsmooth-deployment", 1
+INDEX = "deployment.json"
+DUAL = "dual.onnx"
+_LARGEST_INDEX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of the certificates a deployment is made for.
+
+    Parameters
+    ----------
+    method : str
+        ``fixed`` or ``dual``.
+    sigma : float or None
+        Noise level of ``fixed``.
+    selector_rule, routing : str or None
+        Options of ``dual``.
+    published_split : bool
+        Option of ``dual``.
+    n0, n : int
+        Votes that choose and votes that estimate.
+    alpha : float
+        Failure probability per image, in (0, 1).
+
+    Raises
+    ------
+    ArgumentError
+        If a number is out of range.
+    """
+
+    method: str
+    sigma: float | None = None
+    selector_rule: str | None = None
+    routing: str | None = None
+    published_split: bool = False
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 1e-3
+
+    def __post_init__(self) -> None:
+        Budget.fixed(self.n0, self.n)
+        open_unit("alpha", self.alpha)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """What ``deployment.json`` says, checked.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are.
+    bundle : Bundle
+        Roles, levels and shapes; its networks have digests and no weights.
+    batch_size : int
+        Rows of every pass through a network.
+    recipe : Recipe
+        Settings of the certificates.
+    digest : str
+        SHA-256 of the index, which holds those of the files: identifies what is certified.
+    """
+
+    folder: Path
+    bundle: Bundle
+    batch_size: int
+    recipe: Recipe
+    digest: str
+
+    def method(self, sigma: float | None = None) -> FixedSmoothing | DualSmoothing:
+        """The method of the recipe, or fixed smoothing at another of its levels.
+
+        Raises
+        ------
+        ArgumentError
+            If sigma is not one of the deployment's levels.
+        """
+        recipe = self.recipe
+        if sigma is None:
+            return method_of(self.bundle, recipe)
+        known = self.bundle.sigmas or (recipe.sigma,)
+        if sigma not in known:
+            raise _unknown_level(sigma, known)
+        return FixedSmoothing(self.bundle, sigma)
+
+    def votes_file(self, role: str) -> Path:
+        """The vote graph of a network."""
+        return self.folder / f"{role}.votes.onnx"
+
+    def network_file(self, role: str) -> Path:
+        """The network alone."""
+        return self.folder / f"{role}.onnx"
+
+
+def method_of(bundle: Bundle, recipe: Recipe) -> FixedSmoothing | DualSmoothing:
+    """The method a recipe names; a fixed sigma must be one the networks were made for.
+
+    Raises
+    ------
+    ArgumentError
+        If an option does not fit the method or the bundle.
+    """
+    method = choose_method(
+        bundle, method=recipe.method, sigma=recipe.sigma, selector_rule=recipe.selector_rule,
+        routing=recipe.routing, published_split=recipe.published_split,
+    )  # fmt: skip
+    if bundle.sigmas and recipe.sigma is not None and recipe.sigma not in bundle.sigmas:
+        raise _unknown_level(recipe.sigma, bundle.sigmas)
+    if not isinstance(method, FixedSmoothing | DualSmoothing):
+        raise ArgumentError("method", "must be fixed or dual in a deployment", recipe.method)
+    return method
+
+
+def _unknown_level(sigma: float, known: tuple[float | None, ...]) -> ArgumentError:
+    levels = ", ".join(f"{level:g}" for level in known if level is not None)
+    return ArgumentError("sigma", f"must be one of the levels trained for: {levels}", sigma)
+
+
+def index_of(
+    bundle: Bundle, recipe: Recipe, batch_size: int, versions: dict[str, Any], files: dict[str, Any]
+) -> dict[str, Any]:
+    """Content of ``deployment.json``; ``files`` maps names to size and SHA-256."""
+    fields = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": bundle.name,
+        "bundle_digest": bundle.digest,
+        "input": {
+            "shape": list(bundle.input_shape),
+            "layout": "height, width, channels",
+            "dtype": "float32",
+            "range": [0, 1],
+        },
+        "num_classes": bundle.num_classes,
+        "sigmas": list(bundle.sigmas),
+        "tau": bundle.tau,
+        "roles": sorted(bundle.networks),
+        "batch_size": batch_size,
+        "precision": "fp32",
+        "stream_version": STREAM_VERSION,
+        **versions,
+        "certificate": asdict(recipe),
+        "files": files,
+    }
+    return fields | {"digest": digest_of(fields)}
+
+
+def read_deployment(folder: str | Path) -> Deployment:
+    """Read a deployment folder and check every file in it.
+
+    Raises
+    ------
+    FileError
+        Names the file, the rule it breaks and the value found.
+    """
+    folder = Path(folder)
+    index = folder / INDEX
+    fields = _read_index(index)
+    try:
+        for name, entry in fields["files"].items():
+            _check_file(folder, name, entry)
+        networks = {
+            role: Network("onnx", {}, fields["files"][f"{role}.votes.onnx"]["sha256"], b"")
+            for role in fields["roles"]
+        }
+        recipe = Recipe(**fields["certificate"])
+        bundle = Bundle(
+            fields["name"], tuple(fields["input"]["shape"]), fields["num_classes"],
+            tuple(fields["sigmas"]), fields["tau"], networks,
+        )  # fmt: skip
+        method_of(bundle, recipe)
+        return Deployment(folder, bundle, int(fields["batch_size"]), recipe, fields["digest"])
+    except (ArgumentError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(index, "must describe a deployment", error) from error
+
+
+def _read_index(index: Path) -> dict[str, Any]:
+    try:
+        if index.stat().st_size > _LARGEST_INDEX:
+            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
+        fields = json.loads(index.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        hint = "dualsmooth export makes one"
+        raise FileError(index, "must be a readable JSON file", error, hint) from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise FileError(index, f"must have the format {FORMAT}", repr(fields)[:80])
+    for name, known in (("version", VERSION), ("stream_version", STREAM_VERSION)):
+        if fields.get(name) != known:
+            hint = "made by another version of dualsmooth"
+            raise FileError(index, f"must have {name} {known}", fields.get(name), hint)
+    rest = {name: value for name, value in fields.items() if name != "digest"}
+    if fields.get("digest") != digest_of(rest):
+        raise FileError(index, "must have the digest it states", digest_of(rest), "was it edited?")
+    return fields
+
+
+def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    path = folder / name
+    if Path(name).name != name or "\\" in name or path.resolve().parent != folder.resolve():
+        raise FileError(folder / INDEX, "files must be plain names in the folder", name)
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
+        digest = file_digest(path)
+    except OSError as error:
+        raise FileError(path, "must be readable", error) from error
+    if digest != entry["sha256"]:
+        rule = f"must have the SHA-256 that {INDEX} states"
+        raise FileError(path, rule, digest, "damaged, or not from this deployment")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

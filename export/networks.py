@@ -1,0 +1,137 @@
+"""PyTorch networks as ONNX files, checked against PyTorch before anything uses them."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, inliner
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.export.graph import IR_VERSION, OPSET
+from dualsmooth.export.sessions import make_session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PIXELS, LOGITS = "pixels", "logits"
+"""Input (rows, channels, height, width) in [0, 1] units and output (rows, outputs), float32."""
+
+TOLERANCE = 1e-4
+"""Largest difference of logits from PyTorch's, relative to the largest logit."""
+
+
+def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
+    """A network as an ONNX model: preprocessing inside, any number of rows.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In eval mode, float32, on the CPU.
+    role : str
+        Name of the network, for messages.
+    trial : ndarray of float32, shape (rows, channels, height, width)
+        A batch to trace it with.
+
+    Raises
+    ------
+    ArgumentError
+        If a layer has no counterpart in the opset.
+    """
+    model = _without_notes(_exported(network, role, trial))
+    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
+    if foreign:
+        raise _refused(role, "must consist of layers that ONNX has", foreign[0])
+    versions = {entry.version for entry in model.opset_import if not entry.domain}
+    if versions != {OPSET}:
+        raise _refused(role, f"must be expressible in opset {OPSET}", sorted(versions))
+    return model
+
+
+def check_network(
+    path: Path, network: "nn.Module", role: str, trial: NDArray[np.float32], outputs: int
+) -> None:
+    """Compare a file with the network it was made from.
+
+    Raises
+    ------
+    ArgumentError
+        If logits differ from PyTorch's, have another shape, or depend on a row's place in the
+        batch; a vote would then depend on its batch mates.
+    """
+    import torch
+
+    session = make_session(str(path))
+    found = session.run(None, {PIXELS: trial})[0]
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(trial)).numpy()
+    if found.shape != (len(trial), outputs) or found.shape != expected.shape:
+        raise _refused(role, f"must give {outputs} logits per row", found.shape)
+    error = np.abs(found - expected).max()
+    if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise _refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
+    order = np.random.default_rng(1).permutation(len(trial))
+    if not np.array_equal(session.run(None, {PIXELS: trial[order]})[0], found[order]):
+        rule = "must give each row's logits whatever its place in the batch"
+        raise _refused(role, rule, "others after the rows were exchanged")
+
+
+def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
+    import torch
+
+    rows = torch.export.Dim("rows", min=1)
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                network, (torch.from_numpy(trial),), dynamo=True, verbose=False,
+                opset_version=OPSET, dynamic_shapes=({0: rows},),
+                input_names=[PIXELS], output_names=[LOGITS],
+            )  # fmt: skip
+    except Exception as error:  # the exporter runs the network on symbols and fails in many ways
+        raise _refused(role, "must consist of layers that ONNX has", _cause(error)) from error
+    assert program is not None
+    model: ModelProto = program.model_proto
+    return model
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause in a few words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter warns about its own dependencies."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _without_notes(model: ModelProto) -> ModelProto:
+    """A copy without stack traces and other notes about the machine it was made on."""
+    plain = inliner.inline_local_functions(model)
+    plain.ir_version = IR_VERSION
+    plain.ClearField("metadata_props")
+    graph = plain.graph
+    graph.ClearField("metadata_props")
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return plain
+
+
+def _refused(role: str, rule: str, value: object) -> ArgumentError:
+    return ArgumentError(f"network {role}", rule, value)

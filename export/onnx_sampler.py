@@ -1,0 +1,201 @@
+"""Sampler over ONNX Runtime: answers draws with the vote graphs of a deployment. No torch.
+
+A session runs on the thread that calls it, and threads work on different rows, so votes do not
+depend on the number of threads. Where a provider has no kernels for the integer operators of a vote
+graph, noise is made here by the specification and fed to the network alone.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.runtime.cores import available_cores
+from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.export.deployment import Deployment
+from dualsmooth.export.sessions import CPU, Session, make_session, vote_feeds
+
+PASSES_PER_TASK = 8
+"""Passes through a network per task of a thread: handing work over costs more than a small pass."""
+
+Count = Callable[[Segment, NDArray[np.float32]], NDArray[np.int64]]
+"""Votes of one segment of one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    seed: int
+    attempt: int
+
+
+class OnnxSampler:
+    """Counts votes of the networks of a deployment.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        Its files.
+    roles : sequence of str
+        Networks to load.
+    seed, attempt : int
+        Noise stream.
+    provider : str
+        Execution provider of ONNX Runtime.
+    feed_noise : bool
+        Make the noise on the host even where the provider could.
+    threads : int or None
+        Rows in work at once; None means one per available core.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range or the provider is not there.
+    FileError
+        If ONNX Runtime cannot run a file.
+    """
+
+    depth = 1
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        roles: Sequence[str],
+        *,
+        seed: int,
+        attempt: int = 0,
+        provider: str = CPU,
+        feed_noise: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.shape, self.batch_size = deployment.bundle.input_shape, deployment.batch_size
+        self.threads = (
+            available_cores() if threads is None else positive_integer("threads", threads)
+        )
+        self._outputs = {role: deployment.bundle.outputs(role) for role in roles}
+        self._stream = _Stream(seed, attempt)
+        fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
+        self._count = {role: self._counter(deployment, role, provider, fed) for role in roles}
+        kind = "noise fed" if fed else "noise in the graph"
+        self.name = f"onnxruntime {onnxruntime.__version__}, {provider}, {kind}"
+        self._images: dict[int, NDArray[np.float32]] = {}
+        self._pool = ThreadPoolExecutor(self.threads)
+
+    @property
+    def capacity(self) -> int:
+        """Rows that give every thread a few full passes per call."""
+        return self.batch_size * self.threads * PASSES_PER_TASK
+
+    def load(self, slot: int, image: NDArray[np.float32]) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot."""
+        if image.shape != self.shape:
+            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        self._images[slot] = np.ascontiguousarray(image, np.float32)
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        step = self.batch_size * PASSES_PER_TASK
+        tasks = [
+            (index, _part(segment, done, min(step, segment.count - done)))
+            for index, segment in enumerate(segments)
+            for done in range(0, segment.count, step)
+        ]
+        votes = np.zeros((len(segments), self._outputs[model] + 1), np.int64)
+
+        def work(task: tuple[int, Segment]) -> tuple[int, NDArray[np.int64]]:
+            return task[0], self._count[model](task[1], self._images[task[1].slot])
+
+        for index, counts in self._pool.map(work, tasks):
+            votes[index] += counts
+        return votes
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Count at once; the votes are ready when this returns."""
+        votes = self.count(model, segments)
+        return lambda: votes
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._pool.shutdown()
+
+    def _counter(self, deployment: Deployment, role: str, provider: str, fed: bool) -> Count:
+        path = deployment.network_file(role) if fed else deployment.votes_file(role)
+        try:
+            session = make_session(str(path), provider)
+        except ArgumentError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors share no base
+            rule = "must be a graph that this ONNX Runtime can run"
+            raise FileError(path, rule, str(error).splitlines()[0]) from error
+        return self._fed(session, self._outputs[role]) if fed else self._in_graph(session)
+
+    def _in_graph(self, session: Session) -> Count:
+        seed, phase = self._stream.seed, self._stream.attempt << 16
+
+        def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
+            feeds = vote_feeds(
+                image, segment.count, sigma=segment.sigma, seed=seed, image_id=segment.image_id,
+                phase=phase | segment.stream, first=segment.first,
+            )  # fmt: skip
+            votes: NDArray[np.int64] = session.run(None, feeds)[0]
+            return votes
+
+        return count
+
+    def _fed(self, session: Session, outputs: int) -> Count:
+        (pixels,) = (entry.name for entry in session.get_inputs())
+
+        def one_pass(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
+            samples = np.arange(segment.first, segment.first + segment.count)
+            noise = standard_normal(
+                self._stream.seed, segment.image_id, segment.stream, samples, self.shape,
+                attempt=self._stream.attempt,
+            )  # fmt: skip
+            batch = np.zeros((self.batch_size, *self.shape), np.float32)
+            batch[: len(samples)] = image + np.float32(segment.sigma) * noise
+            rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+            logits = session.run(None, {pixels: rows})[0][: len(samples)]
+            valid = np.isfinite(logits).all(axis=1)
+            top = np.where(valid, np.argmax(np.where(valid[:, None], logits, 0), axis=1), outputs)
+            return np.bincount(top, minlength=outputs + 1)
+
+        def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
+            step = self.batch_size
+            parts = (
+                _part(segment, done, min(step, segment.count - done))
+                for done in range(0, segment.count, step)
+            )
+            votes = np.zeros(outputs + 1, np.int64)
+            for part in parts:
+                votes += one_pass(part, image)
+            return votes
+
+        return count
+
+
+def _part(whole: Segment, done: int, count: int) -> Segment:
+    return Segment(whole.slot, whole.image_id, whole.sigma, whole.stream, whole.first + done, count)
+
+
+def _has_integer_operators(deployment: Deployment, roles: Sequence[str], provider: str) -> bool:
+    """Whether a provider runs a whole vote graph itself; warns if it does not."""
+    if provider == CPU:
+        return True
+    try:
+        make_session(str(deployment.votes_file(roles[0])), provider, alone=True)
+    except ArgumentError:
+        raise
+    except Exception:  # ONNX Runtime's errors share no base
+        warnings.warn(
+            f"{provider} lacks operators of the vote graph, such as BitShift on uint64: noise is "
+            "made on the host and fed to the networks",
+            stacklevel=4,
+        )
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Ray actors: the bytes of one process, also with an actor or a whole node killed."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dualsmooth.engine.cluster.ray_pool import _connect, warn_if_reachable
+from dualsmooth.engine.errors import ArgumentError
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)"
+)
+
+RUN = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from dualsmooth.benchmarks.fake_sampler import FakeSampler
+from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.certify_run import certify_run
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.settings import Settings
+
+folder, bundle, fault = sys.argv[1:]
+settings = Settings(Budget.fixed(10, 200), precision="fp32", device="cpu", slots=2, threads=1)
+
+def run(name, address, fake=partial(FakeSampler, pause=0.02)):
+    certify_run(DualSmoothing(load_bundle(bundle)), load_images("digits"), list(range(24)),
+                settings, Path(folder) / name, make=fake, workers=2 if address else None,
+                ray=address)
+
+run("alone", None, FakeSampler)
+done = []
+append = RunLog.append
+
+def after_five(act):
+    def appended(log, *certificates):
+        append(log, *certificates)
+        done.extend(certificates)
+        if len(done) >= 5 and act:
+            act.pop()()
+    RunLog.append = appended
+
+if fault == "node":
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    after_five([lambda: cluster.remove_node(node, allow_graceful=False)])
+    run("ray", cluster.address)
+else:
+    if fault == "actor":
+        def kill():
+            import psutil
+            children = psutil.Process().children(recursive=True)
+            actors = [c for c in children if "Actor" in " ".join(c.cmdline()[:1])]
+            assert actors
+            os.kill(actors[0].pid, signal.SIGKILL)
+        after_five([kill])
+    run("ray", "local")
+"""
+
+
+def results(folder: Path) -> list[str]:
+    lines = (folder / "certificates.jsonl").read_text().splitlines()
+    return [line[: line.rindex('"seconds"')] for line in lines]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["none", "actor", "node"])
+def test_ray_gives_the_bytes_of_one_process(tiny_bundle: Path, tmp_path: Path, fault: str) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(tmp_path), str(tiny_bundle), fault]
+    subprocess.run(command, check=True, timeout=540)
+    assert len(results(tmp_path / "alone")) == 24
+    assert results(tmp_path / "ray") == results(tmp_path / "alone")
+
+
+@needs_ray
+def test_an_address_where_nothing_answers() -> None:
+    with pytest.raises(ArgumentError, match="ray must be the address of a cluster"):
+        _connect("127.0.0.1:1")
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ArgumentError, match=r"pip install 'dualsmooth\[cluster\]'"):
+        _connect("local")
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("127.0.0.1:6379", False),
+        ("localhost:6379", False),
+        ("auto", False),
+        ("10.0.0.5:6379", True),
+        ("ray://head.example:10001", True),
+    ],
+)
+def test_reachable_addresses_are_warned_of(
+    capsys: pytest.CaptureFixture[str], address: str, warns: bool
+) -> None:
+    warn_if_reachable(address)
+    assert ("has no authentication" in capsys.readouterr().err) == warns

@@ -1,0 +1,188 @@
+"""Classifiers exported elsewhere: tried before they are believed, then certified like any other."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from torch import nn
+
+from dualsmooth.engine import Budget, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.place import place_of
+from dualsmooth.export.graph import FLOAT, INT64, Nodes, model_of, value
+
+SHAPE, CLASSES = (6, 5, 3), 4
+IMAGES = np.random.default_rng(2).random((3, *SHAPE)).astype(np.float32)
+Body = Callable[[Nodes, str], str]
+
+
+class Linear(nn.Module):
+    """The same logits as `linear`, in PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.from_numpy(WEIGHTS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.weights
+
+
+WEIGHTS = np.random.default_rng(3).standard_normal((90, CLASSES)).astype(np.float32)
+
+
+def linear(nodes: Nodes, pixels: str) -> str:
+    flat = nodes.add("Flatten", pixels)
+    return nodes.add("MatMul", flat, nodes.constant(WEIGHTS, np.float32))
+
+
+def onnx_file(
+    path: Path,
+    body: Body = linear,
+    sizes: tuple[int | str, ...] = ("n", 3, 6, 5),
+    kind: int = FLOAT,
+) -> Path:
+    nodes = Nodes()
+    output = body(nodes, "x")
+    graph = nodes.graph("net", [value("x", kind, sizes)], [value(output, FLOAT, None)])
+    path.write_bytes(model_of(graph).SerializeToString())
+    return path
+
+
+def pt2_file(path: Path, module: nn.Module, rows: int | None = None) -> Path:
+    example = torch.zeros(rows or 2, 3, 6, 5)
+    shapes = None if rows else ({0: torch.export.Dim("n", min=1)},)
+    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=shapes), path)
+    return path
+
+
+def votes(source: Path | Bundle) -> list[list[tuple[int, ...]]]:
+    bundle = source if isinstance(source, Bundle) else load_bundle(source)
+    certificates = certify(
+        FixedSmoothing(bundle, 0.5), IMAGES, budget=Budget.fixed(20, 400), device="cpu",
+        precision="fp32", threads=1,
+    )  # fmt: skip
+    return [[record.votes for record in c.counts] for c in certificates]
+
+
+def test_they_vote_as_the_network_does(tmp_path: Path) -> None:
+    module = Linear().eval()
+    expected = votes(Bundle.from_classifier(module, num_classes=CLASSES, input_shape=SHAPE))
+    assert len({tuple(v[1]) for v in expected}) == 3
+    assert votes(onnx_file(tmp_path / "any.onnx")) == expected
+    assert votes(onnx_file(tmp_path / "seven.onnx", sizes=(7, 3, 6, 5))) == expected
+    assert votes(pt2_file(tmp_path / "any.pt2", module)) == expected
+    assert votes(pt2_file(tmp_path / "seven.pt2", module, 7)) == expected
+
+
+def test_the_digest_is_the_file_s(tmp_path: Path) -> None:
+    first = load_bundle(onnx_file(tmp_path / "a.onnx"))
+    assert (first.input_shape, first.num_classes, first.sigmas) == (SHAPE, CLASSES, ())
+    assert first.digest == load_bundle(onnx_file(tmp_path / "b.onnx")).digest
+    other = onnx_file(tmp_path / "c.onnx", lambda n, x: n.add("Neg", linear(n, x)))
+    assert first.digest != load_bundle(other).digest
+
+
+def centered(nodes: Nodes, x: str) -> str:
+    logits = linear(nodes, x)
+    return nodes.add("Sub", logits, nodes.add("ReduceMean", logits))
+
+
+def random(nodes: Nodes, x: str) -> str:
+    logits = linear(nodes, x)
+    return nodes.add("Add", logits, nodes.add("RandomNormalLike", logits))
+
+
+def logarithm(nodes: Nodes, x: str) -> str:
+    return linear(nodes, nodes.add("Log", x))
+
+
+def one_class(nodes: Nodes, x: str) -> str:
+    return nodes.add("ReduceSum", linear(nodes, x), nodes.constant([1], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (centered, "must give each row's logits whatever the other rows are"),
+        (random, "must give a batch the same logits every time"),
+        (logarithm, r"must give finite logits for pixels in \[0, 1\]"),
+        (one_class, r"must give logits \(rows, classes\); received \(64, 1\)"),
+        (lambda nodes, x: nodes.add("Relu", x), r"must give logits \(rows, classes\)"),
+    ],
+    ids=["batch mates", "chance", "infinite", "one class", "images"],
+)
+def test_a_network_that_fails_its_trial_is_refused(
+    tmp_path: Path, body: Body, message: str
+) -> None:
+    with pytest.raises(FileError, match=message) as caught:
+        load_bundle(onnx_file(tmp_path / "net.onnx", body))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind", "message"),
+    [
+        (("n", 90), FLOAT, r"must take a batch of images .*; received \('any', 90\)"),
+        (("n", 3, "h", "w"), FLOAT, "must take a batch of images"),
+        (("n", 3, 6, 5), INT64, "must have one float32 input|that this ONNX Runtime can run"),
+    ],
+    ids=["flat", "any size", "integers"],
+)
+def test_other_inputs_are_refused(
+    tmp_path: Path, sizes: tuple[int | str, ...], kind: int, message: str
+) -> None:
+    with pytest.raises(FileError, match=message):
+        load_bundle(onnx_file(tmp_path / "net.onnx", sizes=sizes, kind=kind))
+
+
+def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
+    for name in ("net.onnx", "net.pt2"):
+        with pytest.raises(FileError, match="must be readable"):
+            load_bundle(tmp_path / name)
+        (tmp_path / name).write_bytes(b"nothing")
+        with pytest.raises(FileError, match=r"must be an ONNX file|must be a program of plain"):
+            load_bundle(tmp_path / name)
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return (Path.touch, (self.target,))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("part", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0"])
+def test_a_program_with_pickled_objects_is_refused_unread(tmp_path: Path, part: str) -> None:
+    plain, planted = pt2_file(tmp_path / "net.pt2", Linear().eval()), tmp_path / "bad.pt2"
+    payload = io.BytesIO()
+    torch.save(Bomb(tmp_path / "ran"), payload)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(planted, "w") as new:
+        names = old.namelist()
+        root = names[0].split("/")[0]
+        for name in {*names, f"{root}/{part}"}:
+            new.writestr(name, payload.getvalue() if name.endswith(part) else old.read(name))
+    with pytest.raises(FileError, match="must be a program of plain tensors"):
+        load_bundle(planted)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_they_run_on_the_cpu_in_float32_only(tmp_path: Path) -> None:
+    assert place_of("net.onnx", "auto", "auto") == ("cpu", "fp32")
+    assert place_of("digits-dual", "auto", "bf16") == ("auto", "bf16")
+    with pytest.raises(ArgumentError, match=r"^precision must be fp32 for .onnx, .pt2 files"):
+        place_of("net.pt2", "auto", "bf16")
+    with pytest.raises(ArgumentError, match=r"^device must be cpu for"):
+        place_of("net.ONNX", "cuda", "auto")
+    module = load_bundle(onnx_file(tmp_path / "net.onnx")).build("classifier")
+    with pytest.raises(RuntimeError, match="float32 only"):
+        module(torch.zeros(1, 3, 6, 5, dtype=torch.bfloat16))
+    assert_array_equal(module(torch.zeros(0, 3, 6, 5)).shape, (0, CLASSES))

@@ -1,0 +1,70 @@
+"""What limited a radius, read from the bounds of certificates."""
+
+from math import inf
+
+import pytest
+
+from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate, DrawRecord
+from dualsmooth.engine.report.limits import sides
+
+LEDGER = AlphaLedger("minimum", 0.001, {"selector": 0.001, "classifier": 0.001})
+
+
+def bound(stage: str, event: str, sigma: float, radius: float) -> Bound:
+    return Bound(stage, event, sigma, 90, 100, 0.001, 0.7, radius)
+
+
+def draw(sigma: float, level: int) -> DrawRecord:
+    return DrawRecord("classifier", sigma, "CLASS_ESTIMATE", level, 0, 100, (90, 10, 0))
+
+
+def certificate(radius: float, interval: tuple[int, int] | None, *bounds: Bound) -> Certificate:
+    draws = (draw(0.12, 0), draw(0.25, 1), draw(0.5, 2))
+    return Certificate(
+        predicted=3 if radius else None, radius=radius, sigma=0.25, method="dual",
+        abstained_at=None if radius else "selector", alpha=LEDGER, bounds=bounds,
+        interval=interval, counts=draws,
+    )  # fmt: skip
+
+
+SELECTOR = (bound("selector", ">= 1", 0.5, 0.2), bound("selector", "<= 1", 0.5, 0.3),
+            bound("selector", "<= 0", 0.5, 0.01))  # fmt: skip
+CLASSIFIERS = (bound("classifier", "= 3", 0.12, 0.15), bound("classifier", "= 3", 0.25, 0.25))
+
+
+def test_the_selector_limits_only_with_the_bounds_of_the_set_claimed() -> None:
+    found = sides(certificate(0.2, (1, 1), *SELECTOR, *CLASSIFIERS))
+    assert (found.selector, found.classifier, found.limit) == (0.2, 0.25, "selector")
+    assert found.votes == "90/100"
+
+
+def test_a_wider_set_rests_on_its_own_bounds() -> None:
+    found = sides(certificate(0.15, (0, 1), *SELECTOR, *CLASSIFIERS))
+    assert (found.selector, found.classifier, found.limit) == (0.3, 0.15, "classifier")
+
+
+def test_every_level_needs_no_selector() -> None:
+    top = bound("classifier", "= 3", 0.5, 0.1)
+    found = sides(certificate(0.1, (0, 2), *SELECTOR, *CLASSIFIERS, top))
+    assert (found.selector, found.classifier, found.limit) == (inf, 0.1, "classifier")
+
+
+@pytest.mark.parametrize("bounds", [(), SELECTOR])
+def test_abstentions_name_their_stage(bounds: tuple[Bound, ...]) -> None:
+    found = sides(certificate(0.0, None, *bounds))
+    assert found == (None, None, "selector", "")
+
+
+def test_sides_of_a_real_run_agree_with_its_radii() -> None:
+    """The smaller side is the radius, for every certificate of the bundled model."""
+    from dualsmooth.engine import Budget, DualSmoothing, certify, load_bundle
+    from dualsmooth.engine.data import load_images
+
+    method = DualSmoothing(load_bundle("digits-dual"))
+    images = load_images("digits").images[:6]
+    for c in certify(method, images, budget=Budget.fixed(20, 300), precision="fp32"):
+        found = sides(c)
+        if c.predicted is not None:
+            assert found.selector is not None
+            assert found.classifier is not None
+            assert min(found.selector, found.classifier) == c.radius

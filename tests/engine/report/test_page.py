@@ -1,0 +1,212 @@
+"""report.html as a browser sees it, and as text."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.report.page import page
+from dualsmooth.engine.report.plots import plots
+from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.report.summary import Row, summarize
+from dualsmooth.engine.run_digests import data_digest
+
+pytest.importorskip("matplotlib", reason="needs the extra report")
+
+CONFIGURATION: dict[str, Any] = {
+    "n0": 100, "n": 10_000, "budget": "fixed", "alpha": 0.001, "seed": 0, "precision": "fp32",
+}  # fmt: skip
+
+
+def rows(count: int) -> list[Row]:
+    """Radii that rise and fall, some wrong, the last one abstained."""
+    found = []
+    for i in range(count):
+        radius = 0.0 if i == count - 1 else round(0.1 + 0.37 * i % 0.8, 6)
+        abstained = radius == 0.0
+        limit = "selector" if i % 2 else "classifier"
+        found.append(Row(radius, i % 7 != 0 and not abstained, abstained, 10_100, image_id=i,
+                         label=i % 10, predicted=None if abstained else i % 10, sigma=0.25,
+                         limit=limit, selector_radius=0.6, classifier_radius=radius,
+                         votes=f"{9000 + i:,}/10,000"))  # fmt: skip
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits_archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Images on disk, and the digest a run over them records."""
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    images = np.arange(130 * 64, dtype=np.uint32).astype(np.uint8).reshape(130, 8, 8, 1)
+    labels = np.arange(130) % 10
+    np.savez(path, x=images, y=labels)
+    return path, data_digest(load_images(f"npz:{path}"), range(130))
+
+
+def make_page(
+    archive: tuple[Path, str], name: str = "dual(median, interval)", most_plots: int = 9
+) -> str:
+    configuration = CONFIGURATION | {"data": f"npz:{archive[0]}", "data_digest": archive[1]}
+    runs = [Run(name, Path("a"), rows(130), configuration), Run("table", Path("t"), rows(60))]
+    return page(runs, [summarize(run.name, run.rows) for run in runs], plots(runs)[:most_plots])
+
+
+def test_the_file_stands_alone_and_escapes_names(digits_archive: tuple[Path, str]) -> None:
+    text = make_page(digits_archive, "</script><i>&$x", 2)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert text.count("</script>") == 2  # the data and the code
+    assert "<i>" not in text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    assert data["runs"][0]["name"] == "</script><i>&$x"
+    assert len(data["runs"][0]["rows"]) == 130
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_radii_in_the_page_are_cut_off(digits_archive: tuple[Path, str]) -> None:
+    runs = [Run("x", Path("x"), [Row(0.29999999, True, False), Row(0.1, True, False)])]
+    text = page(runs, [summarize("x", runs[0].rows)], [])
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    assert [row[3] for row in data["runs"][0]["rows"]] == [0.2999, 0.1]
+
+
+@pytest.mark.parametrize("change", ["pixels", "file"])
+def test_thumbnails_are_shown_only_of_the_same_data(
+    digits_archive: tuple[Path, str], change: str, tmp_path: Path
+) -> None:
+    assert make_page(digits_archive, most_plots=0).count("data:image/png;base64,") == 130
+    path, digest = digits_archive
+    other = tmp_path / "other.npz"
+    if change == "pixels":
+        arrays = dict(np.load(path))
+        arrays["x"][0, 0, 0, 0] ^= 1
+        np.savez(other, **arrays)
+    text = make_page((other, digest), most_plots=0)
+    assert '"0":"data:image/png' not in text
+    assert "no thumbnails, " in text
+
+
+class Browser:
+    """Headless Chromium on one page, with everything it logs and asks the network for."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, path: Path, width: int, scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.get(path.as_uri())
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)
+
+    def column(self, index: int) -> list[str]:
+        script = "return [...document.querySelectorAll('#images tbody tr')].map(r => r.children[%d]"
+        return list(self.run(script % index + ".textContent)"))
+
+    def sort(self, index: int) -> None:
+        self.run(f"document.querySelectorAll('#images th button')[{index}].click()")
+
+    def requests(self) -> list[str]:
+        messages = [json.loads(entry["message"])["message"]
+                    for entry in self.driver.get_log("performance")]  # fmt: skip
+        return [m["params"]["request"]["url"] for m in messages
+                if m["method"] == "Network.requestWillBeSent"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromedriver on the path")
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = selenium.ChromeService(driver)
+    started = selenium.Chrome(options=options, service=service)
+    yield Browser(started)
+    started.quit()
+
+
+@pytest.fixture(scope="module")
+def written(
+    digits_archive: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:  # fmt: skip
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(make_page(digits_archive), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")],
+    ids=["desktop", "phone", "dark"],
+)  # fmt: skip
+def test_page_is_clean_at_every_width_and_scheme(
+    browser: Browser, written: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    browser.open(written, width, scheme)
+    assert browser.driver.get_log("browser") == []
+    outside = [url for url in browser.requests() if not url.startswith(("file:", "data:"))]
+    assert outside == []
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    dark = (
+        browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
+    )
+    assert dark == (scheme == "dark")
+    ink = "return getComputedStyle(document.querySelector('figure svg text, figure svg g')).color"
+    assert browser.run(ink) == browser.run("return getComputedStyle(document.body).color")
+    assert len(browser.column(0)) == 100
+    shot = tmp_path / "page.png"
+    browser.driver.save_screenshot(str(shot))
+    assert shot.stat().st_size > 10_000
+
+
+def test_sorting_filtering_and_paging_work(browser: Browser, written: Path) -> None:
+    browser.open(written, 1280, "light")
+    browser.run("document.getElementById('more').click()")
+    assert [int(text) for text in browser.column(0)] == list(range(130))
+    browser.sort(3)
+    browser.run("document.getElementById('more').click()")
+    radii = [float(text) for text in browser.column(3)]
+    assert radii == sorted(radii)
+    assert len(set(radii)) > 10
+    browser.sort(3)
+    assert float(browser.column(3)[0]) == max(radii)
+    browser.run("const f = document.getElementById('outcome'); f.value = 'abstained';"
+                "f.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert browser.column(7) == ["abstained"]
+    assert browser.column(8) == ["selector: no noise level keeps more than half of its votes"]
+    browser.run("const f = document.getElementById('outcome'); f.value = '';"
+                "f.dispatchEvent(new Event('change'));"
+                "const r = document.getElementById('run'); r.value = '1';"
+                "r.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert len(browser.column(0)) == 60
+    assert browser.driver.get_log("browser") == []
+
+
+def test_a_broken_page_would_be_noticed(browser: Browser, written: Path, tmp_path: Path) -> None:
+    """The checks above see script errors and requests that leave the file."""
+    broken = tmp_path / "broken.html"
+    text = written.read_text(encoding="utf-8")
+    broken.write_text(text.replace("draw();\n})();", "nothing();\n})();").replace(
+        "</main>", '<img src="http://127.0.0.1:9/x.png"></main>'), encoding="utf-8")  # fmt: skip
+    browser.open(broken, 1280, "light")
+    deadline = time.monotonic() + 10
+    seen: list[str] = []
+    while not any("127.0.0.1" in url for url in seen) and time.monotonic() < deadline:
+        seen += browser.requests()
+    assert any("127.0.0.1" in url for url in seen)
+    assert any("nothing" in entry["message"] for entry in browser.driver.get_log("browser"))

@@ -1,0 +1,317 @@
+"""An audit finds what was altered, and nothing in honest runs."""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dualsmooth.benchmarks.fake_sampler import FakeSampler
+from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, load_bundle
+from dualsmooth.engine.audit import Audit, audit
+from dualsmooth.engine.certificate import AlphaLedger, Certificate
+from dualsmooth.engine.certify_run import certify_run
+from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.rederive import check_disjoint
+from dualsmooth.engine.runlog import read_log
+from dualsmooth.engine.settings import Settings
+
+IMAGES = 8
+BUDGETS = [
+    Budget.fixed(20, 400),
+    Budget.decide((0.05, 0.1, 0.2), 20, 600),
+    Budget.precise(0.1, 50, 600),
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageSet:
+    return load_images("digits")
+
+
+def write(
+    folder: Path, method: Method, data: ImageSet, budget: Budget, images: int = IMAGES, **more: Any
+) -> Path:
+    settings = Settings(budget, precision="fp32", device="cpu")
+    certify_run(method, data, list(range(images)), settings, folder, make=FakeSampler, **more)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tiny_bundle: Path, data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with abstentions and certificates."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    write(folder, DualSmoothing(load_bundle(tiny_bundle)), data, BUDGETS[0])
+    assert {c.predicted is None for c in read_log(folder)} == {True, False}
+    return folder
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+METHODS: dict[str, Callable[[Any], Method]] = {
+    "fixed": lambda bundle: FixedSmoothing(bundle, 0.25),
+    "interval": DualSmoothing,
+    "point": lambda bundle: DualSmoothing(bundle, routing="point"),
+    "plurality": lambda bundle: DualSmoothing(bundle, "plurality"),
+    "published": lambda bundle: DualSmoothing(bundle, "plurality", published_split=True),
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: budget.kind)
+@pytest.mark.parametrize("name", METHODS)
+def test_honest_runs_are_clean(
+    tiny_bundle: Path, data: ImageSet, tmp_path: Path, name: str, budget: Budget
+) -> None:
+    method = METHODS[name](load_bundle(tiny_bundle))
+    seen = audit(write(tmp_path / "run", method, data, budget), data)
+    assert seen.findings == []
+    assert seen.notes == []
+    assert len(seen.certificates) == IMAGES
+    again = write(tmp_path / "again", method, data, budget, reuse=[tmp_path / "run"])
+    assert audit(again, data).findings == []
+
+
+def test_unfinished_runs_are_clean_and_said_to_be_unfinished(copied: Path, data: ImageSet) -> None:
+    log = copied / "certificates.jsonl"
+    log.write_bytes(log.read_bytes()[:-100])
+    (copied / "certificates.tsv").unlink()
+    assert audit(copied, data).findings[0] == "certificates.jsonl: the last line is torn"
+    (copied / "summary.json").unlink()
+    seen = audit(copied, data)
+    assert seen.findings == []
+    assert f"unfinished: {IMAGES - 1} of {IMAGES} images" in seen.notes
+    assert "certificates.jsonl: the last line is torn" in seen.notes
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 0) -> list[str]:
+    """Alter a certificate, write it with a right checksum, redo the tables; returns findings."""
+    certificates = read_log(folder)
+    record = json.loads(certificates[line].to_json())
+    change(record)
+    ledger = {key: value for key, value in record["alpha"].items() if key != "total"}
+    record["alpha"]["total"] = AlphaLedger(**ledger).total
+    unsigned = {k: v for k, v in record.items() if k not in ("checksum", "seconds")}
+    from dualsmooth.engine.certificate import _checksum
+
+    record["checksum"] = _checksum(unsigned)
+    log = folder / "certificates.jsonl"
+    lines = log.read_text().splitlines()
+    lines[line] = json.dumps(record)
+    log.write_text("\n".join(lines) + "\n")
+    return audit(folder).findings
+
+
+def certified(folder: Path) -> int:
+    return next(i for i, c in enumerate(read_log(folder)) if c.predicted is not None)
+
+
+def votes_of(record: dict[str, Any], phase: str) -> list[int]:
+    votes: list[int] = next(r for r in record["counts"] if r["phase"] == phase)["votes"]
+    return votes
+
+
+def more_votes(record: dict[str, Any]) -> None:
+    votes_of(record, "CLASS_ESTIMATE")[record["predicted"]] += 1
+
+
+def moved_vote(record: dict[str, Any]) -> None:
+    votes = votes_of(record, "CLASS_ESTIMATE")
+    other = next(i for i, v in enumerate(votes) if v and i != record["predicted"])
+    votes[other] -= 1
+    votes[record["predicted"]] += 1
+
+
+def negative_vote(record: dict[str, Any]) -> None:
+    votes = votes_of(record, "CLASS_ESTIMATE")
+    votes[record["predicted"]] += votes[-1] + 1
+    votes[-1] = -1
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "radius by one bit": (
+        lambda r: r.update(radius=r["radius"] * (1 + 2**-52)),
+        "give another radius",
+    ),
+    "other class": (lambda r: r.update(predicted=(r["predicted"] + 1) % 10), "another predicted"),
+    "abstention hidden": (lambda r: r.update(abstained_at="selector"), "another abstained_at"),
+    "sigma": (lambda r: r.update(sigma=0.5), "another sigma"),
+    "interval": (lambda r: r.update(interval=[0, 2]), "another interval"),
+    "method": (lambda r: r.update(method="fixed(0.25)"), "another method"),
+    "bound": (lambda r: r["bounds"][0].update(lower=0.999), "another bounds"),
+    "level of a bound": (lambda r: r["bounds"][0].update(alpha=1e-4), "another bounds"),
+    "level in the ledger": (lambda r: r["alpha"]["levels"].update(selector=1e-4), "another alpha"),
+    "rule of the ledger": (lambda r: r["alpha"].update(rule="single"), "another alpha"),
+    "a vote too many": (more_votes, "sum to 400"),
+    "a negative vote": (negative_vote, "must be >= 0"),
+    "a moved vote": (moved_vote, "the recorded votes give another radius"),
+    "a draw too few": (lambda r: r["counts"].pop(), "asks for a draw that is not recorded"),
+    "a draw twice": (lambda r: r["counts"].append(r["counts"][-1]), "is used twice"),
+    "a draw of its own": (
+        lambda r: r["counts"].append(r["counts"][-1] | {"first": 10_000}),
+        "nothing asks for",
+    ),
+    "samples of another place": (
+        lambda r: r["counts"][-1].update(first=1000),
+        "the method asks for the draw",
+    ),
+    "votes that chose reused": (
+        lambda r: r["counts"][1].update(phase="SELECT_GUESS"),
+        "is used twice",
+    ),
+    "draws": (lambda r: r.update(draws=r["draws"] + 1), "another draws"),
+    "seed": (lambda r: r.update(seed=1), "another seed"),
+    "bundle": (lambda r: r.update(bundle="0" * 64), "another bundle"),
+    "precision": (lambda r: r.update(precision="bf16"), "another precision"),
+    "stream": (lambda r: r.update(stream_version=2), "another stream_version"),
+    "image": (lambda r: r.update(image_id=r["image_id"] + 1), "has a line already"),
+    "type": (lambda r: r.update(predicted=float(r["predicted"])), "predicted must be int"),
+    "field": (lambda r: r["bounds"][0].update(note="trust me"), "must have its fields"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_statement_with_a_right_checksum_is_found(copied: Path, name: str) -> None:
+    change, message = FORGERIES[name]
+    findings = forge(copied, change, certified(copied))
+    assert findings
+    assert message in findings[0]
+
+
+def test_another_image_for_the_votes_is_found_with_the_data(
+    copied: Path, data: ImageSet, tmp_path: Path
+) -> None:
+    """Without networks nobody can say whose votes they are; labels and digests still bind."""
+    forge(copied, lambda r: r.update(label=(r["label"] + 1) % 10), certified(copied))
+    for name in ("certificates.tsv", "summary.json"):
+        (copied / name).unlink()
+    assert audit(copied).findings == []
+    assert "other labels" in audit(copied, data).findings[0]
+    other = dataclasses.replace(data, images=255 - data.images)
+    findings = audit(copied, other).findings
+    assert any("other images than those recorded" in finding for finding in findings)
+
+
+def test_tables_must_be_those_of_the_log(copied: Path) -> None:
+    for name in ("certificates.tsv", "summary.json"):
+        path = copied / name
+        text = path.read_text()
+        path.write_text(text.replace("0.", "0.9", 1))
+        assert audit(copied).findings == [f"{name}: is not the one of certificates.jsonl"]
+        path.unlink()
+        assert audit(copied).findings == [f"{name}: No such file or directory"]
+        path.write_text(text)
+
+
+def test_lost_lines_of_a_finished_run_are_found(copied: Path) -> None:
+    log = copied / "certificates.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-1]))
+    assert audit(copied).findings[0] == "certificates.jsonl: 7 images, where the run has 8"
+    log.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    assert "must be in order" in audit(copied).findings[0]
+    log.unlink()
+    assert "No such file" in audit(copied).findings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(alpha=0.01), "fingerprint"),
+        (lambda c: c["bundle_manifest"].update(tau=0.25), "digest of bundle_manifest"),
+        (lambda c: c["options"].update(routing="point"), "not that of its options"),
+        (lambda c: c.update(n="many"), "n must be an integer"),
+        (lambda c: c.update(bundle_manifest=[]), "must have the fields"),
+        (lambda c: c.pop("radii"), "radii"),
+        (lambda c: c.update(image_ids_digest="0"), "other images than the run set out"),
+        (lambda c: c.update(n=401), "the method asks for the draw"),
+    ],
+)
+def test_an_altered_configuration_is_found(
+    copied: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    from dualsmooth.engine.models.network import digest_of
+
+    path = copied / "run.json"
+    record = json.loads(path.read_text())
+    change(record["configuration"])
+    if message != "fingerprint":
+        record["fingerprint"] = digest_of(record["configuration"])
+    path.write_text(json.dumps(record))
+    assert message in audit(copied).findings[0]
+
+
+def test_a_folder_without_a_run_is_bad_usage(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="must be a run folder"):
+        audit(tmp_path)
+
+
+def test_disjoint_ranges() -> None:
+    from dualsmooth.engine.certificate import DrawRecord
+
+    def draw(first: int, count: int, phase: str = "CLASS_ESTIMATE", level: int = 0) -> DrawRecord:
+        return DrawRecord("m", 0.25, phase, level, first, count, ())
+
+    check_disjoint((draw(10, 5), draw(0, 10), draw(0, 99, level=1), draw(0, 99, "CLASS_GUESS")))
+    for overlap in (draw(14, 1), draw(9, 1), draw(0, 100)):
+        with pytest.raises(ValueError, match="is used twice"):
+            check_disjoint((draw(10, 5), draw(0, 10), overlap))
+
+
+def byte_changes(folder: Path, trials: int) -> Iterator[tuple[int, bool, Audit]]:
+    """Change single bytes of the log at random: position, whether only a time changed, audit."""
+    path = folder / "certificates.jsonl"
+    honest = path.read_bytes()
+    rng = random.Random(2026)
+    for _ in range(trials):
+        position = rng.randrange(len(honest))
+        altered = bytearray(honest)
+        altered[position] = rng.choice([b for b in range(256) if b != honest[position]])
+        path.write_bytes(altered)
+        yield position, meaning(bytes(altered)) == meaning(honest), audit(folder)
+    path.write_bytes(honest)
+
+
+def meaning(log: bytes) -> list[object] | None:
+    """The certificates of a log as JSON values; None if it is not JSON."""
+    try:
+        return [json.loads(line) for line in log.decode().split("\n") if line]
+    except ValueError:
+        return None
+
+
+def assert_every_change_is_found(folder: Path, trials: int) -> None:
+    found = [(same, bool(seen.findings)) for _, same, seen in byte_changes(folder, trials)]
+    assert all(found_it for same, found_it in found if not same)
+    assert all(found_it for _, found_it in found)  # even where JSON means the same
+    assert audit(folder).findings == []
+
+
+def test_single_byte_changes_are_found(copied: Path) -> None:
+    assert_every_change_is_found(copied, 60)
+
+
+@pytest.mark.slow
+def test_ten_thousand_single_byte_changes_are_found(copied: Path) -> None:
+    assert_every_change_is_found(copied, 10_000)
+
+
+def test_a_broken_auditor_would_miss_them(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the second derivation a radius with a right checksum passes."""
+    monkeypatch.setattr("dualsmooth.engine.audit.differences", lambda *_: [])
+    for name in ("certificates.tsv", "summary.json"):
+        (copied / name).unlink()
+    assert forge(copied, lambda r: r.update(radius=9.0), certified(copied)) == []
+
+
+def test_certificates_read_back_as_they_were(run: Path) -> None:
+    for line in (run / "certificates.jsonl").read_text().splitlines():
+        assert Certificate.from_json(line).to_json() == line

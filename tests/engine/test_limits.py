@@ -1,0 +1,97 @@
+"""Bombs and escapes: small files that would become large ones, and names that lead elsewhere."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_DATA, LARGEST_IMAGE, check_expansion
+from dualsmooth.engine.models.bundle_files import read_bundle
+from dualsmooth.engine.readers import read_image
+
+
+def test_expansion_limits() -> None:
+    check_expansion(Path("x"), 1, 1 << 28)
+    check_expansion(Path("x"), 1 << 30, 1 << 35)
+    for packed, unpacked in ((1 << 20, 1 << 29), (LARGEST_DATA, LARGEST_DATA + 1)):
+        with pytest.raises(FileError, match="x: must not be a decompression bomb"):
+            check_expansion(Path("x"), packed, unpacked)
+
+
+@pytest.fixture
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suspect everything above 1 MB, to keep the bombs small."""
+    monkeypatch.setattr("dualsmooth.engine.limits._UNSUSPECTED", 1_000_000)
+
+
+def test_gzip_bomb(tmp_path: Path, low_limit: None) -> None:
+    """5 MB of zeros in 5 kB are not unpacked."""
+    with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">4I", 2051, 5, 1000, 1000) + bytes(5_000_000))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, 0))
+    with pytest.raises(FileError, match="must not be a decompression bomb"):
+        load_images(f"idx:{tmp_path}")
+
+
+def test_gzip_that_says_less_than_it_holds(tmp_path: Path) -> None:
+    head = struct.pack(">4I", 2051, 1, 2, 2)
+    with gzip.open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb") as file:
+        file.write(head + bytes(500_000))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, 0))
+    with pytest.raises(FileError, match=r"must hold 4 bytes of data.*received more"):
+        load_images(f"idx:{tmp_path}")
+
+
+def test_zip_bomb(tmp_path: Path, low_limit: None) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((5, 1000, 1000, 1), np.uint8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 10_000
+    with pytest.raises(FileError, match="must not be a decompression bomb"):
+        load_images(f"npz:{tmp_path / 'bomb.npz'}")
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_huge_image(tmp_path: Path) -> None:
+    """A PNG header of 10,000 x 10,000 pixels; none of them is decoded."""
+    from zlib import crc32
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">2I5B", 10_000, 10_000, 8, 0, 0, 0, 0))
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(FileError, match=f"must have at most {LARGEST_IMAGE} pixels"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x.safetensors\0", ""]
+)
+def test_weights_outside_the_bundle_are_refused(
+    tiny_bundle: Path, name: str, tmp_path: Path
+) -> None:
+    fields = json.loads((tiny_bundle / "bundle.json").read_text())
+    fields["networks"]["classifier"]["weights"] = name
+    (tmp_path / "bundle.json").write_text(json.dumps(fields))
+    for path in tiny_bundle.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(FileError, match="weights must be a plain"):
+        read_bundle(tmp_path)
+
+
+def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Widths that would need 40 TB: the shapes are compared without making the tensors."""
+    fields = json.loads((tiny_bundle / "bundle.json").read_text())
+    fields["networks"]["classifier"]["kwargs"]["widths"] = [1_000_000, 1_000_000]
+    (tmp_path / "bundle.json").write_text(json.dumps(fields))
+    for path in tiny_bundle.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(FileError, match="must have"):
+        read_bundle(tmp_path).build("classifier")

@@ -1,0 +1,253 @@
+"""Certificates over ONNX Runtime: the engine's own, without torch."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import digest_of
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
+from dualsmooth.export.certifier import OnnxCertifier
+from dualsmooth.export.sessions import make_session
+
+IMAGES = load_images("digits").images[:6]
+OTHERS = ("torch", "onnx", "onnxscript", "safetensors", "sklearn", "typer", "tqdm", "PIL")
+"""What a machine that only certifies does not need."""
+
+
+@pytest.fixture
+def certifier(deployed: Path) -> Iterator[OnnxCertifier]:
+    with OnnxCertifier(deployed, threads=1) as made:
+        yield made
+
+
+def votes(certificate: Certificate) -> list[tuple[int, ...]]:
+    return [record.votes for record in certificate.counts]
+
+
+def claims(certificate: Certificate) -> dict[str, Any]:
+    """Everything a certificate says but where it was made."""
+    record = dataclasses.asdict(certificate)
+    for name in ("bundle", "device", "sampler", "batch_size", "seconds"):
+        del record[name]
+    return record
+
+
+@pytest.mark.parametrize("sigma", [None, 0.25])
+def test_certificates_are_the_engine_s(
+    deployed: Path, wavering: Bundle, sigma: float | None
+) -> None:
+    method = DualSmoothing(wavering) if sigma is None else FixedSmoothing(wavering, sigma)
+    settings = Settings(Budget.fixed(20, 150), 0.001, 3, 1, "cpu", "fp32", threads=1)
+    with Session(method, settings) as session:
+        engine = {c.image_id: c for c in session.certify(IMAGES, labels=range(6))}
+        answers = dict(session.predict(IMAGES))
+    with OnnxCertifier(deployed, sigma=sigma, seed=3, attempt=1, threads=1) as certifier:
+        for i, image in enumerate(IMAGES):
+            found = certifier.certify(image, image_id=i, label=i)
+            assert claims(found) == claims(engine[i])
+            assert certifier.predict(image, image_id=i) == answers[i]
+    assert len({tuple(votes(c)) for c in engine.values()}) == len(IMAGES)
+
+
+def test_arguments_change_what_they_name(certifier: OnnxCertifier) -> None:
+    base = certifier.certify(IMAGES[0])
+    assert certifier.certify(IMAGES[0], n0=20, n=150, alpha=0.001).radius == base.radius
+    assert sum(certifier.certify(IMAGES[0], n=310).counts[1].votes) == 310
+    assert certifier.certify(IMAGES[0], alpha=0.1).alpha.budget == 0.1
+    assert votes(certifier.certify(IMAGES[0], image_id=9)) != votes(base)
+    decided = certifier.certify(IMAGES[0], budget=Budget.decide((0.05,), 20, 150))
+    assert decided.radius in (0.0, 0.05)
+
+
+@pytest.mark.parametrize("options", [{"threads": 3}, {"feed_noise": True}], ids=str)
+def test_threads_and_the_place_of_the_noise_change_no_vote(
+    certifier: OnnxCertifier, deployed: Path, options: dict[str, Any]
+) -> None:
+    with OnnxCertifier(deployed, **options) as other:
+        for image in IMAGES[:2]:
+            assert votes(other.certify(image, n=5000)) == votes(certifier.certify(image, n=5000))
+
+
+def test_certificates_name_the_deployment(certifier: OnnxCertifier) -> None:
+    found = certifier.certify(IMAGES[0])
+    assert found.bundle == certifier.deployment.digest
+    assert (found.precision, found.device, found.batch_size) == ("fp32", "cpu", 256)
+    assert found.sampler.startswith(f"onnxruntime {onnxruntime.__version__}, CPUExecution")
+    assert Certificate.from_json(found.to_json()) == found
+
+
+def test_it_needs_numpy_scipy_and_onnxruntime_alone(
+    deployed: Path, certifier: OnnxCertifier, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "image.npy", IMAGES[1])
+    code = f"""
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {OTHERS!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Block())
+import numpy as np
+from dualsmooth.engine.budget import Budget
+from dualsmooth.export.certifier import OnnxCertifier
+
+image = np.load({str(tmp_path / "image.npy")!r})
+with OnnxCertifier({str(deployed)!r}, threads=1) as certifier:
+    certifier.predict(image)
+    certifier.certify(image, budget=Budget.decide((0.05,), 20, 150))
+    print(certifier.certify(image).to_json())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert claims(Certificate.from_json(printed)) == claims(certifier.certify(IMAGES[1]))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 9, 1)), r"^image must have shape \(8, 8, 1\); received \(8, 9, 1\)"),
+        (np.zeros((1, 8, 8)), "channels come last"),
+        (np.full((8, 8, 1), 1.5), r"^images must have values in \[0, 1\]"),
+        (np.full((8, 8, 1), np.nan), r"^images must have values in \[0, 1\]"),
+        (np.zeros((8, 8, 1), np.int64), "must be uint8 or floating point"),
+    ],
+    ids=["shape", "channels first", "range", "nan", "integers"],
+)
+def test_bad_images_are_refused(certifier: OnnxCertifier, image: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        certifier.certify(image)
+    with pytest.raises(ArgumentError, match=message):
+        certifier.predict(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma": 0.3}, "^sigma must be one of the levels trained for: 0.12, 0.25, 0.5; rec"),
+        ({"seed": -1}, "^seed must be an integer"),
+        ({"attempt": 1 << 16}, "^attempt must be an integer"),
+        ({"threads": 0}, "^threads must be"),
+        ({"provider": "NoProvider"}, "^provider must be one that this ONNX Runtime has: .*CPU"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(deployed: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        OnnxCertifier(deployed, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": 0}, {"n0": 1.5}, {"alpha": 1.0}, {"alpha": float("nan")}, {"image_id": -1},
+                {"n": 10, "budget": Budget.fixed(1, 1)}], ids=str,
+)  # fmt: skip
+def test_bad_requests_are_refused(certifier: OnnxCertifier, options: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError):
+        certifier.certify(IMAGES[0], **options)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text().replace('"alpha": 0.001', '"alpha": 0.01'))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("selector.votes.onnx", flip, "must have the SHA-256 that deployment.json states"),
+        ("dual.onnx", flip, "must have the SHA-256 that deployment.json states"),
+        ("classifier.onnx", lambda path: path.write_bytes(b"onnx"), "must have .* bytes; rec"),
+        ("classifier.votes.onnx", Path.unlink, "must be readable"),
+        ("deployment.json", edit, "must have the digest it states"),
+        ("deployment.json", lambda path: path.write_text("{"), "must be a readable JSON file"),
+        ("deployment.json", lambda path: path.write_text("{}"), "must have the format"),
+    ],
+    ids=["votes", "dual", "short", "missing", "edited", "no json", "no deployment"],
+)
+def test_a_tampered_file_is_named(
+    deployed: Path, tmp_path: Path, file: str, damage: Callable[[Path], None], message: str
+) -> None:
+    shutil.copytree(deployed, tmp_path / "copy")
+    damage(tmp_path / "copy" / file)
+    with pytest.raises(FileError, match=message) as caught:
+        OnnxCertifier(tmp_path / "copy")
+    assert str(caught.value).startswith(str(tmp_path / "copy" / file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"roles": ["selector", "nothing"]},
+        {"sigmas": [0.5, 0.25, 0.12]},
+        {"certificate": {"method": "dual", "alpha": 2}},
+        {"certificate": {"method": "guess"}},
+        {"files": {"../escape.onnx": {"bytes": 1, "sha256": ""}}},
+    ],
+    ids=str,
+)
+def test_an_index_that_describes_no_deployment_is_refused(
+    deployed: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    shutil.copytree(deployed, tmp_path / "copy")
+    index = tmp_path / "copy" / "deployment.json"
+    fields = json.loads(index.read_text()) | change
+    del fields["digest"]
+    index.write_text(json.dumps(fields | {"digest": digest_of(fields)}))
+    with pytest.raises(FileError, match=r"must describe a deployment|must be plain names"):
+        OnnxCertifier(tmp_path / "copy")
+
+
+def test_an_old_onnx_runtime_is_refused(deployed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
+    with pytest.raises(ArgumentError, match=r"^onnxruntime must be 1.21 or newer; received 1.20"):
+        OnnxCertifier(deployed)
+
+
+def test_a_provider_without_integer_operators_gets_noise_from_the_host(
+    deployed: Path, certifier: OnnxCertifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that runs nothing itself stands for one without BitShift."""
+    name = "AzureExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has no {name}")
+    with pytest.warns(UserWarning, match=f"{name} lacks operators of the vote graph, such as Bit"):
+        other = OnnxCertifier(deployed, provider=name)
+    with other:
+        assert votes(other.certify(IMAGES[0])) == votes(certifier.certify(IMAGES[0]))
+        assert other.sampler.name.endswith(f"{name}, noise fed")
+
+
+def test_a_file_that_onnx_runtime_cannot_run_is_named(
+    deployed: Path, tmp_path: Path, sealed: Callable[[Path], None]
+) -> None:
+    shutil.copytree(deployed, tmp_path / "copy")
+    (tmp_path / "copy" / "selector.votes.onnx").write_bytes(b"not a model")
+    sealed(tmp_path / "copy")
+    with pytest.raises(FileError, match="must be a graph that this ONNX Runtime can run"):
+        OnnxCertifier(tmp_path / "copy")
+    make_session(str(tmp_path / "copy" / "classifier.votes.onnx"))
