@@ -4,7 +4,7 @@
         [--n 10000] [--runs DIR] [--out FILE]
 
 Systems are every fixed sigma of the bundle, dual with the ordered selector and interval routing,
-and dual with the plurality rule. `--other` adds the dual systems of a second bundle, for example
+dual with the plurality rule, and the cascade. `--other` adds those of a second bundle, for example
 one whose selector was trained as published. `--train` first makes BUNDLE with that recipe on the
 training split of the data.
 
@@ -25,6 +25,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.certify_run import certify_run, choose_images
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.machine import machine
+from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
@@ -40,6 +41,7 @@ WIDTH = 36
 SYSTEMS: tuple[tuple[str, Callable[[Bundle], Method]], ...] = (
     ("dual (median, interval)", DualSmoothing),
     ("dual (plurality)", lambda bundle: DualSmoothing(bundle, "plurality")),
+    ("cascade (p0 0.5)", CascadeSmoothing),
 )
 """Routed systems of a bundle with a selector; further methods are further entries."""
 
@@ -86,8 +88,7 @@ def what_binds(
 
     ``level``: the routed sigma's classifier certifies less than the best one. ``selector``: the
     classifier of the routed sigma certifies more than the routed system claims, because the
-    selector's radius (or the split of alpha) allows no more. Plurality certificates that abstain
-    count in full for the selector.
+    selector's radius (or the split of alpha, or an earlier stage of a cascade) allows no more.
     """
     lost = {"level": 0.0, "selector": 0.0}
     for number, certificate in enumerate(routed):

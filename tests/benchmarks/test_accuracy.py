@@ -51,7 +51,7 @@ def test_every_system_of_the_bundled_model(tmp_path: Path) -> None:
         gap = summaries[ORACLE].acr - summaries[name].acr
         assert parts["level"] + parts["selector"] == pytest.approx(gap)
         assert min(parts.values()) >= 0.0
-    routed = ["dual (median, interval{})", "dual (plurality{})"]
+    routed = ["dual (median, interval{})", "dual (plurality{})", "cascade (p0 0.5{})"]
     assert list(summaries) == [
         *(f"fixed {sigma:g}" for sigma in bundle.sigmas),
         ORACLE,

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,16 +7,13 @@ from dualsmooth.engine.data import as_unit_float, load_images
 from dualsmooth.engine.models.bundle import PRETRAINED, bundled_names, load_bundle
 from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.train.digits import DIGITS_DUAL
+from dualsmooth.engine.train.general import FASHION_DUAL
 
 FOLDER = PRETRAINED / "digits-dual"
 
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="digits-dual is not in this checkout: dualsmooth train digits-dual"
 )
-
-
-def files() -> list[Path]:
-    return sorted(FOLDER.iterdir())
 
 
 def test_the_bundled_model_is_found_by_name() -> None:
@@ -28,12 +24,24 @@ def test_the_bundled_model_is_found_by_name() -> None:
     assert bundle.sigmas == tuple(expert.sigma for expert in DIGITS_DUAL.experts)
 
 
-def test_digests_are_those_of_the_files() -> None:
-    index = json.loads((FOLDER / "bundle.json").read_text())
+@pytest.mark.parametrize(
+    ("name", "most"), [("digits-dual", 1_000_000), ("fashion-dual", 2_000_000)]
+)
+def test_digests_are_those_of_the_files(name: str, most: int) -> None:
+    folder = PRETRAINED / name
+    index = json.loads((folder / "bundle.json").read_text())
     for entry in index["networks"].values():
-        assert sha256_of((FOLDER / entry["weights"]).read_bytes()) == entry["sha256"]
-    assert sum(path.stat().st_size for path in files()) < 1_000_000
-    assert (FOLDER / "MODEL_CARD.md").is_file()
+        assert sha256_of((folder / entry["weights"]).read_bytes()) == entry["sha256"]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < most
+    assert (folder / "MODEL_CARD.md").is_file()
+
+
+def test_the_fashion_model_is_that_of_its_recipe() -> None:
+    bundle = load_bundle("fashion-dual")
+    assert (bundle.input_shape, bundle.num_classes) == ((28, 28, 1), 10)
+    assert (bundle.sigmas, bundle.tau) == (FASHION_DUAL.sigmas, FASHION_DUAL.tau)
+    for role in bundle.networks:
+        assert bundle.build(role)(torch.rand(2, 1, 28, 28)).isfinite().all()
 
 
 @pytest.mark.parametrize(("sigma", "least"), [(0.12, 0.94), (0.25, 0.92), (0.5, 0.75)])
