@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dualsmooth.engine import cli_audit, cli_cluster
+from dualsmooth.engine import cli_audit, cli_cluster, cli_parquet
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
 
 INTERRUPTED = 130
@@ -251,6 +251,7 @@ def train(
 
 
 app.command()(cli_audit.audit)
+app.command()(cli_parquet.parquet)
 
 
 def main() -> None:
