@@ -57,7 +57,8 @@ def measure(name: str, rounds: int, threads: int) -> dict[str, Any]:
     segment = Segment(0, 0, SIGMA, 3, 0, n)
 
     def draw(route: Sampler) -> NDArray[np.int64]:
-        return route.count(ROLE, [segment])[0]
+        votes: NDArray[np.int64] = route.count(ROLE, [segment])[0]
+        return votes
 
     counts = {route: draw(sampler) for route, sampler in routes.items()}
     moved = max(int(np.abs(c - counts["cpu sampler"]).sum()) // 2 for c in counts.values())

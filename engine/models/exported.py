@@ -48,7 +48,7 @@ class Exported(nn.Module):
             return run(x.contiguous())
         padding = -len(x) % self._rows
         padded = torch.cat([x, x.new_zeros(padding, *x.shape[1:])])
-        parts = [run(part.contiguous()) for part in padded.split(self._rows)]
+        parts = [run(part.contiguous()) for part in torch.split(padded, self._rows)]
         return torch.cat(parts)[: len(x)]
 
 

@@ -47,7 +47,7 @@ def other_weights(model: onnx.ModelProto) -> None:
     loop = next(node for node in model.graph.node if node.op_type == "Loop")
     body = helper.get_node_attr_value(loop, "body")
     weights = next(c for c in body.initializer if c.name.endswith("head.3.bias"))
-    values = numpy_helper.to_array(weights) + np.float32([0.1] + [0.0] * 9)
+    values = numpy_helper.to_array(weights) + np.array([0.1] + [0.0] * 9, np.float32)
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
 
 

@@ -15,6 +15,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.export import write
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Recipe, file_digest, read_deployment
+from dualsmooth.export.networks import network_model
 from dualsmooth.export.write import batch_of, export_bundle
 
 SHAPE = (4, 4, 1)
@@ -29,7 +30,8 @@ class Flat(nn.Module):
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.change(self.head(x.flatten(1)))
+        logits: torch.Tensor = self.head(x.flatten(1))
+        return self.change(logits)
 
     def change(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
@@ -42,7 +44,8 @@ class Centered(Flat):
 
 class Unsupported(Flat):
     def change(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits + torch.linalg.eigvals(logits @ logits.T).real.sum()
+        shift: torch.Tensor = torch.linalg.eigvals(logits @ logits.T).real.sum()
+        return logits + shift
 
 
 def bundle_of(module: nn.Module) -> Bundle:
@@ -98,13 +101,12 @@ def test_an_exporter_that_gets_numbers_wrong_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any) -> onnx.ModelProto:
-        model = made(*arguments)
+        model = network_model(*arguments)
         weights = model.graph.initializer[0]
         values = onnx.numpy_helper.to_array(weights) * np.float32(1.01)
         weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
         return model
 
-    made = write.network_model
     monkeypatch.setattr(write, "network_model", wrong)
     with pytest.raises(ArgumentError, match="must give PyTorch's logits after export"):
         export_bundle(bundle_of(Flat()), tmp_path / "out", Recipe("fixed", 0.5), batch_size=16)
