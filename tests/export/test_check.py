@@ -1,19 +1,22 @@
 """The check of an export passes what is right and catches each thing that can be wrong."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from dualsmooth.engine.certificate import AlphaLedger, Certificate
 from dualsmooth.engine.cli import main
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.bundle_files import save_bundle
-from dualsmooth.export.check import check_deployment
+from dualsmooth.export.check import Difference, check_deployment, compare_certificates
 from dualsmooth.export.deployment import read_deployment
 from dualsmooth.export.finding import Finding, table
 
@@ -75,6 +78,52 @@ def test_what_is_wrong_is_caught(
     (tmp_path / "copy" / file).write_bytes(model.SerializeToString())
     sealed(tmp_path / "copy")
     assert not check(tmp_path / "copy", wavering)[failing].passed
+
+
+def test_votes_that_rounding_may_decide_are_explained(
+    deployed: Path,
+    wavering: Bundle,
+    tmp_path: Path,
+    sealed: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a tolerance as large as the change of weights, every vote that moved has a close gap."""
+    monkeypatch.setattr("dualsmooth.export.check.GAP", 0.2)
+    shutil.copytree(deployed, tmp_path / "copy")
+    path = tmp_path / "copy" / "classifier.votes.onnx"
+    model = onnx.load(path)
+    other_weights(model)
+    path.write_bytes(model.SerializeToString())
+    sealed(tmp_path / "copy")
+    found = check(tmp_path / "copy", wavering)["votes"]
+    assert found.passed
+    assert "moved in" in found.text
+
+
+@pytest.mark.parametrize(
+    ("change", "difference", "passed", "text"),
+    [
+        ({}, Difference(), True, "1 of 1 equal, 0 smaller, 0 larger"),
+        ({"radius": 0.2}, Difference(), True, "0 of 1 equal, 1 smaller, 0 larger"),
+        ({"predicted": None, "radius": 0.0}, Difference(), True, "1 smaller"),
+        ({"radius": 0.4}, Difference(), False, "1 unexplained"),
+        ({"radius": 0.4}, Difference(1, 2, 2), True, "1 larger by votes moved"),
+        ({"radius": 0.4}, Difference(1, 3, 2), False, "1 unexplained"),
+        ({"predicted": 4, "radius": 0.2}, Difference(), False, "1 unexplained"),
+    ],
+    ids=["equal", "smaller", "abstains", "larger", "explained", "too many", "other class"],
+)
+def test_certificates_may_be_smaller_or_explained(
+    change: dict[str, Any], difference: Difference, passed: bool, text: str
+) -> None:
+    ledger = AlphaLedger("single", 0.001, {"classifier": 0.001})
+    ours = Certificate(
+        predicted=3, radius=0.3, sigma=0.25, method="fixed(0.25)", abstained_at=None, alpha=ledger,
+        bounds=(),
+    )  # fmt: skip
+    theirs = dataclasses.replace(ours, **change)
+    found = compare_certificates([ours], [theirs], [difference])
+    assert (found.passed, text in found.text) == (passed, True)
 
 
 Run = Callable[..., tuple[int, str, str]]
