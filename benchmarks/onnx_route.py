@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.cpu import CASES, CLASSES, SIGMA, Case
-from dualsmooth.benchmarks.rounds import interleave, machine, quartiles, ratio
+from dualsmooth.benchmarks.rounds import interleave, quartiles, ratio
+from dualsmooth.engine.machine import machine
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.native import make_sampler
