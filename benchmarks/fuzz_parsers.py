@@ -190,10 +190,11 @@ def _audit(folder: Path, data: bytes, run: Path) -> None:
         (folder / "run.json").write_bytes((run / "run.json").read_bytes())
     (folder / "certificates.jsonl").write_bytes(data)
     seen = audit(folder)
-    if not seen.findings:
-        honest = [_statement(certificate) for certificate in read_log(run)]
-        for certificate in seen.certificates.values():
-            assert _statement(certificate) in honest, "a forged certificate was accepted"
+    if seen.findings:
+        raise FileError(folder, seen.findings[0])
+    honest = [_statement(certificate) for certificate in read_log(run)]
+    for certificate in seen.certificates.values():
+        assert _statement(certificate) in honest, "a forged certificate was accepted"
 
 
 def _statement(certificate: Certificate) -> Certificate:
