@@ -42,7 +42,10 @@ def linear(nodes: Nodes, pixels: str) -> str:
 
 
 def onnx_file(
-    path: Path, body: Body = linear, sizes: tuple[int | str, ...] = ("n", 3, 6, 5), kind: int = FLOAT
+    path: Path,
+    body: Body = linear,
+    sizes: tuple[int | str, ...] = ("n", 3, 6, 5),
+    kind: int = FLOAT,
 ) -> Path:
     nodes = Nodes()
     output = body(nodes, "x")
@@ -143,7 +146,7 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="must be readable"):
             load_bundle(tmp_path / name)
         (tmp_path / name).write_bytes(b"nothing")
-        with pytest.raises(FileError, match="must be an ONNX file|must be a program of plain"):
+        with pytest.raises(FileError, match=r"must be an ONNX file|must be a program of plain"):
             load_bundle(tmp_path / name)
 
 
