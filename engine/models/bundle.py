@@ -219,8 +219,7 @@ def load_bundle(source: str | Path) -> Bundle:
     ----------
     source : str or Path
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
-        training code (`*.pth.tar`, `*.pth`, `*.pt`), or an exported classifier (`*.onnx`,
-        `*.pt2`).
+        code (`*.pth.tar`, `*.pth`, `*.pt`), or an exported classifier (`*.onnx`, `*.pt2`).
 
     Raises
     ------
@@ -229,7 +228,6 @@ def load_bundle(source: str | Path) -> Bundle:
     FileError
         If a file is missing, damaged, tampered with or not what it claims to be.
     """
-    # The readers build Bundles, so they are imported here; those of files need torch.
     from dualsmooth.engine.models.bundle_files import read_bundle
 
     path = Path(source)
@@ -245,8 +243,7 @@ def load_bundle(source: str | Path) -> Bundle:
         return read_exported(path)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
-    files = ", ".join(_CHECKPOINTS + EXPORTED)
-    rule = f"must be a folder, a file ({files}) or a bundled name"
+    rule = f"must be a folder, a file ({', '.join(_CHECKPOINTS + EXPORTED)}) or a bundled name"
     raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
 
 
