@@ -24,5 +24,6 @@ def on_files(files: Any, config: Any) -> Any:
     """Show ``export/README.md`` as a page."""
     readme = ROOT / "export/README.md"
     if readme.exists():
-        files.append(File.generated(config, "deploy.md", content=readme.read_text("utf-8")))
+        text = readme.read_text("utf-8").replace("](../docs/", "](")
+        files.append(File.generated(config, "deploy.md", content=text))
     return files
