@@ -117,5 +117,5 @@ def test_fishers_test_keeps_its_level_and_sees_a_shift() -> None:
     alarms = sum(smallest_p(pair) <= 0.05 for pair in pairs)
     assert 10 <= alarms <= 90
     shifted = np.stack([rng.multinomial(3000, p) for p in ([0.6, 0.4, 0], [0.7, 0.3, 0])])
-    assert smallest_p(shifted) < 1e-12
+    assert smallest_p(shifted) < 1e-9
     assert smallest_p(np.array([[5, 0, 0], [5, 0, 0]])) == 1.0
