@@ -90,9 +90,9 @@ def table(lines: list[Line], radii: tuple[float, ...]) -> str:
         drawn = [c for c in certificates if c.draws]
         seconds = float(np.mean([c.seconds for c in drawn])) if drawn else 0.0
         frozen = np.mean([frozen_radius_unsound(c) * _right(c) for c in certificates])
-        shares = [f"{100 * share:.1f}" for share in summary.certified_accuracy.values()]
-        rows.append([name, *shares, f"{summary.average_certified_radius:.3f}",
-                     f"{summary.draws_per_image:,.0f}", f"{1000 * seconds:.1f}",
+        shares = [f"{100 * share:.1f}" for share in map(summary.accuracy, radii)]
+        rows.append([name, *shares, f"{summary.acr:.3f}",
+                     f"{summary.draws:,.0f}", f"{1000 * seconds:.1f}",
                      f"{frozen:.3f}"])  # fmt: skip
     rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

@@ -36,7 +36,8 @@ def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
 
 def test_statistics_and_methods_need_no_torch() -> None:
     modules = [
-        "anytime", "bounds", "budget", "certificate", "data", "images", "noise", "radius",
+        "anytime", "audit", "bounds", "budget", "certificate", "cluster.conduct", "data", "images",
+        "noise", "radius",
         "runlog", "sample_size", "decision_plan", "methods.dual", "methods.fixed", "methods.choose",
         "models.bundle",
         "runtime.scheduler", "runtime.driver", "report.text",
