@@ -33,7 +33,7 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.bundle_files import read_bundle
 from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.readers import read_image
-from dualsmooth.engine.report.summary import read_rows
+from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runlog import read_log, read_run
 
 SECONDS_PER_INPUT = 20
@@ -190,10 +190,11 @@ def _audit(folder: Path, data: bytes, run: Path) -> None:
         (folder / "run.json").write_bytes((run / "run.json").read_bytes())
     (folder / "certificates.jsonl").write_bytes(data)
     seen = audit(folder)
-    if not seen.findings:
-        honest = [_statement(certificate) for certificate in read_log(run)]
-        for certificate in seen.certificates.values():
-            assert _statement(certificate) in honest, "a forged certificate was accepted"
+    if seen.findings:
+        raise FileError(folder, seen.findings[0])
+    honest = [_statement(certificate) for certificate in read_log(run)]
+    for certificate in seen.certificates.values():
+        assert _statement(certificate) in honest, "a forged certificate was accepted"
 
 
 def _statement(certificate: Certificate) -> Certificate:
@@ -202,7 +203,7 @@ def _statement(certificate: Certificate) -> Certificate:
 
 def _table(folder: Path, data: bytes) -> None:
     (folder / "table.tsv").write_bytes(data)
-    _, rows = read_rows(folder / "table.tsv")
+    rows, _ = read_table(folder / "table.tsv")
     assert all(row.radius >= 0.0 for row in rows)
 
 

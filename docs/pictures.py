@@ -11,7 +11,7 @@ from dualsmooth.engine.data import as_unit_float, load_images
 from dualsmooth.engine.draws import Phase
 from dualsmooth.engine.noise import standard_normal
 from dualsmooth.engine.radius import gaussian_radius
-from dualsmooth.engine.report.drawing import COLOURS, DASHES, Plot, picture, tidy
+from dualsmooth.engine.report.drawing import COLOURS, DASHES, Plot, pictures, tidy
 from dualsmooth.engine.report.plots import RADIUS, plots
 from dualsmooth.engine.report.reading import read_runs
 
@@ -59,7 +59,7 @@ def main(runs: Path) -> None:
     ]  # fmt: skip
     IMAGES.mkdir(exist_ok=True)
     for plot in drawn:
-        (IMAGES / f"{plot.name}.png").write_bytes(picture(plot, "png"))
+        (IMAGES / f"{plot.name}.png").write_bytes(pictures(plot, ["png"])["png"])
 
 
 if __name__ == "__main__":

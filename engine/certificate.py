@@ -198,11 +198,14 @@ class Certificate:
 
     def to_json(self) -> str:
         """One line of JSON with a checksum over everything but ``seconds``."""
-        record = dataclasses.asdict(self)
-        record["alpha"]["total"] = self.alpha.total
+        record = _fields(self)
+        record["alpha"] = _fields(self.alpha) | {"total": self.alpha.total}
+        record["counts"] = [_fields(draw) for draw in self.counts]
+        record["bounds"] = [_fields(bound) for bound in self.bounds]
         for bound in record["bounds"]:
-            if not bound["tests"]:
-                del bound["tests"]  # lines of the other budgets stay as they always were
+            tests = [_fields(test) for test in bound.pop("tests")]
+            if tests:  # lines of the other budgets stay as they always were
+                bound["tests"] = tests
         if self.region is None:
             del record["region"]
         seconds = record.pop("seconds")
@@ -230,6 +233,11 @@ class Certificate:
         if alpha["total"] != certificate.alpha.total:
             raise ValueError("alpha: total must be the joined levels")
         return certificate
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Fields of a dataclass with slots, in order; nothing is copied."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _parse(line: str) -> dict[str, Any]:

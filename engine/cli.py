@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dualsmooth.engine import cli_audit, cli_cluster
+from dualsmooth.engine import cli_audit, cli_cluster, cli_parquet
 from dualsmooth.engine.cli_options import (
     AnchorsOption,
     MemoryOption,
@@ -312,6 +312,7 @@ def train(
 
 
 app.command()(cli_audit.audit)
+app.command()(cli_parquet.parquet)
 
 
 def main() -> None:

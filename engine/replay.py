@@ -109,7 +109,7 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
     settings = Settings(
         plan.budget, plan.alpha, stamp["seed"], attempt, stamp["device"] if here else AUTO,
         stamp["precision"], stamp["batch_size"],
-        backend=recorded_backend(stamp["sampler"]) if here else AUTO,
+        backend=recorded_backend(stamp["sampler"]) if here else AUTO, noise=stamp["noise"],
     )  # fmt: skip
     session = Session(choose_method(bundle, **seen.configuration["options"]), settings)
     if not here or session.sampler.name == stamp["sampler"]:

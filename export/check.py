@@ -80,7 +80,7 @@ def check_deployment(
     differences = [
         _difference(logits, image, *pair) for image, *pair in zip(images, ours, theirs, strict=True)
     ]
-    return [*findings, _votes(ours, differences), _certificates(ours, theirs, differences)]
+    return [*findings, _votes(ours, differences), compare_certificates(ours, theirs, differences)]
 
 
 def _with_engine(
@@ -156,7 +156,7 @@ def _votes(ours: Sequence[Certificate], differences: Sequence[Difference]) -> Fi
     return Finding("votes", all(d.explained for d in differences), text)
 
 
-def _certificates(
+def compare_certificates(
     ours: Sequence[Certificate], theirs: Sequence[Certificate], differences: Sequence[Difference]
 ) -> Finding:
     """Equal, or smaller than the engine's, or larger because of votes that rounding moved."""

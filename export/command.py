@@ -65,11 +65,17 @@ def export(
 
     dualsmooth export model.pth.tar --out deployed --sigma 0.25 --check --data npz:images.npz
     """
+    from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
     from dualsmooth.export.check_images import images_for_check
     from dualsmooth.export.deployment import Recipe
-    from dualsmooth.export.write import export_bundle
+
+    try:
+        from dualsmooth.export.write import export_bundle
+    except ImportError as error:
+        hint = "pip install 'dualsmooth[export]'"
+        raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
     loaded = load_bundle(bundle)
     kind = choose_method(

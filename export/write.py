@@ -30,6 +30,9 @@ from dualsmooth.export.vote_graph import Voter, vote_model
 LARGEST_FILE = 2**31 - 1
 """Bytes one protobuf message can hold; larger models keep their weights beside them."""
 
+SMALLEST_OUTSIDE = 128
+"""Bytes of a tensor that is kept beside the model; shapes must stay inside."""
+
 PIXELS_PER_BATCH, ROWS_PER_BATCH = 1 << 16, 256
 
 
@@ -109,8 +112,9 @@ def _save(model: ModelProto, path: Path) -> None:
     """Write a model, with its weights beside it where one message cannot hold them; check it."""
     if model.ByteSize() > LARGEST_FILE:
         onnx.save_model(
-            model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0
-        )
+            model, path, save_as_external_data=True, location=f"{path.name}.data",
+            size_threshold=SMALLEST_OUTSIDE,
+        )  # fmt: skip
     else:
         path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(path, full_check=True)

@@ -3,7 +3,7 @@
 import io
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,21 +53,23 @@ def require_matplotlib() -> None:
                             "pip install 'dualsmooth[report]'") from None  # fmt: skip
 
 
-def picture(plot: Plot, kind: str) -> bytes:
-    """A plot with its caption as a file.
+def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
+    """A plot with its caption as files, by kind.
 
     Parameters
     ----------
     plot : Plot
         What to draw.
-    kind : str
-        ``png``, ``pdf`` or ``svg``.
+    kinds : sequence of str
+        Of ``png``, ``pdf`` and ``svg``.
     """
     figure = _figure(plot, INK)
     below = textwrap.fill(plot.caption, 92)
     figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK)
     figure.suptitle(plot.title, fontsize=11, color=INK)
-    return _saved(figure, kind, INK)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found; every file has the same
+    return {kind: _saved(figure, kind, INK) for kind in kinds}
 
 
 def inline_svg(plot: Plot) -> str:

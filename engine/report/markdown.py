@@ -64,6 +64,6 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
                   "", "| radius | both | only first | only second | neither |",
                   "|---|---|---|---|---|"]  # fmt: skip
         lines += [f"| {p.radius:g} | {p.both} | {p.only_first} | {p.only_second} | {p.neither} |"
-                  for p in pairs]  # fmt: skip
+                  for p in pairs if p.neither < p.images]  # fmt: skip
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.report.drawing import picture, require_matplotlib
+from dualsmooth.engine.report.drawing import pictures, require_matplotlib
 from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run
@@ -33,8 +33,9 @@ def write_report(
     drawn = plots(runs, at_least=summaries[0].at_least)
     files = {"summary.md": markdown(runs, summaries, drawn).encode()}
     for plot in drawn:
-        for kind in ("png", "pdf", "svg") if plot.name == "curves" else ("png", "svg"):
-            files[f"{plot.name}.{kind}"] = picture(plot, kind)
+        kinds = ("png", "pdf", "svg") if plot.name == "curves" else ("png", "svg")
+        for kind, content in pictures(plot, kinds).items():
+            files[f"{plot.name}.{kind}"] = content
     if html:
         from dualsmooth.engine.report.page import page
 

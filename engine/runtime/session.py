@@ -51,6 +51,7 @@ class Session:
         self.method, self.settings = method, settings
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
+        self._digest = self.bundle.digest
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
@@ -165,7 +166,7 @@ class Session:
             draws=sum(record.count for record in flight.records),
             seed=self.settings.seed,
             attempt=self.settings.attempt,
-            bundle=self.bundle.digest,
+            bundle=self._digest,
             precision=self.settings.arithmetic,
             device=self.settings.device_kind,
             sampler=self.sampler.name,

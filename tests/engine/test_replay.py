@@ -64,6 +64,15 @@ def test_an_honest_run_passes(run: Path, bundle: Bundle, data: ImageSet, compari
     assert "6 of 6 certificates, choice seed 3" in seen.passed[-1]
 
 
+@pytest.mark.parametrize("comparison", ["exact", "statistical"])
+def test_runs_of_integer_noise_are_drawn_again_with_it(
+    bundle: Bundle, data: ImageSet, tmp_path: Path, comparison: str
+) -> None:
+    settings = Settings(BUDGET, precision="fp32", device="cpu", noise="integer")
+    certify_run(DualSmoothing(bundle), data, list(range(3)), settings, tmp_path / "run")
+    assert replayed(tmp_path / "run", bundle, data, comparison).findings == []
+
+
 def test_votes_of_other_noise_are_found_exactly_but_not_statistically(
     run: Path, bundle: Bundle, data: ImageSet, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -419,3 +419,28 @@ def test_signals_end_with_130_and_resume(
     finished = (tmp_path / "run" / "certificates.jsonl").read_bytes().splitlines()
     assert set(reached) < set(finished)
     assert len(finished) == 40
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 kB; skips where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(
+    bundle: Bundle, data: ImageSet, tiny_disk: Path, whole: dict[str, list[str]]
+) -> None:
+    with pytest.raises(StoppedError, match="No space left on device") as stopped:
+        certify(tiny_disk / "run", bundle, data)
+    reached = lines_of(tiny_disk / "run")
+    assert f"; {reached} certificates are on disk (make room" in str(stopped.value)
+    subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+    certify(tiny_disk / "run", bundle, data)
+    assert results(tiny_disk / "run") == whole

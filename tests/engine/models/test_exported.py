@@ -49,7 +49,7 @@ def onnx_file(
 ) -> Path:
     nodes = Nodes()
     output = body(nodes, "x")
-    graph = nodes.graph("net", [value("x", kind, sizes)], [value(output, FLOAT, None)])
+    graph = nodes.graph("net", [value("x", kind, sizes)], [value(output, FLOAT, (None, None))])
     path.write_bytes(model_of(graph).SerializeToString())
     return path
 
