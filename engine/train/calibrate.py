@@ -42,7 +42,7 @@ def calibrate(
     options: Calibration,
     generator: Generator,
 ) -> float:
-    """Shift the last layer's biases of a selector; returns the shift.
+    """Shift the last layer's biases of a selector; returns the shift, 0 if no image is certified.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def calibrate(
     radii : Tensor, shape (n, K)
         Radius of the true class at each level, pixel units; <= 0 where it loses.
     """
+    if not (radii > min(options.radii)).any():
+        return 0.0
     levels = radii.shape[1]
     logits = _logits(selector, images, tau, options.votes, generator)
     ramp = torch.arange(levels, device=radii.device) / max(1, levels - 1)

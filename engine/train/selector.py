@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -62,8 +63,16 @@ def train_selector(
     radii : Tensor, shape (n, K)
         Radius of the true class at each level, by networks that did not see the image; images
         that no level classifies are left out.
+
+    Raises
+    ------
+    ArgumentError
+        If no level classifies any image.
     """
     usable = (radii > 0).any(1)
+    if not usable.any():
+        rule = "must have images that some level classifies under noise"
+        raise ArgumentError("data", rule, f"none of {len(radii)}", "train the classifiers longer")
     images, radii = images[usable], radii[usable]
     targets = torch.softmax(radii.clamp(min=0) / terms.temperature, 1)
     weights = rarity(radii) if terms.rebalance else None

@@ -71,3 +71,11 @@ def test_slack_comes_before_gain() -> None:
     assert shifts[0] > shifts[1]
     assert shares[0] == 1.0
     assert shares[1] < 1.0
+
+
+def test_without_a_certified_image_nothing_moves() -> None:
+    selector = Linear(1.0)
+    x, radii = torch.rand(3, 1, 1, 1), torch.full((3, 2), -1.0)
+    assert calibrate(selector, x, radii, 0.1, Calibration(), torch.Generator()) == 0.0
+    assert torch.allclose(selector.last.bias, torch.tensor([0.0, -1.0]))
+    assert calibrate(selector, x[:0], radii[:0], 0.1, Calibration(), torch.Generator()) == 0.0
