@@ -1,4 +1,4 @@
-"""Options of the command line that say which method is meant."""
+"""Options that several commands share; most of them say which method is meant."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +113,30 @@ OffsetOption = Annotated[
 NeighboursOption = Annotated[
     int | None,
     typer.Option(help="semielastic: nearest references to average [20].", rich_help_panel=_PANEL),
+]
+
+BundleArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
+        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Batches in work at once. Default: one per core.")
+]
+NoiseOption = Annotated[
+    str,
+    typer.Option(
+        help="gaussian, or integer: exact noise without floating point, for images on the 1/255 "
+        "grid."
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
 ]
 
 

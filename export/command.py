@@ -57,7 +57,7 @@ def export(
     (NAME.votes.onnx), the dual predictor (dual.onnx) and deployment.json. Load it with
     dualsmooth.export.certifier.OnnxCertifier, or run the graphs from any language.
 
-    Exit code 3: the folder was written and --check failed.
+    Exit code 1: the folder was written and --check failed.
 
     Examples:
 

@@ -1,0 +1,165 @@
+"""``dualsmooth certify``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dualsmooth.engine import cli_cluster
+from dualsmooth.engine.cli_options import (
+    AnchorsOption,
+    BatchOption,
+    BundleArgument,
+    MemoryOption,
+    MethodOption,
+    NeighboursOption,
+    NoiseOption,
+    OffsetOption,
+    RateOption,
+    ReferencesOption,
+    RegionOption,
+    RoutingOption,
+    RuleOption,
+    RunnerUpOption,
+    SearchOption,
+    SeedOption,
+    SigmaOption,
+    SplitOption,
+    TargetOption,
+    ThreadsOption,
+    ThresholdOption,
+    method_options,
+)
+
+
+def certify(
+    context: typer.Context,
+    bundle: BundleArgument,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits | idx:DIR | cifar10:DIR | npz:FILE | folder:DIR, each with an "
+            "optional :train. An empty DIR is $DUALSMOOTH_DATA."
+        ),
+    ],
+    method: MethodOption = None,
+    sigma: SigmaOption = None,
+    selector_rule: RuleOption = None,
+    routing: RoutingOption = None,
+    published_split: SplitOption = False,
+    runner_up: RunnerUpOption = False,
+    target_sigma: TargetOption = None,
+    threshold: ThresholdOption = None,
+    region: RegionOption = None,
+    anchors: AnchorsOption = None,
+    memory: MemoryOption = None,
+    search: SearchOption = None,
+    references: ReferencesOption = None,
+    rate: RateOption = None,
+    offset: OffsetOption = None,
+    neighbours: NeighboursOption = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="fixed (n votes per stage), decide (is the radius above each of --radii? stops "
+            "as soon as that is settled) or precise (as few votes as should keep the radius "
+            "within --tolerance of that of n votes)."
+        ),
+    ] = "fixed",
+    radii: Annotated[
+        str | None,
+        typer.Option(help="Radii of --budget decide, increasing, for example 0.25,0.5."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Share of the radius --budget precise may lose [0.05].")
+    ] = None,
+    n0: Annotated[
+        int | None,
+        typer.Option(help="Votes that choose class and noise level [100; precise: 500]."),
+    ] = None,
+    n: Annotated[
+        int,
+        typer.Option(help="Fresh votes that enter the bounds; at most n unless --budget fixed."),
+    ] = 10_000,
+    alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
+    skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
+    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="On cuda: auto (measured), cudnn, triton, compile or eager.")
+    ] = "auto",
+    noise: NoiseOption = "gaussian",
+    batch_size: BatchOption = None,
+    threads: ThreadsOption = None,
+    slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    workers: cli_cluster.WorkersOption = None,
+    ray: cli_cluster.RayOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Run on the same images and seed whose votes are read, not drawn again; "
+            "may be given several times."
+        ),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
+    ] = False,
+) -> None:
+    """Certify the images of a data set and write a run folder.
+
+    Examples:
+
+    dualsmooth certify digits-dual --data digits --out runs/digits
+
+    dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
+    """
+    from dualsmooth.engine.budget import budget_from_options
+    from dualsmooth.engine.certify_run import certify_run, choose_images
+    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.methods.choose import choose_method
+    from dualsmooth.engine.models.bundle import load_bundle
+    from dualsmooth.engine.models.place import place_of
+    from dualsmooth.engine.report.text import text_table
+    from dualsmooth.engine.settings import Settings
+
+    device, precision = place_of(bundle, device, precision)
+    votes = budget_from_options(budget, radii, tolerance, n0, n)
+    settings = Settings(
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
+        noise,
+    )  # fmt: skip
+    loaded = load_bundle(bundle)
+    chosen = choose_method(loaded, **method_options(context.params))
+    images = load_images(data)
+    ids = choose_images(len(images.labels), skip, max_)
+    folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
+    summary, occupancy = certify_run(
+        chosen,
+        images,
+        ids,
+        settings,
+        folder,
+        resume=resume,
+        fresh=fresh,
+        reuse=reuse or (),
+        workers=workers,
+        ray=ray,
+    )
+    if json_:
+        typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
+        return
+    typer.echo(text_table([summary]))
+    typer.echo(f"batches {occupancy:.1%} full")
+    typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
+
+
+def _file_name(name: str) -> str:
+    return name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")

@@ -1,0 +1,46 @@
+"""``dualsmooth train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="For example dual, gaussian or digits-dual.")
+    ],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; OUT.train keeps the run.")],
+    data: Annotated[
+        str, typer.Option(help="Images to train on: the training split of SPEC.")
+    ] = "digits",
+    max_: Annotated[int | None, typer.Option("--max", help="Only the first MAX images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="FIELD=VALUE of the recipe, for example classifying.epochs=5 or "
+            "selector_loss.radius=0; may be given several times.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT.train.")
+    ] = False,
+) -> None:
+    """Train the networks of a bundle.
+
+    Examples:
+
+    dualsmooth train dual --data idx:fashion_mnist --max 20000 --out my-dual
+
+    dualsmooth train consistency --data digits --set sigmas=[0.25] --set members=3 --out my-three
+    """
+    from dualsmooth.engine.train import recipes
+
+    recipes.train(
+        recipe, data, out, seed=seed, options=set_ or (), max_images=max_, device=device,
+        resume=resume,
+    )  # fmt: skip
+    typer.echo(f"{out}/bundle.json")
