@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,9 @@ from dualsmooth.engine.cli_options import (
     ThresholdOption,
     method_options,
 )
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.methods.method import Method
 
 
 def certify(
@@ -94,7 +97,10 @@ def certify(
     noise: NoiseOption = "gaussian",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
-    slots: Annotated[int, typer.Option(help="Images in flight at once.")] = 16,
+    slots: Annotated[
+        int | None,
+        typer.Option(help="Images in flight at once [16; decide: 128; insta with a memory: 1]."),
+    ] = None,
     workers: cli_cluster.WorkersOption = None,
     ray: cli_cluster.RayOption = None,
     out: Annotated[
@@ -132,12 +138,12 @@ def certify(
 
     device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
-    settings = Settings(
-        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend,
-        noise,
-    )  # fmt: skip
     loaded = load_bundle(bundle)
     chosen = choose_method(loaded, **method_options(context.params))
+    settings = Settings(
+        votes, alpha, seed, 0, device, precision, batch_size, threads,
+        _slots(chosen, votes.kind) if slots is None else slots, backend, noise,
+    )  # fmt: skip
     images = load_images(data)
     ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
@@ -163,3 +169,10 @@ def certify(
 
 def _file_name(name: str) -> str:
     return name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")
+
+
+def _slots(method: "Method", budget: str) -> int:
+    """Images in flight that keep batches full: a decision asks for few votes at a time."""
+    if getattr(method, "serial", False):
+        return 1
+    return 128 if budget == "decide" else 16

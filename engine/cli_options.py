@@ -82,7 +82,7 @@ MemoryOption = Annotated[
     Path | None,
     typer.Option(
         help="insta, memory: file of the balls, read first and appended to; without it the memory "
-        "ends with the run. Needs --slots 1.",
+        "ends with the run.",
         rich_help_panel=_PANEL,
     ),
 ]
