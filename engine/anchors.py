@@ -20,6 +20,7 @@ from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.neighbours import Points, as_points, points_digest
+from dualsmooth.engine.readers import npz_arrays
 
 _CANDIDATES = 8
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -118,13 +119,12 @@ def read_anchors(path: str | Path) -> Anchors:
     FileError
         If it is missing or not such a file.
     """
+    arrays = npz_arrays(Path(path), "x", "sigma")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Anchors(file["x"], file["sigma"])
-    except Exception as error:  # NumPy's reader and zipfile raise many kinds
-        received = f"{type(error).__name__}: {error}"
-        rule = "must be an npz file with images x and noise levels sigma"
-        raise FileError(path, rule, received) from error
+        return Anchors(arrays["x"], arrays["sigma"])
+    except (KeyError, TypeError, ValueError) as error:  # ArgumentError is a ValueError
+        rule = "must hold images x and noise levels sigma"
+        raise FileError(path, rule, f"{type(error).__name__}: {error}") from error
 
 
 def _squares(rows: Points) -> NDArray[np.float64]:

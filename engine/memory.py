@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.typed_record import typed_record
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -118,11 +120,20 @@ class Memory:
         for number, line in enumerate(content[:whole].splitlines(), 1):
             try:
                 center, ball = _parse(line)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, RecursionError) as error:
                 raise FileError(f"{path}, line {number}", "must be a ball", error) from error
             self._centers.append(center)
             self._balls.append(ball)
         return file
+
+
+@dataclass(frozen=True)
+class _Line:
+    x: str
+    predicted: int
+    radius: float
+    sigma: float
+    checksum: str
 
 
 class Query:
@@ -166,12 +177,15 @@ def _line(center: Image, ball: Ball) -> bytes:
 
 
 def _parse(line: bytes) -> tuple[NDArray[np.float64], Ball]:
-    record = json.loads(line)
-    checksum = record.pop("checksum")
-    if checksum != _checksum(record):
+    stored = typed_record(_Line, json.loads(line))
+    fields = asdict(stored)
+    if fields.pop("checksum") != _checksum(fields):
         raise ValueError("checksum does not match")
-    center = np.frombuffer(base64.b64decode(record.pop("x")), np.float32)
-    return center.astype(np.float64), Ball(**record)
+    center = np.frombuffer(base64.b64decode(stored.x, validate=True), np.float32)
+    ball = Ball(stored.predicted, stored.radius, stored.sigma)
+    if not (np.isfinite(center).all() and 0.0 < ball.radius < math.inf and ball.predicted >= 0):
+        raise ValueError("must have a center, a radius > 0 and a class")
+    return center.astype(np.float64), ball
 
 
 def _checksum(record: dict[str, object]) -> str:

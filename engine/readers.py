@@ -84,7 +84,7 @@ def _idx_size(path: Path, head: bytes, magic: int, axes: int) -> int:
 
 def read_npz(path: Path, name: str) -> ImageSet:
     """Read an archive with ``x`` (uint8, or float in [0, 1], NHWC) and, if present, ``y``."""
-    arrays = _npz_arrays(path)
+    arrays = npz_arrays(path, "x", "y")
     if "x" not in arrays:
         raise FileError(path, "must hold an array x", f"arrays {sorted(arrays)}")
     x, y = arrays["x"], arrays.get("y")
@@ -105,16 +105,17 @@ def read_npz(path: Path, name: str) -> ImageSet:
     return ImageSet(images, labels, name, tuple(str(k) for k in range(int(labels.max()) + 1)))
 
 
-def _npz_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
+    """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
     try:
         with zipfile.ZipFile(path) as files:
             check_expansion(path, path.stat().st_size, sum(f.file_size for f in files.filelist))
         with np.load(path, allow_pickle=False) as archive:
-            return {key: np.asarray(archive[key]) for key in ("x", "y") if key in archive.files}
+            return {key: np.asarray(archive[key]) for key in names if key in archive.files}
     except FileError:
         raise
     except Exception as error:  # zip, header and array readers raise many kinds
-        hint = "write it with numpy.savez(path, x=x, y=y)"
+        hint = f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names)})"
         received = f"{type(error).__name__}: {error}"
         raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error
 

@@ -52,7 +52,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
             break
         try:
             rows.append(_row(dict(zip(names, fields, strict=False))))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise FileError(path, f"line {number} must be valid", error) from error
     return rows, warnings
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.benchmarks.fuzz_parsers import Target, fuzz, spoiled, targets
+from dualsmooth.benchmarks.fuzz_parsers import fuzz, spoiled
+from dualsmooth.benchmarks.fuzz_targets import Target, targets
 from dualsmooth.engine import Budget, DualSmoothing
 from dualsmooth.engine.certify_run import certify_run
 from dualsmooth.engine.data import load_images
@@ -22,7 +23,7 @@ from dualsmooth.engine.settings import Settings
 
 NAMES = (
     "bundle.json", "safetensors", "certificates.jsonl", "run.json", "audit", "tsv", "idx", "npz",
-    "cifar pickle", "cifar records", "image",
+    "anchors", "memory", "cifar pickle", "cifar records", "image",
 )  # fmt: skip
 
 
