@@ -10,29 +10,44 @@ if TYPE_CHECKING:
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.certificate import Certificate
     from dualsmooth.engine.certification import certify
+    from dualsmooth.engine.methods.cascade import CascadeSmoothing
     from dualsmooth.engine.methods.dual import DualSmoothing
     from dualsmooth.engine.methods.fixed import FixedSmoothing
+    from dualsmooth.engine.methods.insta import AnchorSmoothing
+    from dualsmooth.engine.methods.insta_memory import MemorySmoothing
+    from dualsmooth.engine.methods.semielastic import SemielasticSmoothing
+    from dualsmooth.engine.methods.variational import VariationalSmoothing
     from dualsmooth.engine.models.bundle import Bundle, load_bundle
     from dualsmooth.engine.smooth import Smooth
 
 __all__ = [
+    "AnchorSmoothing",
     "Budget",
     "Bundle",
+    "CascadeSmoothing",
     "Certificate",
     "DualSmoothing",
     "FixedSmoothing",
+    "MemorySmoothing",
+    "SemielasticSmoothing",
     "Smooth",
+    "VariationalSmoothing",
     "certify",
     "load_bundle",
 ]
 
 _MODULES = {
+    "AnchorSmoothing": "methods.insta",
     "Budget": "budget",
     "Bundle": "models.bundle",
+    "CascadeSmoothing": "methods.cascade",
     "Certificate": "certificate",
     "DualSmoothing": "methods.dual",
     "FixedSmoothing": "methods.fixed",
+    "MemorySmoothing": "methods.insta_memory",
+    "SemielasticSmoothing": "methods.semielastic",
     "Smooth": "smooth",
+    "VariationalSmoothing": "methods.variational",
     "certify": "certification",
     "load_bundle": "models.bundle",
 }
