@@ -20,7 +20,7 @@ from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.choose import choose_method
+from dualsmooth.engine.methods.choose import method_with_all
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.rederive import Plan
 from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
@@ -111,7 +111,7 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
         stamp["precision"], stamp["batch_size"],
         backend=recorded_backend(stamp["sampler"]) if here else AUTO, noise=stamp["noise"],
     )  # fmt: skip
-    session = Session(choose_method(bundle, **seen.configuration["options"]), settings)
+    session = Session(method_with_all(bundle), settings)
     if not here or session.sampler.name == stamp["sampler"]:
         return session
     session.close()

@@ -9,9 +9,7 @@ from tqdm import tqdm
 
 from dualsmooth.engine.anchors import Anchors
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.methods.cascade import CascadeSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.choose import method_with_all
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.settings import Settings
@@ -43,7 +41,7 @@ def search_anchors(
 
     if out.exists() or not out.parent.is_dir():
         raise FileError(out, "must be a new file in an existing folder")
-    with Session(_voters(bundle), settings) as session:
+    with Session(method_with_all(bundle), settings) as session:
         searches = tqdm(session.search(images, search), total=len(images), unit="image",
                         desc=search.name, disable=None)  # fmt: skip
         found = dict(searches)
@@ -56,8 +54,3 @@ def search_anchors(
 def nearest_level(sigma: float, levels: tuple[float, ...]) -> float:
     """The level nearest on the logarithmic scale; sigma itself without levels."""
     return min(levels, key=lambda level: abs(log(level / sigma)), default=sigma)
-
-
-def _voters(bundle: Bundle) -> Method:
-    """A method that draws from every classifier of the bundle."""
-    return CascadeSmoothing(bundle) if bundle.sigmas else FixedSmoothing(bundle, 1.0)

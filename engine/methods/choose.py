@@ -49,6 +49,13 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
     return _MAKERS[method](bundle, chosen)
 
 
+def method_with_all(bundle: Bundle) -> Method:
+    """A method that draws from every network of a bundle, for sessions that only count votes."""
+    if SELECTOR in bundle.networks:
+        return DualSmoothing(bundle)
+    return CascadeSmoothing(bundle) if bundle.sigmas else FixedSmoothing(bundle, 1.0)
+
+
 def _fixed(bundle: Bundle, options: MethodOptions) -> Method:
     if options.sigma is None:
         levels = ", ".join(f"{s:g}" for s in bundle.sigmas) or "0.25"
