@@ -18,7 +18,7 @@ from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.models.bundle import load_bundle
 from dualsmooth.engine.settings import Settings
 
-METHODS = {
+METHODS: dict[str, dict[str, object]] = {
     "fixed": {"sigma": 0.25},
     "runner-up": {"sigma": 0.25, "runner_up": True},
     "cascade": {"method": "cascade", "threshold": 0.6},
@@ -31,7 +31,7 @@ METHODS = {
 
 
 def run(bundle: Path, folder: Path, name: str) -> Path:
-    options: dict[str, object] = dict(METHODS[name])
+    options = dict(METHODS[name])
     if name == "anchor":
         file = folder / "anchors.npz"
         Anchors(load_images("digits:train").images[:30], [0.12, 0.5] * 15).save(file)
