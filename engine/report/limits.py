@@ -21,7 +21,7 @@ class Sides(NamedTuple):
     classifier : float or None
         None if nothing was certified.
     limit : str
-        ``selector``, ``classifier`` or ``both``; the stage that abstained where one did.
+        ``selector``, ``classifier``, ``both`` or ``region``; the stage that abstained where one did.
     votes : str
         Votes behind the smallest classifier bound, as k/n; empty if it was not reached.
     """
@@ -42,7 +42,8 @@ def sides(certificate: Certificate) -> Sides:
     # With the runner-up rule the radius is above that of the class's bound alone.
     classifier = max(weakest.radius if weakest else 0.0, certificate.radius)
     if certificate.interval is None:
-        return Sides(None, classifier, "classifier", votes)
+        limit = "region" if certificate.radius == certificate.region else "classifier"
+        return Sides(None, classifier, limit, votes)
     selectors = _behind(certificate, "selector")
     selector = min((bound.radius for bound in selectors), default=inf)
     if selector < classifier:

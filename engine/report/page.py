@@ -95,4 +95,6 @@ def _reason(row: Row) -> str:
     votes = f" ({row.votes} votes)" if row.votes else ""
     if row.limit == "selector":
         return "selector: no noise level keeps more than half of its votes"
+    if row.limit == "region":
+        return "region: another noise level or answer begins here"
     return f"classifier: the bound is not above 1/2{votes}"

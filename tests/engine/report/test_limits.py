@@ -1,5 +1,6 @@
 """What limited a radius, read from the bounds of certificates."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -68,3 +69,11 @@ def test_sides_of_a_real_run_agree_with_its_radii() -> None:
             assert found.selector is not None
             assert found.classifier is not None
             assert min(found.selector, found.classifier) == c.radius
+
+
+def test_a_region_limits_only_where_the_radius_ends_with_it() -> None:
+    whole = certificate(0.25, None, CLASSIFIERS[1])
+    assert sides(replace(whole, region=0.4)).limit == "classifier"
+    assert sides(replace(whole, region=0.1, radius=0.1)).limit == "region"
+    lost = replace(whole, region=0.0, radius=0.0, predicted=None, abstained_at="region")
+    assert sides(lost).limit == "region"
