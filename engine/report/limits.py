@@ -21,7 +21,8 @@ class Sides(NamedTuple):
     classifier : float or None
         None if nothing was certified.
     limit : str
-        ``selector``, ``classifier``, ``both`` or ``region``; the stage that abstained where one did.
+        ``selector``, ``classifier``, ``both`` or ``region``; the stage that abstained where
+        one did.
     votes : str
         Votes behind the smallest classifier bound, as k/n; empty if it was not reached.
     """
