@@ -440,7 +440,7 @@ def test_signals_end_with_130_and_resume(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("dualsmooth: interrupted; certificates reached")
+    assert errors.splitlines()[-1].startswith("dualsmooth: interrupted; what was reached")
     reached = (tmp_path / "run" / "certificates.jsonl").read_bytes().splitlines()
     assert 3 <= len(reached) < 40
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
