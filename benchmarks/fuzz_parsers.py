@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.benchmarks.fuzz_targets import Target, targets
-from dualsmooth.engine.certificate import _checksum
+from dualsmooth.engine.certificate import checksum
 from dualsmooth.engine.errors import FileError
 
 SECONDS_PER_INPUT = 20
@@ -81,7 +81,7 @@ def spoiled(target: Target, rng: random.Random) -> bytes:
             value = altered(value, rng)
         if isinstance(value, dict) and "checksum" in value and rng.random() < 0.8:
             unsigned = {k: v for k, v in value.items() if k not in ("checksum", "seconds")}
-            value["checksum"] = _checksum(unsigned)
+            value["checksum"] = checksum(unsigned)
         return json.dumps(value).encode() + (b"\n" if seed.endswith(b"\n") else b"")
     return damaged(seed, rng)
 

@@ -27,7 +27,7 @@ from dualsmooth.engine.memory import Memory
 from dualsmooth.engine.methods.choose import choose_method, make_search
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing
-from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.method import Method, is_serial
 from dualsmooth.engine.models.bundle import Bundle, load_bundle
 from dualsmooth.engine.report.summary import rows_of, summarize
 from dualsmooth.engine.runlog import read_log
@@ -72,7 +72,7 @@ def compare(
         search_anchors(bundle, images[:1000], make_search(bundle, None), Settings(), file)
     lines = []
     for folder, method in methods(bundle, read_anchors(file), references):
-        slots = 1 if getattr(method, "serial", False) else 16
+        slots = 1 if is_serial(method) else 16
         settings = Settings(budget, precision="fp32", slots=slots)
         certify_run(method, data, ids, settings, runs / folder, resume=True)
         lines.append((method.name, read_log(runs / folder)))

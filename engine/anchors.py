@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.neighbours import Points, as_points, points_digest
+from dualsmooth.engine.neighbours import Points, as_points
 from dualsmooth.engine.readers import npz_arrays
+from dualsmooth.engine.run_digests import arrays_digest
 
 _CANDIDATES = 8
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -60,7 +61,7 @@ class Anchors:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name the anchors and their levels."""
-        return points_digest(self._points, self._levels)
+        return arrays_digest(self._points, self._levels)[:8]
 
     @property
     def levels(self) -> tuple[float, ...]:

@@ -209,8 +209,8 @@ class Certificate:
         if self.region is None:
             del record["region"]
         seconds = record.pop("seconds")
-        checksum = _checksum(record)
-        return json.dumps(record | {"checksum": checksum, "seconds": seconds}, allow_nan=False)
+        signature = checksum(record)
+        return json.dumps(record | {"checksum": signature, "seconds": seconds}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Certificate":
@@ -222,8 +222,8 @@ class Certificate:
             If the line is not such a record or its checksum does not match.
         """
         record = _parse(line)
-        seconds, checksum = record.pop("seconds"), record.pop("checksum")
-        if checksum != _checksum(record):
+        seconds, signature = record.pop("seconds"), record.pop("checksum")
+        if signature != checksum(record):
             raise ValueError("checksum does not match the record")
         alpha = record["alpha"]
         if not isinstance(alpha, dict) or "total" not in alpha:
@@ -251,6 +251,7 @@ def _parse(line: str) -> dict[str, Any]:
     return record
 
 
-def _checksum(record: dict[str, Any]) -> str:
+def checksum(record: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits over a JSON object, whatever the order of its fields."""
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

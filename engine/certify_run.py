@@ -12,7 +12,7 @@ from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.live_view import LiveView
-from dualsmooth.engine.methods.method import Method, bundle_of, method_at
+from dualsmooth.engine.methods.method import Method, bundle_of, is_serial, method_at
 from dualsmooth.engine.methods.recorded import method_record
 from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.run_digests import data_digest, ids_digest
@@ -112,7 +112,7 @@ def _session(
 ) -> "Session | Team":
     if workers is not None:
         positive_integer("workers", workers)
-    if getattr(method, "serial", False) and (ray is not None or workers not in (None, 1)):
+    if is_serial(method) and (ray is not None or workers not in (None, 1)):
         raise ArgumentError("workers", f"must be left out with {method.name}", workers,
                             "an answer depends on all answers before it")  # fmt: skip
     if ray is None and workers in (None, 1):

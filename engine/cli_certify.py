@@ -173,6 +173,8 @@ def _file_name(name: str) -> str:
 
 def _slots(method: "Method", budget: str) -> int:
     """Images in flight that keep batches full: a decision asks for few votes at a time."""
-    if getattr(method, "serial", False):
+    from dualsmooth.engine.methods.method import is_serial
+
+    if is_serial(method):
         return 1
     return 128 if budget == "decide" else 16

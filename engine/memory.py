@@ -8,7 +8,6 @@ about this memory, its file, and the order of its queries.
 
 import base64
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.certificate import checksum
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.typed_record import typed_record
@@ -173,20 +173,16 @@ class Query:
 
 def _line(center: Image, ball: Ball) -> bytes:
     record = {"x": base64.b64encode(center.tobytes()).decode(), **ball._asdict()}
-    return json.dumps(record | {"checksum": _checksum(record)}).encode() + b"\n"
+    return json.dumps(record | {"checksum": checksum(record)}).encode() + b"\n"
 
 
 def _parse(line: bytes) -> tuple[NDArray[np.float64], Ball]:
     stored = typed_record(_Line, json.loads(line))
     fields = asdict(stored)
-    if fields.pop("checksum") != _checksum(fields):
+    if fields.pop("checksum") != checksum(fields):
         raise ValueError("checksum does not match")
     center = np.frombuffer(base64.b64decode(stored.x, validate=True), np.float32)
     ball = Ball(stored.predicted, stored.radius, stored.sigma)
     if not (np.isfinite(center).all() and 0.0 < ball.radius < math.inf and ball.predicted >= 0):
         raise ValueError("must have a center, a radius > 0 and a class")
     return center.astype(np.float64), ball
-
-
-def _checksum(record: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]

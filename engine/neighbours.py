@@ -4,7 +4,6 @@ Reference images are part of the deployed classifier: CERTIFY and PREDICT must u
 Distances are L2 over pixels in [0, 1], float64, by direct differences (no expanded squares).
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from math import exp
 
@@ -15,6 +14,7 @@ from scipy.spatial import KDTree
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image, unit_float
+from dualsmooth.engine.run_digests import arrays_digest
 
 Points = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class NeighbourNoise:
             rule = f"must be at most the {len(points)} references"
             raise ArgumentError("neighbours", rule, self.neighbours)
         object.__setattr__(self, "_tree", KDTree(points))
-        object.__setattr__(self, "_digest", points_digest(points))
+        object.__setattr__(self, "_digest", arrays_digest(points)[:8])
 
     def at(self, image: Image) -> float:
         """Noise level of an image."""
@@ -97,12 +97,3 @@ def as_points(images: ArrayLike) -> Points:
     if not np.isfinite(points).all():
         raise ArgumentError("references", "must hold finite numbers", "NaN or infinity")
     return points
-
-
-def points_digest(*arrays: NDArray[np.generic]) -> str:
-    """Eight hexadecimal digits that name a set of points."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:8]

@@ -53,6 +53,11 @@ def method_at(method: Method, image: Image) -> GlobalMethod:
     return method if at is None else at(image)  # type: ignore[return-value]
 
 
+def is_serial(method: Method) -> bool:
+    """Whether an answer depends on all answers before it: one image at a time, in one process."""
+    return bool(getattr(method, "serial", False))
+
+
 def bundle_of(method: Method) -> Bundle:
     """The bundle a method votes with.
 

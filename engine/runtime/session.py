@@ -13,7 +13,7 @@ from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
 from dualsmooth.engine.integer_noise import tables_digest
-from dualsmooth.engine.methods.method import Method, bundle_of, method_at
+from dualsmooth.engine.methods.method import Method, bundle_of, is_serial, method_at
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.native import make_sampler
@@ -204,7 +204,7 @@ class Session:
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
-    if getattr(method, "serial", False) and settings.slots != 1:
+    if is_serial(method) and settings.slots != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
     if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":

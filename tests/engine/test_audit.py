@@ -100,9 +100,9 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 
     ledger = {key: value for key, value in record["alpha"].items() if key != "total"}
     record["alpha"]["total"] = AlphaLedger(**ledger).total
     unsigned = {k: v for k, v in record.items() if k not in ("checksum", "seconds")}
-    from dualsmooth.engine.certificate import _checksum
+    from dualsmooth.engine.certificate import checksum
 
-    record["checksum"] = _checksum(unsigned)
+    record["checksum"] = checksum(unsigned)
     log = folder / "certificates.jsonl"
     lines = log.read_text().splitlines()
     lines[line] = json.dumps(record)
