@@ -1,12 +1,13 @@
 """Certified accuracy of every system on one data set, and each one's share of the oracle.
 
-    python benchmarks/accuracy.py BUNDLE --data SPEC [--other BUNDLE] [--train RECIPE] [--skip 20]
-        [--n 10000] [--runs DIR] [--out FILE]
+    python benchmarks/accuracy.py BUNDLE --data SPEC [--other BUNDLE ...] [--train RECIPE]
+        [--runner-up] [--skip 20] [--n 10000] [--runs DIR] [--out FILE]
 
 Systems are every fixed sigma of the bundle, dual with the ordered selector and interval routing,
-dual with the plurality rule, and the cascade. `--other` adds those of a second bundle, for example
-one whose selector was trained as published. `--train` first makes BUNDLE with that recipe on the
-training split of the data.
+dual with the plurality rule, and the cascade. `--other` adds the routed ones of further bundles:
+one whose selector was trained as published, or those of the recipes `insta` and `variational`,
+whose certificate is that of dual. `--train` first makes BUNDLE with that recipe on the training
+split of the data. `--runner-up` bounds the classifiers' strongest rival too, except in the cascade.
 
 The oracle takes, for every image, the largest radius that the fixed runs certify correctly. It
 looks at the label and at every level's result, and its sigma may change anywhere in the ball, so it
@@ -38,35 +39,36 @@ ORACLE = "oracle (not a certificate)"
 RADII = tuple(r / 4 for r in range(13))
 WIDTH = 36
 
-SYSTEMS: tuple[tuple[str, Callable[[Bundle], Method]], ...] = (
-    ("dual (median, interval)", DualSmoothing),
-    ("dual (plurality)", lambda bundle: DualSmoothing(bundle, "plurality")),
-    ("cascade (p0 0.5)", CascadeSmoothing),
+SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
+    ("dual (median, interval)", lambda bundle, rival: DualSmoothing(bundle, runner_up=rival)),
+    ("dual (plurality)", lambda bundle, rival: DualSmoothing(bundle, "plurality", runner_up=rival)),
+    ("cascade (p0 0.5)", lambda bundle, _: CascadeSmoothing(bundle)),
 )
-"""Routed systems of a bundle with a selector; further methods are further entries."""
+"""Routed systems of a bundle with a selector, with or without the runner-up bound."""
 
 
 def fixed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path
+    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
 ) -> dict[float, list[Certificate]]:
     """Certify with every fixed sigma: certificates by sigma."""
     found = {}
     for sigma in bundle.sigmas:
         folder = runs / f"{bundle.name}-fixed-{sigma:g}"
-        certify_run(FixedSmoothing(bundle, sigma), data, ids, settings, folder, resume=True)
+        method = FixedSmoothing(bundle, sigma, runner_up)
+        certify_run(method, data, ids, settings, folder, resume=True)
         found[sigma] = read_log(folder)
     return found
 
 
 def routed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path
+    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
 ) -> dict[str, list[Certificate]]:
     """Certify with every system of `SYSTEMS`; votes that other runs drew are read again."""
     found: dict[str, list[Certificate]] = {}
     for number, (name, make) in enumerate(SYSTEMS):
         folder = runs / f"{bundle.name}-routed-{number}"
         drawn = sorted(path for path in runs.glob(f"{bundle.name}-*") if path != folder)
-        method = make(bundle)
+        method = make(bundle, runner_up)
         certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
         found[name] = read_log(folder)
     return found
@@ -142,19 +144,19 @@ def table(summaries: dict[str, Summary], compared: dict[str, dict[str, Any]]) ->
 
 
 def measure(
-    bundle: Bundle, other: Bundle | None, data: ImageSet, ids: list[int], settings: Settings,
-    runs: Path,
+    bundle: Bundle, others: Sequence[Bundle], data: ImageSet, ids: list[int], settings: Settings,
+    runs: Path, runner_up: bool = False,
 ) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:  # fmt: skip
     """Summaries of every system and of the oracle, and what binds each routed system."""
-    fixed = fixed_runs(bundle, data, ids, settings, runs)
+    fixed = fixed_runs(bundle, data, ids, settings, runs, runner_up)
     rows = {f"fixed {sigma:g}": rows_of(found) for sigma, found in fixed.items()}
     rows[ORACLE] = oracle(list(rows.values()))
     lost = {}
-    for routed in (bundle, other):
-        if routed is None or SELECTOR not in routed.networks:
+    for routed in (bundle, *others):
+        if SELECTOR not in routed.networks:
             continue
         mark = "" if routed is bundle else f", {routed.name}"
-        for name, found in routed_runs(routed, data, ids, settings, runs).items():
+        for name, found in routed_runs(routed, data, ids, settings, runs, runner_up).items():
             marked = name.replace(")", mark + ")")
             rows[marked] = rows_of(found)
             if routed is bundle:
@@ -167,7 +169,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--other", help="bundle whose routed systems are added")
+    parser.add_argument("--other", action="append", default=[], metavar="BUNDLE",
+                        help="its routed systems are added; may be given again")  # fmt: skip
+    parser.add_argument("--runner-up", action="store_true")
     parser.add_argument("--train", help="recipe that makes BUNDLE first, if it is not there")
     parser.add_argument("--train-max", type=int, help="train on the first images only")
     parser.add_argument("--skip", type=int, default=20)
@@ -189,11 +193,11 @@ def main() -> None:
             options.train, options.data, options.bundle, max_images=options.train_max, resume=True
         )
     bundle = load_bundle(options.bundle)
-    other = load_bundle(options.other) if options.other else None
+    others = [load_bundle(name) for name in options.other]
     data = load_images(options.data)
     ids = choose_images(len(data), options.skip, None)
     settings = Settings(Budget.fixed(options.n0, options.n), precision=options.precision)
-    summaries, lost = measure(bundle, other, data, ids, settings, options.runs)
+    summaries, lost = measure(bundle, others, data, ids, settings, options.runs, options.runner_up)
     compared = compare(summaries)
     print(table(summaries, compared))
     for name, parts in lost.items():
@@ -204,7 +208,8 @@ def main() -> None:
             "data": data.name, "images": len(ids), "skip": options.skip, "n0": options.n0,
             "n": options.n, "alpha": settings.alpha, "seed": settings.seed,
             "precision": options.precision, "bundle": bundle.name, "digest": bundle.digest,
-            "other": None if other is None else [other.name, other.digest],
+            "others": {other.name: other.digest for other in others},
+            "runner_up": options.runner_up,
             "systems": compared, "mean_radius_lost": lost, "machine": machine(),
         }  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,25 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from dualsmooth.engine.checks import closed_unit
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import expert_role
-from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
-from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
+from dualsmooth.engine.train.loop import Schedule, Step, noisy_log_softmax, train_on_noise
+from dualsmooth.engine.train.losses import (
+    consistency_loss,
+    mean_log_probabilities,
+    soft_cross_entropy,
+)
 from dualsmooth.engine.train.radii import Labelling, radii_of
 from dualsmooth.engine.train.workshop import Workshop
 
 TUNED = 4
 """Purpose of the random sources of round 1."""
+
+TAUGHT = 3
+"""Purpose of the random sources of a teacher's answers."""
+
+_ANSWERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +37,18 @@ class Expert:
         Noise level in pixel units.
     pull, entropy : float
         Weights of the consistency loss.
+    teacher : float
+        Weight, in [0, 1], of the answers of the next smaller level's network, which sees more of
+        an image, in the targets; the rest is the label's. 0 for the smallest level.
     """
 
     sigma: float
     pull: float = 0.0
     entropy: float = 0.0
+    teacher: float = 0.0
+
+    def __post_init__(self) -> None:
+        closed_unit("teacher", self.teacher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +86,16 @@ class Crew:
         self.source = workshop.source(level, 1)
         self.modules: list[nn.Module] = []
 
-    def train(self) -> None:
-        """Round 0; the networks of the folds are trained when their radii are asked for."""
+    def train(self, below: "Crew | None" = None) -> None:
+        """Round 0; the networks of the folds are trained when their radii are asked for.
+
+        Raises
+        ------
+        ArgumentError
+            If the expert has a teacher, but `below` is None or there are folds: the teacher would
+            tell the networks of a fold about images they must not see.
+        """
+        self.targets = self._targets(below)
         held = self.labelling.held(self.workshop, self.level, self.source)
         everything = torch.ones_like(held[0])
         self.seen = [~part for part in held] if len(held) == 1 else [everything]
@@ -103,11 +129,24 @@ class Crew:
             )
         self.modules = folds
 
+    def _targets(self, below: "Crew | None") -> Tensor:
+        labels = functional.one_hot(self.workshop.labels, self.workshop.classes).float()
+        share = self.expert.teacher
+        if not share:
+            return labels
+        if below is None or self.labelling.folds > 1:
+            rule = "must be 0 for the smallest level and with cross fitting"
+            raise ArgumentError("teacher", rule, share)
+        source = self.workshop.source(self.level, TAUGHT)
+        images, sigma = self.workshop.images, below.expert.sigma
+        return (1 - share) * labels + share * mean_answer(below.deployed, images, sigma, source)
+
     def _radii(self, module: nn.Module, held: Tensor, name: str) -> Tensor:
         step = self.workshop.step(f"radii@{self.expert.sigma:g}-{name}")
         images, labels = self.workshop.images[held], self.workshop.labels[held]
-        votes = self.labelling.votes
-        return radii_of(module, images, labels, self.expert.sigma, votes, self.source, step)
+        votes, runner_up = self.labelling.votes, self.labelling.runner_up
+        sigma = self.expert.sigma
+        return radii_of(module, images, labels, sigma, votes, self.source, step, runner_up)
 
     def _fit(
         self,
@@ -119,7 +158,7 @@ class Crew:
         weights: Tensor | None = None,
     ) -> nn.Module:
         workshop, expert = self.workshop, self.expert
-        targets = functional.one_hot(workshop.labels[seen], workshop.classes).float()
+        targets = self.targets[seen]
         weight = None if weights is None else weights[seen]
 
         def loss(logs: Tensor, chosen: Tensor) -> Tensor:
@@ -135,3 +174,13 @@ class Crew:
         train_on_noise(module, images, expert.sigma, loss, schedule, source, step)
         workshop.report(step.name)
         return module
+
+
+def mean_answer(module: nn.Module, images: Tensor, sigma: float, generator: Generator) -> Tensor:
+    """Mean softmax under a few draws of noise sigma, [n, K]."""
+    answers = []
+    with torch.no_grad():
+        for part in torch.split(images, 128):
+            logs = noisy_log_softmax(module, part, sigma, _ANSWERS, generator)
+            answers.append(mean_log_probabilities(logs).exp())
+    return torch.cat(answers)

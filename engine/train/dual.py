@@ -82,8 +82,8 @@ class DualRecipe:
             Crew(expert, level, self.classifying, self.labelling, workshop)
             for level, expert in enumerate(self.experts)
         ]
-        for crew in crews:
-            crew.train()
+        for below, crew in zip((None, *crews), crews, strict=False):
+            crew.train(below)
         selector = self._selector(workshop, crews, 0)
         if self.tuning is not None:
             shares = selected_shares(selector, workshop.images, self.tau, self.labelling.votes,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
 from dualsmooth.engine.train.loop import Step
@@ -28,6 +29,8 @@ class Labelling:
         more. 1: the experts do not see the share `held_out`, and only that is labelled.
     held_out : float
         In (0, 1).
+    runner_up : bool
+        Radii of the runner-up certificate, for models that are certified with it.
 
     Raises
     ------
@@ -38,6 +41,7 @@ class Labelling:
     votes: int
     folds: int = 1
     held_out: float = 1 / 3
+    runner_up: bool = False
 
     def __post_init__(self) -> None:
         positive_integer("votes", self.votes)
@@ -66,28 +70,31 @@ def true_class_radii(
     sigma: float,
     votes: int,
     generator: Generator,
+    runner_up: bool = False,
 ) -> Tensor:
-    """sigma * z(share of votes for the true class), [n]; negative where it has no majority.
+    """Radius of the true class by its share of the votes, [n]; negative where it loses.
 
-    A training target, not a certificate: the share is an estimate, shrunk so that it is never
-    0 or 1.
+    sigma * z(share); with `runner_up` sigma/2 * (z(share) - z(largest share of a rival)). A
+    training target, not a certificate: shares are estimates, shrunk so that none is 0 or 1.
     """
     per_pass = max(1, _ROWS // votes)
-    shares = []
+    radii = []
     with torch.inference_mode():
         for part, truth in zip(
             torch.split(images, per_pass), torch.split(labels, per_pass), strict=True
         ):
-            hits = torch.zeros(len(part), device=part.device)
+            counts: Tensor | int = 0
             for count in _split(votes):
                 shape = (len(part), count, *part.shape[1:])
                 noise = torch.randn(shape, generator=generator, device=part.device)
-                copies = (part[:, None] + sigma * noise).flatten(0, 1)
-                winners = module(copies).argmax(1).view(len(part), count)
-                hits += (winners == truth[:, None]).sum(1)
-            shares.append((hits + 0.5) / (votes + 1))
-    radii: Tensor = sigma * torch.special.ndtri(torch.cat(shares))
-    return radii
+                logits = module((part[:, None] + sigma * noise).flatten(0, 1))
+                winners = functional.one_hot(logits.argmax(1), logits.shape[1])
+                counts = counts + winners.view(len(part), count, -1).sum(1)
+            quantiles = torch.special.ndtri((counts + 0.5) / (votes + 1))
+            true = quantiles.gather(1, truth[:, None])[:, 0]
+            rival = quantiles.scatter(1, truth[:, None], -torch.inf).max(1).values
+            radii.append(sigma / 2 * (true - rival) if runner_up else sigma * true)
+    return torch.cat(radii)
 
 
 def _split(votes: int) -> list[int]:
@@ -103,6 +110,7 @@ def radii_of(
     votes: int,
     generator: Generator,
     step: Step,
+    runner_up: bool = False,
 ) -> Tensor:
     """`true_class_radii`, kept in the journal so that a resumed run need not vote again."""
     state = step.journal.load(step.name)
@@ -110,7 +118,7 @@ def radii_of(
         generator.set_state(state["generator"])
         kept: Tensor = state["radii"]
         return kept
-    radii = true_class_radii(module, images, labels, sigma, votes, generator)
+    radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
     step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
     return radii
 
@@ -125,6 +133,6 @@ def selected_shares(
             copies = part.repeat_interleave(votes, 0)
             noise = torch.randn(copies.shape, generator=generator, device=copies.device)
             logits = selector(copies + tau * noise)
-            winners = nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float()
+            winners = functional.one_hot(logits.argmax(1), logits.shape[1]).float()
             parts.append(winners.view(len(part), votes, -1).mean(1))
     return torch.cat(parts)

@@ -26,7 +26,7 @@ class Sizes:
 
 def sizes_for(shape: tuple[int, int, int]) -> Sizes:
     """Two convolutions up to 16 pixels, three above: small enough for a CPU."""
-    return Sizes((32, 64), 128) if max(shape[:2]) <= 16 else Sizes((16, 32, 64), 64)
+    return Sizes((32, 64) if max(shape[:2]) <= 16 else (32, 64, 96), 128)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,8 +44,8 @@ def test_every_system_of_the_bundled_model(tmp_path: Path) -> None:
     settings = Settings(Budget.fixed(20, 100), precision="fp32")
     other = replace(bundle, name="again")
     ids = [0, 100, 200]
-    summaries, lost = measure(bundle, other, data, ids, settings, tmp_path)
-    again = measure(bundle, other, data, ids, settings, tmp_path)  # resumes, draws nothing
+    summaries, lost = measure(bundle, [other], data, ids, settings, tmp_path)
+    again = measure(bundle, [other], data, ids, settings, tmp_path)  # resumes, draws nothing
     assert (summaries, lost) == again
     for name, parts in lost.items():
         gap = summaries[ORACLE].acr - summaries[name].acr

@@ -85,6 +85,58 @@ def test_no_image_is_judged_by_a_network_that_saw_it(
     assert per_level == (200 if labelling.folds > 1 else 66)
 
 
+def taught(*weights: float, folds: int = 1) -> DualRecipe:
+    experts = tuple(
+        replace(expert, teacher=weight)
+        for expert, weight in zip(TINY.experts, weights, strict=False)
+    )
+    return replace(TINY, experts=experts, labelling=Labelling(8, folds=folds))
+
+
+def test_a_teacher_changes_its_pupil_and_the_pupils_pupils() -> None:
+    plain, pupil = run(taught(0, 0, 0), few_digits()), run(taught(0, 0.5, 0), few_digits())
+    chain = run(taught(0, 0.5, 0.5), few_digits())
+    changed = [
+        [a.networks[f"classifier@{s:g}"].weights != b.networks[f"classifier@{s:g}"].weights
+         for s in TINY.sigmas]
+        for a, b in ((plain, pupil), (pupil, chain))
+    ]  # fmt: skip
+    assert changed == [[False, True, False], [False, False, True]]
+
+
+def test_a_pupil_learns_what_the_teacher_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets are the labels and the answers in the stated shares, image by image."""
+    data = few_digits(60)
+    told = torch.softmax(torch.arange(600.0).view(60, 10) % 7, 1)
+    monkeypatch.setattr(crew, "mean_answer", lambda *rest: told)
+    workshop = Workshop(data, sizes=TINY.sizes)
+    labels = torch.nn.functional.one_hot(torch.from_numpy(data.labels), 10).float()
+    recipe = taught(0, 0.25)
+    teacher, pupil = (
+        crew.Crew(expert, level, recipe.classifying, recipe.labelling, workshop)
+        for level, expert in enumerate(recipe.experts)
+    )
+    teacher.train()
+    pupil.train(teacher)
+    assert torch.equal(teacher.targets, labels)
+    assert torch.allclose(pupil.targets, 0.75 * labels + 0.25 * told)
+
+
+def test_mean_answers_are_means_of_probabilities() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    answers = crew.mean_answer(module, torch.rand(130, 1, 2, 2), 1e-6, torch.Generator())
+    assert answers.shape == (130, 3)
+    assert torch.allclose(answers.sum(1), torch.ones(130))
+
+
+@pytest.mark.parametrize("recipe", [taught(0.5), taught(0, 0.5, folds=2)], ids=["first", "folds"])
+def test_who_cannot_have_a_teacher(recipe: DualRecipe) -> None:
+    with pytest.raises(ArgumentError, match="teacher must be 0 for the smallest level"):
+        run(recipe, few_digits())
+    with pytest.raises(ArgumentError, match=r"must be in \[0, 1\]"):
+        taught(1.5)
+
+
 def test_tuning_changes_the_experts_and_needs_the_selector() -> None:
     labelled = replace(TINY, labelling=Labelling(8))
     plain = run(labelled, few_digits())

@@ -31,6 +31,37 @@ def test_radii_of_a_half_space() -> None:
     assert torch.allclose(radii, expected, atol=0.02)
 
 
+class TwoRivals(nn.Module):
+    """Class 0 where the first pixel is below 0.5; above it, 1 or 2 by the sign of the second."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.flatten(1)[:, :2].T
+        return torch.stack([torch.zeros_like(first), first - 0.5, first - 0.5], 1) + torch.stack(
+            [torch.zeros_like(first), 1e-6 * second, -1e-6 * second], 1
+        )
+
+
+def test_the_runner_up_radius_of_split_rivals() -> None:
+    """Half the misses for each rival: sigma/2 (z(p) - z((1 - p)/2)), more than sigma z(p)."""
+    x, labels = torch.zeros(1, 1, 1, 2), torch.tensor([0])
+    x[..., 0] = 0.3
+    g = torch.Generator().manual_seed(0)
+    radius = true_class_radii(TwoRivals(), x, labels, 0.4, 40_000, g, runner_up=True)
+    p = torch.special.ndtr(torch.tensor(0.5))
+    expected = 0.2 * (0.5 - torch.special.ndtri((1 - p) / 2))
+    assert torch.allclose(radius, expected, atol=0.01)
+    assert expected > 0.25  # sigma z(p) is 0.2
+
+
+def test_with_two_classes_both_radii_are_one() -> None:
+    x, labels = torch.full((4, 1, 1, 1), 0.3), torch.tensor([0, 0, 1, 1])
+    plain, rival = (
+        true_class_radii(HalfSpace(), x, labels, 0.4, 99, torch.Generator().manual_seed(0), way)
+        for way in (False, True)
+    )
+    assert torch.allclose(plain, rival, atol=1e-6)
+
+
 def test_votes_need_not_fill_a_pass() -> None:
     """Unanimous votes reach the radius of the shrunk share, and none is counted twice."""
     for votes in (1, 7, 1024, 1500):
