@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[test,dev,report,export]'
+	$(BIN)/python -m pip install -q -e '.[test,dev,report,export,browser]'
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
@@ -45,7 +45,7 @@ $(VENV)/.installed-docs: $(STAMP)
 docs: $(VENV)/.installed-docs
 	mkdir -p build/links/dualsmooth
 	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html; to read and edit: $(BIN)/mkdocs serve"
 
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -29,6 +29,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _print_version(asked: bool) -> None:
+    from dualsmooth.engine.versions import installed_version
+
+    if asked:
+        typer.echo(f"dualsmooth {installed_version('dualsmooth')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 for command in (certify, predict, report, audit, train, search, export, parquet):
     app.command()(command)
 
@@ -69,7 +90,7 @@ def main() -> None:
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="dualsmooth", standalone_mode=False) or 0
     except StoppedError as error:
         _fail(str(error), 3)
     except DualSmoothError as error:
@@ -79,7 +100,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _fail(f"{error.format_message()} (see dualsmooth --help)", 2)
+        context = getattr(error, "ctx", None)
+        path = "dualsmooth" if context is None else context.command_path
+        _fail(f"{error.format_message()} (see {path} --help)", 2)
     if code == INTERRUPTED:
         _fail("interrupted; what was reached is on disk, go on with --resume", code)
     sys.exit(code)

@@ -120,7 +120,8 @@ BundleArgument = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar), or an exported classifier (*.onnx, *.pt2).",
+        "Cohen et al.'s code (*.pth.tar), an exported classifier (*.onnx, *.pt2), or "
+        "timm:NAME[:FILE] (weights from FILE or the local cache; nothing is downloaded).",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]

@@ -8,7 +8,12 @@ import typer
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="For example dual, gaussian or digits-dual.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="gaussian, consistency, smoothmix, dual, dual-published, insta, variational, or "
+            "that of a bundled model: digits-dual, fashion-dual.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; OUT.train keeps the run.")],
     data: Annotated[

@@ -1,4 +1,7 @@
-"""The line that moves while a run certifies; silent where standard error is no terminal."""
+"""The lines that move while a run certifies; silent where standard error is no terminal.
+
+There are two, because one with everything on it is longer than 80 columns.
+"""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -28,6 +31,10 @@ class LiveView:
         self._bar = tqdm(
             total=images, initial=done, unit="img", desc=name, disable=None, dynamic_ncols=True
         )
+        self._line = tqdm(
+            total=images, initial=done, bar_format="{desc}", position=1, disable=None,
+            dynamic_ncols=True,
+        )  # fmt: skip
 
     def seen(self, certificate: Certificate) -> None:
         """Take a certificate into rates and shares."""
@@ -36,22 +43,24 @@ class LiveView:
         # Without labels every certified image counts.
         unknown = certificate.label is None and certificate.predicted is not None
         self._certified += certificate.correct or unknown
-        if not self._bar.disable:
-            self._bar.set_postfix_str(self.text(perf_counter() - self._start), refresh=False)
+        if not self._line.disable:
+            self._line.set_description_str(self.text(perf_counter() - self._start), refresh=False)
 
     def update(self, count: int = 1) -> None:
         """Move the bar by certificates that are on disk."""
-        self._bar.update(count)
+        for line in (self._bar, self._line):
+            line.update(count)
 
     def text(self, seconds: float) -> str:
-        """What stands behind the bar: votes per second, batches, certified share."""
+        """What stands below the bar: votes per second, batches, certified share."""
         low, high = share_interval(self._certified, self._seen)
         share = self._certified / max(1, self._seen)
         return (
-            f"{self._votes / max(seconds, 1e-9):,.0f} votes/s, {self._occupancy():.0%} full, "
-            f"certified {share:.0%} [{low:.0%}, {high:.0%}]"
+            f"{self._votes / max(seconds, 1e-9):,.0f} votes/s, batches {self._occupancy():.0%} "
+            f"full, certified {share:.0%} [{low:.0%}, {high:.0%}]"
         )
 
     def close(self) -> None:
         """Leave the last state on the screen."""
-        self._bar.close()
+        for line in (self._bar, self._line):
+            line.close()

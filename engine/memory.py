@@ -108,11 +108,20 @@ class Memory:
     def _open(self, path: Path) -> BinaryIO:
         try:
             file = path.open("a+b")
+        except OSError as error:
+            raise FileError(path, "memory must be a file that can be written", error) from error
+        try:
+            self._read(path, file)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _read(self, path: Path, file: BinaryIO) -> None:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FileError(path, "memory must not be held by another process") from error
-        except OSError as error:
-            raise FileError(path, "memory must be a file that can be written", error) from error
         file.seek(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1
@@ -124,7 +133,6 @@ class Memory:
                 raise FileError(f"{path}, line {number}", "must be a ball", error) from error
             self._centers.append(center)
             self._balls.append(ball)
-        return file
 
 
 @dataclass(frozen=True)

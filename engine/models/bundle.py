@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.network import Network, digest_of, network_from_module
-from dualsmooth.engine.models.place import EXPORTED
+from dualsmooth.engine.models.place import EXPORTED, TIMM
 
 if TYPE_CHECKING:
     from torch import nn
@@ -219,7 +219,8 @@ def load_bundle(source: str | Path) -> Bundle:
     ----------
     source : str or Path
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
-        code (`*.pth.tar`, `*.pth`, `*.pt`), or an exported classifier (`*.onnx`, `*.pt2`).
+        code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
+        network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
 
     Raises
     ------
@@ -233,6 +234,10 @@ def load_bundle(source: str | Path) -> Bundle:
     path = Path(source)
     if path.is_dir():
         return read_bundle(path)
+    if str(source).startswith(TIMM):
+        from dualsmooth.engine.models.timm_networks import read_timm
+
+        return read_timm(str(source))
     if str(source).lower().endswith(_CHECKPOINTS):
         from dualsmooth.engine.models.checkpoint import read_checkpoint
 
@@ -243,7 +248,8 @@ def load_bundle(source: str | Path) -> Bundle:
         return read_exported(path)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
-    rule = f"must be a folder, a file ({', '.join(_CHECKPOINTS + EXPORTED)}) or a bundled name"
+    files = ", ".join(_CHECKPOINTS + EXPORTED)
+    rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
     raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
 
 

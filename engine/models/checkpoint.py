@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
+from dualsmooth.engine.models.torch_file import load_torch_file
 
 ARCHITECTURES = ("cifar_resnet20", "cifar_resnet56", "cifar_resnet110")
 INPUT_SHAPE = (32, 32, 3)
@@ -31,7 +32,7 @@ def read_checkpoint(path: Path) -> Bundle:
     FileError
         If the file is not such a checkpoint or its tensors do not fit its architecture.
     """
-    checkpoint = _load(path)
+    checkpoint = load_torch_file(path)
     architecture, state = checkpoint.get("arch"), checkpoint.get("state_dict")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -54,18 +55,6 @@ def read_checkpoint(path: Path) -> Bundle:
     network = Network(architecture, kwargs, sha256_of(weights), weights, str(path))
     network.build()
     return Bundle(path.name, INPUT_SHAPE, classes, (), None, {CLASSIFIER: network})
-
-
-def _load(path: Path) -> Mapping[object, object]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and storage readers raise many kinds
-        received = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise FileError(path, "must be a torch checkpoint of plain tensors", received) from error
-    if not isinstance(checkpoint, Mapping):
-        received = type(checkpoint).__name__
-        raise FileError(path, "must be a mapping with arch and state_dict", received)
-    return checkpoint
 
 
 def _plain_name(name: str) -> str:

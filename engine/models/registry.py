@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
     f"dualsmooth.engine.models.{name}"
-    for name in ("denoised", "ensemble", "ordered", "resnet", "small")
+    for name in ("denoised", "ensemble", "ordered", "resnet", "small", "timm_networks")
 )
 
 

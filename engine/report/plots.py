@@ -134,7 +134,8 @@ def _radius_panel(axes: "Axes", run: Run) -> None:
               stacked=True, color=[colour for _, colour, _ in groups],
               label=[f"{label} ({len(radii):,})" for label, _, radii in groups])  # fmt: skip
     tidy(axes, RADIUS, "images")
-    axes.legend(fontsize=8)
+    axes.margins(y=0.25)  # room for the legend above every bar
+    axes.legend(fontsize=8, ncols=3, loc="upper center")
 
 
 def _draws(runs: Sequence[Run]) -> Plot:

@@ -2,12 +2,14 @@
 
 Blocks of a page share one namespace and one folder, in order. ``python`` and ``sh`` blocks are
 executed; ``console`` blocks may only install, or call targets that the Makefile has; ``text``
-blocks are not code that could run here.
+blocks are not code that could run here. A block about a package of an extra runs where that package
+can be imported.
 """
 
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ ELSEWHERE = ("scale_out.md",)
 """Commands for clusters, with names to fill in; tests of the workers run what can run here."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_CODE = ("text",)
+OPTIONAL = {"timm": ("timm",), "onnx|OnnxCertifier|export": ("onnxscript", "onnxruntime")}
+"""Packages that blocks with such words need."""
 SLOW = ("README.md", "index.md")
 
 
@@ -59,10 +63,24 @@ def check_console(code: str) -> None:
             assert words[:2] in (["pip", "install"], ["git", "clone"]) or words[0] == "cd", line
 
 
+def missing(block: Block) -> bool:
+    """Whether a block needs a package that cannot be imported here."""
+    for words, packages in OPTIONAL.items():
+        if re.search(rf"\b({words})\b", block.code):
+            for package in packages:
+                try:
+                    import_module(package)
+                except Exception:  # torchvision of another build raises RuntimeError in timm
+                    return True
+    return False
+
+
 def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     namespace: dict[str, object] = {"__name__": "__main__"}
     executed = 0
     for block in blocks(page):
+        if missing(block):
+            continue
         if block.language == "python":
             source = "\n" * (block.line - 1) + block.code
             exec(compile(source, str(page), "exec"), namespace)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -479,6 +480,9 @@ def test_help_and_no_arguments_teach(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
     assert all(word in out for word in ("certify", "predict", "report", "doctor", "train"))
+    assert run("--version") == (0, f"dualsmooth {metadata.version('dualsmooth')}\n", "")
+    code, _, err = run("certify", "digits-dual")
+    assert (code, "--data" in err, "(see dualsmooth certify --help)" in err) == (2, True, True)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""The line beside the progress bar, and its silence."""
+"""The progress bar, the line below it, and their silence."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -31,10 +32,29 @@ def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     for label, predicted in ((3, 3), (3, 4), (3, None), (None, 5)):
         view.seen(certificate(label, predicted))
         view.update()
-    assert view.text(2.0) == "200 votes/s, 98% full, certified 50% [7%, 93%]"
+    assert view.text(2.0) == "200 votes/s, batches 98% full, certified 50% [7%, 93%]"
     view.close()
     assert "10/10" in terminal.getvalue()
     assert "certified 50%" in terminal.getvalue()
+
+
+def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slowest case is the longest: a large set, hours to go, many votes per second."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    view = LiveView("dual(median, interval)", 50_000, 12_345, lambda: 1.0)
+    view._seen = view._certified = 9
+    view._votes = 9_999_999
+    shown = view.text(1.0)
+    view.seen(certificate(3, 3))
+    view.update()
+    view.close()
+    assert shown == "9,999,999 votes/s, batches 100% full, certified 100% [66%, 100%]"
+    lines = re.split(r"[\r\n]|\x1b\[A", terminal.getvalue())
+    assert max(map(len, lines)) <= 80
+    assert any("12346/50000" in line for line in lines)
+    assert any("certified 100% [69%, 100%]" in line for line in lines)
 
 
 def test_nothing_is_printed_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,10 @@ def test_a_torn_line_is_dropped_and_a_changed_one_refused(tmp_path: Path) -> Non
     memory.close()
     assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b"0.5", b"0.9"))
-    with pytest.raises(FileError, match="line 1"):
+    with pytest.raises(FileError, match="line 1") as refused:
         Memory(path)
+    path.write_bytes(whole)
+    Memory(path).close()  # the refused one let go of the file
+    assert refused.traceback  # and not because its frames had gone
     with pytest.raises(FileError, match="memory"):
         Memory(tmp_path / "missing" / "memory")

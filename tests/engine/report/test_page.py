@@ -124,19 +124,27 @@ class Browser:
                 if m["method"] == "Network.requestWillBeSent"]  # fmt: skip
 
 
+FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+         "disable-background-networking", "disable-component-update", "disable-sync",
+         "hide-scrollbars")  # fmt: skip
+"""What a browser does of its own accord is switched off, so that every request is the page's."""
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (binary and driver):
         pytest.skip("needs chromium and chromedriver on the path")
     options = selenium.ChromeOptions()
     options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(flag)
+    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = selenium.ChromeService(driver)
     started = selenium.Chrome(options=options, service=service)
+    started.get("about:blank")
+    started.get_log("performance")  # what the browser's own first tab asked for
     yield Browser(started)
     started.quit()
 

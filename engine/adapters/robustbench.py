@@ -1,0 +1,54 @@
+"""Networks of RobustBench's model zoo as bundles (needs the package ``robustbench``)."""
+
+from pathlib import Path
+
+from dualsmooth.engine.checks import one_of
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import Bundle
+
+SHAPES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100),
+          "imagenet": ((224, 224, 3), 1000)}  # fmt: skip
+"""Image shape and number of classes by data set."""
+
+
+def load_model(
+    model_name: str,
+    model_dir: str | Path = "./models",
+    dataset: str = "cifar10",
+    threat_model: str = "L2",
+) -> Bundle:
+    """What ``robustbench.utils.load_model`` loads, as a bundle for any noise level.
+
+    RobustBench looks for weights in ``model_dir`` and downloads those it does not find. Its
+    networks take pixels in [0, 1]. None was trained on Gaussian noise of a known level: expect
+    small radii. A network that draws random numbers, or whose logits for one image depend on the
+    other images, has no certificate.
+
+    Parameters
+    ----------
+    model_name : str
+        Name in the model zoo.
+    model_dir : str or Path
+        Folder of RobustBench's weights.
+    dataset : {"cifar10", "cifar100", "imagenet"}
+    threat_model : str
+        What the network was trained against, for example ``L2`` or ``Linf``.
+
+    Raises
+    ------
+    ArgumentError
+        If RobustBench is not installed or does not know the model.
+    """
+    shape, classes = SHAPES[one_of("dataset", dataset, tuple(SHAPES))]
+    try:
+        from robustbench.utils import load_model as load
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError
+        received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "pip install git+https://github.com/RobustBench/robustbench"
+        raise ArgumentError("robustbench", "must be installed", received, hint) from error
+    try:
+        network = load(model_name, model_dir, dataset, threat_model)
+    except (KeyError, ValueError) as error:
+        rule = f"must be a model of RobustBench for {dataset}, {threat_model}"
+        raise ArgumentError("model_name", rule, model_name, str(error)) from error
+    return Bundle.from_classifier(network.eval(), num_classes=classes, input_shape=shape)

@@ -1,0 +1,156 @@
+"""Networks of timm, with weights from a local file: nothing is ever downloaded (extra ``timm``)."""
+
+import argparse
+import difflib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.place import TIMM
+from dualsmooth.engine.models.registry import register_architecture
+from dualsmooth.engine.models.torch_file import load_torch_file
+
+_STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where a training script keeps the tensors; averaged ones first, as timm itself reads them."""
+_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
+
+
+@register_architecture("timm")
+def timm_network(
+    name: str, num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> nn.Module:
+    """A network of timm behind its mean and standard deviation, with fresh weights.
+
+    Parameters
+    ----------
+    name : str
+        Architecture such as ``resnet18``; no tag, no hub and no folder.
+    num_classes : int
+    mean, std : sequence of float
+        One per channel, in [0, 1] pixel units.
+
+    Raises
+    ------
+    ArgumentError
+        If timm is not installed or does not know the name.
+    """
+    network = _import("timm").create_model(
+        _known(name), pretrained=False, num_classes=num_classes, in_chans=len(mean)
+    )
+    return _normalized(network, mean, std)
+
+
+def read_timm(source: str) -> Bundle:
+    """A bundle of the classifier ``timm:NAME[:FILE]`` for any noise level.
+
+    ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
+    ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
+    mean and std are those of timm's configuration of NAME.
+
+    Raises
+    ------
+    ArgumentError
+        If timm is not installed, does not know the name, or the weights are not on this machine.
+    FileError
+        If the file is not one of tensors that fit the network.
+    """
+    name, _, file = source.removeprefix(TIMM).partition(":")
+    architecture, timm = _known(name.partition(".")[0]), _import("timm")
+    try:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise ArgumentError("bundle", "must name weights timm knows", source, str(error)) from error
+    path = Path(file) if file else _cached(source, settings)
+    state = _read(path)
+    classes = _classes(settings, state)
+    overlay = {"state_dict": state, "num_classes": classes, "custom_load": False, "label_offset": 0}
+    try:
+        network = timm.create_model(
+            name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay
+        )
+    except (RuntimeError, KeyError, ValueError, AttributeError) as error:  # timm's key filters
+        first = " ".join(str(error).split())[:200]
+        raise FileError(path, f"must hold the tensors of timm's {name}", first) from error
+    kwargs = {"name": architecture, "num_classes": classes,
+              "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
+    module = _normalized(network, settings.mean, settings.std).eval()
+    channels, height, width = settings.input_size
+    found = network_from_module(module, "timm", kwargs)
+    return Bundle(f"timm-{name}", (height, width, channels), classes, (), None, {CLASSIFIER: found})
+
+
+def _normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+
+
+def _import(name: str) -> Any:
+    try:
+        return import_module(name)
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError
+        received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "pip install 'dualsmooth[timm]'"
+        raise ArgumentError("bundle", f"needs {name} for {TIMM}NAME", received, hint) from error
+
+
+def _known(name: str) -> str:
+    """The name, if it is a plain one: `create_model` would fetch from hubs and folders too."""
+    timm = _import("timm")
+    if not (name.isidentifier() and timm.is_model(name)):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
+        raise ArgumentError("bundle", "must name a network of timm", name, hint)
+    return name
+
+
+def _cached(source: str, settings: Any) -> Path:
+    """File of the published weights in the local Hugging Face cache."""
+    names = (settings.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
+    for name in names if settings.hf_hub_id else ():
+        path = _import("huggingface_hub").try_to_load_from_cache(settings.hf_hub_id, name)
+        if isinstance(path, str):
+            return Path(path)
+    hint = f"{source}:FILE names a file; timm.create_model(NAME, pretrained=True) downloads once"
+    raise ArgumentError("bundle", "must have its weights on this machine", source, hint)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by their plain names."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load
+
+        try:
+            return dict(load(path.read_bytes()))
+        except Exception as error:  # the parser's errors have no common base
+            received = f"{type(error).__name__}: {error}"
+            raise FileError(path, "must be a safetensors file", received) from error
+    # timm's training script keeps its arguments in the checkpoint.
+    found: Any = load_torch_file(path, (argparse.Namespace,))
+    state = next((found[key] for key in _STATES if found.get(key) is not None), found)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise FileError(path, "must hold tensors by name", type(state).__name__)
+    return {_plain(str(key)): value for key, value in state.items()}
+
+
+def _plain(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _classes(settings: Any, state: Mapping[str, torch.Tensor]) -> int:
+    """Classes of the file where its last layer has the configured name, else those configured."""
+    layers = settings.classifier
+    layer = layers if isinstance(layers, str) or not layers else layers[0]
+    weight = state.get(f"{layer}.weight")
+    return int(settings.num_classes if weight is None else weight.shape[0])

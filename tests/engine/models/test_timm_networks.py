@@ -1,0 +1,215 @@
+"""Networks of timm: against the same module in PyTorch, with timm itself where it can be imported.
+
+Without timm a stand-in answers the four calls the loader makes, so the loader is always tested.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dualsmooth.engine import Budget, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.place import place_of
+
+NAME, CLASSES = "test_resnet", 3
+SETTINGS = SimpleNamespace(
+    input_size=(3, 9, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), classifier="fc",
+    num_classes=5, hf_hub_id="timm/test_resnet.r160_in1k", hf_hub_filename=None,
+)  # fmt: skip
+
+
+class Small(nn.Module):
+    """Convolution, batch norm, linear layer."""
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, 4, 3, stride=2)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(torch.relu(self.bn1(self.conv1(x))).mean((2, 3)))
+        return logits
+
+
+def stand_in() -> ModuleType:
+    """The part of timm the loader uses, for one network; a download is an error."""
+
+    def create_model(
+        name: str, pretrained: bool = False, num_classes: int = 5, in_chans: int = 3,
+        pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    ) -> nn.Module:  # fmt: skip
+        assert name.partition(".")[0] == NAME
+        network = Small(num_classes, in_chans)
+        if pretrained:
+            assert pretrained_cfg_overlay is not None, "would download"
+            network.load_state_dict(dict(pretrained_cfg_overlay["state_dict"]))
+        return network
+
+    def get_pretrained_cfg(name: str, allow_unregistered: bool) -> SimpleNamespace:
+        if name not in (NAME, f"{NAME}.r160_in1k"):
+            raise RuntimeError(f"Invalid pretrained tag ({name.partition('.')[2]}) for {NAME}.")
+        return SETTINGS
+
+    module: Any = ModuleType("timm")
+    module.create_model, module.get_pretrained_cfg = create_model, get_pretrained_cfg
+    module.is_model = lambda name: name.partition(".")[0] == NAME
+    module.list_models = lambda: [NAME]
+    return module  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=["stand-in", "real"])
+def timm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param == "stand-in":
+        monkeypatch.setitem(sys.modules, "timm", stand_in())
+    else:
+        try:
+            import_module("timm")
+        except Exception as error:  # torchvision of another build raises RuntimeError
+            pytest.skip(f"needs timm (extra timm): {str(error).splitlines()[0]}")
+    return sys.modules["timm"]
+
+
+def trained(timm: Any) -> nn.Module:
+    """The network with statistics of its own, as if trained for three classes."""
+    torch.manual_seed(5)
+    network: nn.Module = timm.create_model(NAME, pretrained=False, num_classes=CLASSES)
+    _, height, width = timm.get_pretrained_cfg(NAME, allow_unregistered=False).input_size
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, height, width))
+        network.get_submodule("fc").weight.mul_(20)  # type: ignore[operator]
+    return network.eval()
+
+
+def votes(bundle: Bundle) -> list[list[tuple[int, ...]]]:
+    images = np.random.default_rng(2).random((2, *bundle.input_shape)).astype(np.float32)
+    certificates = certify(
+        FixedSmoothing(bundle, 0.5), images, budget=Budget.fixed(10, 60), device="cpu",
+        precision="fp32", threads=1, batch_size=32,
+    )  # fmt: skip
+    return [[record.votes for record in c.counts] for c in certificates]
+
+
+def test_it_votes_as_the_module_behind_its_mean_does(timm: Any, tmp_path: Path) -> None:
+    network, settings = trained(timm), timm.get_pretrained_cfg(NAME, allow_unregistered=False)
+    channels, height, width = settings.input_size
+    module = nn.Sequential(Normalize(settings.mean, settings.std), network).eval()
+    expected = votes(
+        Bundle.from_classifier(module, num_classes=CLASSES, input_shape=(height, width, channels))
+    )
+    save_file(network.state_dict(), tmp_path / "plain.safetensors")
+    bundle = load_bundle(f"timm:{NAME}:{tmp_path / 'plain.safetensors'}")
+    assert (bundle.num_classes, bundle.input_shape) == (CLASSES, (height, width, channels))
+    assert votes(bundle) == expected
+    assert len({v for image in expected for v in image}) > 1
+    save_bundle(bundle, tmp_path / "saved")
+    again = load_bundle(tmp_path / "saved")
+    assert again.digest == bundle.digest
+    assert votes(again) == expected
+
+
+@pytest.mark.parametrize("key", ["", "state_dict", "model", "state_dict_ema"])
+def test_checkpoints_of_training_scripts(timm: Any, tmp_path: Path, key: str) -> None:
+    state, path = trained(timm).state_dict(), tmp_path / "last.pth.tar"
+    save_file(state, tmp_path / "plain.safetensors")
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    content = {key: wrapped, "args": argparse.Namespace(lr=0.1), "epoch": 3} if key else state
+    if key.endswith("ema"):  # averaged weights go first, as timm reads them
+        content["state_dict"] = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save(content, path)
+    expected = load_bundle(f"timm:{NAME}:{tmp_path / 'plain.safetensors'}")
+    assert load_bundle(f"timm:{NAME}:{path}").digest == expected.digest
+
+
+def test_published_weights_come_from_the_cache_only(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    found: dict[str, str] = {}
+    hub: Any = ModuleType("huggingface_hub")
+
+    def look_up(repository: str, name: str) -> str | None:
+        asked.append((repository, name))
+        return found.get(name)
+
+    hub.try_to_load_from_cache = look_up
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(ArgumentError, match=r"must have its weights on this machine.*:FILE"):
+        load_bundle(f"timm:{NAME}")
+    repository = timm.get_pretrained_cfg(NAME, allow_unregistered=False).hf_hub_id
+    assert asked == [(repository, "model.safetensors"), (repository, "pytorch_model.bin")]
+    save_file(trained(timm).state_dict(), tmp_path / "model.safetensors")
+    found["model.safetensors"] = str(tmp_path / "model.safetensors")
+    assert load_bundle(f"timm:{NAME}").digest == load_bundle(
+        f"timm:{NAME}:{tmp_path / 'model.safetensors'}").digest  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm:test_resnett", "must name a network of timm; received test_resnett"),
+        ("timm:hf-hub:timm/resnet18", "must name a network of timm"),
+        ("timm:", "must name a network of timm"),
+        ("timm:test_resnet.unknown", r"must name weights timm knows; .*Invalid pretrained tag"),
+    ],
+)
+def test_names_that_timm_does_not_have(timm: Any, source: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as caught:
+        load_bundle(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_folder_cannot_make_timm_fetch(timm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    save_file(trained(timm).state_dict(), path)
+    save_bundle(load_bundle(f"timm:{NAME}:{path}"), tmp_path / "saved")
+    index = tmp_path / "saved" / "bundle.json"
+    index.write_text(index.read_text().replace(f'"{NAME}"', '"hf-hub:someone/something"'))
+    with pytest.raises(FileError, match="must name a network of timm"):
+        load_bundle(tmp_path / "saved").build("classifier")
+
+
+def test_files_that_do_not_fit(timm: Any, tmp_path: Path) -> None:
+    state, path = trained(timm).state_dict(), tmp_path / "bad.safetensors"
+
+    def refused(message: str, source: Path = path) -> None:
+        with pytest.raises(FileError, match=message) as caught:
+            load_bundle(f"timm:{NAME}:{source}")
+        assert str(source) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    save_file({name: value for name, value in state.items() if name != "fc.bias"}, path)
+    refused("must hold the tensors of timm's test_resnet; received .*fc.bias")
+    save_file(state | {"more": torch.zeros(1)}, path)
+    refused("must hold the tensors of timm's test_resnet; received .*more")
+    path.write_bytes(b"nothing")
+    refused("must be a safetensors file")
+    refused("must be a safetensors file", tmp_path / "absent.safetensors")
+    other = tmp_path / "bad.pth"
+    torch.save({"state_dict": [1]}, other)
+    refused("must hold tensors by name", other)
+    other.write_bytes(b"nothing")
+    refused("must be a torch checkpoint of plain tensors", other)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ArgumentError, match=r"needs timm for timm:NAME.*dualsmooth\[timm\]"):
+        load_bundle("timm:resnet18:weights.pth")
+
+
+def test_the_ending_of_the_file_does_not_decide_where_it_runs() -> None:
+    assert place_of("timm:resnet18:weights.onnx", "cuda", "bf16") == ("cuda", "bf16")
