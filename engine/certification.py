@@ -23,7 +23,7 @@ def certify(
     precision: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
-    slots: int = 16,
+    slots: int | None = None,
     backend: str = "auto",
     noise: str = "gaussian",
 ) -> list[Certificate]:

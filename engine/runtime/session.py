@@ -49,6 +49,7 @@ class Session:
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         _check_fit(method, settings)
         self.method, self.settings = method, settings
+        self._slots = settings.in_flight(is_serial(method))
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
         self._digest = self.bundle.digest
@@ -58,7 +59,7 @@ class Session:
             self.shape,
             device=settings.device_kind,
             backend=settings.backend,
-            slots=settings.slots,
+            slots=self._slots,
             seed=settings.seed,
             attempt=settings.attempt,
             batch_size=settings.padded_batch(self.shape),
@@ -150,7 +151,7 @@ class Session:
     def _run(
         self, flights: list[Flight[Result]], images: NDArray[np.generic]
     ) -> Iterator[Flight[Result]]:
-        scheduler: Scheduler[Result] = Scheduler(self.sampler, self.settings.slots)
+        scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
         jobs = zip(flights, (partial(unit_float, image) for image in images), strict=True)
         return scheduler.run(jobs)
@@ -204,7 +205,7 @@ class Session:
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
-    if is_serial(method) and settings.slots != 1:
+    if is_serial(method) and settings.in_flight(serial=True) != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
     if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
