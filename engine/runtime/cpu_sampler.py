@@ -111,7 +111,10 @@ class CpuSampler:
         shares = [self._pool.submit(work) for _ in range(self.threads)]
 
         def collect() -> NDArray[np.int64]:
-            return np.sum([share.result() for share in shares], axis=0, dtype=np.int64)
+            votes = np.zeros((len(segments), bins), np.int64)
+            for share in shares:
+                votes += share.result()
+            return votes
 
         return collect
 

@@ -126,7 +126,7 @@ class Flight(Generic[Result]):
                 draw = next(self.procedure) if votes is None else self.procedure.send(votes)
                 votes = self.book.find(self.image_id, draw) if self.book else None
                 if votes is None:
-                    self._tally = self._early.pop(draw, None) or Tally()
+                    self._tally = self._early.pop(draw, Tally())
                     if self._tally.counted < draw.count:
                         self.draw, self.asked = draw, self._tally.counted
                         return

@@ -18,10 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Generic
 
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.look_ahead import Part, look_ahead
@@ -76,7 +73,7 @@ class Scheduler(Generic[Result]):
         self._collected = 0.0
 
     def run(
-        self, jobs: Iterable[tuple[Flight[Result], Callable[[], NDArray[np.float32]]]]
+        self, jobs: Iterable[tuple[Flight[Result], Callable[[], Any]]]
     ) -> Iterator[Flight[Result]]:
         """Yield flights as they finish.
 
