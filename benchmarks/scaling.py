@@ -41,7 +41,7 @@ SIGMA, TAU = 0.25, 0.5
 class Point:
     """What is certified. One noise level means fixed smoothing, more mean dual smoothing."""
 
-    votes: int = 2000
+    votes: int = 1000
     images: int = 16
     levels: int = 1
     classes: int = 10
@@ -78,7 +78,7 @@ class Point:
 
 BASE = Point()
 AXES: dict[str, tuple[int, ...]] = {
-    "votes": (1000, 2000, 4000, 8000, 16000),
+    "votes": (500, 1000, 2000, 4000, 8000),
     "images": (4, 8, 16, 32, 64),
     "levels": (1, 2, 4, 8, 16),
     "classes": (2, 10, 100, 1000),

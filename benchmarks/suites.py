@@ -5,8 +5,8 @@ from pathlib import Path
 from dualsmooth.benchmarks import cpu, dual_cost, occupancy, scaling
 from dualsmooth.engine.checks import one_of, positive_integer
 
-ROUNDS = {"cpu": 15, "dual": 9, "occupancy": 1, "scaling": 3}
-IMAGES, N = 48, 20_000
+ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 3}
+IMAGES, N = 32, 10_000
 
 
 def run_suite(suite: str, rounds: int | None, networks: str | None, out: Path) -> None:

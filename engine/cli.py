@@ -43,7 +43,7 @@ def bench(
         ),
     ] = "cpu",
     rounds: Annotated[
-        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 9; scaling: 3].")
+        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 3].")
     ] = None,
     networks: Annotated[
         str | None, typer.Option(help="cpu: for example small,resnet20. Default: all.")
