@@ -20,8 +20,8 @@ from dualsmooth.engine.settings import Settings
 GOALS = {50: 0.9, 500: 0.97}
 BUDGETS = (
     Budget.decide((0.25, 0.5), n=10_000),
-    Budget.precise(n=2000),
-    Budget.fixed(n=1000),
+    Budget.precise(n=1000),
+    Budget.fixed(n=500),
 )
 """Few votes each: the more there are, the easier batches are to fill."""
 

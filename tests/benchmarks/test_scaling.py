@@ -8,7 +8,9 @@ import pytest
 from dualsmooth.benchmarks import dual_cost, occupancy, scaling
 from dualsmooth.benchmarks.scaling import BASE, Point
 from dualsmooth.benchmarks.scaling_table import draw_picture, exponent, table
+from dualsmooth.benchmarks.suites import run_suite
 from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -62,7 +64,7 @@ def test_occupancy_counts_what_certificates_list() -> None:
 
 def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> None:
     found: dict[str, dict[str, dual_cost.Contestant]] = {}
-    for kind, budget in dual_cost.budgets(500).items():
+    for kind, budget in dual_cost.budgets(4000).items():
         if kind == "decide":
             continue
         with Session(DualSmoothing(load_bundle("digits-dual")), Settings(budget)) as session:
@@ -77,3 +79,12 @@ def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> N
     figures = dual_cost.compared(both, {"dual": [2.0, 3.0], "fixed": [1.0, 1.0]})
     assert figures["time ratio"]["median"] == 2.5
     assert figures["votes ratio"] < 1.0
+
+
+@pytest.mark.parametrize(("suite", "rounds", "name"), [("gpu", 1, "suite"), ("dual", 0, "rounds")])
+def test_unknown_suites_and_no_rounds_are_refused(
+    suite: str, rounds: int, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} must be"):
+        run_suite(suite, rounds, None, tmp_path)
+    assert not list(tmp_path.iterdir())
