@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-from numpy.typing import ArrayLike
-
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.images import AnyArray
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.settings import Settings
 
 
 def certify(
     method: Method,
-    images: ArrayLike,
+    images: AnyArray,
     *,
     image_ids: Sequence[int] | None = None,
     labels: Sequence[int] | None = None,
@@ -23,7 +22,7 @@ def certify(
     precision: str = "auto",
     batch_size: int | None = None,
     threads: int | None = None,
-    slots: int = 16,
+    slots: int | None = None,
     backend: str = "auto",
     noise: str = "gaussian",
 ) -> list[Certificate]:
@@ -34,7 +33,8 @@ def certify(
     method : FixedSmoothing or DualSmoothing
         What is certified, with its networks.
     images : array_like, shape (count, height, width, channels)
-        uint8 in 0 .. 255, or floating point in [0, 1].
+        uint8 in 0 .. 255, or floating point in [0, 1]; NumPy, PyTorch, CuPy or any array with
+        ``__dlpack__``, read without a copy. Images on a CUDA device stay there.
     image_ids : sequence of int, optional
         Distinct ids in [0, 2^32), by default 0, 1, ..; noise depends on the id.
     labels : sequence of int, optional

@@ -85,7 +85,7 @@ def certify_run(
     check_images(data.images, bundle_of(method).input_shape)
     if settings.noise == "integer":
         check_grid(data.images)
-    at_first = method_at(method, unit_float(data.images[image_ids[0]]))
+    at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     configuration = describe(method, data, image_ids, settings)
     if resume:

@@ -56,20 +56,25 @@ for command in (certify, predict, report, audit, train, search, export, parquet)
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Argument(help="cpu: votes per second against every peer.")] = "cpu",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="cpu (votes per second against every peer), dual (dual against fixed), occupancy "
+            "(how full batches are) or scaling (cost against n, images, levels, classes and size)."
+        ),
+    ] = "cpu",
+    rounds: Annotated[
+        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 3].")
+    ] = None,
     networks: Annotated[
-        str | None, typer.Option(help="For example small,resnet20. Default: all.")
+        str | None, typer.Option(help="cpu: for example small,resnet20. Default: all.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
-    """Time this machine against other ways to draw the same votes."""
-    from dualsmooth.benchmarks import cpu
-    from dualsmooth.engine.errors import ArgumentError
+    """Time this machine: against other ways to draw the same votes, and by what is certified."""
+    from dualsmooth.benchmarks.suites import run_suite
 
-    if suite != "cpu":
-        raise ArgumentError("suite", "must be cpu", suite)
-    cpu.run(rounds, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
+    run_suite(suite, rounds, networks, out)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,9 +31,6 @@ from dualsmooth.engine.cli_options import (
     ThresholdOption,
     method_options,
 )
-
-if TYPE_CHECKING:
-    from dualsmooth.engine.methods.method import Method
 
 
 def certify(
@@ -142,7 +139,7 @@ def certify(
     chosen = choose_method(loaded, **method_options(context.params))
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads,
-        _slots(chosen, votes.kind) if slots is None else slots, backend, noise,
+        slots, backend, noise,
     )  # fmt: skip
     images = load_images(data)
     ids = choose_images(len(images.labels), skip, max_)
@@ -169,12 +166,3 @@ def certify(
 
 def _file_name(name: str) -> str:
     return name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")
-
-
-def _slots(method: "Method", budget: str) -> int:
-    """Images in flight that keep batches full: a decision asks for few votes at a time."""
-    from dualsmooth.engine.methods.method import is_serial
-
-    if is_serial(method):
-        return 1
-    return 128 if budget == "decide" else 16

@@ -1,7 +1,7 @@
 """What a procedure asks for and what it gets back: the language between statistics and samplers."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -46,6 +46,9 @@ class Draw:
         Sample indices ``first .. first + count - 1``.
     level : int
         Index of the noise level, 0 .. 15. Each level reads counters of its own.
+    ahead : tuple of int
+        Counts of the draws that continue this one if its votes settle nothing. A hint: rows to
+        spare may vote on them early. No vote depends on it.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Draw:
     first: int
     count: int
     level: int = 0
+    ahead: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.level < LEVELS:

@@ -1,7 +1,7 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +10,23 @@ from dualsmooth.engine.errors import ArgumentError
 
 Image: TypeAlias = NDArray[np.floating[Any]]
 """One image, shape (height, width, channels); float32 where it comes from the engine."""
+
+
+class SupportsDLPack(Protocol):
+    """An array of any library that shares its memory by DLPack."""
+
+    def __dlpack__(self) -> Any:
+        """A capsule."""
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """Kind of device, and its number."""
+
+
+AnyArray: TypeAlias = ArrayLike | SupportsDLPack
+"""What NumPy reads, and arrays of PyTorch, CuPy and others."""
+
+GRID_ERROR = 255.0 * 2.0**-23
+"""How far, in steps, a float image may be from its grid: two roundings to float32."""
 
 
 def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
@@ -28,28 +45,33 @@ def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.g
         If the shape, the dtype or a value is wrong; the first bad image is named.
     """
     array = np.asarray(images)
-    if array.ndim != 4 or array.shape[1:] != shape:
-        first = array.ndim == 4 and (*array.shape[2:], array.shape[1]) == shape
-        hint = "channels come last" if first else ""
-        raise ArgumentError(
-            "images", f"must have shape (count, {str(shape)[1:]}", array.shape, hint
-        )
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise ArgumentError("images", "must be uint8 or floating point", array.dtype)
-    if array.dtype.kind == "f":
-        inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), -1).all(axis=1)
-        if not inside.all():
-            worst = int(np.argmin(inside))
-            values = array[worst]
-            raise ArgumentError(
-                "images", "must have values in [0, 1]",
-                f"{values.min():g} .. {values.max():g} in image {worst}",
-                "divide 0 .. 255 pixels by 255 or pass them as uint8",
-            )  # fmt: skip
+    check_pixels(array, shape)
     return array
 
 
-def check_grid(images: NDArray[np.generic]) -> None:
+def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
+    """Refuse an array, of NumPy or another library, as `check_images` does."""
+    if array.ndim != 4 or array.shape[1:] != shape:
+        first = array.ndim == 4 and (*array.shape[2:], array.shape[1]) == shape
+        received = tuple(array.shape)
+        hint = "channels come last" if first else ""
+        raise ArgumentError("images", f"must have shape (count, {str(shape)[1:]}", received, hint)
+    dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
+    if dtype == "uint8":
+        return
+    if not dtype.startswith(("float", "bfloat")):
+        raise ArgumentError("images", "must be uint8 or floating point", dtype)
+    inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), -1).all(1)
+    if not inside.all():
+        worst = inside.tolist().index(False)
+        low, high = float(array[worst].min()), float(array[worst].max())
+        raise ArgumentError(
+            "images", "must have values in [0, 1]", f"{low:g} .. {high:g} in image {worst}",
+            "divide 0 .. 255 pixels by 255 or pass them as uint8",
+        )  # fmt: skip
+
+
+def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
     """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
 
     Parameters
@@ -57,6 +79,8 @@ def check_grid(images: NDArray[np.generic]) -> None:
     images : ndarray, shape (count, ...)
         uint8, or floating point in [0, 1]; a value may differ from its grid point by two roundings
         to float32.
+    first : int
+        Number of the first image, for the message.
 
     Raises
     ------
@@ -65,10 +89,10 @@ def check_grid(images: NDArray[np.generic]) -> None:
     """
     if images.dtype == np.uint8:
         return
-    for number, image in enumerate(images):
+    for number, image in enumerate(images, first):
         values = 255.0 * image.astype(np.float64)
         distance = np.abs(values - np.rint(values))
-        if not distance.max() <= 255.0 * 2.0**-23:
+        if not distance.max() <= GRID_ERROR:
             value = image.ravel()[int(np.argmax(distance))]
             raise ArgumentError(
                 "images", "must lie on the grid 0, 1/255 .. 1 for integer noise",

@@ -12,6 +12,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 PIXELS_PER_BATCH = {"cpu": 1 << 16, "cuda": 1 << 25}
 ROWS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
+SLOTS = {"fixed": 16, "precise": 16, "decide": 128}
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Settings:
         pixels in a batch; on CUDA devices, 8 to 4096 with at most 2^25 pixels.
     threads : int or None
         Batches in work at once; None means one per core. Never changes a vote.
-    slots : int
-        Images in flight. Never changes a vote.
+    slots : int or None
+        Images in flight; None means 16, or 128 with a ``decide`` budget, which asks for few votes
+        at a time; one if each answer depends on those before it. Never changes a vote.
     backend : str
         * What runs the networks on CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
         measures. `dualsmooth.engine.runtime.cuda_sampler` has the details.
@@ -60,7 +62,7 @@ class Settings:
     precision: str = "auto"
     batch_size: int | None = None
     threads: int | None = None
-    slots: int = 16
+    slots: int | None = None
     backend: str = "auto"
     noise: str = "gaussian"
 
@@ -71,7 +73,7 @@ class Settings:
             if type(value) is not int or not 0 <= value < stop:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", value)
         for name in ("batch_size", "threads", "slots"):
-            if getattr(self, name) is not None or name == "slots":
+            if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
         names = (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES))
         for name, known in names:
@@ -85,6 +87,12 @@ class Settings:
         kind = self.device_kind
         rows = max(1, PIXELS_PER_BATCH[kind] // (shape[0] * shape[1]))
         return max(8, min(ROWS_PER_BATCH[kind], 1 << rows.bit_length() - 1))
+
+    def in_flight(self, serial: bool) -> int:
+        """Images in flight, for a method that answers one image after another or not."""
+        if self.slots is not None:
+            return self.slots
+        return 1 if serial else SLOTS[self.budget.kind]
 
     @property
     def device_kind(self) -> str:

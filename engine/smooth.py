@@ -8,6 +8,7 @@ from dualsmooth.engine.certificate import ABSTAIN
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import AnyArray
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.networks import OneNetwork
 
@@ -55,13 +56,13 @@ class Smooth:
         self.seed, self._calls = seed, 0
 
     def certify(
-        self, x: "torch.Tensor", n0: int, n: int, alpha: float, batch_size: int
+        self, x: "torch.Tensor | AnyArray", n0: int, n: int, alpha: float, batch_size: int
     ) -> tuple[int, float]:
         """CERTIFY of Cohen et al. (2019).
 
         Parameters
         ----------
-        x : torch.Tensor
+        x : torch.Tensor, or any array with ``__dlpack__``
             One input, (channels, height, width) or any other shape, without batch axis.
         n0, n : int
             Votes to choose the class, and fresh votes to bound its probability.
@@ -85,7 +86,7 @@ class Smooth:
         label = self.ABSTAIN if certificate.predicted is None else certificate.predicted
         return label, certificate.radius
 
-    def predict(self, x: "torch.Tensor", n: int, alpha: float, batch_size: int) -> int:
+    def predict(self, x: "torch.Tensor | AnyArray", n: int, alpha: float, batch_size: int) -> int:
         """PREDICT of Cohen et al. (2019): the class, wrong with probability <= alpha, or ABSTAIN.
 
         Parameters and errors as in `certify`; ``n`` votes are drawn.
@@ -95,7 +96,10 @@ class Smooth:
         return self.ABSTAIN if prediction.predicted is None else prediction.predicted
 
     def _drive(
-        self, x: "torch.Tensor", procedure: "Generator[Draw, Counts, Result]", batch_size: int
+        self,
+        x: "torch.Tensor | AnyArray",
+        procedure: "Generator[Draw, Counts, Result]",
+        batch_size: int,
     ) -> Result:
         from dualsmooth.engine.runtime.driver import drive
         from dualsmooth.engine.runtime.flight import Flight

@@ -13,7 +13,7 @@ from dualsmooth.engine.cluster.job import Job, Parcels
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray_pool import RayPool
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.methods.method import Method, bundle_of, is_serial
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.segments import MakeSampler
 from dualsmooth.engine.settings import Settings
@@ -66,7 +66,8 @@ class Team:
         """Yield certificates as they come in."""
         shape = bundle_of(self.method).input_shape
         self._pool.cut = Parcels(np.asarray(images), image_ids, labels, book, shape).cut
-        size = lease_size(len(image_ids), self._workers, self.settings.slots)
+        slots = self.settings.in_flight(is_serial(self.method))
+        size = lease_size(len(image_ids), self._workers, slots)
         return self._conductor.run(Leases(image_ids, size))
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ claim of the smallest false radius: the level of one radius holds for the grid.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -46,14 +47,15 @@ class Stream:
 
     def __init__(self, draw: Draw, pilot: Counts | None = None) -> None:
         self.draw, self.looks, self.latest = draw, decision_looks(draw.count), pilot
+        self._sizes = tuple(b - a for a, b in pairwise((0, *self.looks)))
         self._seen: list[Counts] = []
 
     def until(self, look: int) -> Generator[Draw, Counts, Counts]:
         """All votes up to a look."""
         while len(self._seen) <= look:
-            first = self.looks[len(self._seen) - 1] if self._seen else 0
-            count = self.looks[len(self._seen)] - first
-            votes = yield replace(self.draw, first=self.draw.first + first, count=count)
+            count, *ahead = self._sizes[len(self._seen) :]
+            first = self.draw.first + self.looks[len(self._seen)] - count
+            votes = yield replace(self.draw, first=first, count=count, ahead=tuple(ahead))
             self.latest = votes + self._seen[-1] if self._seen else votes
             self._seen.append(self.latest)
         return self._seen[look]

@@ -1,5 +1,6 @@
 """What every method offers to the runtime."""
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from dualsmooth.engine.budget import Budget
@@ -47,10 +48,13 @@ Method: TypeAlias = GlobalMethod | LocalMethod
 """A published system."""
 
 
-def method_at(method: Method, image: Image) -> GlobalMethod:
-    """The procedures of a method for one image, float32 in [0, 1], channels-last."""
+def method_at(method: Method, image: Callable[[], Image]) -> GlobalMethod:
+    """The procedures of a method for one image, float32 in [0, 1], channels-last.
+
+    The image is fetched only if the method reads it.
+    """
     at = getattr(method, "at", None)
-    return method if at is None else at(image)  # type: ignore[return-value]
+    return method if at is None else at(image())  # type: ignore[return-value]
 
 
 def is_serial(method: Method) -> bool:

@@ -2,7 +2,8 @@
 
 As in `dualsmooth.engine.runtime.torch_sampler`, every forward pass has the same padded shape and
 runs on one thread, and threads work on different batches, so a vote depends neither on batch mates
-nor on the number of threads. Noise is the specification's, rounded once to float32.
+nor on the number of threads. Noise is the specification's, rounded once to float32. A thread that
+is done with one call goes on with the next, while the caller reads votes.
 """
 
 import threading
@@ -25,7 +26,6 @@ from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
-    BATCHES_PER_CALL,
     dtype_of,
     folded_network,
     one_thread,
@@ -33,12 +33,15 @@ from dualsmooth.engine.runtime.torch_sampler import (
 from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 
+BATCHES_PER_CALL = 4
+"""Batches per thread and call: few, so that there is another call to go on with."""
+
 
 class CpuSampler:
     """Counts votes of torch networks on a CPU; parameters and errors as `TorchSampler`."""
 
     name = "cpu"
-    depth = 1
+    depth = 2
 
     def __init__(
         self,
@@ -86,12 +89,16 @@ class CpuSampler:
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        return self.submit(model, segments)()
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Start what `count` does; images may be loaded into other slots meanwhile."""
         table = self._table(segments)
         rows, bins = int(table["end"][-1]), self._outputs[model] + 1
 
         starts = deque(range(0, rows, self.batch_size))  # shared: a slow core takes fewer batches
 
-        def work(_: int) -> NDArray[np.int64]:
+        def work() -> NDArray[np.int64]:
             counts = np.zeros((len(segments), bins), np.int64)
             while True:
                 try:
@@ -101,15 +108,15 @@ class CpuSampler:
                 logits = self._logits(model, table, first, min(self.batch_size, rows - first))
                 count_votes(logits, table, first, counts)
 
-        votes = np.zeros((len(segments), bins), np.int64)
-        for counts in self._pool.map(work, range(self.threads)):
-            votes += counts
-        return votes
+        shares = [self._pool.submit(work) for _ in range(self.threads)]
 
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Count at once; the votes are ready when this returns."""
-        votes = self.count(model, segments)
-        return lambda: votes
+        def collect() -> NDArray[np.int64]:
+            votes = np.zeros((len(segments), bins), np.int64)
+            for share in shares:
+                votes += share.result()
+            return votes
+
+        return collect
 
     def close(self) -> None:
         """Stop the worker threads."""

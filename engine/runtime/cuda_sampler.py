@@ -21,6 +21,7 @@ from dualsmooth.engine.runtime.cuda_networks import Inputs
 from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream, Event
 from dualsmooth.engine.runtime.graphs import SAMPLE_SIGMA, Captured, Capturer
 from dualsmooth.engine.runtime.grid_levels import GridLevels
+from dualsmooth.engine.runtime.inputs import device_steps, host_image
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.tables import COLUMNS, Piece, divide, fill
 from dualsmooth.engine.runtime.torch_sampler import dtype_of
@@ -116,12 +117,14 @@ class CudaSampler:
             raise ArgumentError("image", f"must have shape {self.shape}", tuple(image.shape))
         if not 0 <= slot < len(self._loading):
             raise ArgumentError("slot", f"must be in [0, {len(self._loading)})", slot)
-        if self._grid:
-            image = grid_steps(np.asarray(torch.as_tensor(image).cpu(), np.float32))
-        elif isinstance(image, torch.Tensor) and image.device == self._stream.device:
-            self._stream.adopt(image)
-            self._stream.copy(self._inputs.images[slot], image)
+        if isinstance(image, torch.Tensor) and image.device == self._stream.device:
+            values = device_steps(image) if self._grid else image
+            self._stream.adopt(values)
+            self._stream.copy(self._inputs.images[slot], values)
             return
+        image = host_image(image)
+        if self._grid:
+            image = grid_steps(image)
         if slot in self._loaded:
             self._loaded[slot].wait()
         self._loading[slot].numpy()[...] = image

@@ -1,7 +1,7 @@
 """One procedure in flight: feeds it votes, checks them, and keeps the record."""
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,6 +13,19 @@ from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.votebook import Votebook
 
 Result = TypeVar("Result")
+
+
+@dataclass
+class Tally:
+    """Votes of the first samples of a draw."""
+
+    votes: Counts | None = None
+    counted: int = 0
+
+    def add(self, votes: NDArray[np.int64], count: int) -> None:
+        """Add the votes of the next ``count`` samples."""
+        self.votes = votes.copy() if self.votes is None else self.votes + votes
+        self.counted += count
 
 
 @dataclass
@@ -38,8 +51,8 @@ class Flight(Generic[Result]):
     draw: Draw | None = None
     asked: int = 0
     result: Result | None = None
-    _votes: NDArray[np.int64] | None = None
-    _counted: int = 0
+    _tally: Tally = field(default_factory=Tally)
+    _early: dict[Draw, Tally] = field(default_factory=dict)
 
     def start(self) -> None:
         """Run the procedure up to its first draw."""
@@ -50,6 +63,21 @@ class Flight(Generic[Result]):
         """Samples of the current draw not yet handed to a sampler."""
         return self.draw.count - self.asked if self.draw else 0
 
+    @property
+    def unread(self) -> int:
+        """Samples that voted early and that nothing has asked for."""
+        return sum(tally.counted for tally in self._early.values())
+
+    def following(self) -> Iterator[tuple[Draw, int]]:
+        """Draws that continue the current one, and how many samples of each have voted early."""
+        if self.draw is None:
+            return
+        first = self.draw.first + self.draw.count
+        for count in self.draw.ahead:
+            draw = replace(self.draw, first=first, count=count, ahead=())
+            yield draw, self._early[draw].counted if draw in self._early else 0
+            first += count
+
     def add(self, votes: NDArray[np.int64], count: int) -> bool:
         """Add the votes of ``count`` samples; True if that completed the draw.
 
@@ -58,20 +86,30 @@ class Flight(Generic[Result]):
         SamplerError
             If votes are negative or do not sum to ``count``.
         """
+        self._check(votes, count)
+        self._tally.add(votes, count)
+        draw = self.draw
+        if draw is None or self._tally.counted < draw.count:
+            return False
+        assert self._tally.votes is not None
+        self._record(draw, self._tally.votes)
+        self._advance(self._tally.votes)
+        return True
+
+    def add_early(self, draw: Draw, votes: NDArray[np.int64], count: int) -> None:
+        """Keep votes of a draw that may follow, until the procedure asks for it; raises as `add`.
+
+        Whether it asks depends on the votes of earlier samples alone, so these change no answer.
+        """
+        self._check(votes, count)
+        self._early.setdefault(draw, Tally()).add(votes, count)
+
+    def _check(self, votes: NDArray[np.int64], count: int) -> None:
         if votes.min() < 0 or int(votes.sum()) != count:
             raise SamplerError(
                 f"image {self.image_id}: votes must be >= 0 and sum to {count}; received "
                 f"{votes.tolist()}"
             )
-        self._votes = votes.copy() if self._votes is None else self._votes + votes
-        self._counted += count
-        draw = self.draw
-        if draw is None or self._counted < draw.count:
-            return False
-        votes, self._votes, self._counted, self.asked = self._votes, None, 0, 0
-        self._record(draw, votes)
-        self._advance(votes)
-        return True
 
     def _record(self, draw: Draw, votes: Counts) -> None:
         self.records.append(
@@ -88,8 +126,12 @@ class Flight(Generic[Result]):
                 draw = next(self.procedure) if votes is None else self.procedure.send(votes)
                 votes = self.book.find(self.image_id, draw) if self.book else None
                 if votes is None:
-                    self.draw = draw
-                    return
+                    self._tally = self._early.pop(draw, Tally())
+                    if self._tally.counted < draw.count:
+                        self.draw, self.asked = draw, self._tally.counted
+                        return
+                    votes = self._tally.votes
+                    assert votes is not None
                 self._record(draw, votes)
         except StopIteration as stop:
-            self.draw, self.result = None, stop.value
+            self.draw, self.asked, self.result = None, 0, stop.value

@@ -7,11 +7,14 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import AnyArray
+from dualsmooth.engine.runtime.inputs import share
 
 
-def as_image(x: torch.Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+def as_image(x: torch.Tensor | AnyArray) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """One input as (height, width, channels) float32, and its shape as the classifier takes it.
 
+    x is a tensor, a NumPy array or anything with ``__dlpack__``, read without a copy.
     Inputs of shape (channels, height, width) become channels-last; any other shape becomes one row
     of pixels with one channel.
 
@@ -20,7 +23,7 @@ def as_image(x: torch.Tensor) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     ArgumentError
         If x is empty or holds NaN or infinity.
     """
-    values = torch.as_tensor(x).detach().to("cpu", torch.float32)
+    values = torch.as_tensor(share(x, "x")).to("cpu", torch.float32)
     if values.numel() == 0 or not bool(torch.isfinite(values).all()):
         raise ArgumentError("x", "must hold finite numbers", "NaN, infinity or no values at all")
     shape = tuple(values.shape)

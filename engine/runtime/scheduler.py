@@ -1,33 +1,38 @@
 """Continuous batching: many procedures in flight, their draws packed into full batches.
 
-Each network has a queue of flights waiting for votes, oldest first. A step serves the network whose
-queue fills its batch best (ties: the one that has waited longest) and packs samples of as many
-flights as fit. A decided image leaves its slot at once and the next image takes it.
+Each network has a queue of flights waiting for votes, oldest first. A step serves the network with
+the longest queue (ties: the one that has waited longest) and packs samples of as many flights as
+fit into whole batches; what is left over waits for the next step. A decided image leaves its slot
+at once and the next image takes it.
 
-A sampler with ``depth`` above 1 gets another step while earlier ones run, as long as that step
-needs no padding; otherwise the votes of the oldest step are awaited first. So a device is kept busy
+A batch is padded only if no network can fill one and nothing runs that could lead to more votes
+being asked for; and then rows to spare look ahead (`dualsmooth.engine.runtime.look_ahead`). A
+sampler with ``depth`` above 1 gets another step while earlier ones run, so a device is kept busy
 without batches being padded for it.
 
-Slots bound the number of images in memory, so no queue starves: images waiting elsewhere keep their
-slots until the starved network is the only one with work.
+Slots bound the number of images in memory. No queue starves: one that was passed over PATIENCE
+times in a row is served next, full or not.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Generic
 
 from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.look_ahead import Part, look_ahead
 from dualsmooth.engine.runtime.segments import Pending, Sampler, Segment
+
+PATIENCE = 256
 
 
 @dataclass
 class Occupancy:
-    """How full the batches were: rows that carried a sample, of all rows run."""
+    """How full the batches were: rows whose votes were asked for, of all rows run.
+
+    Padding is not used, and neither are early votes of draws that no procedure came to.
+    """
 
     used: int = 0
     run: int = 0
@@ -42,7 +47,7 @@ class Occupancy:
 class _Step(Generic[Result]):
     """Segments handed to the sampler, and how to get their votes."""
 
-    parts: list[tuple[Flight[Result], Segment]]
+    parts: list[Part[Result]]
     pending: Pending
     submitted: float
 
@@ -61,12 +66,14 @@ class Scheduler(Generic[Result]):
     def __init__(self, sampler: Sampler, slots: int) -> None:
         self.sampler, self.slots = sampler, slots
         self.occupancy = Occupancy()
-        self._queues: dict[str, deque[Flight[Result]]] = {}
+        self._queues: dict[str, deque[Flight[Result]]] = {}  # longest unserved first
+        self._since: dict[str, int] = {}
+        self._submitted = 0
         self._steps: deque[_Step[Result]] = deque()
         self._collected = 0.0
 
     def run(
-        self, jobs: Iterable[tuple[Flight[Result], Callable[[], NDArray[np.float32]]]]
+        self, jobs: Iterable[tuple[Flight[Result], Callable[[], Any]]]
     ) -> Iterator[Flight[Result]]:
         """Yield flights as they finish.
 
@@ -94,45 +101,59 @@ class Scheduler(Generic[Result]):
     def _requeue(self, flight: Flight[Result], free: list[int]) -> Iterator[Flight[Result]]:
         if flight.draw is None:
             free.append(flight.slot)
+            self.occupancy.used -= flight.unread
             yield flight
         else:
-            self._queues.setdefault(flight.draw.model, deque()).append(flight)
+            self._queue(flight.draw.model).append(flight)
+
+    def _queue(self, model: str) -> deque[Flight[Result]]:
+        if model not in self._queues:
+            self._queues[model] = deque()
+            self._since[model] = self._submitted
+        return self._queues[model]
 
     def _submit(self) -> bool:
         """Hand the sampler a step; False if none is worth one now."""
-        model = max(self._queues, key=self._fill, default=None)
-        room = 0 if model is None else self._fill(model)
-        if self._steps:  # something runs already: no padding
-            room -= room % self.sampler.batch_size
-        if model is None or not room:
+        if not self._queues:
             return False
-        start = perf_counter()
-        parts = self._pack(model, room)
-        pending = self.sampler.submit(model, [segment for _, segment in parts])
+        model = next(iter(self._queues))
+        overdue = self._submitted - self._since[model] >= PATIENCE
+        if not overdue:
+            model = max(self._queues, key=self._rows)
+        rows, batch = self._rows(model), self.sampler.batch_size
+        whole = rows - rows % batch
+        if not whole and self._steps and not overdue:
+            return False
+        start, parts = perf_counter(), self._pack(model, whole or rows)
+        if not whole:
+            parts += look_ahead([part.flight for part in parts], batch - rows)
+        pending = self.sampler.submit(model, [part.segment for part in parts])
         self._steps.append(_Step(parts, pending, start))
-        rows = sum(segment.count for _, segment in parts)
+        self._submitted += 1
+        rows = sum(part.segment.count for part in parts)
         self.occupancy.used += rows
-        self.occupancy.run += -(-rows // self.sampler.batch_size) * self.sampler.batch_size
+        self.occupancy.run += -(-rows // batch) * batch
         return True
 
-    def _pack(self, model: str, room: int) -> list[tuple[Flight[Result], Segment]]:
+    def _pack(self, model: str, room: int) -> list[Part[Result]]:
         queue = self._queues.pop(model)
-        parts: list[tuple[Flight[Result], Segment]] = []
+        parts: list[Part[Result]] = []
         while queue and room:
             flight = queue[0]
             assert flight.draw is not None
             count = min(flight.remaining, room)
             segment = Segment.of(flight.draw, flight.slot, flight.image_id, flight.asked, count)
-            parts.append((flight, segment))
+            parts.append(Part(flight, segment))
             flight.asked += count
             room -= count
             if not flight.remaining:
                 queue.popleft()
         if queue:
-            self._queues[model] = queue
+            self._queue(model).extend(queue)
         return parts
 
-    def _fill(self, model: str) -> int:
+    def _rows(self, model: str) -> int:
+        """Rows waiting for a network, as far as one step can take them."""
         rows = 0
         for flight in self._queues[model]:
             rows += flight.remaining
@@ -148,10 +169,13 @@ class Scheduler(Generic[Result]):
         # Steps run one after another, so a step's own time starts when the one before it ended.
         seconds = now - max(step.submitted, self._collected)
         self._collected = now
-        rows = sum(segment.count for _, segment in step.parts)
-        finished = []
-        for (flight, segment), row in zip(step.parts, votes, strict=True):
-            flight.seconds += seconds * segment.count / rows
-            if flight.add(row, segment.count):
-                finished.append(flight)
-        return finished
+        rows = sum(part.segment.count for part in step.parts)
+        for part, row in zip(step.parts, votes, strict=True):
+            part.flight.seconds += seconds * part.segment.count / rows
+            if part.early is not None:
+                part.flight.add_early(part.early, row, part.segment.count)
+        return [
+            part.flight
+            for part, row in zip(step.parts, votes, strict=True)
+            if part.early is None and part.flight.add(row, part.segment.count)
+        ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +60,11 @@ class Sampler(Protocol):
     def batch_size(self) -> int:
         """Rows of the fixed padded shape every forward pass has."""
 
-    def load(self, slot: int, image: NDArray[np.float32]) -> None:
-        """Put an image, shape (height, width, channels), into a slot."""
+    def load(self, slot: int, image: Any) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot.
+
+        Always a NumPy array, but for a sampler on a device, which may get a tensor.
+        """
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""

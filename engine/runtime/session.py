@@ -5,17 +5,21 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_grid, check_ids, check_images, unit_float
+from dualsmooth.engine.images import AnyArray, check_ids
 from dualsmooth.engine.integer_noise import tables_digest
-from dualsmooth.engine.methods.method import Method, bundle_of, is_serial, method_at
+from dualsmooth.engine.methods.method import (
+    GlobalMethod,
+    Method,
+    bundle_of,
+    is_serial,
+    method_at,
+)
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.inputs import Images, host_image, image_in_place, read_images
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.runtime.segments import MakeSampler
@@ -49,6 +53,7 @@ class Session:
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         _check_fit(method, settings)
         self.method, self.settings = method, settings
+        self._slots = settings.in_flight(is_serial(method))
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
         self._digest = self.bundle.digest
@@ -58,7 +63,7 @@ class Session:
             self.shape,
             device=settings.device_kind,
             backend=settings.backend,
-            slots=settings.slots,
+            slots=self._slots,
             seed=settings.seed,
             attempt=settings.attempt,
             batch_size=settings.padded_batch(self.shape),
@@ -72,7 +77,7 @@ class Session:
 
     def certify(
         self,
-        images: ArrayLike,
+        images: AnyArray,
         image_ids: Sequence[int] | None = None,
         labels: Sequence[int] | None = None,
         book: Votebook | None = None,
@@ -82,7 +87,9 @@ class Session:
         Parameters
         ----------
         images : array_like, shape (count, height, width, channels)
-            uint8, or floating point in [0, 1].
+            uint8, or floating point in [0, 1]; NumPy, PyTorch, CuPy or any array with
+            ``__dlpack__``. Nothing is copied, and images on a device are not moved to the host
+            unless the method reads pixels or the run is on the processor.
         image_ids : sequence of int, optional
             Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
         labels : sequence of int, optional
@@ -100,13 +107,13 @@ class Session:
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
-            Flight(i, method_at(self.method, unit_float(image)).certify(budget, alpha), book)
+            Flight(i, self._procedures(image).certify(budget, alpha), book)
             for i, image in zip(ids, array, strict=True)
         ]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
 
     def predict(
-        self, images: ArrayLike, image_ids: Sequence[int] | None = None
+        self, images: AnyArray, image_ids: Sequence[int] | None = None
     ) -> Iterator[tuple[int, Prediction]]:
         """Yield (image id, prediction) in the order in which images are decided.
 
@@ -116,7 +123,7 @@ class Session:
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
         flights = [
-            Flight(i, method_at(self.method, unit_float(image)).predict(n, alpha))
+            Flight(i, self._procedures(image).predict(n, alpha))
             for i, image in zip(ids, array, strict=True)
         ]
         for flight in self._run(flights, array):
@@ -124,7 +131,7 @@ class Session:
             yield flight.image_id, flight.result
 
     def search(
-        self, images: ArrayLike, search: Search, image_ids: Sequence[int] | None = None
+        self, images: AnyArray, search: Search, image_ids: Sequence[int] | None = None
     ) -> Iterator[tuple[int, float]]:
         """Yield (image id, noise level) in the order in which searches end.
 
@@ -138,21 +145,20 @@ class Session:
             yield flight.image_id, flight.result
 
     def redraw(
-        self, images: ArrayLike, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
+        self, images: AnyArray, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
     ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
         """Yield (image id, votes of its draws) for draws that are known beforehand."""
-        array = check_images(images, self.shape)
+        array = read_images(images, self.shape)
         ids = check_ids(image_ids, len(array))
         flights = [Flight(i, _asking(asked)) for i, asked in zip(ids, draws, strict=True)]
         for flight in self._run(flights, array):
             yield flight.image_id, tuple(flight.records)
 
-    def _run(
-        self, flights: list[Flight[Result]], images: NDArray[np.generic]
-    ) -> Iterator[Flight[Result]]:
-        scheduler: Scheduler[Result] = Scheduler(self.sampler, self.settings.slots)
+    def _run(self, flights: list[Flight[Result]], images: Images) -> Iterator[Flight[Result]]:
+        scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
-        jobs = zip(flights, (partial(unit_float, image) for image in images), strict=True)
+        read = image_in_place if self.settings.device_kind == "cuda" else host_image
+        jobs = zip(flights, (partial(read, image) for image in images), strict=True)
         return scheduler.run(jobs)
 
     def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
@@ -176,11 +182,11 @@ class Session:
             seconds=round(flight.seconds, 6),
         )
 
-    def _checked(self, images: ArrayLike) -> NDArray[np.generic]:
-        array = check_images(images, self.shape)
-        if self.settings.noise == "integer":
-            check_grid(array)
-        return array
+    def _procedures(self, image: Images) -> GlobalMethod:
+        return method_at(self.method, partial(host_image, image))
+
+    def _checked(self, images: AnyArray) -> Images:
+        return read_images(images, self.shape, on_grid=self.settings.noise == "integer")
 
     def _tables_of(self, flight: Flight[Certificate]) -> str:
         if self.settings.noise != "integer":
@@ -204,7 +210,7 @@ class Session:
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
-    if is_serial(method) and settings.slots != 1:
+    if is_serial(method) and settings.in_flight(serial=True) != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
     if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":

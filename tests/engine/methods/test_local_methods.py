@@ -60,7 +60,7 @@ def test_lines_without_a_region_are_as_before(bundle: Bundle, images: np.ndarray
 def test_the_memory_answers_before_the_search(bundle: Bundle, images: np.ndarray) -> None:
     memory = Memory()
     method = MemorySmoothing(bundle, GridSearch(bundle.sigmas), memory)
-    first = certify(method, images, budget=BUDGET, alpha=0.05, slots=1)
+    first = certify(method, images, budget=BUDGET, alpha=0.05)
     kept = [c for c in first if c.predicted is not None]
     assert len(memory) == len(kept) > 0
     again = certify(method, images, budget=BUDGET, alpha=0.05, slots=1)
@@ -74,7 +74,7 @@ def test_the_memory_answers_before_the_search(bundle: Bundle, images: np.ndarray
 def test_a_memory_is_asked_about_one_image_at_a_time(bundle: Bundle, images: np.ndarray) -> None:
     method = MemorySmoothing(bundle, GridSearch(bundle.sigmas), Memory())
     with pytest.raises(ArgumentError, match="slots must be 1"):
-        certify(method, images, budget=BUDGET)
+        certify(method, images, budget=BUDGET, slots=2)
 
 
 def test_semielastic_at_rate_zero_is_fixed_smoothing(bundle: Bundle, images: np.ndarray) -> None:

@@ -106,6 +106,18 @@ def test_votes_do_not_depend_on_batch_mates_order_or_threads(sampler: Make, prec
         assert_array_equal(votes[0] + votes[2], base[2])
 
 
+def test_calls_under_way_together_give_the_votes_of_calls_one_by_one(sampler: Make) -> None:
+    """Votes are read in another order, and images come into other slots, new ones too."""
+    base, other = sampler().count("m", SEGMENTS), sampler(threads=2)
+    pending = []
+    for turn, part in enumerate(SEGMENTS):
+        pending.append(other.submit("m", [part]))
+        other.load(3 + turn, IMAGES[turn % 3])
+    for _ in range(2):
+        votes = [collect()[0] for collect in reversed(pending)]
+        assert_array_equal(votes[::-1], base)
+
+
 def test_seed_attempt_phase_image_and_sample_change_votes(sampler: Make) -> None:
     base = sampler().count("m", [SEGMENTS[2]])
     for options in ({"seed": 8}, {"attempt": 1}):

@@ -1,0 +1,29 @@
+"""The suites of ``dualsmooth bench``."""
+
+from pathlib import Path
+
+from dualsmooth.benchmarks import cpu, dual_cost, occupancy, scaling
+from dualsmooth.engine.checks import one_of, positive_integer
+
+ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 3}
+IMAGES, N = 32, 10_000
+
+
+def run_suite(suite: str, rounds: int | None, networks: str | None, out: Path) -> None:
+    """Run one suite and write its JSON into a folder.
+
+    Raises
+    ------
+    ArgumentError
+        If the suite or a network is unknown, or rounds is not an integer >= 1.
+    """
+    one_of("suite", suite, tuple(ROUNDS))
+    times = positive_integer("rounds", ROUNDS[suite] if rounds is None else rounds)
+    if suite == "cpu":
+        cpu.run(times, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
+    elif suite == "dual":
+        dual_cost.run(times, IMAGES, N, out)
+    elif suite == "occupancy":
+        occupancy.run(out)
+    else:
+        scaling.run(times, out)

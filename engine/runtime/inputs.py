@@ -1,0 +1,117 @@
+"""Images from NumPy, PyTorch, CuPy or anything else that speaks DLPack, without a copy.
+
+Arrays in host memory are read as NumPy views. Arrays on a device stay there: they are checked
+there, and image after image is copied into the sampler's slots on the device. Only methods that
+read pixels themselves (`LocalMethod`) bring an image to the host.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import (
+    GRID_ERROR,
+    AnyArray,
+    check_grid,
+    check_images,
+    check_pixels,
+    unit_float,
+)
+
+Images: TypeAlias = NDArray[np.generic] | torch.Tensor
+"""Images, or one image: on the host as an array, on a device as a tensor."""
+
+HOST_KINDS = (1, 3)
+"""Device types of DLPack: host memory, and page-locked host memory."""
+
+
+def read_images(images: AnyArray, shape: tuple[int, int, int], on_grid: bool = False) -> Images:
+    """Checked images; the memory is the caller's.
+
+    Parameters
+    ----------
+    images : array_like, or an array with ``__dlpack__``
+        Shape (count, height, width, channels); uint8 in 0 .. 255 or floating point in [0, 1].
+    shape : tuple of int
+        (height, width, channels) the networks expect.
+    on_grid : bool
+        Whether values must lie on the 1/255 grid.
+
+    Raises
+    ------
+    ArgumentError
+        If the array cannot be shared, or its shape, its dtype or a value is wrong.
+    """
+    array = share(images, "images")
+    if isinstance(array, np.ndarray):
+        array = check_images(array, shape)
+    else:
+        check_pixels(array, shape)
+    if on_grid:
+        _check_grid(array)
+    return array
+
+
+def share(array: Any, argument: str) -> Images:
+    """A view of an array: NumPy for host memory, a tensor for a device's.
+
+    Raises
+    ------
+    ArgumentError
+        If the array's library or NumPy cannot share it; names the argument.
+    """
+    if isinstance(array, torch.Tensor):
+        array = array.detach()
+    if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
+        return np.asarray(array)
+    try:
+        if array.__dlpack_device__()[0] in HOST_KINDS:
+            return np.from_dlpack(array)
+        return from_dlpack(array)
+    except Exception as error:  # libraries refuse in many ways; what they say is told
+        received = f"{type(array).__name__} of {getattr(array, 'dtype', 'unknown dtype')}"
+        hint = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArgumentError(argument, "must be shareable by DLPack", received, hint) from error
+
+
+def host_image(image: Images) -> NDArray[np.float32]:
+    """One image as float32 in [0, 1], in host memory."""
+    found = image_in_place(image)
+    return found if isinstance(found, np.ndarray) else np.asarray(found.cpu())
+
+
+def image_in_place(image: Images) -> NDArray[np.float32] | torch.Tensor:
+    """One image as float32 in [0, 1], where it is; equal to `host_image` to the bit."""
+    if isinstance(image, np.ndarray):
+        return unit_float(image)
+    if image.dtype != torch.uint8:
+        return image.to(torch.float32)
+    # Devices may divide by a constant by multiplying with its reciprocal, which rounds otherwise.
+    units = torch.from_numpy(unit_float(np.arange(256, dtype=np.uint8)))
+    return units.to(image.device)[image.long()]
+
+
+def device_steps(image: torch.Tensor) -> torch.Tensor:
+    """The steps 0 .. 255 of one image on the grid, uint8, on its device.
+
+    Raises
+    ------
+    ArgumentError
+        If the image is off the grid.
+    """
+    _check_grid(image[None])
+    return torch.round(255.0 * image.double()).to(torch.uint8)
+
+
+def _check_grid(images: Images) -> None:
+    if isinstance(images, np.ndarray):
+        check_grid(images)
+    elif images.dtype != torch.uint8:
+        for number, image in enumerate(images):
+            values = 255.0 * image.double()
+            if not float((values - values.round()).abs().max()) <= GRID_ERROR:
+                check_grid(image[None].double().cpu().numpy(), number)

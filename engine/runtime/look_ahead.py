@@ -1,0 +1,59 @@
+"""Look-ahead: rows that would be padding vote on draws that may follow.
+
+A draw that says how it would go on (`Draw.ahead`) can be voted on early. The votes are those it
+would get later, so no answer changes; if the procedure stops before, they are not read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Generic
+
+from dualsmooth.engine.draws import Draw
+from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.segments import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Result]):
+    """A segment of a step, the flight it is for, and the draw if that has not been asked for."""
+
+    flight: Flight[Result]
+    segment: Segment
+    early: Draw | None = None
+
+
+def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result]]:
+    """Segments for ``room`` rows to spare, of draws that follow those of the flights.
+
+    A test undecided after m votes goes on beyond e > m votes with a chance of about m / e, so the
+    next samples go to the flight with the largest m / e.
+
+    Parameters
+    ----------
+    flights : sequence of Flight
+        Their current draws have been handed to the sampler.
+    room : int
+        Most rows.
+    """
+    parts: list[Part[Result]] = []
+    waiting: list[tuple[float, int, Draw, int]] = []
+    following = [flight.following() for flight in flights]
+
+    def push(index: int) -> None:
+        if (step := next(following[index], None)) is not None:
+            current = flights[index].draw
+            assert current is not None
+            heappush(waiting, (-current.first / step[0].first, index, *step))
+
+    for index in range(len(flights)):
+        push(index)
+    while waiting and room:
+        _, index, draw, done = heappop(waiting)
+        push(index)
+        if count := min(draw.count - done, room):
+            flight = flights[index]
+            segment = Segment.of(draw, flight.slot, flight.image_id, done, count)
+            parts.append(Part(flight, segment, draw))
+            room -= count
+    return parts
