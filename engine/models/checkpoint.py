@@ -3,6 +3,7 @@
 They are read with ``weights_only=True``, so no code from the file runs.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.numpy import save
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_size, check_zip
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
 
@@ -57,8 +59,13 @@ def read_checkpoint(path: Path) -> Bundle:
 
 
 def _load(path: Path) -> Mapping[object, object]:
+    check_size(path, LARGEST_WEIGHTS)
     try:
+        if zipfile.is_zipfile(path):
+            check_zip(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileError:
+        raise
     except Exception as error:  # zip, pickle and storage readers raise many kinds
         received = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise FileError(path, "must be a torch checkpoint of plain tensors", received) from error
