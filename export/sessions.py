@@ -51,7 +51,7 @@ def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False
     if alone:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [provider] if alone or provider == CPU else [provider, CPU]
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def vote_feeds(

@@ -6,9 +6,11 @@ PyTorch also evaluates expressions for sizes in it: load only files that you tru
 
 import io
 import json
+import logging
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,7 +44,8 @@ def load_pt2(path: Path) -> tuple[bytes, Program]:
         check_zip(path)
         data = path.read_bytes()
         _refuse_pickles(data)
-        program = torch.export.load(io.BytesIO(data))
+        with _silence():
+            program = torch.export.load(io.BytesIO(data))
         (name,) = program.graph_signature.user_inputs
         (_,) = program.graph_signature.user_outputs
     except FileError:
@@ -58,6 +61,18 @@ def load_pt2(path: Path) -> tuple[bytes, Program]:
         raise FileError(path, "must have one float32 input", getattr(value, "dtype", type(value)))
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
     return data, (program.module(), sizes)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings and tracebacks of PyTorch's: what is wrong is said in one error."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse_pickles(data: bytes) -> None:

@@ -167,10 +167,10 @@ def test_models_that_name_other_files_or_loop_are_refused(tmp_path: Path) -> Non
     set_external_data(tensor, "../net.bin")
     tensor.ClearField("raw_data")
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(FileError, match="net.onnx: must hold its weights"):
+    with pytest.raises(FileError, match=r"net\.onnx: must hold its weights"):
         load_bundle(path)
     path = onnx_file(path, lambda nodes, x: nodes.add("Loop", "", "", linear(nodes, x)))
-    with pytest.raises(FileError, match="net.onnx: must not loop; received Loop"):
+    with pytest.raises(FileError, match=r"net\.onnx: must not loop; received Loop"):
         load_bundle(path)
 
 
