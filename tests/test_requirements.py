@@ -1,4 +1,4 @@
-"""The pinned requirements of a release: every line has hashes and fits what the package asks for."""
+"""The pinned requirements of a release: each has hashes and fits what the package asks for."""
 
 import re
 import tomllib
