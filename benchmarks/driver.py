@@ -3,7 +3,8 @@
 * The driver: seconds per certificate with a sampler that answers at once, in one process.
 * The run log: certificates per second on disk, one by one and in groups.
 * The conductor: messages per second from 1,000 imitated workers, through leases and the run log.
-* ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way.
+* ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way; the
+  throughput is per second of the processor, so that other work on the machine does not count.
 """
 
 import argparse
@@ -122,23 +123,30 @@ def conductor_rate(certificates: list[Certificate], folder: Path) -> dict[str, f
     }
 
 
-def soak(votes: int) -> None:
-    """Print memory and throughput ten times while a fake network casts votes."""
+def soak(votes: int) -> dict[str, Any]:
+    """Memory and throughput, looked at ten times while a fake network casts votes."""
     n, done, part = 10_000, 0, 0
+    seen: list[dict[str, float]] = []
     with session(n, FakeSampler) as fake:
-        start, last = perf_counter(), 0
+        start, last = process_time(), 0
         while done < votes:
             pixels, ids = np.zeros((64, 8, 8, 1), np.uint8), list(range(part, part + 64))
             done += sum(c.draws for c in fake.certify(pixels, ids, [0] * 64))
             part += 64
             if done * 10 // votes > last * 10 // votes:
-                now = perf_counter()
+                rate = (done - last) / (process_time() - start)
+                seen.append({"votes": done, "per_second": round(rate), "megabytes": memory()})
                 print(
-                    f"{done:>13,} votes  {(done - last) / (now - start):>12,.0f} votes/s  "
+                    f"{done:>13,} votes {rate:>12,.0f} per processor second "
                     f"{memory():>7.1f} MB resident",
                     flush=True,
                 )
-                start, last = perf_counter(), done
+                start, last = process_time(), done
+    memories, rates = ([row[key] for row in seen] for key in ("megabytes", "per_second"))
+    return {
+        "votes": done, "images": part, "growth_megabytes": memories[-1] - memories[0],
+        "rate_last_to_first": rates[-1] / rates[0], "seen": seen, "machine": machine(),
+    }  # fmt: skip
 
 
 def memory() -> float:
@@ -159,7 +167,7 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
     options = parser.parse_args()
     if options.soak:
-        soak(options.soak)
+        print(json.dumps(soak(options.soak), indent=1))
         return
     certificates, seconds = certify(options.images, 10_000)
     certificates = [replace(certificate, seconds=0.0) for certificate in certificates]

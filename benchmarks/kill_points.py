@@ -62,11 +62,10 @@ _honest_work = processes.work
 
 
 def _work(pipe: Any, *rest: Any) -> None:
-    """A worker with the files of a fresh process: no lock, no log, nobody else's pipe."""
-    keep = {0, 1, 2, pipe.fileno()}
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in keep:
-            with suppress(OSError):  # the listing's own
+    """A worker with the files of a fresh process: no lock, no log, no pipe of another worker."""
+    for name in set(os.listdir("/proc/self/fd")) - {"0", "1", "2", str(pipe.fileno())}:
+        with suppress(OSError):  # the listing's own is closed already
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):  # multiprocessing's
                 os.close(int(name))
     _honest_work(pipe, *rest)
 
