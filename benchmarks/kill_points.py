@@ -1,4 +1,4 @@
-"""Kill a run of two workers at random points: ``python benchmarks/kill_points.py --faults 200``.
+"""Kill a run of two workers at random points: ``python benchmarks/kill_points.py --kills 200``.
 
 A run of a tiny bundle with a fake sampler is started, its driver or a worker is killed with
 SIGKILL, or a worker is stopped with SIGSTOP, and the run is resumed until it is finished. Then its
@@ -165,9 +165,9 @@ def _grown(folder: Path, before: list[bytes]) -> list[bytes]:
 
 
 def main() -> None:
-    """Run until enough faults were done, and write what became of them."""
+    """Run until enough was killed, and write what became of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs; stops come on top")
     parser.add_argument("--per-run", type=int, default=8, help="faults per run, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -178,7 +178,7 @@ def main() -> None:
         run = partial(certify, read_bundle(Path(place) / "bundle"), load_images("digits"))
         whole = Path(place) / "whole"
         disturbed(run, whole, rng, 0)
-        while sum(total[kind] for kind in set(FAULTS)) < options.faults:
+        while total["kill driver"] + total["kill worker"] < options.kills:
             folder = Path(place) / str(runs)
             total += disturbed(run, folder, rng, options.per_run)
             runs += 1
