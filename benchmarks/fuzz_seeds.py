@@ -24,6 +24,7 @@ from dualsmooth.export.deployment import Recipe, index_of
 from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
 
 CLASSES = 3
+SETTINGS = Settings(Budget.fixed(10, 100), device="cpu")
 
 
 class Bomb:
@@ -54,7 +55,7 @@ def make_run(folder: Path, bundle: Path) -> None:
     """A finished run of it."""
     certify_run(
         DualSmoothing(read_bundle(bundle)), load_images("digits"), list(range(4)),
-        Settings(Budget.fixed(10, 100), device="cpu"), folder, make=FakeSampler,
+        SETTINGS, folder, make=FakeSampler,
     )  # fmt: skip
 
 
