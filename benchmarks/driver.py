@@ -29,7 +29,7 @@ from dualsmooth.engine.cluster.events import Certified, Done, Event, Ready
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runlog import RunLog, write_json
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -160,23 +160,29 @@ def memory() -> float:
     return kilobytes / 1024
 
 
-def main() -> None:
-    """Measure and print JSON, or soak."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
-    options = parser.parse_args()
-    if options.soak:
-        print(json.dumps(soak(options.soak), indent=1))
-        return
-    certificates, seconds = certify(options.images, 10_000)
+def overhead(images: int) -> dict[str, Any]:
+    """What a certificate costs beside its votes, and how many the log and conductor take."""
+    certificates, seconds = certify(images, 10_000)
     certificates = [replace(certificate, seconds=0.0) for certificate in certificates]
     result: dict[str, Any] = {"machine": machine(), "seconds_per_certificate": seconds}
     result["bytes_per_certificate"] = len(certificates[0].to_json())
     with tempfile.TemporaryDirectory(dir=".") as folder:
         result["log_certificates_per_second"] = log_rates(certificates, Path(folder))
         result["conductor"] = conductor_rate(certificates, Path(folder))
+    return result
+
+
+def main() -> None:
+    """Measure or soak; print and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    result = soak(options.soak) if options.soak else overhead(options.images)
     print(json.dumps(result, indent=1))
+    if options.out is not None:
+        write_json(options.out, result)
 
 
 if __name__ == "__main__":

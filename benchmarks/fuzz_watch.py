@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 SECONDS_PER_INPUT = 20
 """Seconds of the processor that one input may take; other programs do not count."""
@@ -75,7 +77,7 @@ def watched(attempt: Attempt, numbers: range) -> Tally:
     return tally
 
 
-def _wait(process, at) -> bool:  # type: ignore[no-untyped-def]
+def _wait(process: BaseProcess, at: Any) -> bool:
     """Wait for a process to end; kill it and return True if it stays at one number for too long."""
     last, since = at.value, time.monotonic()
     while True:
@@ -98,7 +100,7 @@ def _add(tally: Tally, report: Path) -> None:
         tally.slowest = max(tally.slowest, entry["slowest"])
 
 
-def _attempts(attempt: Attempt, first: int, stop: int, at, report: Path) -> None:  # type: ignore[no-untyped-def]
+def _attempts(attempt: Attempt, first: int, stop: int, at: Any, report: Path) -> None:
     """Attempt numbers from ``first``; ``at`` tells how far, the report what became of them."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     signal.signal(signal.SIGPROF, _too_slow)
