@@ -44,10 +44,12 @@ Certify = Callable[[Path], object]
 
 def certify(bundle: Any, data: Any, folder: Path) -> None:
     """The run, resumed if it was begun; ends the process with 3 if it has to stop."""
-    scheduler.perf_counter = lambda: 0.0  # type: ignore[assignment]
     beats.INTERVAL, beats.SILENCE, beats.STARTING = 0.1, 2.0, 5.0
-    processes.get_context = lambda _: FORK  # type: ignore[assignment]
-    processes.work = _work
+    for module, name, value in (
+        (scheduler, "perf_counter", lambda: 0.0), (processes, "get_context", lambda _: FORK),
+        (processes, "work", _work),
+    ):  # fmt: skip
+        setattr(module, name, value)
     settings = Settings(Budget.fixed(10, 200), precision="fp32", device="cpu", slots=2, threads=1)
     try:
         certify_run(
