@@ -3,7 +3,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: certify report docs test test-all aot lint clean
+.PHONY: certify report docs test test-all aot lint pins clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("DualSmooth needs python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
@@ -66,6 +66,13 @@ lint: $(VENV)/.installed-test
 	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+
+PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate
+EXTRAS := $(foreach extra,runtime export report parquet cluster,--extra $(extra))
+
+pins:
+	$(PIN) -q -o requirements/release.txt
+	$(PIN) -q $(EXTRAS) -o requirements/release-extras.txt
 
 clean:
 	rm -rf $(VENV) build runs

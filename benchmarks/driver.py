@@ -3,7 +3,8 @@
 * The driver: seconds per certificate with a sampler that answers at once, in one process.
 * The run log: certificates per second on disk, one by one and in groups.
 * The conductor: messages per second from 1,000 imitated workers, through leases and the run log.
-* ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way.
+* ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way; the
+  throughput is per second of the processor, so that other work on the machine does not count.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from dualsmooth.engine.cluster.events import Certified, Done, Event, Ready
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runlog import RunLog, write_json
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -122,23 +123,30 @@ def conductor_rate(certificates: list[Certificate], folder: Path) -> dict[str, f
     }
 
 
-def soak(votes: int) -> None:
-    """Print memory and throughput ten times while a fake network casts votes."""
+def soak(votes: int) -> dict[str, Any]:
+    """Memory and throughput, looked at ten times while a fake network casts votes."""
     n, done, part = 10_000, 0, 0
+    seen: list[dict[str, float]] = []
     with session(n, FakeSampler) as fake:
-        start, last = perf_counter(), 0
+        start, last = process_time(), 0
         while done < votes:
             pixels, ids = np.zeros((64, 8, 8, 1), np.uint8), list(range(part, part + 64))
             done += sum(c.draws for c in fake.certify(pixels, ids, [0] * 64))
             part += 64
             if done * 10 // votes > last * 10 // votes:
-                now = perf_counter()
+                rate = (done - last) / (process_time() - start)
+                seen.append({"votes": done, "per_second": round(rate), "megabytes": memory()})
                 print(
-                    f"{done:>13,} votes  {(done - last) / (now - start):>12,.0f} votes/s  "
+                    f"{done:>13,} votes {rate:>12,.0f} per processor second "
                     f"{memory():>7.1f} MB resident",
                     flush=True,
                 )
-                start, last = perf_counter(), done
+                start, last = process_time(), done
+    memories, rates = ([row[key] for row in seen] for key in ("megabytes", "per_second"))
+    return {
+        "votes": done, "images": part, "growth_megabytes": memories[-1] - memories[0],
+        "rate_last_to_first": rates[-1] / rates[0], "seen": seen, "machine": machine(),
+    }  # fmt: skip
 
 
 def memory() -> float:
@@ -152,23 +160,29 @@ def memory() -> float:
     return kilobytes / 1024
 
 
-def main() -> None:
-    """Measure and print JSON, or soak."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
-    options = parser.parse_args()
-    if options.soak:
-        soak(options.soak)
-        return
-    certificates, seconds = certify(options.images, 10_000)
+def overhead(images: int) -> dict[str, Any]:
+    """What a certificate costs beside its votes, and how many the log and conductor take."""
+    certificates, seconds = certify(images, 10_000)
     certificates = [replace(certificate, seconds=0.0) for certificate in certificates]
     result: dict[str, Any] = {"machine": machine(), "seconds_per_certificate": seconds}
     result["bytes_per_certificate"] = len(certificates[0].to_json())
     with tempfile.TemporaryDirectory(dir=".") as folder:
         result["log_certificates_per_second"] = log_rates(certificates, Path(folder))
         result["conductor"] = conductor_rate(certificates, Path(folder))
+    return result
+
+
+def main() -> None:
+    """Measure or soak; print and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--soak", type=int, default=0, metavar="VOTES")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    result = soak(options.soak) if options.soak else overhead(options.images)
     print(json.dumps(result, indent=1))
+    if options.out is not None:
+        write_json(options.out, result)
 
 
 if __name__ == "__main__":

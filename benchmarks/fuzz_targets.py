@@ -1,8 +1,10 @@
-"""Parsers with valid files of each kind, for `dualsmooth.benchmarks.fuzz_parsers`."""
+"""Parsers with valid files of each kind, for `dualsmooth.benchmarks.fuzz_parsers`.
+
+What a parser accepts is checked once more here, by other means where there are any.
+"""
 
 import gzip
 import io
-import json
 import pickle
 import struct
 import tempfile
@@ -13,14 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
+from dualsmooth.benchmarks import fuzz_networks
+from dualsmooth.benchmarks.fuzz_seeds import (
+    Bomb,
+    checkpoint_seeds,
+    make_bundle,
+    make_deployment,
+    make_run,
+    onnx_seeds,
+    pt2_seeds,
+)
 from dualsmooth.engine.anchors import read_anchors
 from dualsmooth.engine.audit import audit
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.memory import Memory
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.readers import read_image
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runlog import read_log, read_run
@@ -33,9 +43,10 @@ class Target:
     Parameters
     ----------
     seeds : list of bytes
-        Valid files.
+        Valid files, and some that must be refused.
     parse : callable
-        Gets a folder and a file's bytes; raises `FileError`, or an AssertionError of its own.
+        Gets a folder and a file's bytes; raises `FileError`, or an AssertionError of its own if the
+        parser accepted what it must not.
     is_json : bool
         Whether values inside may be replaced, too.
     share : int
@@ -48,55 +59,53 @@ class Target:
     share: int = 20
 
 
-def targets(bundle: Path, run: Path) -> dict[str, Target]:
-    """All parsers, with a bundle folder and a finished run as seeds."""
+def targets(place: Path) -> dict[str, Target]:
+    """All parsers; seeds are made in ``place``. A file ``ran`` there means that a pickle ran."""
+    bundle, run, deployment = (place / name for name in ("bundle", "run", "deployment"))
+    make_bundle(bundle)
+    make_run(run, bundle)
+    make_deployment(deployment, bundle)
+    bomb = Bomb(place / "ran")
+    return _files(run, bomb) | _networks(bundle, deployment, bomb)
+
+
+def _files(run: Path, bomb: Bomb) -> dict[str, Target]:
     log = (run / "certificates.jsonl").read_bytes().splitlines(keepends=True)
-    index = (bundle / "bundle.json").read_bytes()
-    weights = {path.name: path.read_bytes() for path in bundle.glob("*.safetensors")}
     return {
-        "bundle.json": Target([index], lambda f, d: _bundle(f, d, weights), True),
-        "safetensors": Target(
-            [weights["classifier.safetensors"]],
-            lambda f, d: _weights(f, d, index, weights),
-            share=1,
-        ),
-        "certificates.jsonl": Target(log[:6], _log, True),
+        "certificates.jsonl": Target(log, _log, True),
         "run.json": Target([(run / "run.json").read_bytes()], _run, True),
-        "audit": Target(log[:6], lambda f, d: _audit(f, d, run), True, share=5),
+        "audit": Target(log, lambda f, d: _audit(f, d, run), True, share=10),
         "tsv": Target([(run / "certificates.tsv").read_bytes()], _table),
         "idx": Target(_idx_seeds(), _idx),
         "npz": Target(_npz_seeds(), _npz),
         "anchors": Target([_anchors_seed()], _anchors),
         "memory": Target([_memory_seed()], _memory, True),
-        "cifar pickle": Target([_cifar_pickle()], _cifar_pickle_file),
+        "cifar pickle": Target(
+            [_cifar_pickle(), pickle.dumps({b"data": bomb})], _cifar_pickle_file
+        ),
         "cifar records": Target([bytes([3]) + bytes(3072)], _cifar_records),
         "image": Target(_image_seeds(), _image),
     }
 
 
-def _bundle(folder: Path, data: bytes, weights: dict[str, bytes]) -> None:
-    for name, content in weights.items():
-        if not (folder / name).exists():
-            (folder / name).write_bytes(content)
-    (folder / "bundle.json").write_bytes(data)
-    bundle = read_bundle(folder)
-    for network in bundle.networks.values():
-        assert isinstance(network.weights, bytes)
-        assert network.sha256 == sha256_of(network.weights)
-        assert network.weights in weights.values(), "weights from outside the bundle"
-    assert all(0.0 < sigma < float("inf") for sigma in bundle.sigmas)
-
-
-def _weights(folder: Path, data: bytes, index: bytes, weights: dict[str, bytes]) -> None:
-    fields = json.loads(index)
-    for entry in fields["networks"].values():
-        name = entry["weights"]
-        content = data if name == "classifier.safetensors" else weights[name]
-        entry |= {"bytes": len(content), "sha256": sha256_of(content)}
-        (folder / name).write_bytes(content)
-    (folder / "bundle.json").write_text(json.dumps(fields))
-    network = read_bundle(folder).networks["classifier"]
-    network.build()
+def _networks(bundle: Path, deployment: Path, bomb: Bomb) -> dict[str, Target]:
+    weights = {path.name: path.read_bytes() for path in bundle.glob("*.safetensors")}
+    index = (bundle / "bundle.json").read_bytes()
+    stated = (deployment / "deployment.json").read_bytes()
+    graphs = {path.name: path.read_bytes() for path in deployment.glob("*.onnx")}
+    return {
+        "bundle.json": Target([index], lambda f, d: fuzz_networks.bundle(f, d, weights), True),
+        "safetensors": Target(
+            [weights["classifier.safetensors"]],
+            lambda f, d: fuzz_networks.safetensors(f, d, index, weights),
+        ),
+        "deployment.json": Target(
+            [stated], lambda f, d: fuzz_networks.deployment(f, d, graphs), True
+        ),
+        "onnx": Target(onnx_seeds(), fuzz_networks.onnx),
+        "pt2": Target(pt2_seeds(bomb), fuzz_networks.pt2, share=5),
+        "checkpoint": Target(checkpoint_seeds(bomb), fuzz_networks.checkpoint, share=5),
+    }
 
 
 def _log(folder: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Sizes beyond which a file is refused before its content is made: it may come from anywhere."""
 
+import zipfile
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
@@ -9,6 +10,15 @@ LARGEST_DATA = 1 << 36
 
 LARGEST_WEIGHTS = 1 << 34
 """Bytes of a weights file."""
+
+LARGEST_MODEL = 1 << 31
+"""Bytes of a network in one file: what a protocol buffer can hold."""
+
+LARGEST_INPUT = 1 << 22
+"""Values of one image that a network from elsewhere may ask for."""
+
+LARGEST_BATCH = 1 << 28
+"""Values of all rows that such a network may ask for at once."""
 
 LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
@@ -36,3 +46,26 @@ def check_expansion(path: Path, packed: int, unpacked: int) -> None:
     if unpacked > LARGEST_DATA or out_of_proportion:
         rule = "must not be a decompression bomb"
         raise FileError(path, rule, f"{packed} bytes that become {unpacked}")
+
+
+def check_zip(path: Path) -> None:
+    """Refuse a zip archive as `check_expansion` does.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        If it is no zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.filelist)
+    check_expansion(path, path.stat().st_size, unpacked)
+
+
+def check_size(path: Path, most: int) -> None:
+    """Refuse a file that cannot be looked at, or has more than ``most`` bytes."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise FileError(path, "must be readable", error.strerror or error) from error
+    if size > most:
+        raise FileError(path, f"must be at most {most} bytes", size)

@@ -6,7 +6,6 @@ Whatever a file holds, the only error that leaves a reader is a FileError naming
 import gzip
 import math
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from dualsmooth.engine.data import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion
+from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion, check_zip
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
@@ -108,8 +107,7 @@ def read_npz(path: Path, name: str) -> ImageSet:
 def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
     """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
     try:
-        with zipfile.ZipFile(path) as files:
-            check_expansion(path, path.stat().st_size, sum(f.file_size for f in files.filelist))
+        check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: np.asarray(archive[key]) for key in names if key in archive.files}
     except FileError:

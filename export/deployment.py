@@ -192,7 +192,8 @@ def read_deployment(folder: str | Path) -> Deployment:
         )  # fmt: skip
         method_of(bundle, recipe)
         return Deployment(folder, bundle, int(fields["batch_size"]), recipe, fields["digest"])
-    except (ArgumentError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError,
+            ValueError) as error:  # fmt: skip
         raise FileError(index, "must describe a deployment", error) from error
 
 

@@ -47,10 +47,11 @@ def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors are raised; warnings would be printed
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # nothing else is checked
     if alone:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     providers = [provider] if alone or provider == CPU else [provider, CPU]
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def vote_feeds(

@@ -22,6 +22,13 @@ class Certified:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """A worker gets on with its lease. Its pool keeps that to itself."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """A lease is finished; rows that carried a sample, and rows run."""
 

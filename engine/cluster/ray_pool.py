@@ -7,14 +7,16 @@ from typing import Any
 
 from dualsmooth.engine.cluster.events import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
+from dualsmooth.engine.cluster.pulse import Pulse
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 
 LOCAL = "local"
 PATIENCE = 0.5
+SILENT = "the actor was there and did nothing for too long"
 
 
 class Actor:
-    """One worker: a warm session. Runs inside Ray."""
+    """One worker: a warm session. Runs inside Ray, on two threads: one certifies, one answers."""
 
     def __init__(self, job: Job) -> None:
         from dualsmooth.engine.runtime.session import Session
@@ -24,6 +26,10 @@ class Actor:
     def facts(self) -> dict[str, Any]:
         """What its votes depend on."""
         return facts_of(self._session)
+
+    def progress(self) -> int:
+        """A number that changes when a batch has been run."""
+        return self._session.occupancy.run
 
     def certify(self, parcel: Parcel) -> tuple[list[str], int, int]:
         """Lines of a lease's certificates, rows that carried a sample, rows run."""
@@ -58,10 +64,11 @@ class RayPool:
         self._job = self._ray.put(job)
         gpus = 1 if job.settings.device == "cuda" else 0
         self._make = self._ray.remote(Actor).options(
-            num_cpus=0 if gpus else job.settings.threads, num_gpus=gpus
+            num_cpus=0 if gpus else job.settings.threads, num_gpus=gpus, max_concurrency=2
         )
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, int | None]] = {}
+        self._pulse = Pulse(self._ray)
         self._next = 0
         for _ in range(count):
             self._start()
@@ -70,14 +77,16 @@ class RayPool:
         """Send a parcel."""
         parcel = self.cut(lease, image_ids)
         self._pending[self._actors[worker].certify.remote(parcel)] = worker, lease
+        self._pulse.start(worker, self._actors[worker])
 
     def events(self) -> list[Event]:
-        """Answers of the actors; lost actors are replaced."""
+        """Answers of the actors; actors that are lost or silent are replaced."""
         waiting = list(self._pending)
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE)
-        return [event for answer in ready for event in self._answer(answer)]
+        events = [event for answer in ready for event in self._answer(answer)]
+        return events + [self._replace(worker, SILENT) for worker in self._pulse.silent()]
 
     def close(self) -> None:
         """Stop the actors and leave Ray."""
@@ -93,14 +102,21 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             if isinstance(getattr(error, "cause", None), DualSmoothError):
                 return [Refused(worker, str(error.cause))]
-            self._ray.kill(self._actors.pop(worker))
-            self._start()
-            return [Lost(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
+            return [self._replace(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
+        self._pulse.stop(worker)
         if lease is None:
             return [Ready(worker, value)]
         lines, used, run = value
         done = Done(worker, lease, used, run)
         return [*(Certified(worker, lease, line) for line in lines), done]
+
+    def _replace(self, worker: int, reason: str) -> Lost:
+        """Kill an actor and start another; what the old one may still answer is not waited for."""
+        self._pulse.stop(worker)
+        self._pending = {a: of for a, of in self._pending.items() if of[0] != worker}
+        self._ray.kill(self._actors.pop(worker))
+        self._start()
+        return Lost(worker, reason)
 
     def _start(self) -> None:
         number, self._next = self._next, self._next + 1

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import Network, sha256_of
-from dualsmooth.engine.models.pt2_files import load_pt2
+from dualsmooth.engine.models.pt2_files import Program, load_pt2
 
 TRIAL_ROWS = 64
 Size = int | None
@@ -60,33 +61,33 @@ def read_exported(path: Path) -> Bundle:
     ArgumentError
         If ONNX Runtime is missing.
     FileError
-        If the file cannot be run, has other inputs or outputs than one batch of images and its
-        logits, or fails a trial.
+        If the file is larger than a network can be, refers to other files, cannot be run, has other
+        inputs or outputs than one batch of images and its logits, or fails a trial.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
-    run, sizes = _onnx(path, data) if path.suffix.lower() == ".onnx" else load_pt2(path, data)
+    data, (run, sizes) = _onnx(path) if path.suffix.lower() == ".onnx" else load_pt2(path)
     if len(sizes) != 4 or any(size is None for size in sizes[1:]):
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
         raise FileError(path, rule, shown)
     rows, channels, height, width = (size or 0 for size in sizes)
+    values = channels * height * width
+    if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
+        rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
+        raise FileError(path, rule, tuple(sizes))
     module = Exported(run, rows or None)
     classes = _try(path, module, (channels, height, width))
     network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))
     return Bundle(path.name, (height, width, channels), classes, (), None, {CLASSIFIER: network})
 
 
-def _onnx(
-    path: Path, data: bytes
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], tuple[Size, ...]]:
+def _onnx(path: Path) -> tuple[bytes, Program]:
     try:
+        from dualsmooth.export.onnx_file import read_model
         from dualsmooth.export.sessions import make_session
     except ImportError as error:
         hint = "pip install 'dualsmooth[runtime]'"
         raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error
+    data = read_model(path, loops=False)
     try:
         session = make_session(data)
     except ArgumentError:
@@ -100,7 +101,7 @@ def _onnx(
         raise FileError(path, "must have one float32 input and one output", found)
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in inputs[0].shape)
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes
+    return data, (lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes)
 
 
 def _try(path: Path, module: Exported, shape: tuple[int, int, int]) -> int:

@@ -6,14 +6,17 @@ PyTorch also evaluates expressions for sizes in it: load only files that you tru
 
 import io
 import json
+import logging
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_zip
 
 _PLAIN = re.compile(
     r"[^/]+/(archive_format|archive_version|version|byteorder|\.data/[\w.]+|models/model\.json"
@@ -23,10 +26,12 @@ _PLAIN = re.compile(
 _SAMPLES, _CONFIG = "data/sample_inputs/model.pt", "_config.json"
 
 
-def load_pt2(
-    path: Path, data: bytes
-) -> tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int | None, ...]]:
-    """The program as a function of one batch, and the sizes of that batch; None means any.
+Program = tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int | None, ...]]
+"""A network as a function of one batch, and the sizes of that batch; None means any."""
+
+
+def load_pt2(path: Path) -> tuple[bytes, Program]:
+    """Bytes of a file and the program in it.
 
     Raises
     ------
@@ -34,11 +39,17 @@ def load_pt2(
         If the file is not a program of plain tensors with one float32 input and one output.
     """
     rule = "must be a program of plain tensors, saved by torch.export.save"
+    check_size(path, LARGEST_MODEL)
     try:
+        check_zip(path)
+        data = path.read_bytes()
         _refuse_pickles(data)
-        program = torch.export.load(io.BytesIO(data))
+        with _silence():
+            program = torch.export.load(io.BytesIO(data))
         (name,) = program.graph_signature.user_inputs
         (_,) = program.graph_signature.user_outputs
+    except FileError:
+        raise
     except Exception as error:  # zip, JSON and PyTorch's readers raise many kinds
         received = (
             f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
@@ -49,7 +60,19 @@ def load_pt2(
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         raise FileError(path, "must have one float32 input", getattr(value, "dtype", type(value)))
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return program.module(), sizes
+    return data, (program.module(), sizes)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings and tracebacks of PyTorch's: what is wrong is said in one error."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse_pickles(data: bytes) -> None:

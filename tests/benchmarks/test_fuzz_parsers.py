@@ -1,74 +1,61 @@
 """Damaged files of every kind: only the documented error leaves a parser."""
 
-import contextlib
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.benchmarks.fuzz_parsers import fuzz, spoiled
+from dualsmooth.benchmarks import fuzz_watch
+from dualsmooth.benchmarks.fuzz_inputs import spoiled
+from dualsmooth.benchmarks.fuzz_parsers import fuzz, input_of, outcome
 from dualsmooth.benchmarks.fuzz_targets import Target, targets
-from dualsmooth.engine import Budget, DualSmoothing
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import read_bundle, save_bundle
-from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.settings import Settings
 
 NAMES = (
-    "bundle.json", "safetensors", "certificates.jsonl", "run.json", "audit", "tsv", "idx", "npz",
-    "anchors", "memory", "cifar pickle", "cifar records", "image",
+    "certificates.jsonl", "run.json", "audit", "tsv", "idx", "npz", "anchors", "memory",
+    "cifar pickle", "cifar records", "image", "bundle.json", "safetensors", "deployment.json",
+    "onnx", "pt2", "checkpoint",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
-    folder = tmp_path_factory.mktemp("seeds")
-    networks = {}
-    for role, outputs in (("selector", 2), ("classifier", 10)):
-        kwargs = {"widths": [2], "hidden": 2, "num_classes": outputs}
-        module = create("small_convnet", kwargs).eval()
-        networks[role] = network_from_module(module, "small_convnet", kwargs)
-    bundle = Bundle.from_modules(
-        networks, num_classes=10, input_shape=(8, 8, 1), sigmas=(0.12, 0.25), tau=0.5
-    )
-    save_bundle(bundle, folder / "bundle")
-    certify_run(
-        DualSmoothing(read_bundle(folder / "bundle")), load_images("digits"), list(range(4)),
-        Settings(Budget.fixed(10, 100), device="cpu"), folder / "run", make=FakeSampler,
-    )  # fmt: skip
-    return targets(folder / "bundle", folder / "run")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("seeds")
 
 
-def test_every_target_is_listed_and_accepts_its_seeds(
-    known: dict[str, Target], tmp_path: Path
+@pytest.fixture(scope="module")
+def known(place: Path) -> dict[str, Target]:
+    return targets(place)
+
+
+def test_every_target_is_listed_and_accepts_its_first_seed(
+    known: dict[str, Target], place: Path, tmp_path: Path
 ) -> None:
     assert tuple(known) == NAMES
     for name, target in known.items():
         (tmp_path / name).mkdir()
-        seeds = target.seeds[:2] if name in ("idx", "npz") else target.seeds
-        for seed in seeds:
-            target.parse(tmp_path / name, seed)
+        for number, seed in enumerate(target.seeds):
+            kind, error = outcome(target, tmp_path / name, seed, place / "ran")
+            assert error == ""
+            assert kind == "accepted" or (number > 0 and kind == "refused"), name
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files(
-    known: dict[str, Target], tmp_path_factory: pytest.TempPathFactory, name: str
+    known: dict[str, Target], place: Path, tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
-    folder = tmp_path_factory.mktemp("damaged")
+    folder, target = tmp_path_factory.mktemp("damaged"), known[name]
 
-    @settings(max_examples=max(5, 5 * known[name].share))
+    @settings(max_examples=3 * target.share)
     @given(st.randoms(use_true_random=False))
     def only_the_documented_error(rng: random.Random) -> None:
-        with contextlib.suppress(FileError):
-            known[name].parse(folder, spoiled(known[name], rng))
+        data = spoiled(target.seeds, target.is_json, rng)
+        assert outcome(target, folder, data, place / "ran")[1] == ""
 
     only_the_documented_error()
 
@@ -76,17 +63,48 @@ def test_damaged_files(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
-def test_many_damaged_files(known: dict[str, Target], tmp_path: Path, name: str) -> None:
-    inputs = 200 * known[name].share
-    accepted, broken = fuzz(known[name], inputs, 1, tmp_path)
-    assert broken == []
-    assert accepted < inputs
+def test_many_damaged_files(known: dict[str, Target], place: Path, name: str) -> None:
+    inputs = 100 * known[name].share
+    tally = fuzz(name, known[name], range(inputs), 1, place)
+    assert tally.failures == []
+    assert tally.outcomes.total() == inputs
+    assert 0 < tally.outcomes["accepted"] < inputs
 
 
-def test_a_parser_with_a_hole_is_noticed(tmp_path: Path) -> None:
-    def careless(folder: Path, data: bytes) -> None:
-        if b"7" in data:
-            raise ValueError("an error nobody documented")
+def test_inputs_depend_on_their_number_only(known: dict[str, Target]) -> None:
+    target = known["tsv"]
+    again = input_of("tsv", target, 0, 7)
+    assert again == input_of("tsv", target, 0, 7)
+    assert again != input_of("tsv", target, 0, 8)
+    assert again != input_of("tsv", target, 1, 7)
 
-    _, broken = fuzz(Target([b"1234567"], careless), 50, 0, tmp_path)
-    assert broken
+
+def careless(folder: Path, data: bytes) -> None:
+    """A parser with a hole of each kind."""
+    if b"1" not in data:
+        raise FileError(folder, "must hold a 1")
+    if b"2" not in data:
+        raise ValueError("an error nobody documented")
+    if b"3" not in data:
+        raise AssertionError("accepted what it must not")
+    if b"4" not in data:
+        os._exit(7)
+    if b"5" not in data:
+        while True:
+            pass
+    if b"6" not in data:
+        time.sleep(3600)
+    if b"7" not in data:
+        (folder.parent / "ran").touch()
+
+
+def test_a_parser_with_holes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_watch, "SECONDS_PER_INPUT", 0.02)
+    monkeypatch.setattr(fuzz_watch, "STILL", 2.0)
+    tally = fuzz("careless", Target([b"1234567"], careless), range(40), 0, tmp_path)
+    assert set(tally.outcomes) == {
+        "accepted", "refused", "escaped", "wrong", "died", "slow", "hung"
+    }  # fmt: skip
+    assert tally.outcomes.total() == 40
+    failed = 40 - tally.outcomes["accepted"] - tally.outcomes["refused"]
+    assert len(tally.failures) == failed

@@ -15,6 +15,7 @@ from dualsmooth.benchmarks.fake_sampler import FakeSampler
 from dualsmooth.engine import Budget, Bundle, DualSmoothing, load_bundle
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.certify_run import certify_run
+from dualsmooth.engine.cluster import beats
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError, SamplerError, StoppedError
 from dualsmooth.engine.runlog import RunLog
@@ -105,6 +106,19 @@ def test_killed_and_cut_off_workers_change_nothing(
     hit = signal_workers(monkeypatch, number, times)
     assert certify(tmp_path / "run", bundle, data, slow_sampler, 2) == alone
     assert len(hit) >= min(times, 2)
+    assert active_children() == []
+
+
+@pytest.mark.slow
+def test_workers_that_are_all_stopped_are_replaced(
+    bundle: Bundle, data: ImageSet, tmp_path: Path, alone: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Both workers are there and do nothing: nobody is left to take over their leases."""
+    monkeypatch.setattr(beats, "SILENCE", 3.0)
+    hit = signal_workers(monkeypatch, signal.SIGSTOP, 2)
+    assert certify(tmp_path / "run", bundle, data, slow_sampler, 2) == alone
+    assert len(hit) == 2
     assert active_children() == []
 
 

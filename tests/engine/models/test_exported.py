@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from onnx import ModelProto
+from onnx.external_data_helper import set_external_data
 from torch import nn
 
 from dualsmooth.engine import Budget, FixedSmoothing, certify, load_bundle
@@ -147,6 +149,40 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
             load_bundle(tmp_path / name)
         (tmp_path / name).write_bytes(b"nothing")
         with pytest.raises(FileError, match=r"must be an ONNX file|must be a program of plain"):
+            load_bundle(tmp_path / name)
+
+
+@pytest.mark.parametrize("sizes", [("n", 3, 1 << 20, 1 << 20), (1 << 30, 3, 6, 5)])
+def test_absurd_inputs_are_refused(tmp_path: Path, sizes: tuple[int | str, ...]) -> None:
+    path = onnx_file(tmp_path / "net.onnx", lambda nodes, x: nodes.add("Flatten", x), sizes)
+    rule = "net.onnx: must take images of at most 4194304 values, 268435456 in a batch; received"
+    with pytest.raises(FileError, match=rule):
+        load_bundle(path)
+
+
+def test_models_that_name_other_files_or_loop_are_refused(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "net.onnx")
+    proto = ModelProto.FromString(path.read_bytes())
+    tensor = proto.graph.initializer[0]
+    set_external_data(tensor, "../net.bin")
+    tensor.ClearField("raw_data")
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(FileError, match=r"net\.onnx: must hold its weights"):
+        load_bundle(path)
+    path = onnx_file(path, lambda nodes, x: nodes.add("Loop", "", "", linear(nodes, x)))
+    with pytest.raises(FileError, match=r"net\.onnx: must not loop; received Loop"):
+        load_bundle(path)
+
+
+def test_a_program_that_expands_out_of_proportion_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dualsmooth.engine.limits._UNSUSPECTED", 1_000_000)
+    for name in ("net.pt2", "net.pth.tar"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("net/data/sample_inputs/model.pt", bytes(5_000_000))
+        assert (tmp_path / name).stat().st_size < 10_000
+        with pytest.raises(FileError, match="must not be a decompression bomb"):
             load_bundle(tmp_path / name)
 
 

@@ -1,0 +1,150 @@
+"""What an ``.onnx`` file from elsewhere may hold, checked before ONNX Runtime sees it.
+
+ONNX Runtime opens files that a model names, and takes memory for shapes as they are stated. So the
+protocol buffer is walked here, without making anything of it, and a model has to hold its weights
+itself, in tensors no larger than their bytes. A field that occurs twice is checked twice, so
+nothing depends on which of the two another reader believes.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_MODEL, check_size
+
+DEEPEST = 32
+"""Graphs within nodes within graphs."""
+
+LOOPS = frozenset((b"Loop", b"Scan", b"SequenceMap"))
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_TENSOR, _SPARSE = "tensor", "sparse tensor"
+# Fields that hold further messages, by number, as onnx.proto3 has them.
+_PARTS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: _TENSOR, 15: _SPARSE},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: _SPARSE, 23: _SPARSE},
+    _TENSOR: {},
+}
+_OPERATOR, _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 4, 1, 13, 14
+
+
+def read_model(path: Path, *, loops: bool = True) -> bytes:
+    """Bytes of an ``.onnx`` file that holds all it needs.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    loops : bool
+        Whether a node may run others again and again; a loop may never end.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read, is above 2 GiB, is no protocol buffer, names other files, states
+        a tensor larger than its bytes, is nested beyond measure, or loops where it must not.
+    """
+    check_size(path, LARGEST_MODEL)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(path, "must be readable", error.strerror or error) from error
+    _Walk(path, loops).message("model", memoryview(data), 0)
+    return data
+
+
+class _Walk:
+    def __init__(self, path: Path, loops: bool) -> None:
+        self._path, self._loops = path, loops
+
+    def message(self, kind: str, data: memoryview, depth: int) -> None:
+        """Check a message and those in it."""
+        if depth > 3 * DEEPEST + 3:
+            raise FileError(self._path, f"must not nest more than {DEEPEST} graphs", "deeper ones")
+        if kind == _SPARSE:
+            raise FileError(self._path, "must hold dense weights", "a sparse tensor")
+        dims: list[int] = []
+        try:
+            for number, value in _fields(data):
+                part = _PARTS[kind].get(number)
+                if part is not None:
+                    self.message(part, _as_bytes(value), depth + 1)
+                elif kind == _TENSOR:
+                    self._tensor_field(number, value, dims)
+                elif kind == "node" and number == _OPERATOR:
+                    self._operator(bytes(_as_bytes(value)))
+        except ValueError as error:
+            raise FileError(self._path, "must be an ONNX file", error) from error
+        if kind == _TENSOR and not _fits(dims, len(data)):
+            rule = "must hold the bytes of every tensor"
+            raise FileError(self._path, rule, f"shape {dims[:8]} in {len(data)} bytes")
+
+    def _tensor_field(self, number: int, value: int | memoryview, dims: list[int]) -> None:
+        if number == _DIMS:
+            dims += [value] if isinstance(value, int) else list(_varints(value))
+        elif number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
+            raise FileError(self._path, "must hold its weights", "weights in another file",
+                            "save it with save_as_external_data=False")  # fmt: skip
+
+    def _operator(self, name: bytes) -> None:
+        if name in LOOPS and not self._loops:
+            raise FileError(self._path, "must not loop", name.decode(), "unroll it")
+
+
+def _fits(dims: list[int], size: int) -> bool:
+    """Whether a message has room for a tensor: half a byte per value is the least there is."""
+    return all(dim < 1 << 63 for dim in dims) and math.prod(dims) <= 2 * size
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and content of each field of a message; ValueError if it is none."""
+    place = 0
+    while place < len(data):
+        key, place = _varint(data, place)
+        kind = key & 7
+        if kind == _VARINT:
+            value, place = _varint(data, place)
+            yield key >> 3, value
+            continue
+        if kind == _BYTES:
+            size, place = _varint(data, place)
+        elif kind in (_FIXED64, _FIXED32):
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if size > len(data) - place:
+            raise ValueError(f"a field of {size} bytes where {len(data) - place} are left")
+        yield key >> 3, data[place : place + size]
+        place += size
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    """An integer and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(data):
+            raise ValueError("an integer that is cut off")
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        place += 1
+        if byte < 0x80:
+            return value & ((1 << 64) - 1), place
+    raise ValueError("an integer of more than ten bytes")
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    place = 0
+    while place < len(data):
+        value, place = _varint(data, place)
+        yield value
+
+
+def _as_bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number where a message must be")
+    return value

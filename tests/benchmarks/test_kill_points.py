@@ -1,0 +1,67 @@
+"""Kill points: an honest run passes, one that forgets or repeats certificates does not."""
+
+import random
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dualsmooth.benchmarks.fuzz_seeds import make_bundle
+from dualsmooth.benchmarks.kill_points import FILES, Certify, certify, disturbed, lines_of
+from dualsmooth.engine.data import load_images
+from dualsmooth.engine.models.bundle_files import read_bundle
+from dualsmooth.engine.runlog import LOG
+
+LINES = [b"%d" % i for i in range(40)]
+
+
+def imitated(folder: Path, *, forgets: bool = False, repeats: bool = False) -> None:
+    """A run without networks: adds the lines that are missing."""
+    folder.mkdir(exist_ok=True)
+    mode = "wb" if forgets else "ab"
+    done = set() if repeats else set(lines_of(folder))
+    with (folder / LOG).open(mode, buffering=0) as log:
+        for line in LINES:
+            if line not in done:
+                log.write(line + b"\n")
+                time.sleep(0.002)
+
+
+def several(run: Certify, place: Path) -> Counter[str]:
+    """Ten disturbed runs."""
+    total: Counter[str] = Counter()
+    for seed in range(10):
+        total += disturbed(run, place / str(seed), random.Random(seed), 5)
+    return total
+
+
+def test_an_honest_run_passes(tmp_path: Path) -> None:
+    assert several(imitated, tmp_path)["kill driver"] >= 5
+    for seed in range(10):
+        assert sorted(lines_of(tmp_path / str(seed))) == sorted(LINES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [({"forgets": True}, "left the disk"), ({"repeats": True}, "there twice")],
+    ids=["forgets", "repeats"],
+)
+def test_a_run_that_loses_or_repeats_certificates_is_found(
+    tmp_path: Path, fault: dict[str, bool], message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        several(partial(imitated, **fault), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_workers_end_with_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle")
+    bundle, rng = read_bundle(tmp_path / "bundle"), random.Random(7)
+    run = partial(certify, bundle, load_images("digits"))
+    disturbed(run, tmp_path / "whole", rng, 0)
+    done = disturbed(run, tmp_path / "run", rng, 6)
+    assert done.total() >= 6
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

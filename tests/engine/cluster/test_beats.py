@@ -1,0 +1,105 @@
+"""Signs of life: progress is told, silence is noticed, and nothing is expected of the idle."""
+
+from multiprocessing import Pipe
+from typing import Any
+
+import pytest
+
+from dualsmooth.engine.cluster import beats
+from dualsmooth.engine.cluster.beats import Voice, Watch
+from dualsmooth.engine.cluster.events import Alive
+from dualsmooth.engine.cluster.pulse import Pulse
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_silence_is_noticed_and_rest_is_not_silence() -> None:
+    clock = Clock()
+    watch = Watch(clock)
+    watch.expect(1, 10.0)
+    watch.expect(2, 10.0)
+    clock.now = 10.0
+    assert watch.overdue() == []
+    watch.expect(2, 10.0)
+    clock.now = 10.1
+    assert watch.overdue() == [1]
+    watch.rest(1)
+    watch.rest(1)
+    assert watch.overdue() == []
+    clock.now = 20.1
+    assert watch.overdue() == [2]
+
+
+def test_a_worker_that_runs_batches_says_so_and_one_that_hangs_does_not() -> None:
+    ours, theirs = Pipe()
+    batches = iter(range(1, 4))
+    voice = Voice(theirs, 5, lambda: next(batches, 3), 0.01)
+    assert [ours.recv() for _ in range(2)] == [Alive(5), Alive(5)]
+    assert not ours.poll(0.2), "a sign of life without progress"
+    voice.send("said")
+    assert ours.recv() == "said"
+    voice.close()
+    voice.send("too late")
+    assert not ours.poll(0.05)
+
+
+def test_a_voice_without_a_listener_ends() -> None:
+    ours, theirs = Pipe()
+    batches = iter(range(10_000))
+    Voice(theirs, 5, lambda: next(batches), 0.001)
+    assert ours.recv() == Alive(5)
+    ours.close()
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        theirs.send("anybody?")
+
+
+class FakeRay:
+    """Answers are numbers, and come at once unless they are None."""
+
+    class exceptions:
+        RayError = RuntimeError
+
+    def wait(self, asked: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        done = [answer for answer in asked if answer is not None]
+        return done, []
+
+    def get(self, answer: Any) -> Any:
+        if answer == "dead":
+            raise RuntimeError
+        return answer
+
+
+class FakeActor:
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.progress = self
+
+    def remote(self) -> Any:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "silent"),
+    [(range(1, 99), False), ((3,), True), ((None,), True), (("dead",), True)],
+    ids=["runs batches", "hangs", "cut off", "dead"],
+)
+def test_actors_are_asked(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[Any, ...], silent: bool
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("dualsmooth.engine.cluster.pulse.time.monotonic", clock)
+    pulse = Pulse(FakeRay())
+    pulse._watch = Watch(clock)
+    pulse.start(4, FakeActor(*answers))
+    for _ in range(1 + int(beats.SILENCE / beats.INTERVAL)):
+        assert pulse.silent() == []
+        clock.now += beats.INTERVAL
+    clock.now += beats.INTERVAL
+    assert pulse.silent() == ([4] if silent else [])
+    pulse.stop(4)
+    assert pulse.silent() == []

@@ -1,0 +1,174 @@
+"""ONNX files from elsewhere: what names other files, states absurd shapes or loops is refused."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
+from dualsmooth.export.onnx_file import DEEPEST, read_model
+from dualsmooth.export.sessions import make_session
+
+WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def model() -> ModelProto:
+    """A matrix product, with its weights in an initializer and a bias in a Constant node."""
+    nodes = Nodes()
+    product = nodes.add("MatMul", "x", nodes.constant(WEIGHTS, np.float32))
+    bias = nodes.add("Constant", value=numpy_helper.from_array(np.ones(3, np.float32)))
+    result = nodes.add("Add", product, bias)
+    shape = ("n", 4)
+    graph = nodes.graph("net", [value("x", FLOAT, shape)], [value(result, FLOAT, ("n", 3))])
+    return model_of(graph)
+
+
+def saved(folder: Path, content: ModelProto | bytes) -> Path:
+    path = folder / "net.onnx"
+    data = content if isinstance(content, bytes) else content.SerializeToString()
+    path.write_bytes(data)
+    return path
+
+
+def outside(tensor: TensorProto, location: str) -> None:
+    """Make a tensor one whose values are in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, text in (("location", location), ("offset", "0"), ("length", "48")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, text
+
+
+def constant_of(proto: ModelProto) -> TensorProto:
+    (node,) = (node for node in proto.graph.node if node.op_type == "Constant")
+    return node.attribute[0].t
+
+
+def test_an_honest_model_is_read_unchanged(tmp_path: Path) -> None:
+    path = saved(tmp_path, model())
+    assert read_model(path, loops=False) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "location", ["w.bin", "../w.bin", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "a/../../w.bin"]
+)
+@pytest.mark.parametrize("where", ["initializer", "node", "body", "function"])
+def test_weights_in_other_files_are_refused(tmp_path: Path, location: str, where: str) -> None:
+    proto = model()
+    tensor = proto.graph.initializer[0]
+    if where != "initializer":
+        tensor = constant_of(proto)
+    outside(tensor, location)
+    if where == "body":
+        body = helper.make_graph(list(proto.graph.node), "body", [], [])
+        proto.graph.node.add(op_type="If", name="if").attribute.append(
+            helper.make_attribute("then_branch", body)
+        )
+        del proto.graph.node[:-1]
+    if where == "function":
+        function = proto.functions.add(name="f")
+        function.node.extend(proto.graph.node)
+        del proto.graph.node[:]
+    with pytest.raises(FileError, match=r"net.onnx: must hold its weights; received weights in a"):
+        read_model(saved(tmp_path, proto))
+
+
+def test_without_the_check_another_file_would_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime alone reads a file of the working directory: the check is what refuses it."""
+    proto = model()
+    outside(proto.graph.initializer[0], "secret.bin")
+    (tmp_path / "secret.bin").write_bytes(WEIGHTS.tobytes())
+    monkeypatch.chdir(tmp_path)
+    session = make_session(proto.SerializeToString())
+    ones = np.ones((1, 4), np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": ones})[0], ones @ WEIGHTS + 1)
+    with pytest.raises(FileError, match="must hold its weights"):
+        read_model(saved(Path(), proto))
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [(1 << 40, 3), (1 << 62, 1 << 62), (4, -3), (-4, -3), (4, 3, 1000)],
+    ids=["tera", "overflow", "negative", "negative twice", "thousandfold"],
+)
+def test_tensors_larger_than_their_bytes_are_refused(tmp_path: Path, dims: tuple[int, ...]) -> None:
+    proto = model()
+    del proto.graph.initializer[0].dims[:]
+    proto.graph.initializer[0].dims.extend(dims)
+    with pytest.raises(FileError, match=r"must hold the bytes of every tensor; received shape"):
+        read_model(saved(tmp_path, proto))
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.sparse_initializer.append(SparseTensorProto(dims=[1 << 40]))
+    with pytest.raises(FileError, match="must hold dense weights"):
+        read_model(saved(tmp_path, proto))
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
+def test_loops_are_refused_where_they_must_not_be(tmp_path: Path, kind: str) -> None:
+    proto = model()
+    inner = helper.make_graph([helper.make_node(kind, [], [])], "inner", [], [])
+    proto.graph.node.append(helper.make_node("If", [], [], then_branch=inner))
+    path = saved(tmp_path, proto)
+    assert read_model(path) == path.read_bytes()
+    with pytest.raises(FileError, match=f"must not loop; received {kind}"):
+        read_model(path, loops=False)
+
+
+def field(number: int, content: bytes) -> bytes:
+    size = len(content)
+    return bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + content
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    """A node's attribute that holds a graph with a node, and so on."""
+    graph = b""
+    for _ in range(DEEPEST):
+        graph = field(1, field(5, field(6, graph)))
+    path = saved(tmp_path, field(7, graph))
+    assert read_model(path) == path.read_bytes()
+    for _ in range(2 * DEEPEST):
+        graph = field(1, field(5, field(6, graph)))
+    with pytest.raises(FileError, match=f"must not nest more than {DEEPEST} graphs"):
+        read_model(saved(tmp_path, field(7, graph)))
+
+
+def test_sizes_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="must be readable"):
+        read_model(tmp_path / "none.onnx")
+    with pytest.raises(FileError, match="must be readable"):
+        read_model(tmp_path)
+    path = tmp_path / "vast.onnx"
+    path.touch()
+    os.truncate(path, (1 << 31) + 1)
+    with pytest.raises(FileError, match="must be at most 2147483648 bytes"):
+        read_model(path)
+
+
+def test_other_formats_of_onnx_runtime_are_refused() -> None:
+    """Its own format would not have been checked here."""
+    with pytest.raises(Exception, match=r"(?i)protobuf"):
+        make_session(b"\x18\0\0\0ORTM" + bytes(64))
+
+
+@given(st.data())
+def test_every_cut_and_every_changed_byte_is_walked_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(model().SerializeToString())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    path = saved(tmp_path_factory.getbasetemp(), bytes(content[:cut]))
+    with suppress(FileError):
+        assert read_model(path) == content[:cut]
