@@ -28,8 +28,8 @@ class Bound:
     Parameters
     ----------
     stage : str
-        ``selector``, ``classifier``, ``rival`` (the strongest other class) or ``earlier`` (a
-        larger noise level of a cascade).
+        ``selector``, ``classifier``, ``rival`` (the strongest other class), ``earlier`` (a larger
+        noise level of a cascade) or ``agreement`` (pairs of networks that do not disagree).
     event : str
         What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index),
         ``!= 5`` (every vote but those for class 5).

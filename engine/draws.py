@@ -28,6 +28,8 @@ class Phase(IntEnum):
     CLASS_PREDICT = 5
     SEARCH = 6
     SEARCH_CHECK = 7
+    PAIR = 8
+    CALIBRATE = 9
 
 
 @dataclass(frozen=True, slots=True)

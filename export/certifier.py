@@ -2,7 +2,8 @@
 
 The procedures are the engine's own (`dualsmooth.engine.methods`), driven one draw at a time over
 ONNX Runtime, so every bound, ledger and rounding is the same code that ``dualsmooth certify`` runs.
-A certificate is about the exported networks in float32 and names the deployment's digest.
+A certificate is about the exported networks in the deployment's precision, float32 or int8, and
+names the deployment's digest. With ``pairs`` it is about the float32 networks behind int8 ones.
 """
 
 import dataclasses
@@ -35,6 +36,9 @@ class OnnxCertifier:
         Written by ``dualsmooth export``; every file's digest is checked.
     sigma : float, optional
         Use fixed smoothing at this level of the deployment instead of its own method.
+    pairs : int, optional
+        Certify the float32 networks that int8 ones were made from: int8 votes, and this many
+        samples that both answer (`dualsmooth.engine.methods.transfer`). Fixed smoothing only.
     seed, attempt : int
         Noise stream, 0 <= seed < 2^64 and 0 <= attempt < 2^16; fixed before looking at results.
     provider : str
@@ -48,8 +52,8 @@ class OnnxCertifier:
     Raises
     ------
     ArgumentError
-        If an argument is outside its range, the deployment has no such level, or ONNX Runtime has
-        no such provider.
+        If an argument is outside its range, the deployment has no such level or no pairs, or ONNX
+        Runtime has no such provider.
     FileError
         If a file is missing, damaged or tampered with.
     """
@@ -59,6 +63,7 @@ class OnnxCertifier:
         folder: str | Path,
         *,
         sigma: float | None = None,
+        pairs: int | None = None,
         seed: int = 0,
         attempt: int = 0,
         provider: str = CPU,
@@ -69,7 +74,12 @@ class OnnxCertifier:
             if type(number) is not int or not 0 <= number < stop:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
-        self.method = self.deployment.method(sigma)
+        self.method = (
+            self.deployment.method(sigma) if pairs is None
+            else self.deployment.transfer(sigma, pairs)
+        )  # fmt: skip
+        about = self.deployment.precision
+        self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
         self.sampler = OnnxSampler(
             self.deployment, self.method.roles, seed=seed, attempt=attempt, provider=provider,
@@ -133,7 +143,7 @@ class OnnxCertifier:
             seed=self.seed,
             attempt=self.attempt,
             bundle=self.deployment.digest,
-            precision="fp32",
+            precision=self.precision,
             device="cpu" if self.provider == CPU else self.provider,
             sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,

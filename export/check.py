@@ -2,7 +2,8 @@
 
 Both add the same noise and cast the same votes, except where rounding inside a network decides: a
 draw whose two largest logits lie closer than `GAP` may go either way. So counts may differ by as
-many votes as there are such draws, and a certificate may differ where counts do.
+many votes as there are such draws, and a certificate may differ where counts do. Int8 networks are
+other base classifiers than the engine's and are checked against themselves (`check_int8`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from dualsmooth.engine.noise import standard_normal
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
+from dualsmooth.export.check_int8 import check_int8
 from dualsmooth.export.check_noise import check_noise
+from dualsmooth.export.check_pairs import check_pairs
 from dualsmooth.export.check_predictor import check_predictor
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.finding import Finding
@@ -76,6 +79,9 @@ def check_deployment(
     ours = _with_engine(deployment, bundle, images, seed, threads)
     with OnnxCertifier(deployment.folder, seed=seed, threads=threads) as certifier:
         theirs = [certifier.certify(image, image_id=i) for i, image in enumerate(images)]
+    if deployment.precision == "int8":
+        findings += check_pairs(deployment, bundle, images[:3], seed, GAP)
+        return [*findings, *check_int8(deployment, images, theirs, ours, seed)]
     logits = _Logits(bundle, seed)
     differences = [
         _difference(logits, image, *pair) for image, *pair in zip(images, ours, theirs, strict=True)

@@ -1,4 +1,4 @@
-"""Images that an export is checked on."""
+"""Images that an export is checked on, and those that int8 networks are calibrated on."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,3 +26,21 @@ def images_for_check(
         raise ArgumentError("data", rule, None, "for example npz:FILE")
     images = load_images(spec or "digits").images[: positive_integer("images", count)]
     return check_images(images, shape)
+
+
+def images_for_calibration(
+    spec: str | None, shape: tuple[int, int, int], count: int
+) -> NDArray[np.generic]:
+    """``count`` images at even steps of a data set; of digits:train if none is named and they fit.
+
+    Raises
+    ------
+    ArgumentError
+        If no data set is named and digits do not fit, or the images have another shape.
+    """
+    if spec is None and shape != DIGITS:
+        rule = f"must name images of shape {shape} for --int8"
+        raise ArgumentError("calibration", rule, None, "for example npz:FILE")
+    images = load_images(spec or "digits:train").images
+    step = max(1, len(images) // positive_integer("calibration_images", count))
+    return check_images(images[::step][:count], shape)

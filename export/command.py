@@ -37,6 +37,17 @@ def export(
         int | None,
         typer.Option(help="Rows of every pass; part of what is certified. Default: by image size."),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Quantise the networks: base classifiers of their own."),
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Images of --int8, as for certify. Default: digits:train, if they fit."),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="How many of them; each is used with the noise of every level.")
+    ] = 128,
     check: Annotated[
         bool,
         typer.Option("--check", help="Compare noise, votes and certificates with the engine's."),
@@ -55,7 +66,8 @@ def export(
 
     The folder has every network (NAME.onnx), its vote graph with the noise inside
     (NAME.votes.onnx), the dual predictor (dual.onnx) and deployment.json. Load it with
-    dualsmooth.export.certifier.OnnxCertifier, or run the graphs from any language.
+    dualsmooth.export.certifier.OnnxCertifier, or run the graphs from any language. With --int8
+    the networks are in int8, and certificates are about these.
 
     Exit code 1: the folder was written and --check failed.
 
@@ -68,10 +80,11 @@ def export(
     from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.methods.choose import choose_method
     from dualsmooth.engine.models.bundle import load_bundle
-    from dualsmooth.export.check_images import images_for_check
+    from dualsmooth.export.check_images import images_for_calibration, images_for_check
     from dualsmooth.export.deployment import Recipe
 
     try:
+        from dualsmooth.export.quantize import Calibration
         from dualsmooth.export.write import export_bundle
     except ImportError as error:
         hint = "pip install 'dualsmooth[export]'"
@@ -83,8 +96,15 @@ def export(
         published_split=published_split,
     ).name.partition("(")[0]  # fmt: skip
     recipe = Recipe(kind, sigma, selector_rule, routing, published_split, n0, n, alpha)
-    pixels = images_for_check(data, loaded.input_shape, images) if check else None
-    deployment = export_bundle(loaded, out, recipe, batch_size=batch_size)
+    shape = loaded.input_shape
+    pixels = images_for_check(data, shape, images) if check else None
+    if calibration is not None and not int8:
+        raise ArgumentError("calibration", "belongs to --int8", calibration)
+    quantization = (
+        Calibration(images_for_calibration(calibration, shape, calibration_images))
+        if int8 else None
+    )  # fmt: skip
+    deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)
     typer.echo(f"{out}/deployment.json")
     if pixels is None:
         return

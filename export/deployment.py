@@ -6,7 +6,7 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, digest_of
 from dualsmooth.engine.noise import STREAM_VERSION
@@ -23,6 +24,7 @@ from dualsmooth.engine.noise import STREAM_VERSION
 FORMAT, VERSION = "dualsmooth-deployment", 1
 INDEX = "deployment.json"
 DUAL = "dual.onnx"
+PRECISIONS = ("fp32", "int8")
 _LARGEST_INDEX = 1 << 20
 
 
@@ -79,6 +81,8 @@ class Deployment:
         Rows of every pass through a network.
     recipe : Recipe
         Settings of the certificates.
+    precision : str
+        ``fp32``, or ``int8`` if the networks were quantised.
     digest : str
         SHA-256 of the index, which holds those of the files: identifies what is certified.
     """
@@ -87,6 +91,7 @@ class Deployment:
     bundle: Bundle
     batch_size: int
     recipe: Recipe
+    precision: str
     digest: str
 
     def method(self, sigma: float | None = None) -> FixedSmoothing | DualSmoothing:
@@ -104,6 +109,27 @@ class Deployment:
         if sigma not in known:
             raise _unknown_level(sigma, known)
         return FixedSmoothing(self.bundle, sigma)
+
+    def transfer(self, sigma: float | None, pairs: int) -> TransferSmoothing:
+        """The method that certifies the float32 networks from int8 votes.
+
+        Raises
+        ------
+        ArgumentError
+            If the networks are not in int8, the method is not fixed, or a number is out of range.
+        """
+        if self.precision != "int8":
+            hint = "dualsmooth export --int8 makes one"
+            raise ArgumentError("pairs", "must go with an int8 deployment", self.precision, hint)
+        method = self.method(sigma)
+        if not isinstance(method, FixedSmoothing):
+            rule = "must go with fixed smoothing"
+            raise ArgumentError("pairs", rule, method.name, "name one sigma")
+        return TransferSmoothing(self.bundle, method.sigma, pairs)
+
+    def outputs(self, role: str) -> int:
+        """Number of logits of a network, or of the pair of networks of a role."""
+        return self.bundle.outputs(role.removesuffix(pair_role("")))
 
     def votes_file(self, role: str) -> Path:
         """The vote graph of a network."""
@@ -138,35 +164,6 @@ def _unknown_level(sigma: float, known: tuple[float | None, ...]) -> ArgumentErr
     return ArgumentError("sigma", f"must be one of the levels trained for: {levels}", sigma)
 
 
-def index_of(
-    bundle: Bundle, recipe: Recipe, batch_size: int, versions: dict[str, Any], files: dict[str, Any]
-) -> dict[str, Any]:
-    """Content of ``deployment.json``; ``files`` maps names to size and SHA-256."""
-    fields = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": bundle.name,
-        "bundle_digest": bundle.digest,
-        "input": {
-            "shape": list(bundle.input_shape),
-            "layout": "height, width, channels",
-            "dtype": "float32",
-            "range": [0, 1],
-        },
-        "num_classes": bundle.num_classes,
-        "sigmas": list(bundle.sigmas),
-        "tau": bundle.tau,
-        "roles": sorted(bundle.networks),
-        "batch_size": batch_size,
-        "precision": "fp32",
-        "stream_version": STREAM_VERSION,
-        **versions,
-        "certificate": asdict(recipe),
-        "files": files,
-    }
-    return fields | {"digest": digest_of(fields)}
-
-
 def read_deployment(folder: str | Path) -> Deployment:
     """Read a deployment folder and check every file in it.
 
@@ -185,13 +182,19 @@ def read_deployment(folder: str | Path) -> Deployment:
             role: Network("onnx", {}, fields["files"][f"{role}.votes.onnx"]["sha256"], b"")
             for role in fields["roles"]
         }
+        if fields["precision"] not in PRECISIONS:
+            rule = f"must be one of {', '.join(PRECISIONS)}"
+            raise ArgumentError("precision", rule, fields["precision"])
         recipe = Recipe(**fields["certificate"])
         bundle = Bundle(
             fields["name"], tuple(fields["input"]["shape"]), fields["num_classes"],
             tuple(fields["sigmas"]), fields["tau"], networks,
         )  # fmt: skip
         method_of(bundle, recipe)
-        return Deployment(folder, bundle, int(fields["batch_size"]), recipe, fields["digest"])
+        return Deployment(
+            folder, bundle, int(fields["batch_size"]), recipe, fields["precision"],
+            fields["digest"],
+        )  # fmt: skip
     except (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError,
             ValueError) as error:  # fmt: skip
         raise FileError(index, "must describe a deployment", error) from error

@@ -25,6 +25,10 @@ TOLERANCE = 1e-4
 """Largest difference of logits from PyTorch's, relative to the largest logit."""
 
 
+OTHER_ROWS = 4.0
+"""How much larger the rows are that replace others in a trial."""
+
+
 def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
     """A network as an ONNX model: preprocessing inside, any number of rows.
 
@@ -42,13 +46,13 @@ def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -
     ArgumentError
         If a layer has no counterpart in the opset.
     """
-    model = _without_notes(_exported(network, role, trial))
+    model = without_notes(_exported(network, role, trial))
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
     if foreign:
-        raise _refused(role, "must consist of layers that ONNX has", foreign[0])
+        raise refused(role, "must consist of layers that ONNX has", foreign[0])
     versions = {entry.version for entry in model.opset_import if not entry.domain}
     if versions != {OPSET}:
-        raise _refused(role, f"must be expressible in opset {OPSET}", sorted(versions))
+        raise refused(role, f"must be expressible in opset {OPSET}", sorted(versions))
     return model
 
 
@@ -60,8 +64,7 @@ def check_network(
     Raises
     ------
     ArgumentError
-        If logits differ from PyTorch's, have another shape, or depend on a row's place in the
-        batch; a vote would then depend on its batch mates.
+        If logits differ from PyTorch's, have another shape, or are not a row's own (`check_rows`).
     """
     import torch
 
@@ -70,14 +73,33 @@ def check_network(
     with torch.inference_mode():
         expected = network(torch.from_numpy(trial)).numpy()
     if found.shape != (len(trial), outputs) or found.shape != expected.shape:
-        raise _refused(role, f"must give {outputs} logits per row", found.shape)
+        raise refused(role, f"must give {outputs} logits per row", found.shape)
     error = np.abs(found - expected).max()
     if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise _refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
+        raise refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
+    check_rows(path, role, trial)
+
+
+def check_rows(path: Path, role: str, trial: NDArray[np.float32]) -> None:
+    """Try whether a row's logits in a batch of this size are its own.
+
+    Raises
+    ------
+    ArgumentError
+        If they change with the row's place, or with the other rows; a vote would then depend on
+        its batch mates.
+    """
+    session = make_session(str(path))
+    found = session.run(None, {PIXELS: trial})[0]
     order = np.random.default_rng(1).permutation(len(trial))
     if not np.array_equal(session.run(None, {PIXELS: trial[order]})[0], found[order]):
         rule = "must give each row's logits whatever its place in the batch"
-        raise _refused(role, rule, "others after the rows were exchanged")
+        raise refused(role, rule, "others after the rows were exchanged")
+    mixed = trial.copy()
+    mixed[1::2] *= -OTHER_ROWS
+    if not np.array_equal(session.run(None, {PIXELS: mixed})[0][::2], found[::2]):
+        rule = "must give each row's logits whatever the other rows are"
+        raise refused(role, rule, "others after every second row was replaced")
 
 
 def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
@@ -92,7 +114,7 @@ def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> Mo
                 input_names=[PIXELS], output_names=[LOGITS],
             )  # fmt: skip
     except Exception as error:  # the exporter runs the network on symbols and fails in many ways
-        raise _refused(role, "must consist of layers that ONNX has", _cause(error)) from error
+        raise refused(role, "must consist of layers that ONNX has", _cause(error)) from error
     assert program is not None
     model: ModelProto = program.model_proto
     return model
@@ -120,7 +142,7 @@ def _silence() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _without_notes(model: ModelProto) -> ModelProto:
+def without_notes(model: ModelProto) -> ModelProto:
     """A copy without stack traces and other notes about the machine it was made on."""
     plain = inliner.inline_local_functions(model)
     plain.ir_version = IR_VERSION
@@ -133,5 +155,6 @@ def _without_notes(model: ModelProto) -> ModelProto:
     return plain
 
 
-def _refused(role: str, rule: str, value: object) -> ArgumentError:
+def refused(role: str, rule: str, value: object) -> ArgumentError:
+    """The error of a network that breaks a rule."""
     return ArgumentError(f"network {role}", rule, value)

@@ -79,7 +79,7 @@ class OnnxSampler:
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
         )
-        self._outputs = {role: deployment.bundle.outputs(role) for role in roles}
+        self._outputs = {role: deployment.outputs(role) for role in roles}
         self._stream = _Stream(seed, attempt)
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
         self._count = {role: self._counter(deployment, role, provider, fed) for role in roles}

@@ -140,23 +140,33 @@ def _noisy_logits(body: Nodes, voter: Voter, request: Request, index: str) -> st
 
 def inline(body: Nodes, network: ModelProto, pixels: str) -> str:
     """Add a network's nodes and weights; returns the name of its logits."""
-    graph = compose.add_prefix(network, f"{body.prefix}network/").graph
+    return body.add("Identity", place(body, network, pixels, "network"), output=LOGITS)
+
+
+def place(body: Nodes, network: ModelProto, pixels: str, name: str) -> str:
+    """Add a network's nodes and weights under a name of their own; returns its output."""
+    graph = compose.add_prefix(network, f"{body.prefix}{name}/").graph
     body.nodes.append(helper.make_node("Identity", [pixels], [graph.input[0].name]))
     body.nodes.extend(graph.node)
     body.constants.extend(graph.initializer)
-    return body.add("Identity", graph.output[0].name, output=LOGITS)
+    return str(graph.output[0].name)
 
 
 def _histogram(body: Nodes, logits: str, active: str, bins: int) -> str:
-    """Votes of the active rows: largest logit, lowest class on ties, last bin if not finite."""
-    last = body.constant([1], np.int64)
-    finite = body.add("Less", body.add("Abs", logits), body.constant(math.inf, np.float32))
-    odd = body.add("Cast", body.add("Not", finite), to=INT64)
-    any_odd = body.add("Cast", body.add("ReduceMax", odd, last, keepdims=0), to=BOOL)
-    top = body.add("ArgMax", logits, axis=1, keepdims=0)
-    vote = body.add("Where", any_odd, body.constant(bins - 1, np.int64), top)
+    """Votes of the active rows by class, the last bin for rows that are not finite."""
+    vote = row_votes(body, logits, bins - 1)
     kept = body.add("Where", active, vote, body.constant(-1, np.int64))
-    column = body.add("Unsqueeze", kept, last)
+    column = body.add("Unsqueeze", kept, body.constant([1], np.int64))
     members = body.add("Equal", column, body.constant(np.arange(bins), np.int64))
     ones = body.add("Cast", members, to=INT64)
     return body.add("ReduceSum", ones, body.constant([0], np.int64), keepdims=0)
+
+
+def row_votes(nodes: Nodes, logits: str, outputs: int) -> str:
+    """Class of each row, int64: largest logit, lowest on ties; ``outputs`` if one is not finite."""
+    finite = nodes.add("Less", nodes.add("Abs", logits), nodes.constant(math.inf, np.float32))
+    odd = nodes.add("Cast", nodes.add("Not", finite), to=INT64)
+    rows = nodes.constant([1], np.int64)
+    any_odd = nodes.add("Cast", nodes.add("ReduceMax", odd, rows, keepdims=0), to=BOOL)
+    top = nodes.add("ArgMax", logits, axis=1, keepdims=0)
+    return nodes.add("Where", any_odd, nodes.constant(outputs, np.int64), top)

@@ -1,29 +1,38 @@
 """Writes deployment folders from bundles, all or nothing."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.folders import check_target, new_folder
+from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.network import digest_of
+from dualsmooth.engine.noise import STREAM_VERSION
 from dualsmooth.export.deployment import (
     DUAL,
+    FORMAT,
     INDEX,
+    VERSION,
     Deployment,
     Recipe,
     file_digest,
-    index_of,
     method_of,
     read_deployment,
 )
 from dualsmooth.export.dual_graph import Dual, dual_model
 from dualsmooth.export.graph import IR_VERSION, OPSET
-from dualsmooth.export.networks import check_network, network_model
+from dualsmooth.export.networks import check_network, check_rows, network_model
+from dualsmooth.export.pairs import pair_model
+from dualsmooth.export.quantize import Calibration, quantized_model
 from dualsmooth.export.sessions import OLDEST
 from dualsmooth.export.vote_graph import Voter, vote_model
 
@@ -37,9 +46,17 @@ PIXELS_PER_BATCH, ROWS_PER_BATCH = 1 << 16, 256
 
 
 def export_bundle(
-    bundle: Bundle, folder: str | Path, recipe: Recipe, *, batch_size: int | None = None
+    bundle: Bundle,
+    folder: str | Path,
+    recipe: Recipe,
+    *,
+    batch_size: int | None = None,
+    int8: Calibration | None = None,
 ) -> Deployment:
     """Write every network, its vote graph, the dual predictor where there is a selector, the index.
+
+    With ``int8`` the networks are quantised ones, and each classifier has a second vote graph that
+    counts where it and the float32 network disagree.
 
     Parameters
     ----------
@@ -52,6 +69,8 @@ def export_bundle(
     batch_size : int, optional
         Rows of every pass through a network, part of what is certified. By default the largest
         power of two, 8 to 256, with at most 65,536 pixels in a batch.
+    int8 : Calibration, optional
+        Images to calibrate int8 networks on, with noise of every level a network is used at.
 
     Raises
     ------
@@ -67,13 +86,23 @@ def export_bundle(
     rows = positive_integer("batch_size", rows)
     with new_folder(folder) as draft:
         voters = {role: _write_network(draft, bundle, role, rows) for role in bundle.networks}
+        about: dict[str, Any] = {"precision": "fp32"}
+        if int8 is not None:
+            levels = {role: _levels(bundle, role, recipe) for role in voters}
+            about = _about_int8(draft, int8, levels)
+            voters = {
+                role: _quantize(draft, role, voter, int8.batches(levels[role], rows))
+                for role, voter in voters.items()
+            }
+        for role, voter in voters.items():
+            _save(vote_model(voter), draft / f"{role}.votes.onnx")
         if SELECTOR in voters:
             _save(dual_model(_dual(bundle, voters, recipe)), draft / DUAL)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(draft.iterdir())
         }
-        index = index_of(bundle, recipe, rows, _versions(), files)
+        index = _index_of(bundle, recipe, rows, about | _versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
 
@@ -88,15 +117,53 @@ def _write_network(draft: Path, bundle: Bundle, role: str, rows: int) -> Voter:
     from dualsmooth.engine.models.fold import fold_batch_norm
 
     network = fold_batch_norm(bundle.build(role))
-    height, width, channels = bundle.input_shape
-    trial = np.random.default_rng(0).standard_normal((rows, channels, height, width))
-    model = network_model(network, role, trial.astype(np.float32))
+    trial = _trial(bundle.input_shape, rows)
+    model = network_model(network, role, trial)
     _save(model, draft / f"{role}.onnx")
     outputs = bundle.outputs(role)
-    check_network(draft / f"{role}.onnx", network, role, trial.astype(np.float32), outputs)
-    voter = Voter(model, bundle.input_shape, outputs, rows)
-    _save(vote_model(voter), draft / f"{role}.votes.onnx")
-    return voter
+    check_network(draft / f"{role}.onnx", network, role, trial, outputs)
+    return Voter(model, bundle.input_shape, outputs, rows)
+
+
+def _trial(shape: tuple[int, int, int], rows: int) -> NDArray[np.float32]:
+    height, width, channels = shape
+    noise = np.random.default_rng(0).standard_normal((rows, channels, height, width))
+    return noise.astype(np.float32)
+
+
+def _levels(bundle: Bundle, role: str, recipe: Recipe) -> tuple[float, ...]:
+    """Noise levels a network is used at; all of them if it is used at none."""
+    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (recipe.sigma,)
+    known = tuple(level for level in levels if level is not None)
+    return tuple(s for s in known if role == SELECTOR or bundle.classifier_at(s) == role) or known
+
+
+def _about_int8(
+    draft: Path, int8: Calibration, levels: dict[str, tuple[float, ...]]
+) -> dict[str, Any]:
+    """What the index says of int8 networks; the float32 ones still stand in the draft."""
+    return {
+        "precision": "int8",
+        "calibration": int8.record | {"sigmas": levels},
+        "float_networks": {role: file_digest(draft / f"{role}.onnx") for role in levels},
+    }
+
+
+def _quantize(
+    draft: Path, role: str, voter: Voter, batches: Iterable[NDArray[np.float32]]
+) -> Voter:
+    """Put the int8 network in the place of the float32 one; pairs of both for classifiers."""
+    path, trial = draft / f"{role}.onnx", _trial(voter.shape, voter.batch)
+    quantized = replace(voter, network=quantized_model(path, role, batches))
+    _save(quantized.network, path)
+    check_rows(path, role, trial)
+    if role != SELECTOR:
+        both = pair_role(role)
+        pair = pair_model(quantized.network, voter.network, voter.shape, voter.outputs)
+        _save(pair, draft / f"{both}.onnx")
+        check_rows(draft / f"{both}.onnx", both, trial)
+        _save(vote_model(replace(voter, network=pair)), draft / f"{both}.votes.onnx")
+    return quantized
 
 
 def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
@@ -106,6 +173,38 @@ def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
         voters[SELECTOR], bundle.tau, bundle.sigmas, {role: voters[role] for role in roles}, roles,
         recipe.selector_rule or "median",
     )  # fmt: skip
+
+
+def _index_of(
+    bundle: Bundle, recipe: Recipe, batch_size: int, about: dict[str, Any], files: dict[str, Any]
+) -> dict[str, Any]:
+    """Content of ``deployment.json``.
+
+    ``about`` has the precision, versions and how int8 networks were calibrated; ``files`` maps
+    names to size and SHA-256.
+    """
+    fields = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": bundle.name,
+        "bundle_digest": bundle.digest,
+        "input": {
+            "shape": list(bundle.input_shape),
+            "layout": "height, width, channels",
+            "dtype": "float32",
+            "range": [0, 1],
+        },
+        "num_classes": bundle.num_classes,
+        "sigmas": list(bundle.sigmas),
+        "tau": bundle.tau,
+        "roles": sorted(bundle.networks),
+        "batch_size": batch_size,
+        "stream_version": STREAM_VERSION,
+        **about,
+        "certificate": asdict(recipe),
+        "files": files,
+    }
+    return fields | {"digest": digest_of(fields)}
 
 
 def _save(model: ModelProto, path: Path) -> None:

@@ -109,9 +109,11 @@ def _try(path: Path, module: Exported, shape: tuple[int, int, int]) -> int:
     trial = torch.rand(TRIAL_ROWS, *shape, generator=torch.Generator().manual_seed(0))
     trial[0], trial[1] = 0.0, 1.0
     order = torch.arange(TRIAL_ROWS).roll(7)
+    mixed = trial.clone()
+    mixed[1::2] = 1 - 4 * mixed[1::2]  # outside [0, 1], as noisy pixels are
     try:
         with torch.inference_mode():
-            logits, again, moved = (module(batch) for batch in (trial, trial, trial[order]))
+            logits, again, moved, beside = map(module, (trial, trial, trial[order], mixed))
     except Exception as error:  # whatever the runtime raises
         rule = f"must run on batches of images {shape}"
         raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
@@ -122,7 +124,9 @@ def _try(path: Path, module: Exported, shape: tuple[int, int, int]) -> int:
         raise FileError(path, "must give finite logits for pixels in [0, 1]", received)
     if not torch.equal(logits, again):
         raise FileError(path, "must give a batch the same logits every time", "others")
+    rule = "must give each row's logits whatever the other rows are"
     if not torch.equal(logits[order], moved):
-        rule = "must give each row's logits whatever the other rows are"
         raise FileError(path, rule, "others after the rows were exchanged")
+    if not torch.equal(logits[::2], beside[::2]):
+        raise FileError(path, rule, "others after every second row was replaced")
     return int(logits.shape[1])

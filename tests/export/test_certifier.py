@@ -242,6 +242,28 @@ def test_a_provider_without_integer_operators_gets_noise_from_the_host(
         assert other.sampler.name.endswith(f"{name}, noise fed")
 
 
+def test_a_provider_that_refuses_an_operator_gets_noise_from_the_host(
+    deployed: Path, certifier: OnnxCertifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider made for this test: it runs networks and refuses whole vote graphs."""
+    name, asked = "NoShiftExecutionProvider", []
+
+    def session(model: str, provider: str, *, alone: bool = False) -> Any:
+        asked.append((Path(model).name, provider))
+        if alone:
+            raise RuntimeError("This session contains graph nodes that are assigned to the CPU")
+        return make_session(model)
+
+    monkeypatch.setattr("dualsmooth.export.onnx_sampler.make_session", session)
+    with pytest.warns(UserWarning, match=f"^{name} lacks operators .* made on the host and fed"):
+        other = OnnxCertifier(deployed, provider=name)
+    with other:
+        assert votes(other.certify(IMAGES[0])) == votes(certifier.certify(IMAGES[0]))
+        assert other.certify(IMAGES[0]).device == name
+        assert other.sampler.name.endswith(f"{name}, noise fed")
+    assert asked[1:] == [("selector.onnx", name), ("classifier.onnx", name)]
+
+
 def test_a_file_that_onnx_runtime_cannot_run_is_named(
     deployed: Path, tmp_path: Path, sealed: Callable[[Path], None]
 ) -> None:

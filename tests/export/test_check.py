@@ -160,6 +160,16 @@ def test_the_command_prints_the_table(run: Run, saved: Path, tmp_path: Path) -> 
     assert read_deployment(tmp_path / "out").recipe.selector_rule == "plurality"
 
 
+def test_the_command_quantises(run: Run, saved: Path, tmp_path: Path) -> None:
+    code, out, err = run(
+        saved, "--out", tmp_path / "out", "--int8", "--calibration-images", 16, "--check",
+        "--images", 2, "--n", 60, "--threads", 1,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "int8 certificates    ok      2 of 2 equal a recount's" in out
+    assert read_deployment(tmp_path / "out").precision == "int8"
+
+
 def test_a_failed_check_is_a_finding(
     run: Run, saved: Path, deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +193,9 @@ def test_a_failed_check_is_a_finding(
         (("--n", 0), "n must be"),
         (("--batch-size", 0), "batch_size must be an integer >= 1"),
         (("--check", "--data", "npz:none.npz"), "none.npz"),
+        (("--calibration", "digits:train"), "calibration belongs to --int8"),
+        (("--int8", "--calibration", "npz:none.npz"), "none.npz"),
+        (("--int8", "--calibration-images", 0), "calibration_images must be an integer >= 1"),
         (("--check", "--images", 0), "images must be an integer >= 1"),
     ],
     ids=str,

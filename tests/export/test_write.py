@@ -42,6 +42,13 @@ class Centered(Flat):
         return logits - logits.mean()
 
 
+class Scaled(Flat):
+    """One scale for the batch, as dynamic quantisation takes it: no order of rows changes it."""
+
+    def change(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits / logits.abs().max()
+
+
 class Unsupported(Flat):
     def change(self, logits: torch.Tensor) -> torch.Tensor:
         shift: torch.Tensor = torch.linalg.eigvals(logits @ logits.T).real.sum()
@@ -82,11 +89,19 @@ def test_networks_take_any_number_of_rows(deployed: Path) -> None:
     [
         (Unsupported(), Recipe("fixed", 0.5), "^network classifier must consist of layers that ON"),
         (Centered(), Recipe("fixed", 0.5), "^network classifier must give each row's logits"),
+        (Scaled(), Recipe("fixed", 0.5), "^network classifier must give .* whatever the other ro"),
         (Flat(), Recipe("fixed"), "^sigma is required"),
         (Flat(), Recipe("dual"), "^bundle must have a selector"),
         (Flat(), Recipe("guess"), "^method must be one of"),
     ],
-    ids=["unsupported layer", "batch mates", "no sigma", "no selector", "method"],
+    ids=[
+        "unsupported layer",
+        "batch mates",
+        "scale of the batch",
+        "no sigma",
+        "no selector",
+        "method",
+    ],
 )
 def test_nothing_is_left_of_an_export_that_fails(
     tmp_path: Path, module: nn.Module, recipe: Recipe, message: str

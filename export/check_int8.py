@@ -1,0 +1,146 @@
+"""Checks of int8 deployments: against the same int8 networks, not against float32 ones.
+
+Rounding to integers turns a difference in the last bit of the noise into one of a whole step, so
+votes are recounted from the very noise of the vote graphs, which `check_noise` compares with the
+specification: NumPy adds it to the image, ONNX Runtime runs NAME.onnx, NumPy takes the argmax and
+counts. Nothing may differ. The engine's float32 certificates stand beside them for information.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.runtime.driver import drive
+from dualsmooth.engine.runtime.flight import Flight
+from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.export.deployment import Deployment
+from dualsmooth.export.finding import Finding
+from dualsmooth.export.networks import PIXELS
+from dualsmooth.export.philox_graph import NOISE
+from dualsmooth.export.probe import probe
+from dualsmooth.export.sessions import Session, make_session, vote_feeds
+
+
+class Recount:
+    """Sampler over NAME.onnx with the noise seen inside NAME.votes.onnx.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        Its files.
+    seed : int
+        Of the noise.
+    """
+
+    depth = 1
+
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self.deployment, self.seed = deployment, seed
+        self.batch_size, self.capacity = deployment.batch_size, 4 * deployment.batch_size
+        roles = list(deployment.bundle.networks)
+        self._seen = {role: _probed(deployment, role) for role in roles}
+        self._networks = {r: make_session(str(deployment.network_file(r))) for r in roles}
+        self._image = np.zeros(deployment.bundle.input_shape, np.float32)
+
+    def load(self, slot: int, image: NDArray[np.float32]) -> None:
+        """Take an image, float32, shape (height, width, channels)."""
+        self._image = image
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1)."""
+        outputs = self.deployment.bundle.outputs(model)
+        votes = [self.rows(model, segment)[0] for segment in segments]
+        return np.array([np.bincount(v, minlength=outputs + 1) for v in votes])
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Count at once."""
+        votes = self.count(model, segments)
+        return lambda: votes
+
+    def rows(self, model: str, segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Vote of each row, and the noisy images (rows, channels, height, width)."""
+        feeds = vote_feeds(
+            self._image, segment.count, sigma=segment.sigma, seed=self.seed,
+            image_id=segment.image_id, phase=segment.stream, first=segment.first,
+        )  # fmt: skip
+        (noise,) = self._seen[model].run([NOISE], feeds)  # [passes, rows, height, width, channels]
+        noisy = self._image + np.float32(segment.sigma) * noise
+        pixels = np.ascontiguousarray(noisy.transpose(0, 1, 4, 2, 3))
+        logits = [self._networks[model].run(None, {PIXELS: batch})[0] for batch in pixels]
+        votes = row_votes(np.concatenate(logits)[: segment.count])
+        return votes, np.concatenate(pixels)[: segment.count]
+
+
+def row_votes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Largest logit, lowest class on ties; the number of classes if one is not finite."""
+    valid = np.isfinite(logits).all(axis=1)
+    votes: NDArray[np.int64] = np.where(valid, np.argmax(logits, axis=1), logits.shape[1])
+    return votes
+
+
+def check_int8(
+    deployment: Deployment,
+    images: NDArray[np.generic],
+    certificates: Sequence[Certificate],
+    floats: Sequence[Certificate],
+    seed: int,
+) -> list[Finding]:
+    """Votes and certificates against a recount.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        In int8.
+    images : ndarray, shape (count, height, width, channels)
+        Their ids are their positions.
+    certificates, floats : sequences of Certificate
+        From `OnnxCertifier`, and the engine's of the float32 networks.
+    seed : int
+        Of the noise.
+    """
+    recount, recipe = Recount(deployment, seed), deployment.recipe
+    budget, method = Budget.fixed(recipe.n0, recipe.n), deployment.method()
+    total = moved = equal = 0
+    for image_id, (image, found) in enumerate(zip(images, certificates, strict=True)):
+        recount.load(0, unit_float(image))
+        flight = drive(Flight(image_id, method.certify(budget, recipe.alpha), slot=0), recount)
+        assert flight.result is not None
+        total += found.draws
+        if tuple(flight.records) != found.counts:
+            pairs = zip(flight.records, found.counts, strict=False)
+            moved += max(1, sum(_moved(a.votes, b.votes) for a, b in pairs))
+        equal += _claim(flight.result) == _claim(found)
+    count = len(images)
+    return [
+        Finding("int8 votes", not moved, f"{total - moved:,} of {total:,} equal a recount"),
+        Finding("int8 certificates", equal == count, f"{equal} of {count} equal a recount's"),
+        _beside_floats(certificates, floats),
+    ]
+
+
+def _claim(certificate: Certificate) -> tuple[object, ...]:
+    return certificate.predicted, certificate.radius, certificate.sigma
+
+
+def _moved(a: Sequence[int], b: Sequence[int]) -> int:
+    return int(np.abs(np.subtract(a, b)).sum()) // 2
+
+
+def _beside_floats(ours: Sequence[Certificate], floats: Sequence[Certificate]) -> Finding:
+    same = sum(a.predicted == b.predicted for a, b in zip(ours, floats, strict=True))
+    mean = [np.mean([c.radius for c in group]) for group in (ours, floats)]
+    text = (
+        f"another base classifier: same answer on {same} of {len(ours)}, mean radius "
+        f"{mean[0]:.4f} in int8, {mean[1]:.4f} in float32"
+    )
+    return Finding("beside float32", True, text)
+
+
+def _probed(deployment: Deployment, role: str) -> Session:
+    model = probe(onnx.load(deployment.votes_file(role)))
+    return make_session(model.SerializeToString())

@@ -1,0 +1,104 @@
+"""Networks in int8 by ONNX Runtime's static quantisation, calibrated on noisy images.
+
+Scales are constants of the file, so a row's logits do not depend on the rows beside it. Weights are
+int8 per channel and use 7 of their 8 bits: products of pairs then fit 16 bits, and processors with
+and without dot-product instructions add the same integers. The layer that gives the logits stays in
+float32, because logits on 256 steps would tie.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.models.network import sha256_of
+from dualsmooth.engine.noise import standard_normal
+from dualsmooth.export.networks import PIXELS, refused, without_notes
+
+SEED = 0
+"""Noise of the calibration; its phase is its own, so no vote shares it whatever the vote's seed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What int8 networks are calibrated on.
+
+    Parameters
+    ----------
+    images : ndarray, shape (count, height, width, channels)
+        uint8, or floating point in [0, 1]. Their ids are their positions.
+    """
+
+    images: NDArray[np.generic]
+
+    @property
+    def record(self) -> dict[str, object]:
+        """Number and digest of the images, as ``deployment.json`` states them."""
+        return {"images": len(self.images), "sha256": sha256_of(self.images.tobytes())}
+
+    def batches(self, sigmas: tuple[float, ...], rows: int) -> Iterator[NDArray[np.float32]]:
+        """Every image once with the noise of every level, as batches of a network."""
+        for level, sigma in enumerate(sigmas):
+            stream = Draw("", sigma, Phase.CALIBRATE, 0, 1, level).stream
+            for first in range(0, len(self.images), rows):
+                noisy = [
+                    unit_float(image)
+                    + np.float32(sigma)
+                    * standard_normal(SEED, first + i, stream, np.arange(1), image.shape)[0]
+                    for i, image in enumerate(self.images[first : first + rows])
+                ]
+                yield np.ascontiguousarray(np.stack(noisy).transpose(0, 3, 1, 2))
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: Iterable[NDArray[np.float32]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {PIXELS: batch}
+
+
+def quantized_model(path: Path, role: str, batches: Iterable[NDArray[np.float32]]) -> ModelProto:
+    """The network of a file in int8, with the same inputs and outputs.
+
+    Parameters
+    ----------
+    path : Path
+        A float32 network.
+    role : str
+        Its name, for messages.
+    batches : iterable of ndarray
+        Noisy images (rows, channels, height, width), from which the ranges are taken.
+
+    Raises
+    ------
+    ArgumentError
+        If ONNX Runtime cannot quantise the network.
+    """
+    logits = onnx.load(path, load_external_data=False).graph.node[-1].name
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared, made = Path(scratch) / "prepared.onnx", Path(scratch) / "int8.onnx"
+        try:
+            quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared, made, _Reader(batches), quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True, reduce_range=True, nodes_to_exclude=[logits],
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+            )  # fmt: skip
+            model = onnx.load(made)
+        except Exception as error:  # the quantiser's errors share no base
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise refused(role, "must be a network that can be quantised", reason) from error
+    return without_notes(model)
