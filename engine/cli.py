@@ -38,8 +38,13 @@ def bench(
     suite: Annotated[str, typer.Argument(help="cpu: votes per second against every peer.")] = "cpu",
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
     networks: Annotated[
-        str | None, typer.Option(help="For example small,resnet20. Default: all.")
+        str | None,
+        typer.Option(
+            help="Of small, lenet, resnet20, resnet110 (these four if left out), "
+            "resnet18, resnet50."
+        ),
     ] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
     """Time this machine against other ways to draw the same votes."""
@@ -48,7 +53,7 @@ def bench(
 
     if suite != "cpu":
         raise ArgumentError("suite", "must be cpu", suite)
-    cpu.run(rounds, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
+    cpu.run(rounds, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
 
 
 @app.command()
