@@ -102,9 +102,8 @@ def _fuse_direct(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> Non
     pooled = only_user(last)
     pool = pooled is not None and _is_pooling(traced, pooled) and min(shape_of(node)[2:]) >= 2
     last = pooled if pool and pooled is not None else last
+    assert not isinstance(layer.padding, str)  # the layer is plain
     height, width = layer.padding
-    assert isinstance(height, int)  # not the name of a rule: the layer is plain
-    assert isinstance(width, int)
     name = f"fused_{node.name}"
     direct = direct_conv.DirectConv(
         layer.weight, layer.bias, stride=layer.stride[0], padding=(height, width), relu=relu,
