@@ -9,6 +9,7 @@ counts; all share one allocator setting (freed memory is kept), which speeds mos
 float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -199,6 +200,7 @@ def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None =
         found[name] = measure(name, rounds, list(PEERS))
         print(table({name: found[name]}), flush=True)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "cpu.json", {"machine": about_machine(), "threads": cores, **found})
+        about = {"machine": about_machine(), "threads": cores, "load_average": os.getloadavg()}
+        write_json(out / "cpu.json", about | found)
         (out / "cpu.md").write_text(table(found))
     print(out / "cpu.json")

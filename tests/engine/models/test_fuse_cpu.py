@@ -85,7 +85,8 @@ class Pooled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = self.conv(x)
         logits: torch.Tensor = self.head(self.flatten(self.pooling(maps)))
-        return logits + maps.mean((1, 2, 3))[:, None]
+        logits += maps.mean((1, 2, 3))[:, None]
+        return logits
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["read once", "read twice"])
