@@ -1,13 +1,15 @@
 """Votes per second on a CPU: ours against every peer, in one process.
 
-    dualsmooth bench cpu [--rounds 15]                 # ratios, JSON into benchmarks/results/
+    dualsmooth bench cpu [--rounds 15] [--threads 1]   # ratios, JSON and table
     python -m pytest benchmarks/test_cpu.py            # pytest-benchmark's table
 
 Every contestant draws the same number of votes of the same network on one image, noise, argmax and
 counting included, interleaved in each round. Peers are timed at several batch sizes and the best
-counts; all share one allocator setting (freed memory is kept), which speeds most of them up.
+counts; all share one allocator setting (freed memory is kept), which speeds most of them up. A
+float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks import peers
-from dualsmooth.benchmarks.rounds import about_machine, best, interleave, quartiles, ratio
+from dualsmooth.benchmarks import deep_networks, peers
+from dualsmooth.benchmarks.peak import Products, flop_per_vote
+from dualsmooth.benchmarks.rounds import about_machine, best, interleave, quartiles, ratio, share
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.native import make_sampler, multiplies_bf16
 from dualsmooth.engine.runtime.segments import Segment
@@ -45,10 +49,11 @@ class Case:
     def network(self) -> torch.nn.Module:
         """Random weights, centered so that votes differ; speed does not depend on them."""
         torch.manual_seed(0)
-        network = create(self.architecture, self.kwargs).eval()
+        make = DEEP.get(self.architecture, partial(create, self.architecture, self.kwargs))
+        network = make().eval()
         x = torch.from_numpy(self.image).permute(2, 0, 1)
         with torch.no_grad():
-            logits = network(x + SIGMA * torch.randn(64, *x.shape))
+            logits = network(x + SIGMA * torch.randn(min(64, self.n), *x.shape))
             list(network.parameters())[-1].sub_(logits.mean(0))
         return network
 
@@ -58,18 +63,27 @@ class Case:
         return np.random.default_rng(0).random(self.shape).astype(np.float32)
 
 
+DEEP: dict[str, Callable[[], torch.nn.Module]] = {
+    "resnet18_cifar": deep_networks.resnet18_cifar,
+    "resnet50": deep_networks.resnet50,
+}
 CASES = {
     "small": Case("small_convnet", (32, 32, 3), 800, {"in_channels": 3, "image_size": [32, 32]}),
     "lenet": Case("lenet", (28, 28, 1), 800),
     "resnet20": Case("cifar_resnet20", (32, 32, 3), 400),
     "resnet110": Case("cifar_resnet110", (32, 32, 3), 64, {}, (64,)),
+    "resnet18": Case("resnet18_cifar", (32, 32, 3), 64, {}, (16, 64)),
+    "resnet50": Case("resnet50", (224, 224, 3), 8, {}, (8,)),
 }
+DEFAULT = ("small", "lenet", "resnet20", "resnet110")
+"""Networks timed when none are named; the others take minutes."""
 PEERS: dict[str, Callable[..., peers.Draw]] = {
     "cohen": peers.cohen,
     "art": peers.art,
     "compile": peers.compiled,
     "onnxruntime": peers.onnxruntime,
-    "openvino bf16": peers.openvino,
+    "openvino fp32": partial(peers.openvino, precision="f32"),
+    "openvino bf16": partial(peers.openvino, precision="bf16"),
 }
 
 
@@ -77,7 +91,7 @@ def ours(case: Case, precision: str) -> peers.Draw:
     """The sampler that ``dualsmooth certify`` makes."""
     sampler = make_sampler(
         {"m": case.network()}, {"m": CLASSES}, case.shape, seed=0, precision=precision,
-        batch_size=Settings().padded_batch(case.shape),
+        batch_size=Settings().padded_batch(case.shape), threads=torch.get_num_threads(),
     )  # fmt: skip
     sampler.load(0, case.image)
 
@@ -97,6 +111,8 @@ def contestants(case: Case, wanted: list[str]) -> Iterator[tuple[str, peers.Draw
     if multiplies_bf16():
         yield "ours bf16", ours(case, "bf16")
     for name in wanted:
+        if name.endswith("bf16") and not multiplies_bf16():
+            continue  # it would be emulated
         for batch in case.peer_batches:
             try:
                 draw = PEERS[name](case.network(), case.image, SIGMA, CLASSES, batch)
@@ -118,11 +134,14 @@ def check(draws: dict[str, peers.Draw], n: int) -> None:
 
 def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
     """Times of one network's contestants, and ratios of each peer's best batch to ours."""
-    case = CASES[name]
+    case, products = CASES[name], Products()
     draws = dict(contestants(case, wanted))
     check(draws, case.n)
-    seconds = interleave({key: partial(draw, case.n) for key, draw in draws.items()}, rounds)
+    runs: dict[str, Callable[[], object]] = {k: partial(d, case.n) for k, d in draws.items()}
+    seconds = interleave({**runs, "matrix product": products}, rounds)
+    peak = seconds.pop("matrix product")
     fastest = best(seconds, [key for key in seconds if key.startswith("ours")])
+    flop = flop_per_vote(case.network(), case.shape)
     ratios = {}
     for peer in wanted:
         sizes = [key for key in seconds if key.rsplit(" ", 1)[0] == peer]
@@ -130,37 +149,58 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
             chosen = best(seconds, sizes)
             ratios[chosen] = ratio(seconds[chosen], seconds[fastest])
     return {
-        "votes_per_second": {key: quartiles(times, case.n) for key, times in seconds.items()},
+        "votes_per_second": {
+            key: quartiles(times, case.n)
+            | {"share_of_peak": share(times, flop * case.n, peak, products.flop)}
+            for key, times in seconds.items()
+        },
+        "flop_per_vote": flop,
+        "peak_flop_per_second": quartiles(peak, products.flop),
         "ours": fastest,
         "ratio_to_peer": ratios,
     }
 
 
-def run(rounds: int, networks: tuple[str, ...], out: Path) -> None:
-    """Measure, print ratios, and write ``cpu.json``.
+def table(report: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row per contestant with its speed, share of the peak and ratio."""
+    lines = [
+        "| network | contestant, batch | votes/s | share of float32 peak | ours is faster by |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in report.items():
+        for contestant, speed in figures["votes_per_second"].items():
+            found = figures["ratio_to_peer"].get(contestant)
+            times = "{:.2f} ({:.2f} to {:.2f})".format(
+                found["median"], *found["interval_95"]
+            ) if found else ""  # fmt: skip
+            lines.append(
+                f"| {name} | {contestant} | {speed['per_second']:,} "
+                f"| {100 * speed['share_of_peak']:.0f} % | {times} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None = None) -> None:
+    """Measure, print a table, and write it as ``cpu.md`` beside ``cpu.json``.
 
     Raises
     ------
     ArgumentError
-        If a network is unknown or rounds is not an integer >= 1.
+        If a network is unknown, or rounds or threads is not an integer >= 1.
     """
     positive_integer("rounds", rounds)
+    cores = available_cores() if threads is None else positive_integer("threads", threads)
     for name in networks:
         if name not in CASES:
             raise ArgumentError("networks", f"must be among {', '.join(CASES)}", name)
     keep_freed_memory()
-    report: dict[str, Any] = {"machine": about_machine(), "threads": torch.get_num_threads()}
+    torch.set_num_threads(cores)
+    found: dict[str, dict[str, Any]] = {}
     for name in networks:
-        report[name] = figures = measure(name, rounds, list(PEERS))
-        speed = figures["votes_per_second"][figures["ours"]]["per_second"]
-        print(f"{name}: {figures['ours']} draws {speed:,} votes/s")
-        for peer, found in figures["ratio_to_peer"].items():
-            low, high = found["interval_95"]
-            print(
-                f"  {found['median']:6.2f}x ({low:.2f} .. {high:.2f}) of {peer}; smallest times "
-                f"{found['of_minima']:.2f}x",
-                flush=True,
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "cpu.json", report)
+        found[name] = measure(name, rounds, list(PEERS))
+        print(table({name: found[name]}), flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        about = {"machine": about_machine(), "threads": cores, "load_average": os.getloadavg()}
+        write_json(out / "cpu.json", about | found)
+        (out / "cpu.md").write_text(table(found))
     print(out / "cpu.json")

@@ -55,23 +55,33 @@ def onnxruntime(
     """ONNX Runtime in float32, with noise from ``torch.randn``."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
-        _onnx(network, image, batch), providers=["CPUExecutionProvider"]
+        _onnx(network, image, batch), options, providers=["CPUExecutionProvider"]
     )
     name = session.get_inputs()[0].name
     return _batches(lambda x: session.run(None, {name: x})[0], image, sigma, classes, batch)
 
 
 def openvino(
-    network: torch.nn.Module, image: NDArray[np.float32], sigma: float, classes: int, batch: int
+    network: torch.nn.Module,
+    image: NDArray[np.float32],
+    sigma: float,
+    classes: int,
+    batch: int,
+    *,
+    precision: str,
 ) -> Draw:
-    """OpenVINO in bfloat16, with noise from ``torch.randn``."""
+    """OpenVINO in ``f32`` or ``bf16``, with noise from ``torch.randn``."""
     import openvino
 
     model = openvino.Core().read_model(_onnx(network, image, batch))
-    compiled_model = openvino.compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "THROUGHPUT"}
-    )
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled_model = openvino.compile_model(model, "CPU", hints)
     return _batches(lambda x: compiled_model(x)[0], image, sigma, classes, batch)
 
 

@@ -68,6 +68,12 @@ def quartiles(times: list[float], work: int) -> dict[str, Any]:
     }
 
 
+def share(times: list[float], work: int, peak_times: list[float], peak_work: int) -> float:
+    """Median over the rounds of a contestant's rate as a share of the peak's in the same round."""
+    rates = work / np.array(times) / (peak_work / np.array(peak_times))
+    return round(float(np.median(rates)), 4)
+
+
 def about_machine() -> dict[str, Any]:
     """What the figures were measured on, with the versions of the contestants."""
     packages = ("torch", "numpy", "onnxruntime", "openvino", "adversarial-robustness-toolbox")

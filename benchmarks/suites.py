@@ -9,18 +9,25 @@ ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 3}
 IMAGES, N = 32, 10_000
 
 
-def run_suite(suite: str, rounds: int | None, networks: str | None, out: Path) -> None:
+def run_suite(
+    suite: str,
+    rounds: int | None,
+    out: Path,
+    *,
+    networks: str | None = None,
+    threads: int | None = None,
+) -> None:
     """Run one suite and write its JSON into a folder.
 
     Raises
     ------
     ArgumentError
-        If the suite or a network is unknown, or rounds is not an integer >= 1.
+        If the suite or a network is unknown, or rounds or threads is not an integer >= 1.
     """
     one_of("suite", suite, tuple(ROUNDS))
     times = positive_integer("rounds", ROUNDS[suite] if rounds is None else rounds)
     if suite == "cpu":
-        cpu.run(times, tuple(networks.split(",")) if networks else tuple(cpu.CASES), out)
+        cpu.run(times, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
     elif suite == "dual":
         dual_cost.run(times, IMAGES, N, out)
     elif suite == "occupancy":

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.benchmarks.cpu import CASES, check, contestants
+from dualsmooth.benchmarks.cpu import CASES, DEFAULT, check, contestants
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", DEFAULT)
 @pytest.mark.parametrize("contestant", ["ours fp32", "cohen 64"])
 def test_votes(benchmark: Callable[..., object], name: str, contestant: str) -> None:
     case = CASES[name]

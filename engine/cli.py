@@ -67,14 +67,19 @@ def bench(
         int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 3].")
     ] = None,
     networks: Annotated[
-        str | None, typer.Option(help="cpu: for example small,resnet20. Default: all.")
+        str | None,
+        typer.Option(
+            help="cpu: some of small, lenet, resnet20, resnet110 (these four if left out), "
+            "resnet18, resnet50."
+        ),
     ] = None,
+    threads: Annotated[int | None, typer.Option(help="cpu: one per core if left out.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
     """Time this machine: against other ways to draw the same votes, and by what is certified."""
     from dualsmooth.benchmarks.suites import run_suite
 
-    run_suite(suite, rounds, networks, out)
+    run_suite(suite, rounds, out, networks=networks, threads=threads)
 
 
 @app.command()

@@ -1,10 +1,4 @@
-"""Convolutions and linear layers fused with what follows them, through oneDNN's own operators.
-
-oneDNN applies bias, the sum with a shortcut and the ReLU while a tile of the output is still in
-registers, and keeps weights in the layout its kernels read. PyTorch's compiler emits these
-operators; here they are put in by hand, so no C++ compiler is needed and nothing is compiled while
-a run waits.
-"""
+"""Layers and what follows them put into single calls of a library, in a traced network."""
 
 import copy
 import operator
@@ -19,29 +13,6 @@ Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 
 _RELUS = (torch.relu, torch.relu_, nn.functional.relu)
 _SUMS = (operator.add, operator.iadd, torch.add)
-
-
-def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
-    """A copy of a network for one batch shape and dtype, with fewer passes over memory.
-
-    The result agrees with the network up to rounding, and row by row does not depend on the other
-    rows.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A network in eval mode with batch norm folded (`fold_batch_norm`); float32 or bfloat16.
-    example : torch.Tensor, shape (rows, channels, height, width)
-        A batch like those the network will get: shape, dtype, memory layout and values.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it faithfully or oneDNN is missing.
-    """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return module
-    return rewrite(module, example, _fuse_layer)
 
 
 def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
@@ -62,7 +33,7 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     for node in list(traced.graph.nodes):
         if node.op == "call_module":
             layer = traced.get_submodule(str(node.target))
-            if not _has_hooks(layer) and _is_plain(layer):
+            if not has_hooks(layer) and _is_plain(layer):
                 fuse(traced, node, layer)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
@@ -86,33 +57,6 @@ class _Shapes(fx.Interpreter):
         result = super().run_node(n)
         n.meta["shape"] = tuple(getattr(result, "shape", ()))
         return result
-
-
-def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
-    if type(layer) is nn.Linear and len(_shape(node.args[0])) == 2:
-        last, relu = following_relu(traced, node)
-        weight = _packed_linear(layer, _shape(node.args[0])[0])
-        replace(traced, node, last, torch.ops.mkldnn._linear_pointwise.default,
-                (node.args[0],), weight, layer.bias, (_attribute(relu), [], ""))  # fmt: skip
-    elif type(layer) is nn.Conv2d:
-        _fuse_convolution(traced, node, layer)
-
-
-def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    source = node.args[0]
-    weight = _packed_convolution(layer, _shape(source))
-    geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-    total = following_sum(node)
-    if total is None:
-        last, relu = following_relu(traced, node)
-        replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
-                (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
-        return
-    other = next(arg for arg in total.all_input_nodes if arg is not node)
-    last, relu = following_relu(traced, total)
-    unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
-    replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,
-            (source, other), weight, layer.bias, (*geometry, "add", 1, *unary))  # fmt: skip
 
 
 def replace(
@@ -144,10 +88,10 @@ def replace(
 
 def following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool]:
     """The ReLU that alone reads a node, and True; else the node, and False."""
-    user = _only_user(node)
+    user = only_user(node)
     if user is not None:
         layer = traced.get_submodule(str(user.target)) if user.op == "call_module" else None
-        module = type(layer) is nn.ReLU and not _has_hooks(layer)
+        module = type(layer) is nn.ReLU and not has_hooks(layer)
         function = user.op == "call_function" and user.target in _RELUS
         method = user.op == "call_method" and user.target in ("relu", "relu_")
         if module or function or method:
@@ -160,7 +104,7 @@ def following_sum(node: fx.Node) -> fx.Node | None:
 
     The other must be computed already, so that the fused call can stand where the sum stood.
     """
-    user = _only_user(node)
+    user = only_user(node)
     if user is None or user.op != "call_function" or user.target not in _SUMS or user.kwargs:
         return None
     others = [arg for arg in user.args if arg is not node]
@@ -168,10 +112,10 @@ def following_sum(node: fx.Node) -> fx.Node | None:
         return None
     if user.target is operator.iadd and user.args[0] is not node:
         return None  # the other tensor is changed in place, and an alias of it may be read later
-    return user if _shape(others[0]) == _shape(node) else None
+    return user if shape_of(others[0]) == shape_of(node) else None
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -181,27 +125,10 @@ def _is_plain(layer: nn.Module) -> bool:
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-def _has_hooks(layer: nn.Module) -> bool:
+def has_hooks(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
-def _attribute(relu: bool) -> str:
-    return "relu" if relu else "none"
-
-
-def _shape(node: Any) -> tuple[int, ...]:
+def shape_of(node: Any) -> tuple[int, ...]:
     shape: tuple[int, ...] = node.meta["shape"]
     return shape
-
-
-def _packed_convolution(layer: nn.Conv2d, source: tuple[int, ...]) -> torch.Tensor:
-    reorder: Callable[..., torch.Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
-    return reorder(
-        layer.weight.detach().to_mkldnn(), list(layer.padding), list(layer.stride),
-        list(layer.dilation), layer.groups, list(source),
-    )  # fmt: skip
-
-
-def _packed_linear(layer: nn.Linear, rows: int) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
-    return packed

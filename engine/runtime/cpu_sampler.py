@@ -20,7 +20,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.integer_noise import thresholds
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.models.fuse import fuse_for_cpu
+from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
 from dualsmooth.engine.noise import NOISES, counter_word3
 from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory

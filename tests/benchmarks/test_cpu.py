@@ -1,5 +1,6 @@
 """The CPU suite: fair rounds, honest ratios, and a gate that notices wrong votes."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks import cpu, peers
-from dualsmooth.benchmarks.rounds import best, interleave, ratio
+from dualsmooth.benchmarks.peak import flop_per_vote
+from dualsmooth.benchmarks.rounds import best, interleave, ratio, share
 from dualsmooth.engine.errors import ArgumentError
 
 CASE = cpu.Case("small_convnet", (8, 8, 1), 640, {"widths": [4], "hidden": 8})
@@ -68,9 +70,37 @@ def test_the_loop_adds_noise_of_the_right_size() -> None:
     assert abs(votes[1] / 6400 - 0.1587) < 0.025  # five standard deviations
 
 
+def test_shares_are_of_the_peak_in_the_same_round() -> None:
+    assert share([1.0, 2.0, 4.0], 30, [2.0, 4.0, 8.0], 100) == 0.6
+    assert share([1.0, 1.0, 9.0], 50, [1.0, 1.0, 1.0], 100) == 0.5
+
+
+def test_work_is_counted_and_every_default_network_is_known() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 8 * 6, 7)
+    )
+    assert flop_per_vote(network, (8, 6, 3)) == 2 * (48 * 27 * 5 + 240 * 7)
+    assert set(cpu.DEFAULT) < set(cpu.CASES)
+    with torch.device("meta"):
+        shapes = [make()(torch.zeros(1, 3, 64, 64)).shape for make in cpu.DEEP.values()]
+    assert shapes == [(1, 10), (1, 10)]
+
+
+def test_the_table_has_a_row_per_contestant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cpu.CASES, "tiny", replace(CASE, peer_batches=(16, 64)))
+    found = cpu.measure("tiny", 2, ["cohen"])
+    assert list(found["votes_per_second"]) == ["ours fp32", "cohen 16", "cohen 64"]
+    assert all(0 < speed["share_of_peak"] < 1 for speed in found["votes_per_second"].values())
+    rows = cpu.table({"tiny": found}).splitlines()
+    assert len(rows) == 5
+    assert sum(" to " in row for row in rows) == 1
+
+
 def test_bad_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^networks must be among"):
         cpu.run(3, ("vgg",), tmp_path / "new")
     with pytest.raises(ArgumentError, match=r"^rounds "):
         cpu.run(0, ("small",), tmp_path / "new")
+    with pytest.raises(ArgumentError, match=r"^threads "):
+        cpu.run(1, ("small",), tmp_path / "new", 0)
     assert not (tmp_path / "new").exists()

@@ -86,5 +86,5 @@ def test_unknown_suites_and_no_rounds_are_refused(
     suite: str, rounds: int, name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ArgumentError, match=f"^{name} must be"):
-        run_suite(suite, rounds, None, tmp_path)
+        run_suite(suite, rounds, tmp_path)
     assert not list(tmp_path.iterdir())

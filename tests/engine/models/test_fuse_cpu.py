@@ -5,8 +5,9 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.models.fuse import fuse_for_cpu
+from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
 from dualsmooth.engine.models.registry import create
+from dualsmooth.kernels.cpu import direct_conv
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
@@ -53,9 +54,68 @@ def test_fused_networks_agree_with_the_network(
 def test_every_convolution_sum_and_relu_of_a_resnet_is_fused() -> None:
     network = fold_batch_norm(create("cifar_resnet20", {}).eval())
     names = calls(fuse_for_cpu(network, batch((3, 32, 32), 2)))
-    assert sum("_convolution_pointwise" in name for name in names) == 21
+    direct = int(direct_conv.available())  # the first has three input channels
+    assert sum("_convolution_pointwise" in name for name in names) == 21 - direct
     assert sum(name.endswith(".binary") for name in names) == 9
-    assert not any("relu" in name or "conv" in name for name in names if "pointwise" not in name)
+    assert sum(name.startswith("fused_") for name in names) == direct
+    others = [name for name in names if "pointwise" not in name and "fused_" not in name]
+    assert not any("relu" in name or "conv" in name for name in others)
+
+
+@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
+def test_lenet_has_two_direct_convolutions_and_flattens_without_a_copy() -> None:
+    fused = fuse_for_cpu(create("lenet", {}).eval(), batch((1, 28, 28), 2))
+    names = calls(fused)
+    assert names[1:5] == ["fused__1", "fused__4", "permute", "flatten"]
+    assert sum("_linear_pointwise" in name for name in names) == 3
+    assert len(names) == 8
+    assert isinstance(fused, fx.GraphModule)
+    maps = fused.get_submodule("fused__4")(fused.get_submodule("fused__1")(batch((1, 28, 28))))
+    assert maps.permute(0, 2, 3, 1).is_contiguous()
+
+
+class Pooled(nn.Module):
+    """Traps for pooling and flattening, each after a convolution of few channels."""
+
+    def __init__(self, pooling: nn.Module, flatten: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.pooling, self.flatten = nn.Conv2d(3, 5, 3), pooling, flatten
+        self.head = nn.LazyLinear(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        logits: torch.Tensor = self.head(self.flatten(self.pooling(maps)))
+        logits += maps.mean((1, 2, 3))[:, None]
+        return logits
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["read once", "read twice"])
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(3, stride=2),
+        nn.MaxPool2d((2, 1), stride=2),
+        nn.AvgPool2d(2),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d((2, 2))),
+        nn.Sequential(nn.MaxPool2d(2), nn.ReLU()),
+    ],
+    ids=str,
+)
+def test_other_poolings_and_shared_maps_give_the_same(pooling: nn.Module, shared: bool) -> None:
+    torch.manual_seed(5)
+    x = batch((3, 9, 7))
+    flatten = nn.Flatten(-3) if shared else nn.Flatten()
+    network = Pooled(pooling, flatten).eval()
+    whole: nn.Module = network
+    if not shared:
+        whole = nn.Sequential(network.conv, pooling, flatten, network.head)
+    with torch.inference_mode():
+        network(x)
+        torch.testing.assert_close(fuse_for_cpu(whole, x)(x), whole(x), rtol=1e-5, atol=1e-5)
 
 
 class Shared(nn.Module):

@@ -1,0 +1,156 @@
+"""Convolutions and linear layers fused with what follows them, through oneDNN's own operators.
+
+oneDNN applies bias, the sum with a shortcut and the ReLU while a tile of the output is still in
+registers, and keeps weights in the layout its kernels read. PyTorch's compiler emits these
+operators; here they are put in by hand, so no C++ compiler is needed and nothing is compiled while
+a run waits. Convolutions of few channels go to loops of our own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from dualsmooth.engine.models.fuse import (
+    following_relu,
+    following_sum,
+    has_hooks,
+    only_user,
+    replace,
+    rewrite,
+    shape_of,
+)
+from dualsmooth.kernels.cpu import direct_conv
+
+DIRECT_CHANNELS = 16
+"""Input channels from which on oneDNN's convolutions fill their vectors and are faster."""
+
+
+def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A copy of a network for one batch shape and dtype, with fewer passes over memory.
+
+    The result agrees with the network up to rounding, and row by row does not depend on the other
+    rows.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A network in eval mode with batch norm folded (`fold_batch_norm`); float32 or bfloat16.
+    example : torch.Tensor, shape (rows, channels, height, width)
+        A batch like those the network will get: shape, dtype, memory layout and values.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``module`` itself if torch.fx cannot trace it faithfully or oneDNN is missing.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return module
+    return rewrite(module, example, _fuse_layer)
+
+
+def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
+    if type(layer) is nn.Linear and len(shape_of(node.args[0])) == 2:
+        _fuse_linear(traced, node, layer)
+    elif type(layer) is nn.Conv2d and _is_direct(layer) and following_sum(node) is None:
+        _fuse_direct(traced, node, layer)
+    elif type(layer) is nn.Conv2d:
+        _fuse_convolution(traced, node, layer)
+
+
+def _fuse_linear(traced: fx.GraphModule, node: fx.Node, layer: nn.Linear) -> None:
+    last, relu = following_relu(traced, node)
+    source, weight = node.args[0], layer.weight.detach()
+    maps = _flattened(traced, source)
+    if maps is not None:
+        _, channels, height, width = shape_of(maps)
+        weight = weight.view(-1, channels, height, width).permute(0, 2, 3, 1).flatten(1)
+        with traced.graph.inserting_before(node):
+            pixels = traced.graph.call_method("permute", (maps, 0, 2, 3, 1))
+            source = traced.graph.call_method("flatten", (pixels, 1))
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, shape_of(node.args[0])[0])
+    replace(traced, node, last, torch.ops.mkldnn._linear_pointwise.default,
+            (source,), packed, layer.bias, (_attribute(relu), [], ""))  # fmt: skip
+
+
+def _flattened(traced: fx.GraphModule, node: Any) -> fx.Node | None:
+    """The maps that a node flattens; convolutions leave them channels-last, so that would copy."""
+    if node.op == "call_module":
+        layer = traced.get_submodule(str(node.target))
+        flattens = (
+            type(layer) is nn.Flatten
+            and (layer.start_dim, layer.end_dim) == (1, -1)
+            and not has_hooks(layer)
+        )
+    else:
+        flattens = node.target in (torch.flatten, "flatten") and node.args[1:] == (1,)
+        flattens = flattens and not node.kwargs
+    source = node.args[0] if flattens else None
+    return source if isinstance(source, fx.Node) and len(shape_of(source)) == 4 else None
+
+
+def _is_direct(layer: nn.Conv2d) -> bool:
+    """Whether our own loops take a convolution and are the faster ones."""
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
+    few = layer.in_channels < DIRECT_CHANNELS and layer.weight.dtype == torch.float32
+    return plain and few and direct_conv.available()
+
+
+def _fuse_direct(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
+    last, relu = following_relu(traced, node)
+    pooled = only_user(last)
+    pool = pooled is not None and _is_pooling(traced, pooled) and min(shape_of(node)[2:]) >= 2
+    last = pooled if pool and pooled is not None else last
+    assert not isinstance(layer.padding, str)  # the layer is plain
+    height, width = layer.padding
+    name = f"fused_{node.name}"
+    direct = direct_conv.DirectConv(
+        layer.weight, layer.bias, stride=layer.stride[0], padding=(height, width), relu=relu,
+        pool=pool,
+    )  # fmt: skip
+    traced.add_submodule(name, direct)
+    with traced.graph.inserting_before(last):
+        fused = traced.graph.call_module(name, (node.args[0],))
+    fused.meta = dict(last.meta)
+    last.replace_all_uses_with(fused)
+    traced.graph.erase_node(last)
+
+
+def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is 2x2 max pooling with stride 2, without padding."""
+    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.ceil_mode:
+        return False
+    pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in pairs)
+    return sizes == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.return_indices
+
+
+def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
+    source = node.args[0]
+    weight = _packed_convolution(layer, shape_of(source))
+    geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+    total = following_sum(node)
+    if total is None:
+        last, relu = following_relu(traced, node)
+        replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
+                (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
+        return
+    other = next(arg for arg in total.all_input_nodes if arg is not node)
+    last, relu = following_relu(traced, total)
+    unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
+    replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,
+            (source, other), weight, layer.bias, (*geometry, "add", 1, *unary))  # fmt: skip
+
+
+def _attribute(relu: bool) -> str:
+    return "relu" if relu else "none"
+
+
+def _packed_convolution(layer: nn.Conv2d, source: tuple[int, ...]) -> torch.Tensor:
+    reorder: Callable[..., torch.Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
+    return reorder(
+        layer.weight.detach().to_mkldnn(), list(layer.padding), list(layer.stride),
+        list(layer.dilation), layer.groups, list(source),
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""Convolutions of few input channels on a CPU, by the compiled loops of ``direct_conv.c``.
+
+Libraries lay channels out for networks with many of them; a first layer with one or three leaves
+most of their vectors empty. Here a vector holds output channels, and bias, ReLU and 2x2 max pooling
+happen before a line of the image leaves the cache. The library is built as ``noise_votes`` is.
+"""
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+from dualsmooth.kernels.errors import KernelArgumentError
+
+LANES = 16
+"""Output channels in a vector."""
+
+TILES = (16, 14, 12, 10, 8)
+"""Pixels in registers at once; the loops are compiled for each."""
+
+
+def available() -> bool:
+    """Whether the loops were built and this processor has AVX-512."""
+    library = _library()
+    return library is not None and bool(library.dualsmooth_direct_conv_available())
+
+
+class DirectConv(torch.nn.Module):
+    """A convolution with its weights laid out for the loops; it cannot be trained.
+
+    Parameters
+    ----------
+    weight : torch.Tensor of float32, shape (outputs, channels, height, width)
+    bias : torch.Tensor of float32, shape (outputs,), or None
+    stride : int
+    padding : tuple of int
+        Zeros above and below, left and right.
+    relu : bool
+    pool : bool
+        2x2 max pooling with stride 2 after the ReLU; an odd last line or column is dropped.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        stride: int,
+        padding: tuple[int, int],
+        relu: bool,
+        pool: bool,
+    ) -> None:
+        super().__init__()
+        self.outputs, *rest = weight.shape
+        self.stride, self.padding, self.relu, self.pool = stride, padding, relu, pool
+        blocks = -(-self.outputs // LANES)
+        padded, biases = torch.zeros(blocks * LANES, *rest), torch.zeros(blocks * LANES)
+        padded[: self.outputs] = weight.detach()
+        if bias is not None:
+            biases[: self.outputs] = bias.detach()
+        packed = padded.view(blocks, LANES, *rest).permute(0, 3, 4, 2, 1).contiguous()
+        self.register_buffer("weight", packed)  # [blocks, height, width, channels, LANES]
+        self.register_buffer("bias", biases)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (rows, outputs, height, width) in channels-last memory.
+
+        Each is one chain of fused multiply-adds in a fixed order, so a row's bits do not depend on
+        the other rows or their number.
+
+        Parameters
+        ----------
+        x : torch.Tensor of float32, shape (rows, channels, height, width)
+            Read without a copy from channels-last memory.
+
+        Raises
+        ------
+        KernelArgumentError
+            If ``x`` has the wrong type or shape, or the loops were not built.
+        """
+        geometry = self._geometry(x)
+        g, pool = geometry, 2 if self.pool else 1
+        source = x.permute(0, 2, 3, 1).contiguous()
+        out = torch.empty(
+            g.rows, g.out_height // pool, g.out_width // pool, self.outputs, dtype=x.dtype
+        )
+        lines = (2 * g.out_width + g.tile) * LANES
+        scratch = torch.zeros(g.padded_height * g.padded_width * g.channels + lines)
+        _require().dualsmooth_direct_conv(
+            ctypes.byref(geometry), source.data_ptr(), self.weight.data_ptr(),
+            self.bias.data_ptr(), scratch.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+        return out.permute(0, 3, 1, 2)
+
+    def _geometry(self, x: torch.Tensor) -> "_Geometry":
+        _, kernel_height, kernel_width, channels, _ = self.weight.shape
+        if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] != channels:
+            raise KernelArgumentError(
+                "x", f"must be float32 (rows, {channels}, height, width)",
+                f"{x.dtype} {tuple(x.shape)}",
+            )  # fmt: skip
+        rows, _, height, width = x.shape
+        above, left = self.padding
+        out_height = (height + 2 * above - kernel_height) // self.stride + 1
+        out_width = (width + 2 * left - kernel_width) // self.stride + 1
+        if min(out_height, out_width) < (2 if self.pool else 1):
+            raise KernelArgumentError("x", "must be as large as the kernel", tuple(x.shape))
+        tile = _tile(out_width)
+        read = (-(-out_width // tile) * tile - 1) * self.stride + kernel_width
+        return _Geometry(
+            rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
+            out_height, out_width, self.outputs, self.relu, self.pool,
+            height + 2 * above, max(width + 2 * left, read), tile,
+        )  # fmt: skip
+
+
+class _Geometry(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
+            "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
+            "padded_height", "padded_width", "tile",
+        )
+    ]  # fmt: skip
+
+
+def _tile(width: int) -> int:
+    """The tile that computes the fewest pixels past the end of a line; the widest of these."""
+    return min(TILES, key=lambda tile: -(-width // tile) * tile)
+
+
+def _require() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise KernelArgumentError(
+            "direct_conv", "must have been built", "no library", "reinstall with a C compiler"
+        )
+    return library
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    paths = (Path(__file__).with_name("_direct_conv" + suffix) for suffix in EXTENSION_SUFFIXES)
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # built for another machine
+        return None
+    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 6
+    library.dualsmooth_direct_conv.restype = None
+    return library
