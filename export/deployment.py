@@ -215,8 +215,12 @@ def _read_index(index: Path) -> dict[str, Any]:
             hint = "made by another version of dualsmooth"
             raise FileError(index, f"must have {name} {known}", fields.get(name), hint)
     rest = {name: value for name, value in fields.items() if name != "digest"}
-    if fields.get("digest") != digest_of(rest):
-        raise FileError(index, "must have the digest it states", digest_of(rest), "was it edited?")
+    try:
+        digest = digest_of(rest)
+    except ValueError as error:  # infinity and NaN have no digest
+        raise FileError(index, "must hold finite numbers", error) from error
+    if fields.get("digest") != digest:
+        raise FileError(index, "must have the digest it states", digest, "was it edited?")
     return fields
 
 

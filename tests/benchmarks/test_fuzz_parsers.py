@@ -79,6 +79,17 @@ def test_inputs_depend_on_their_number_only(known: dict[str, Target]) -> None:
     assert again != input_of("tsv", target, 1, 7)
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "1" + "0" * 400])
+def test_numbers_that_json_allows_and_floats_do_not(
+    known: dict[str, Target], place: Path, tmp_path: Path, number: str
+) -> None:
+    for name, field in (("deployment.json", '"alpha": 0.001'), ("bundle.json", '"tau": 0.5')):
+        (seed,) = known[name].seeds
+        assert seed.decode().count(field) == 1
+        changed = seed.decode().replace(field, field.split(" ")[0] + number)
+        assert outcome(known[name], tmp_path, changed.encode(), place / "ran") == ("refused", "")
+
+
 def careless(folder: Path, data: bytes) -> None:
     """A parser with a hole of each kind."""
     if b"1" not in data:

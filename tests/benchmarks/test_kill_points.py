@@ -44,15 +44,18 @@ def test_an_honest_run_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
-    [({"forgets": True}, "left the disk"), ({"repeats": True}, "there twice")],
+    ("run", "message"),
+    [
+        (partial(imitated, forgets=True), "left the disk"),
+        (partial(imitated, repeats=True), "there twice"),
+    ],
     ids=["forgets", "repeats"],
 )
 def test_a_run_that_loses_or_repeats_certificates_is_found(
-    tmp_path: Path, fault: dict[str, bool], message: str
+    tmp_path: Path, run: Certify, message: str
 ) -> None:
     with pytest.raises(AssertionError, match=message):
-        several(partial(imitated, **fault), tmp_path)
+        several(run, tmp_path)
 
 
 @pytest.mark.slow

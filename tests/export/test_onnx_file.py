@@ -47,7 +47,8 @@ def outside(tensor: TensorProto, location: str) -> None:
 
 def constant_of(proto: ModelProto) -> TensorProto:
     (node,) = (node for node in proto.graph.node if node.op_type == "Constant")
-    return node.attribute[0].t
+    tensor: TensorProto = node.attribute[0].t
+    return tensor
 
 
 def test_an_honest_model_is_read_unchanged(tmp_path: Path) -> None:
