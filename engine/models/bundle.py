@@ -12,7 +12,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import Network, digest_of, network_from_module
 from dualsmooth.engine.models.place import EXPORTED, TIMM
 
@@ -187,22 +187,13 @@ class Bundle:
         ArgumentError
             If the role is not in the bundle.
         FileError
-            If the weights do not fit the architecture, or the network does not give
-            ``outputs(role)`` logits.
+            If the weights do not fit the architecture, or `trial.try_network` refuses the network.
         """
-        import torch
+        from dualsmooth.engine.models.trial import try_network
 
         network = self._network(role)
         module = network.build()
-        height, width, channels = self.input_shape
-        rule = f"{role} must map images {self.input_shape} to {self.outputs(role)} logits"
-        try:
-            with torch.inference_mode():
-                logits = module(torch.zeros(1, channels, height, width))
-        except (RuntimeError, ValueError) as error:
-            raise FileError(network.origin, rule, error) from error
-        if tuple(logits.shape) != (1, self.outputs(role)):
-            raise FileError(network.origin, rule, tuple(logits.shape))
+        try_network(module, self.input_shape, self.outputs(role), role, str(network.origin))
         return module
 
     def _network(self, role: str) -> Network:

@@ -81,12 +81,17 @@ class Network:
 
 
 def network_from_module(
-    module: "nn.Module", architecture: str = "", kwargs: Mapping[str, object] | None = None
+    module: "nn.Module",
+    architecture: str = "",
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    half: bool = False,
 ) -> Network:
     """Describe a module in memory.
 
     With an architecture name (and its kwargs) the result can be saved; without one the digest
-    covers the class, the printed structure and every parameter and buffer.
+    covers the class, the printed structure and every parameter and buffer. With `half` the network
+    is the one whose weights are rounded to float16, in half the bytes.
 
     Raises
     ------
@@ -101,7 +106,10 @@ def network_from_module(
     from safetensors.numpy import save
 
     state = {k: t for k, t in module.state_dict().items() if not k.endswith(_COUNTER)}
-    weights = save({k: np.ascontiguousarray(t.detach().cpu().numpy()) for k, t in state.items()})
+    dtype = np.float16 if half else None
+    weights = save(
+        {k: np.ascontiguousarray(t.detach().cpu().numpy(), dtype) for k, t in state.items()}
+    )
     network = Network(architecture, dict(kwargs or {}), sha256_of(weights), weights)
     try:
         network.build()

@@ -19,6 +19,8 @@ def build_network(
 ) -> nn.Module:
     """Build an architecture and load its weights: eval mode, float32, on the CPU.
 
+    Tensors may be stored as float16; they are widened, exactly.
+
     Batch norm's ``num_batches_tracked`` is neither needed nor read.
 
     Raises
@@ -58,5 +60,5 @@ def _check(
         if found.shape != tuple(expected[name].shape):
             rule = f"tensor {name} must have shape {tuple(expected[name].shape)}"
             raise FileError(origin, rule, found.shape)
-        if found.dtype != np.float32:
-            raise FileError(origin, f"tensor {name} must be float32", found.dtype)
+        if found.dtype not in (np.float32, np.float16):
+            raise FileError(origin, f"tensor {name} must be float32 or float16", found.dtype)

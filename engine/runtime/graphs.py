@@ -13,7 +13,7 @@ from dualsmooth.engine.runtime.calibrate import agrees, fastest, is_position_fre
 from dualsmooth.engine.runtime.cuda_networks import Inputs, Network, build, reproducible
 from dualsmooth.engine.runtime.device_stream import DeviceStream
 from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.tables import device_rows, fill
+from dualsmooth.engine.runtime.tables import COLUMNS, device_rows, fill
 
 SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
 SAMPLE_SIGMA = 0.25
@@ -159,8 +159,18 @@ class Capturer:
         return scores
 
     def _scores(self, model: str, built: Network, classes: int) -> torch.Tensor:
-        """Logits of the sampled batch, after checking that the order of rows changes no bit."""
+        """Logits of the sampled batch, after checking that no bit depends on other rows."""
         scores = self._plain_scores(model, built, classes)
+        mates = self.table.clone()
+        mates[COLUMNS.index("sample"), 1::2] += 1
+        beside = self.stream.run(
+            lambda: built.scores(self.inputs, device_rows(mates, mates.shape[1]))
+        )
+        if not torch.equal(scores[::2], beside[::2]):
+            raise SamplerError(
+                f"{model}: a row's logits must not depend on the other rows of its batch; received "
+                "other ones beside other samples (take batch statistics out of the network)"
+            )
         reverse = device_rows(self.table.flip(1), self.table.shape[1])
         backward = self.stream.run(lambda: built.scores(self.inputs, reverse))
         if not is_position_free(scores, backward):

@@ -40,6 +40,8 @@ class DualRecipe:
         Round 1, if there is one.
     sizes : Sizes or None
         Of every network; None means by the size of the images.
+    half : bool
+        Round the finished weights to float16.
     seed : int
     """
 
@@ -54,6 +56,7 @@ class DualRecipe:
     calibration: Calibration | None = None
     warm_start: bool = False
     sizes: Sizes | None = None
+    half: bool = False
     seed: int = 0
 
     @property
@@ -92,10 +95,12 @@ class DualRecipe:
                 crew.tune(self.tuning, shares[:, crew.level])
             selector = self._selector(workshop, crews, 1)
         networks = {
-            expert_role(crew.expert.sigma): workshop.describe(crew.deployed, workshop.classes)
+            expert_role(crew.expert.sigma): workshop.describe(
+                crew.deployed, workshop.classes, half=self.half
+            )
             for crew in crews
         }
-        networks[SELECTOR] = workshop.describe(selector, len(crews))
+        networks[SELECTOR] = workshop.describe(selector, len(crews), half=self.half)
         data = workshop.data
         return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
 

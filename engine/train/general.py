@@ -39,5 +39,6 @@ FASHION_DUAL = replace(
     classifying=Schedule(epochs=6, affine=None),
     labelling=Labelling(votes=100, held_out=1 / 6, runner_up=True),
     calibration=Calibration(),
+    half=True,
 )
 """The bundled model of that name: Fashion-MNIST, 28x28 grey, for runner-up certificates."""

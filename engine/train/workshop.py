@@ -93,9 +93,9 @@ class Workshop:
             torch.manual_seed(seed)
             return create(architecture, kwargs).to(self.device)
 
-    def describe(self, module: nn.Module, outputs: int) -> Network:
-        """The network of a bundle."""
-        return network_from_module(module, *self.architecture(outputs))
+    def describe(self, module: nn.Module, outputs: int, *, half: bool = False) -> Network:
+        """The network of a bundle; with `half` its weights are rounded to float16."""
+        return network_from_module(module, *self.architecture(outputs), half=half)
 
     def architecture(
         self, outputs: int, further_channels: int = 0

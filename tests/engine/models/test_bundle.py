@@ -160,10 +160,30 @@ def test_training_mode_is_refused() -> None:
 
 def test_wrong_number_of_logits() -> None:
     made = Bundle.from_classifier(linear(4), num_classes=5, input_shape=SHAPE)
-    with pytest.raises(FileError, match=r"to 5 logits; received \(1, 4\)"):
+    with pytest.raises(FileError, match=r"to 5 logits; received \(2, 4\)"):
         made.build("classifier")
     made = Bundle.from_classifier(linear(5), num_classes=5, input_shape=(5, 5, 1))
     with pytest.raises(FileError, match=r"classifier must map images \(5, 5, 1\)"):
+        made.build("classifier")
+
+
+class Centered(nn.Module):
+    """A classifier that subtracts the mean of its batch, as batch norm does in training."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.head = share, linear(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(x - self.share * x.mean(0))
+        return logits
+
+
+def test_a_network_that_reads_its_batch_mates_has_no_votes_of_its_own() -> None:
+    made = Bundle.from_classifier(Centered(0.0).eval(), num_classes=5, input_shape=SHAPE)
+    made.build("classifier")
+    made = Bundle.from_classifier(Centered(0.01).eval(), num_classes=5, input_shape=SHAPE)
+    with pytest.raises(FileError, match="same logits whatever else is in the batch"):
         made.build("classifier")
 
 

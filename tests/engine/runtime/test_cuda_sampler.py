@@ -248,10 +248,26 @@ class BatchStatistics(torch.nn.Module):
         return x.flatten(1)[:, :5].cumsum(0)
 
 
+class PlaceStatistics(torch.nn.Module):
+    """A row's logits depend on where it stands, not on the others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :5] + torch.arange(len(x))[:, None]
+
+
 @pytest.mark.parametrize("backend", ["eager", "auto"])
-def test_votes_that_depend_on_the_place_in_the_batch_are_refused(make: Make, backend: str) -> None:
-    with pytest.raises(SamplerError, match="place in the batch"):
-        make(networks={"m": BatchStatistics()}, outputs={"m": 5}, backend=backend)
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (BatchStatistics(), "must not depend on the other rows"),
+        (PlaceStatistics(), "must not depend on its place in the batch"),
+    ],
+)
+def test_votes_that_depend_on_the_batch_are_refused(
+    make: Make, backend: str, network: torch.nn.Module, message: str
+) -> None:
+    with pytest.raises(SamplerError, match=message):
+        make(networks={"m": network}, outputs={"m": 5}, backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,20 @@ def test_tuning_changes_the_experts_and_needs_the_selector() -> None:
         assert network.weights != tuned.networks[role].weights
 
 
+def test_half_rounds_the_finished_weights_and_nothing_else() -> None:
+    full = run(replace(TINY, labelling=Labelling(8)), few_digits())
+    half = run(replace(TINY, labelling=Labelling(8), half=True), few_digits())
+    for role, network in full.networks.items():
+        rounded = half.networks[role]
+        assert len(rounded.weights) < 0.7 * len(network.weights)
+        pairs = zip(network.build().state_dict().items(), rounded.build().state_dict().values(),
+                    strict=True)  # fmt: skip
+        for (name, before), after in pairs:
+            assert after.dtype == before.dtype
+            if before.is_floating_point():
+                assert torch.equal(before.half().float(), after), name
+
+
 def test_training_improves_on_the_start() -> None:
     digits = load_images("digits:train")
     x = torch.from_numpy(digits.images).permute(0, 3, 1, 2) / 255
