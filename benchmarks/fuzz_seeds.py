@@ -20,8 +20,9 @@ from dualsmooth.engine.models.bundle_files import read_bundle, save_bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.settings import Settings
-from dualsmooth.export.deployment import Recipe, index_of
+from dualsmooth.export.deployment import Recipe
 from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
+from dualsmooth.export.write import index_of
 
 CLASSES = 3
 SETTINGS = Settings(Budget.fixed(10, 100), device="cpu")
@@ -70,7 +71,7 @@ def make_deployment(folder: Path, bundle: Path) -> None:
         digest = hashlib.sha256(data).hexdigest()
         files[f"{role}.votes.onnx"] = {"bytes": len(data), "sha256": digest}
     recipe = Recipe("dual", selector_rule="median", routing="interval")
-    index = index_of(source, recipe, 64, {"opset": 18}, files)
+    index = index_of(source, recipe, 64, {"precision": "fp32", "opset": 18}, files)
     (folder / "deployment.json").write_text(json.dumps(index))
 
 

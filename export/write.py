@@ -102,7 +102,7 @@ def export_bundle(
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(draft.iterdir())
         }
-        index = _index_of(bundle, recipe, rows, about | _versions(), files)
+        index = index_of(bundle, recipe, rows, about | _versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
 
@@ -175,7 +175,7 @@ def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
     )  # fmt: skip
 
 
-def _index_of(
+def index_of(
     bundle: Bundle, recipe: Recipe, batch_size: int, about: dict[str, Any], files: dict[str, Any]
 ) -> dict[str, Any]:
     """Content of ``deployment.json``.
