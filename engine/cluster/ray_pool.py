@@ -1,6 +1,7 @@
 """Workers that are Ray actors, on this machine or on a cluster (extra ``cluster``)."""
 
 import ipaddress
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 
 LOCAL = "local"
 PATIENCE = 0.5
+KNOCK = 10.0
+"""Seconds for one connection to a cluster."""
+
 SILENT = "the actor was there and did nothing for too long"
 
 
@@ -136,11 +140,20 @@ def _connect(address: str) -> Any:
         return ray
     warn_if_reachable(address)
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         hint = "start one with ray start --head"
-        raise ArgumentError("ray", "must be the address of a cluster", str(error), hint) from error
+        received = f"{address}: {error}"
+        raise ArgumentError("ray", "must be the address of a cluster", received, hint) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Ray tries for minutes where nothing answers; one attempt to connect tells at once."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), KNOCK).close()
 
 
 def warn_if_reachable(address: str) -> None:
