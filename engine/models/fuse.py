@@ -116,6 +116,7 @@ def following_sum(node: fx.Node) -> fx.Node | None:
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
+    """The node that reads this one, if exactly one does."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -126,9 +127,11 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def has_hooks(layer: nn.Module) -> bool:
+    """Whether calling the layer runs more than its forward pass."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
+    """Shape of what a traced node gives for the example."""
     shape: tuple[int, ...] = node.meta["shape"]
     return shape

@@ -7,11 +7,10 @@ happen before a line of the image leaves the cache. The library is built as ``no
 
 import ctypes
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import torch
 
+from dualsmooth.kernels.cpu.compiled import compiled, required
 from dualsmooth.kernels.errors import KernelArgumentError
 
 LANES = 16
@@ -136,23 +135,13 @@ def _tile(width: int) -> int:
 
 
 def _require() -> ctypes.CDLL:
-    library = _library()
-    if library is None:
-        raise KernelArgumentError(
-            "direct_conv", "must have been built", "no library", "reinstall with a C compiler"
-        )
-    return library
+    return required("direct_conv", _library())
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    paths = (Path(__file__).with_name("_direct_conv" + suffix) for suffix in EXTENSION_SUFFIXES)
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        return None
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError:  # built for another machine
+    library = compiled("direct_conv")
+    if library is None:
         return None
     library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 6
     library.dualsmooth_direct_conv.restype = None

@@ -6,14 +6,13 @@ The library is built when the package is installed, if there is a C compiler. Wi
 
 import ctypes
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.kernels.cpu.compiled import compiled, required
 from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.errors import KernelArgumentError
 
@@ -196,23 +195,13 @@ def _version(name: str | None) -> int:
 
 
 def _require() -> ctypes.CDLL:
-    library = _library()
-    if library is None:
-        raise KernelArgumentError(
-            "noise_votes", "must have been built", "no library", "reinstall with a C compiler"
-        )
-    return library
+    return required("noise_votes", _library())
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    paths = (Path(__file__).with_name("_noise_votes" + suffix) for suffix in EXTENSION_SUFFIXES)
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        return None
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError:  # built for another machine
+    library = compiled("noise_votes")
+    if library is None:
         return None
     integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
     library.dualsmooth_noisy_rows.argtypes = [

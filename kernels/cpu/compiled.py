@@ -1,0 +1,34 @@
+"""The compiled libraries in this folder, built at installation where there is a C compiler."""
+
+import ctypes
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from dualsmooth.kernels.errors import KernelArgumentError
+
+
+@cache
+def compiled(name: str) -> ctypes.CDLL | None:
+    """The library built from ``name.c``, or None where it was not built or not for this machine."""
+    paths = (Path(__file__).with_name(f"_{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
+    path = next((path for path in paths if path.exists()), None)
+    try:
+        return ctypes.CDLL(str(path)) if path else None
+    except OSError:
+        return None
+
+
+def required(name: str, library: ctypes.CDLL | None) -> ctypes.CDLL:
+    """A library that must be there.
+
+    Raises
+    ------
+    KernelArgumentError
+        If it is not.
+    """
+    if library is None:
+        raise KernelArgumentError(
+            name, "must have been built", "no library", "reinstall with a C compiler"
+        )
+    return library
