@@ -150,6 +150,8 @@ def test_half_rounds_the_finished_weights_and_nothing_else() -> None:
     half = run(replace(TINY, labelling=Labelling(8), half=True), few_digits())
     for role, network in full.networks.items():
         rounded = half.networks[role]
+        assert isinstance(network.weights, bytes)
+        assert isinstance(rounded.weights, bytes)
         assert len(rounded.weights) < 0.8 * len(network.weights)  # the header stays
         pairs = zip(network.build().state_dict().items(), rounded.build().state_dict().values(),
                     strict=True)  # fmt: skip
