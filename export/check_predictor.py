@@ -8,7 +8,7 @@ from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.routing import median_level, plurality_level
 from dualsmooth.export.deployment import DUAL, Deployment
 from dualsmooth.export.finding import Finding
-from dualsmooth.export.onnx_file import read_model
+from dualsmooth.export.onnx_file import read_deployed
 from dualsmooth.export.sessions import Session, dual_feeds, make_session, vote_feeds
 
 VOTES = 1000
@@ -22,9 +22,9 @@ def check_predictor(
     bundle = deployment.bundle
     if bundle.tau is None:
         return []
-    dual = make_session(read_model(deployment.folder / DUAL))
+    dual = make_session(read_deployed(deployment.folder / DUAL))
     alone = {
-        role: make_session(read_model(deployment.votes_file(role))) for role in bundle.networks
+        role: make_session(read_deployed(deployment.votes_file(role))) for role in bundle.networks
     }
     rule = deployment.recipe.selector_rule
     choose = plurality_level if rule == "plurality" else median_level

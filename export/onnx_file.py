@@ -49,18 +49,41 @@ def read_model(path: Path, *, loops: bool = True) -> bytes:
         If the file cannot be read, is above 2 GiB, is no protocol buffer, names other files, states
         a tensor larger than its bytes, is nested beyond measure, or loops where it must not.
     """
+    return _walked(path, _Walk(path, loops))
+
+
+def read_deployed(path: Path) -> bytes | str:
+    """As `read_model`, for a file of a deployment: weights may stand in ``NAME.data`` beside it.
+
+    Returns
+    -------
+    bytes or str
+        The model, or its path where weights stand beside it: ONNX Runtime looks for them there.
+
+    Raises
+    ------
+    FileError
+        As `read_model`; any other file that is named is refused.
+    """
+    walk = _Walk(path, True, f"{path.name}.data".encode())
+    data = _walked(path, walk)
+    return str(path) if walk.outside else data
+
+
+def _walked(path: Path, walk: "_Walk") -> bytes:
     check_size(path, LARGEST_MODEL)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FileError(path, "must be readable", error.strerror or error) from error
-    _Walk(path, loops).message("model", memoryview(data), 0)
+    walk.message("model", memoryview(data), 0)
     return data
 
 
 class _Walk:
-    def __init__(self, path: Path, loops: bool) -> None:
-        self._path, self._loops = path, loops
+    def __init__(self, path: Path, loops: bool, beside: bytes = b"") -> None:
+        self._path, self._loops, self._beside = path, loops, beside
+        self.outside = 0  # tensors whose bytes stand beside the file
 
     def message(self, kind: str, data: memoryview, depth: int) -> None:
         """Check a message and those in it."""
@@ -69,6 +92,7 @@ class _Walk:
         if kind == _SPARSE:
             raise FileError(self._path, "must hold dense weights", "a sparse tensor")
         dims: list[int] = []
+        before = self.outside
         try:
             for number, value in _fields(data):
                 part = _PARTS[kind].get(number)
@@ -80,16 +104,26 @@ class _Walk:
                     self._operator(bytes(_as_bytes(value)))
         except ValueError as error:
             raise FileError(self._path, "must be an ONNX file", error) from error
-        if kind == _TENSOR and not _fits(dims, len(data)):
+        if kind == _TENSOR and self.outside == before and not _fits(dims, len(data)):
             rule = "must hold the bytes of every tensor"
             raise FileError(self._path, rule, f"shape {dims[:8]} in {len(data)} bytes")
 
     def _tensor_field(self, number: int, value: int | memoryview, dims: list[int]) -> None:
         if number == _DIMS:
             dims += [value] if isinstance(value, int) else list(_varints(value))
-        elif number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
-            raise FileError(self._path, "must hold its weights", "weights in another file",
-                            "save it with save_as_external_data=False")  # fmt: skip
+        elif number == _DATA_LOCATION and value != 0 and self._beside:
+            self.outside += 1
+        elif number == _DATA_LOCATION and value != 0:
+            self._refuse_outside()
+        elif number == _EXTERNAL_DATA:
+            keys, names = (_texts(_as_bytes(value), field) for field in (1, 2))
+            alone = (keys, names) == ([b"location"], [self._beside])
+            if not self._beside or (b"location" in keys and not alone):
+                self._refuse_outside()
+
+    def _refuse_outside(self) -> None:
+        raise FileError(self._path, "must hold its weights", "weights in another file",
+                        "save it with save_as_external_data=False")  # fmt: skip
 
     def _operator(self, name: bytes) -> None:
         if name in LOOPS and not self._loops:
@@ -121,6 +155,11 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"a field of {size} bytes where {len(data) - place} are left")
         yield key >> 3, data[place : place + size]
         place += size
+
+
+def _texts(data: memoryview, wanted: int) -> list[bytes]:
+    """Contents of every field of that number."""
+    return [bytes(_as_bytes(value)) for number, value in _fields(data) if number == wanted]
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:

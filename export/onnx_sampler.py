@@ -20,7 +20,7 @@ from dualsmooth.engine.noise import standard_normal
 from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.onnx_file import read_model
+from dualsmooth.export.onnx_file import read_deployed
 from dualsmooth.export.sessions import CPU, Session, make_session, vote_feeds
 
 PASSES_PER_TASK = 8
@@ -127,7 +127,7 @@ class OnnxSampler:
 
     def _counter(self, deployment: Deployment, role: str, provider: str, fed: bool) -> Count:
         path = deployment.network_file(role) if fed else deployment.votes_file(role)
-        model = read_model(path)
+        model = read_deployed(path)
         try:
             session = make_session(model, provider)
         except ArgumentError:
@@ -189,7 +189,7 @@ def _has_integer_operators(deployment: Deployment, roles: Sequence[str], provide
     """Whether a provider runs a whole vote graph itself; warns if it does not."""
     if provider == CPU:
         return True
-    model = read_model(deployment.votes_file(roles[0]))
+    model = read_deployed(deployment.votes_file(roles[0]))
     try:
         make_session(model, provider, alone=True)
     except ArgumentError:

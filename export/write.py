@@ -210,8 +210,10 @@ def index_of(
 def _save(model: ModelProto, path: Path) -> None:
     """Write a model, with its weights beside it where one message cannot hold them; check it."""
     if model.ByteSize() > LARGEST_FILE:
+        written = ModelProto()
+        written.CopyFrom(model)  # saving marks tensors as standing elsewhere, for good
         onnx.save_model(
-            model, path, save_as_external_data=True, location=f"{path.name}.data",
+            written, path, save_as_external_data=True, location=f"{path.name}.data",
             size_threshold=SMALLEST_OUTSIDE,
         )  # fmt: skip
     else:

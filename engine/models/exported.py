@@ -90,17 +90,18 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
     data = read_model(path, loops=False)
     try:
         session = make_session(data)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        kinds, shapes = [(i.name, i.type) for i in inputs], [i.shape for i in inputs]
+        names = [o.name for o in outputs]
     except ArgumentError:
         raise
-    except Exception as error:  # ONNX Runtime's errors share no base
+    except Exception as error:  # ONNX Runtime's errors share no base; names may be no text
         rule = "must be an ONNX file, weights inside, that this ONNX Runtime can run"
         raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
-        found = f"{[(i.name, i.type) for i in inputs]} to {[o.name for o in outputs]}"
-        raise FileError(path, "must have one float32 input and one output", found)
+        raise FileError(path, "must have one float32 input and one output", f"{kinds} to {names}")
     name = inputs[0].name
-    sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in inputs[0].shape)
+    sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
     return data, (lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes)
 
 

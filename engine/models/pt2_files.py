@@ -48,6 +48,7 @@ def load_pt2(path: Path) -> tuple[bytes, Program]:
             program = torch.export.load(io.BytesIO(data))
         (name,) = program.graph_signature.user_inputs
         (_,) = program.graph_signature.user_outputs
+        module = program.module()
     except FileError:
         raise
     except Exception as error:  # zip, JSON and PyTorch's readers raise many kinds
@@ -60,7 +61,7 @@ def load_pt2(path: Path) -> tuple[bytes, Program]:
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         raise FileError(path, "must have one float32 input", getattr(value, "dtype", type(value)))
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return data, (program.module(), sizes)
+    return data, (module, sizes)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helpe
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
-from dualsmooth.export.onnx_file import DEEPEST, read_model
+from dualsmooth.export.onnx_file import DEEPEST, read_deployed, read_model
 from dualsmooth.export.sessions import make_session
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -78,6 +78,25 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, location: str, where
         del proto.graph.node[:]
     with pytest.raises(FileError, match=r"net.onnx: must hold its weights; received weights in a"):
         read_model(saved(tmp_path, proto))
+
+
+def test_a_deployment_keeps_weights_beside_its_file_and_nowhere_else(tmp_path: Path) -> None:
+    proto = model()
+    assert read_deployed(saved(tmp_path, proto)) == proto.SerializeToString()
+    tensor = proto.graph.initializer[0]
+    outside(tensor, "net.onnx.data")
+    (tmp_path / "net.onnx.data").write_bytes(WEIGHTS.tobytes())
+    found = read_deployed(saved(tmp_path, proto))
+    assert found == str(tmp_path / "net.onnx")
+    ones = np.ones((1, 4), np.float32)
+    got = make_session(found).run(None, {"x": ones})[0]
+    np.testing.assert_array_equal(got, ones @ WEIGHTS + 1)
+    for locations in (["../net.onnx.data"], ["w.bin"], ["net.onnx.data", "w.bin"]):
+        del tensor.external_data[:]
+        for location in locations:
+            tensor.external_data.add(key="location", value=location)
+        with pytest.raises(FileError, match="must hold its weights"):
+            read_deployed(saved(tmp_path, proto))
 
 
 def test_without_the_check_another_file_would_be_read(

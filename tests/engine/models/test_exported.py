@@ -159,6 +159,13 @@ def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
             load_bundle(tmp_path / name)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "net.onnx", sizes=("axis", 3, 6, 5))
+    path.write_bytes(path.read_bytes().replace(b"axis", b"\xee\xee\xee\xee"))
+    with pytest.raises(FileError, match=r"net\.onnx: must be an ONNX file"):
+        load_bundle(path)
+
+
 @pytest.mark.parametrize("sizes", [("n", 3, 1 << 20, 1 << 20), (1 << 30, 3, 6, 5)])
 def test_absurd_inputs_are_refused(tmp_path: Path, sizes: tuple[int | str, ...]) -> None:
     path = onnx_file(tmp_path / "net.onnx", lambda nodes, x: nodes.add("Flatten", x), sizes)
