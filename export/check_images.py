@@ -21,11 +21,8 @@ def images_for_check(
     ArgumentError
         If no data set is named and digits do not fit, or the images have another shape.
     """
-    if spec is None and shape != DIGITS:
-        rule = f"must name images of shape {shape} for --check"
-        raise ArgumentError("data", rule, None, "for example npz:FILE")
-    images = load_images(spec or "digits").images[: positive_integer("images", count)]
-    return check_images(images, shape)
+    named = _named("data", "--check", spec, "digits", shape)
+    return check_images(named[: positive_integer("images", count)], shape)
 
 
 def images_for_calibration(
@@ -38,9 +35,15 @@ def images_for_calibration(
     ArgumentError
         If no data set is named and digits do not fit, or the images have another shape.
     """
+    named = _named("calibration", "--int8", spec, "digits:train", shape)
+    step = max(1, len(named) // positive_integer("calibration_images", count))
+    return check_images(named[::step][:count], shape)
+
+
+def _named(
+    argument: str, option: str, spec: str | None, digits: str, shape: tuple[int, int, int]
+) -> NDArray[np.generic]:
     if spec is None and shape != DIGITS:
-        rule = f"must name images of shape {shape} for --int8"
-        raise ArgumentError("calibration", rule, None, "for example npz:FILE")
-    images = load_images(spec or "digits:train").images
-    step = max(1, len(images) // positive_integer("calibration_images", count))
-    return check_images(images[::step][:count], shape)
+        rule = f"must name images of shape {shape} for {option}"
+        raise ArgumentError(argument, rule, None, "for example npz:FILE")
+    return load_images(spec or digits).images
