@@ -1,0 +1,312 @@
+"""Networks run by OpenVINO: the votes of PyTorch's, each row by itself, or a refusal."""
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.cli import main
+from dualsmooth.engine.cluster.job import facts_of
+from dualsmooth.engine.errors import ArgumentError, SamplerError
+from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
+from dualsmooth.engine.models.ordered import OrderedLevels
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.runtime import openvino_network
+from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
+from dualsmooth.engine.runtime.native import make_sampler
+from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.settings import Settings
+from dualsmooth.kernels.cpu import noise_votes
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
+pytestmark = pytest.mark.skipif(
+    not noise_votes.available(), reason="the compiled loops were not built"
+)
+
+SHAPE, CLASSES = (8, 12, 3), 5
+IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+
+
+class ConvNet(torch.nn.Module):
+    def __init__(self, seed: int = 5, channels: int = 3, outputs: int = CLASSES) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.conv = torch.nn.Conv2d(channels, 16, 3, padding=1, stride=2)
+        self.norm = torch.nn.BatchNorm2d(16)
+        self.head = torch.nn.Linear(16 * 4 * 6, outputs)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+        self.norm.running_var = torch.full((16,), 1.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
+        return logits
+
+
+def consensus() -> torch.nn.Module:
+    return Consensus([ConvNet(seed) for seed in (5, 6, 7)], 2, rows=4)
+
+
+def small() -> torch.nn.Module:
+    kwargs = {"in_channels": 3, "num_classes": CLASSES, "image_size": SHAPE[:2], "widths": [8, 8]}
+    torch.manual_seed(1)
+    network = create("small_convnet", kwargs).eval()
+    noisy = torch.from_numpy(IMAGES[2]).permute(2, 0, 1) + torch.randn(64, 3, 8, 12)
+    with torch.no_grad():
+        list(network.parameters())[-1].sub_(network(noisy).mean(0))
+    return network
+
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "convolution": ConvNet,
+    "small": small,
+    "ensemble": lambda: SoftVoting([ConvNet(5), ConvNet(6)]),
+    "consensus": consensus,
+    "ordered": lambda: OrderedLevels(ConvNet(5, 4, 1), [0.1, 0.2, 0.4, 0.8, 1.6], 0.3),
+}
+
+
+def segment(slot: int, sigma: float, first: int, count: int, stream: int = 2) -> Segment:
+    return Segment(slot, 100 + slot, sigma, stream, first, count)
+
+
+SEGMENTS = [
+    segment(0, 0.5, 0, 41),
+    segment(1, 0.1, 5, 1),
+    segment(2, 1.0, 7, 77, stream=18),
+    segment(0, 0.25, 0, 13, stream=3),
+]
+
+
+def sampler(network: torch.nn.Module, kind: type[Any] = CpuSampler, **options: Any) -> Any:
+    if kind is CpuSampler:
+        options = {"backend": "openvino"} | options
+    options = {"seed": 7, "batch_size": 32, "threads": 1} | options
+    made = kind({"m": network}, {"m": CLASSES}, SHAPE, **options)
+    for slot in range(3):
+        made.load(slot, IMAGES[slot])
+    return made
+
+
+def votes(network: torch.nn.Module, part: Segment, **options: Any) -> NDArray[np.int64]:
+    made = sampler(network, **options)
+    found: NDArray[np.int64] = made.count("m", [part])[0]
+    made.close()
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_votes_are_those_of_pytorch_but_for_near_ties(name: str) -> None:
+    """Both draw the same noise; at most one vote in a thousand may move."""
+    part, network = segment(2, 1.0, 0, 2000), NETWORKS[name]()
+    plain = votes(network, part, kind=TorchSampler)
+    assert (plain > 20).sum() >= 3
+    assert np.abs(plain - votes(network, part)).sum() <= 2 * 2
+
+
+def test_bfloat16_moves_few_votes() -> None:
+    part = segment(2, 1.0, 0, 2000)
+    exact, rounded = votes(small(), part), votes(small(), part, precision="bf16")
+    assert 0 < np.abs(exact - rounded).sum() <= 2 * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("small", "fp32"), ("small", "bf16"), ("consensus", "fp32")]
+)
+def test_votes_do_not_depend_on_batch_mates_order_or_threads(name: str, precision: str) -> None:
+    network = NETWORKS[name]()
+    base = sampler(network, precision=precision).count("m", SEGMENTS)
+    assert_array_equal(base.sum(axis=1), [s.count for s in SEGMENTS])
+    for threads in (1, 3):
+        other = sampler(network, threads=threads, precision=precision)
+        assert_array_equal(other.count("m", SEGMENTS[::-1])[::-1], base)
+        for row, part in zip(base, SEGMENTS, strict=True):
+            assert_array_equal(other.count("m", [part])[0], row)
+        halves = [
+            segment(2, 1.0, 7, 40, stream=18),
+            segment(1, 0.1, 5, 1),
+            segment(2, 1.0, 47, 37, stream=18),
+        ]
+        found = other.count("m", halves)
+        assert_array_equal(found[0] + found[2], base[2])
+        other.close()
+
+
+def test_logits_stay_when_the_network_runs_again() -> None:
+    """OpenVINO gives its own memory away unless it is asked for a copy."""
+    network = openvino_network.openvino_network("m", ConvNet().eval(), (4, *SHAPE), "fp32", 1)
+    first = network(torch.ones(4, 3, 8, 12))
+    kept = first.clone()
+    network(torch.zeros(4, 3, 8, 12))
+    assert torch.equal(first, kept)
+
+
+def test_logits_that_are_not_finite_are_invalid_votes() -> None:
+    class Logarithm(ConvNet):
+        """NaN where a pixel is below -1, which no row of the trial is in this place."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + (x[:, :1, 0, 0] + 1.75).log()
+
+    part = segment(0, 1.0, 0, 2000)
+    found, plain = votes(Logarithm(), part), votes(Logarithm(), part, kind=TorchSampler)
+    assert found[-1] == plain[-1] > 0
+
+
+class BatchStatistics(ConvNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return logits - logits.mean(0)
+
+
+class Place(ConvNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 1e-3 * torch.arange(len(x))[:, None]
+
+
+@pytest.mark.parametrize(
+    ("network", "rule"),
+    [
+        (BatchStatistics, "m: a row's logits must not depend on the other rows"),
+        (Place, "m: a row's logits must not depend on its place"),
+    ],
+)
+def test_networks_whose_rows_depend_on_each_other_are_refused(
+    network: type[ConvNet], rule: str
+) -> None:
+    with pytest.raises(SamplerError, match=f"^{rule}"):
+        sampler(network())
+
+
+def test_networks_that_branch_on_values_are_refused() -> None:
+    class Branch(ConvNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+    with pytest.raises(
+        ArgumentError, match=r"^backend must suit the network m .*openvino \(use --backend auto\)$"
+    ):
+        sampler(Branch())
+
+
+def test_a_conversion_that_loses_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = openvino_network._exported
+
+    def other(stage: torch.nn.Module, batch: torch.Tensor) -> Any:
+        changed = copy.deepcopy(stage)
+        next(changed.parameters()).data[0, 0, 0, 0] += 0.05
+        return exported(changed, batch)
+
+    monkeypatch.setattr(openvino_network, "_exported", other)
+    with pytest.raises(ArgumentError, match=r"^backend must give the logits of the network m "):
+        sampler(ConvNet())
+
+
+def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would run the network in float32 without a word."""
+    import openvino
+
+    compile_model = openvino.compile_model
+
+    def without_bfloat16(model: Any, device: str, hints: dict[str, Any]) -> Any:
+        return compile_model(model, device, hints | {"INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr(openvino, "compile_model", without_bfloat16)
+    sampler(ConvNet(), precision="fp32").close()
+    with pytest.raises(ArgumentError, match=r"^precision must be one .*; received bf16 \(use"):
+        sampler(ConvNet(), precision="bf16")
+
+
+def test_without_the_compiled_loops_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_votes, "available", lambda: False)
+    with pytest.raises(ArgumentError, match=r"^backend must be auto without the compiled loops"):
+        make_sampler({"m": ConvNet()}, {"m": CLASSES}, SHAPE, seed=0, backend="openvino")
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny_bundle: Path,
+) -> Run:
+    """A command on a run of a few digits in ``run``; returns exit code and all output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(command: str, *options: object) -> tuple[int, str]:
+        arguments: list[object] = ["run", "--replay", 1, "--bundle", tiny_bundle]
+        if command == "certify":
+            arguments = [tiny_bundle, "--n0", 10, "--n", 200, "--max", 6, "--batch-size", 16,
+                         "--precision", "fp32", "--device", "cpu", "--out", "run"]  # fmt: skip
+        words = ["dualsmooth", command, *arguments, "--data", "digits", *options]
+        monkeypatch.setattr("sys.argv", [str(word) for word in words])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out + captured.err
+
+    return call
+
+
+def test_runs_record_it_and_are_resumed_and_replayed_with_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("certify", "--backend", "openvino")[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["configuration"]["sampler"] == "cpu:openvino"
+    assert record["machine"]["versions"]["openvino"]
+    log = tmp_path / "run" / "certificates.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    assert run("certify", "--resume")[0] == 0
+    votes = [[json.loads(line)["counts"] for line in t.splitlines()]
+             for t in (whole, log.read_text())]  # fmt: skip
+    assert sorted(map(str, votes[0])) == sorted(map(str, votes[1]))
+    code, output = run("audit")
+    assert (code, "sampler cpu:openvino, compared exactly" in output) == (0, True), output
+    monkeypatch.setattr("dualsmooth.engine.machine.installed_version", lambda name: "2025.0")
+    code, output = run("audit")
+    assert (code, "sampler cpu, with independent noise" in output) == (0, True), output
+
+
+def test_workers_must_have_the_same_openvino(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(Budget.fixed(10, 100), device="cpu", backend="openvino", batch_size=16)
+    with Session(DualSmoothing(load_bundle(tiny_bundle)), settings) as session:
+        here = facts_of(session)
+        monkeypatch.setattr("dualsmooth.engine.machine.installed_version", lambda name: "2025.0")
+        assert facts_of(session) == here | {"openvino": "2025.0"} != here
+
+
+def test_a_missing_package_is_one_line_with_a_hint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    code, output = run("certify", "--backend", "openvino")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "needs the package openvino; received openvino (pip install 'dualsmooth[cpu]')" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backend_of_another_device_is_one_line_with_a_hint(run: Run, tmp_path: Path) -> None:
+    code, output = run("certify", "--backend", "cudnn")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "backend must be one of auto, openvino on cpu; received cudnn (use --device cuda)" in (
+        output
+    )
+    assert not (tmp_path / "run").exists()
