@@ -155,10 +155,10 @@ def check(draws: dict[str, peers.Draw], n: int) -> None:
 
 def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
     """Times of one network's contestants, and ratios of each peer's best batch to ours."""
-    case, products = CASES[name], Products()
+    case, threads = CASES[name], torch.get_num_threads()
+    products = Products(threads)
     draws = dict(contestants(case, wanted))
     check(draws, case.n)
-    threads = torch.get_num_threads()
     votes = {name: case.whole(name, threads) for name in draws}
     runs: dict[str, Callable[[], object]] = {k: partial(d, votes[k]) for k, d in draws.items()}
     seconds = interleave({**runs, "matrix product": products}, rounds)

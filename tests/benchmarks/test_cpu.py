@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.benchmarks import cpu, peers
 from dualsmooth.benchmarks.cpu_table import ratios, table
-from dualsmooth.benchmarks.peak import flop_per_vote
+from dualsmooth.benchmarks.peak import PRODUCTS, SIZE, Products, flop_per_vote
 from dualsmooth.benchmarks.rounds import best, interleave, ratio, share
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runtime.native import multiplies_bf16
@@ -76,6 +76,17 @@ def test_the_loop_adds_noise_of_the_right_size() -> None:
 def test_shares_are_of_the_peak_in_the_same_round() -> None:
     assert share([1.0, 2.0, 4.0], 30, [2.0, 4.0, 8.0], 100) == 0.6
     assert share([1.0, 1.0, 9.0], 50, [1.0, 1.0, 1.0], 100) == 0.5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_peak_is_of_products_that_every_thread_makes(threads: int) -> None:
+    products = Products(threads)
+    assert products.flop == threads * PRODUCTS * 2 * SIZE**3
+    before = torch.get_num_threads()
+    products()
+    wanted = products.left.double() @ products.right.double()
+    assert all(torch.allclose(out.double(), wanted, atol=1e-3) for out in products.outs)
+    assert torch.get_num_threads() == before
 
 
 def test_work_is_counted_and_every_default_network_is_known() -> None:
