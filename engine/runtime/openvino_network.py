@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.runtime.backends import AUTO, OPENVINO
 from dualsmooth.engine.runtime.calibrate import check_rows
@@ -79,7 +79,8 @@ def openvino_network(
         If OpenVINO is missing, cannot run the network, loses something of it, or does not have the
         precision on this processor.
     SamplerError
-        If a row's logits depend on the other rows or on its place in the batch.
+        If a row's logits depend on the other rows or on its place in the batch, or OpenVINO divides
+        a batch among threads.
     """
     _check_installed()
 
@@ -112,6 +113,8 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
         exact = _compile(converted, "fp32", 1)
         with torch.inference_mode():
             found, wanted = exact(batch), stage(batch)
+    except DualSmoothError:
+        raise
     except Exception as error:  # exporters and runtimes fail in many ways
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ArgumentError(
@@ -169,9 +172,16 @@ def _compile(converted: Any, precision: str, threads: int) -> Compiled:
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_PINNING": False,  # other processes would be pinned to the same cores
+            "ENABLE_HYPER_THREADING": True,
         },
     )
+    streams, used_threads = map(compiled.get_property, ("NUM_STREAMS", "INFERENCE_NUM_THREADS"))
+    if used_threads > streams:
+        raise SamplerError(
+            f"{OPENVINO}: one thread must run a batch, or votes could depend on their number; "
+            f"received {used_threads} threads in {streams} streams (use --backend {AUTO})"
+        )
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != HINTS[precision]:
         rule = f"must be one that {OPENVINO} has on this processor"

@@ -21,6 +21,7 @@ from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
 from dualsmooth.engine.models.ordered import OrderedLevels
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime import openvino_network
+from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
 from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.segments import Segment
@@ -213,16 +214,28 @@ def test_a_conversion_that_loses_something_is_refused(monkeypatch: pytest.Monkey
         sampler(ConvNet())
 
 
-def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO would run the network in float32 without a word."""
+def compile_with(monkeypatch: pytest.MonkeyPatch, **other: Any) -> None:
+    """Let OpenVINO compile networks with other properties than it is asked for."""
     import openvino
 
     compile_model = openvino.compile_model
 
-    def without_bfloat16(model: Any, device: str, hints: dict[str, Any]) -> Any:
-        return compile_model(model, device, hints | {"INFERENCE_PRECISION_HINT": "f32"})
+    def compile_(model: Any, device: str, properties: dict[str, Any]) -> Any:
+        return compile_model(model, device, properties | other)
 
-    monkeypatch.setattr(openvino, "compile_model", without_bfloat16)
+    monkeypatch.setattr(openvino, "compile_model", compile_)
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="a stream of two threads needs two cores")
+def test_batches_divided_among_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_with(monkeypatch, NUM_STREAMS=1, INFERENCE_NUM_THREADS=2)
+    with pytest.raises(SamplerError, match="received 2 threads in 1 streams"):
+        sampler(ConvNet(), threads=2)
+
+
+def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would run the network in float32 without a word."""
+    compile_with(monkeypatch, INFERENCE_PRECISION_HINT="f32")
     sampler(ConvNet(), precision="fp32").close()
     with pytest.raises(ArgumentError, match=r"^precision must be one .*; received bf16 \(use"):
         sampler(ConvNet(), precision="bf16")
