@@ -4,6 +4,9 @@ A network is exported, converted and compiled for one batch shape, with one stre
 thread and one thread for each stream, so no sum is divided among threads. Rows are read where the
 sampler wrote them, channels last. Before the first vote a network shows that nothing was lost in
 the conversion and that its rows do not depend on each other.
+
+What is certified is the network as OpenVINO runs it. Its ReLU makes 0 of NaN where PyTorch's keeps
+it, so a row that overflows inside the network may still have finite logits, and a valid vote.
 """
 
 import logging

@@ -107,6 +107,16 @@ def votes(network: torch.nn.Module, part: Segment, **options: Any) -> NDArray[np
     return found
 
 
+def test_integer_noise_votes_are_those_of_pytorch() -> None:
+    counted = []
+    for backend in ("auto", "openvino"):
+        made = CpuSampler({"m": small()}, {"m": CLASSES}, SHAPE, seed=7, batch_size=32, threads=1,
+                          backend=backend, noise="integer")  # fmt: skip
+        made.load(2, np.round(255 * IMAGES[2]).astype(np.float32) / np.float32(255))
+        counted.append(made.count("m", [segment(2, 1.0, 0, 2000)])[0])
+    assert np.abs(counted[0] - counted[1]).sum() <= 2 * 2
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_votes_are_those_of_pytorch_but_for_near_ties(name: str) -> None:
     """Both draw the same noise; at most one vote in a thousand may move."""
