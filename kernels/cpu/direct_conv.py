@@ -19,6 +19,9 @@ LANES = 16
 TILES = (16, 14, 12, 10, 8)
 """Pixels in registers at once; the loops are compiled for each."""
 
+WIDE_TILES = (12, 10, 8)
+"""The same where two vectors of output channels are in registers."""
+
 
 def available() -> bool:
     """Whether the loops were built and this processor has AVX-512."""
@@ -39,6 +42,9 @@ class DirectConv(torch.nn.Module):
     relu : bool
     pool : bool
         2x2 max pooling with stride 2 after the ReLU; an odd last line or column is dropped.
+    normalize : tuple of torch.Tensor of float32, shape (channels,), optional
+        Mean and std: (x - mean) / std is convolved. They go into weights and bias; the padding,
+        which is zero after normalization, is the mean before it.
     """
 
     weight: torch.Tensor
@@ -53,10 +59,14 @@ class DirectConv(torch.nn.Module):
         padding: tuple[int, int],
         relu: bool,
         pool: bool,
+        normalize: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.outputs, *rest = weight.shape
         self.stride, self.padding, self.relu, self.pool = stride, padding, relu, pool
+        self.border = torch.zeros(rest[0]) if normalize is None else normalize[0].detach()
+        if normalize is not None:
+            weight, bias = _taken_up(weight.detach(), bias, *normalize)
         blocks = -(-self.outputs // LANES)
         padded, biases = torch.zeros(blocks * LANES, *rest), torch.zeros(blocks * LANES)
         padded[: self.outputs] = weight.detach()
@@ -88,8 +98,9 @@ class DirectConv(torch.nn.Module):
         out = torch.empty(
             g.rows, g.out_height // pool, g.out_width // pool, self.outputs, dtype=x.dtype
         )
-        lines = (2 * g.out_width + g.tile) * LANES
-        scratch = torch.zeros(g.padded_height * g.padded_width * g.channels + lines)
+        lines = 2 * LANES * (2 * g.out_width + max(TILES))
+        scratch = torch.empty(g.padded_height * g.padded_width * g.channels + lines)
+        scratch[:-lines].view(-1, g.channels)[:] = self.border
         _require().dualsmooth_direct_conv(
             ctypes.byref(geometry), source.data_ptr(), self.weight.data_ptr(),
             self.bias.data_ptr(), scratch.data_ptr(), out.data_ptr(),
@@ -109,12 +120,13 @@ class DirectConv(torch.nn.Module):
         out_width = (width + 2 * left - kernel_width) // self.stride + 1
         if min(out_height, out_width) < (2 if self.pool else 1):
             raise KernelArgumentError("x", "must be as large as the kernel", tuple(x.shape))
-        tile = _tile(out_width)
-        read = (-(-out_width // tile) * tile - 1) * self.stride + kernel_width
+        tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
+        computed = max(-(-out_width // tile) * tile for tile in tiles)
+        read = (computed - 1) * self.stride + kernel_width
         return _Geometry(
             rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
             out_height, out_width, self.outputs, self.relu, self.pool,
-            height + 2 * above, max(width + 2 * left, read), tile,
+            height + 2 * above, max(width + 2 * left, read), *tiles,
         )  # fmt: skip
 
 
@@ -124,14 +136,24 @@ class _Geometry(ctypes.Structure):
         for name in (
             "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
             "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
-            "padded_height", "padded_width", "tile",
+            "padded_height", "padded_width", "tile", "wide_tile",
         )
     ]  # fmt: skip
 
 
-def _tile(width: int) -> int:
+def _taken_up(
+    weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor, std: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias for inputs that are not normalized; computed in float64."""
+    scaled = weight.double() / std.double().view(1, -1, 1, 1)
+    moved = (scaled * mean.double().view(1, -1, 1, 1)).sum((1, 2, 3))
+    offset = -moved if bias is None else bias.detach().double() - moved
+    return scaled.float(), offset.float()
+
+
+def _tile(width: int, tiles: tuple[int, ...]) -> int:
     """The tile that computes the fewest pixels past the end of a line; the widest of these."""
-    return min(TILES, key=lambda tile: -(-width // tile) * tile)
+    return min(tiles, key=lambda tile: -(-width // tile) * tile)
 
 
 def _require() -> ctypes.CDLL:
