@@ -1,12 +1,13 @@
 /* Convolutions of few input channels on a CPU with AVX-512, with bias, ReLU and 2x2 max pooling.
  *
- * Sixteen output channels are a vector and up to sixteen neighbouring pixels are in registers at
+ * Sixteen output channels are a vector (or sixteen pixels, with few outputs of grey images) and up to sixteen neighbouring pixels are in registers at
  * once, or up to twelve with two vectors. Every output is one chain of fused multiply-adds over (ky, kx, channel), so its bits depend
  * on its own image only. Arrays are channels-last; shapes are checked by the Python wrapper.
  */
 #include <stdint.h>
 
 #define LANES 16
+#define GREY 8 /* most outputs of a grey image for which pixels, not outputs, are a vector */
 
 typedef struct {
     int64_t rows, height, width, channels;
@@ -15,6 +16,7 @@ typedef struct {
     int64_t relu, pool;                     /* flags */
     int64_t padded_height, padded_width;    /* of the padded image: tiles may read past its edge */
     int64_t tile, wide_tile; /* pixels in registers with one block of output channels, with two */
+    int64_t padded_out; /* grey images with few outputs: a multiple of 32 pixels; others: 0 */
 } geometry;
 
 #if defined(__x86_64__)
@@ -115,7 +117,7 @@ INLINE void finish(const geometry *g, const float *line, int64_t step, float *ou
 }
 
 /* Channels beyond the last block's are weights of zero and are not written. */
-INLINE void one_image(const geometry *g, const float *padded, const float *weights,
+AVX512 static void one_image(const geometry *g, const float *padded, const float *weights,
                       const float *bias, float *line, float *out)
 {
     const int64_t lines = g->pool ? 2 : 1, pitch = g->padded_width * g->channels * g->stride;
@@ -135,17 +137,90 @@ INLINE void one_image(const geometry *g, const float *padded, const float *weigh
         }
 }
 
+/* A line of a grey image: 32 neighbouring pixels are two vectors, and every output channel has
+ * sums of its own. `line` holds one channel after another. */
+INLINE void grey_line(const geometry *g, const float *corner, const float *weights,
+                      const float *bias, float *line, const int outputs)
+{
+    for (int64_t x = 0; x < g->padded_out; x += 2 * LANES) {
+        __m512 sums[2 * GREY];
+        const float *weight = weights;
+        for (int i = 0; i < 2 * outputs; i++) sums[i] = _mm512_set1_ps(bias[i / 2]);
+        for (int64_t ky = 0; ky < g->kernel_height; ky++)
+            for (int64_t kx = 0; kx < g->kernel_width; kx++, weight += GREY) {
+                const float *pixels = corner + ky * g->padded_width + x + kx;
+                const __m512 near = _mm512_loadu_ps(pixels), far = _mm512_loadu_ps(pixels + LANES);
+                for (int k = 0; k < outputs; k++) {
+                    const __m512 factor = _mm512_set1_ps(weight[k]);
+                    sums[2 * k] = _mm512_fmadd_ps(near, factor, sums[2 * k]);
+                    sums[2 * k + 1] = _mm512_fmadd_ps(far, factor, sums[2 * k + 1]);
+                }
+            }
+        for (int k = 0; k < outputs; k++) {
+            _mm512_storeu_ps(line + k * g->padded_out + x, sums[2 * k]);
+            _mm512_storeu_ps(line + k * g->padded_out + x + LANES, sums[2 * k + 1]);
+        }
+    }
+}
+
+/* Pooling and ReLU in place, as `finish`; then channels last. */
+INLINE void finish_grey(const geometry *g, float *line, float *out)
+{
+    const int64_t width = g->pool ? g->out_width / 2 : g->out_width;
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    for (int64_t k = 0; k < g->outputs; k++) {
+        float *pixels = line + k * g->padded_out, *under = pixels + GREY * g->padded_out;
+        for (int64_t x = 0; x < width; x += LANES) {
+            __m512 value = _mm512_loadu_ps(pixels + x);
+            if (g->pool) {
+                const float *left = pixels + 2 * x, *below = under + 2 * x;
+                const __m512 a = larger(_mm512_loadu_ps(left), _mm512_loadu_ps(below));
+                const __m512 b = larger(_mm512_loadu_ps(left + LANES), _mm512_loadu_ps(below + LANES));
+                value = larger(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b));
+            }
+            if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
+            _mm512_storeu_ps(pixels + x, value);
+        }
+    }
+    for (int64_t x = 0; x < width; x++)
+        for (int64_t k = 0; k < g->outputs; k++) *out++ = line[k * g->padded_out + x];
+}
+
+AVX512 static void grey_image(const geometry *g, const float *padded, const float *weights,
+                              const float *bias, float *line, float *out)
+{
+    const int64_t lines = g->pool ? 2 : 1, height = g->out_height / lines;
+    const int64_t width = g->out_width / lines;
+    for (int64_t y = 0; y < height; y++, out += width * g->outputs) {
+        for (int64_t i = 0; i < lines; i++) {
+            const float *corner = padded + (y * lines + i) * g->padded_width;
+            float *to = line + i * GREY * g->padded_out;
+            if (g->outputs <= 4)
+                grey_line(g, corner, weights, bias, to, 4);
+            else if (g->outputs <= 6)
+                grey_line(g, corner, weights, bias, to, 6);
+            else
+                grey_line(g, corner, weights, bias, to, GREY);
+        }
+        finish_grey(g, line, out);
+    }
+}
+
 AVX512 static void all_images(const geometry *g, const float *in, const float *weights,
-                              const float *bias, float *scratch, float *out)
+                              const float *bias, const float *border, float *scratch, float *out)
 {
     const int64_t values = g->width * g->channels, shrink = g->pool ? 2 : 1;
     const int64_t outputs = (g->out_height / shrink) * (g->out_width / shrink) * g->outputs;
-    float *line = scratch + g->padded_height * g->padded_width * g->channels;
+    const int64_t padded = g->padded_height * g->padded_width;
+    float *line = scratch + padded * g->channels;
+    for (int64_t i = 0; i < padded; i++)
+        for (int64_t c = 0; c < g->channels; c++) scratch[i * g->channels + c] = border[c];
     for (int64_t row = 0; row < g->rows; row++, out += outputs) {
         for (int64_t y = 0; y < g->height; y++, in += values)
             memcpy(scratch + ((y + g->pad_height) * g->padded_width + g->pad_width) * g->channels,
                    in, values * sizeof(float));
-        one_image(g, scratch, weights, bias, line, out);
+        (g->padded_out ? grey_image : one_image)(g, scratch, weights, bias, line, out);
     }
 }
 #endif
@@ -160,11 +235,13 @@ int dualsmooth_direct_conv_available(void)
 #endif
 }
 
-/* scratch: a padded image with its border filled in, then room for two lines and one tile. */
+/* border: the value of each channel beyond the image.
+ * scratch: room for a padded image, then for two lines and one tile.
+ * weights: [blocks of 16 outputs][ky][kx][channel][16]; grey: [ky][kx][8]. */
 void dualsmooth_direct_conv(const geometry *g, const float *in, const float *weights,
-                            const float *bias, float *scratch, float *out)
+                            const float *bias, const float *border, float *scratch, float *out)
 {
 #if defined(__x86_64__)
-    all_images(g, in, weights, bias, scratch, out);
+    all_images(g, in, weights, bias, border, scratch, out);
 #endif
 }

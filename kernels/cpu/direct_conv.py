@@ -6,6 +6,7 @@ happen before a line of the image leaves the cache. The library is built as ``no
 """
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,6 +19,9 @@ LANES = 16
 
 TILES = (16, 14, 12, 10, 8)
 """Pixels in registers at once; the loops are compiled for each."""
+
+GREY = 8
+"""Outputs up to which pixels of a grey image, not outputs, fill a vector; stride is 1 then."""
 
 WIDE_TILES = (12, 10, 8)
 """The same where two vectors of output channels are in registers."""
@@ -49,6 +53,7 @@ class DirectConv(torch.nn.Module):
 
     weight: torch.Tensor
     bias: torch.Tensor
+    border: torch.Tensor
 
     def __init__(
         self,
@@ -64,17 +69,21 @@ class DirectConv(torch.nn.Module):
         super().__init__()
         self.outputs, *rest = weight.shape
         self.stride, self.padding, self.relu, self.pool = stride, padding, relu, pool
-        self.border = torch.zeros(rest[0]) if normalize is None else normalize[0].detach()
+        border = torch.zeros(rest[0]) if normalize is None else normalize[0].detach().clone()
+        self.register_buffer("border", border)
         if normalize is not None:
             weight, bias = _taken_up(weight.detach(), bias, *normalize)
-        blocks = -(-self.outputs // LANES)
-        padded, biases = torch.zeros(blocks * LANES, *rest), torch.zeros(blocks * LANES)
+        self.grey = rest[0] == stride == 1 and self.outputs <= GREY
+        lanes = GREY if self.grey else LANES
+        blocks = -(-self.outputs // lanes)
+        padded, biases = torch.zeros(blocks * lanes, *rest), torch.zeros(blocks * lanes)
         padded[: self.outputs] = weight.detach()
         if bias is not None:
             biases[: self.outputs] = bias.detach()
-        packed = padded.view(blocks, LANES, *rest).permute(0, 3, 4, 2, 1).contiguous()
-        self.register_buffer("weight", packed)  # [blocks, height, width, channels, LANES]
+        packed = padded.view(blocks, lanes, *rest).permute(0, 3, 4, 2, 1).contiguous()
+        self.register_buffer("weight", packed)  # [blocks, height, width, channels, lanes]
         self.register_buffer("bias", biases)
+        self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs (rows, outputs, height, width) in channels-last memory.
@@ -92,20 +101,30 @@ class DirectConv(torch.nn.Module):
         KernelArgumentError
             If ``x`` has the wrong type or shape, or the loops were not built.
         """
-        geometry = self._geometry(x)
-        g, pool = geometry, 2 if self.pool else 1
+        shape = tuple(x.shape)
+        if shape not in self._plans or x.dtype != torch.float32:
+            self._plans[shape] = self._plan(x)
+        plan = self._plans[shape]
         source = x.permute(0, 2, 3, 1).contiguous()
-        out = torch.empty(
-            g.rows, g.out_height // pool, g.out_width // pool, self.outputs, dtype=x.dtype
+        out, scratch = torch.empty(plan.shape), torch.empty(plan.scratch)
+        required("direct_conv", _library()).dualsmooth_direct_conv(
+            ctypes.byref(plan.geometry),
+            source.data_ptr(),
+            self.weight.data_ptr(),
+            self.bias.data_ptr(),
+            self.border.data_ptr(),
+            scratch.data_ptr(),
+            out.data_ptr(),
         )
-        lines = 2 * LANES * (2 * g.out_width + max(TILES))
-        scratch = torch.empty(g.padded_height * g.padded_width * g.channels + lines)
-        scratch[:-lines].view(-1, g.channels)[:] = self.border
-        _require().dualsmooth_direct_conv(
-            ctypes.byref(geometry), source.data_ptr(), self.weight.data_ptr(),
-            self.bias.data_ptr(), scratch.data_ptr(), out.data_ptr(),
-        )  # fmt: skip
         return out.permute(0, 3, 1, 2)
+
+    def _plan(self, x: torch.Tensor) -> "_Plan":
+        g, pool = self._geometry(x), 2 if self.pool else 1
+        lines = 2 * max(LANES * (2 * g.out_width + max(TILES)), GREY * g.padded_out)
+        return _Plan(
+            g, (g.rows, g.out_height // pool, g.out_width // pool, self.outputs),
+            g.padded_height * g.padded_width * g.channels + lines,
+        )  # fmt: skip
 
     def _geometry(self, x: torch.Tensor) -> "_Geometry":
         _, kernel_height, kernel_width, channels, _ = self.weight.shape
@@ -121,13 +140,23 @@ class DirectConv(torch.nn.Module):
         if min(out_height, out_width) < (2 if self.pool else 1):
             raise KernelArgumentError("x", "must be as large as the kernel", tuple(x.shape))
         tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
-        computed = max(-(-out_width // tile) * tile for tile in tiles)
+        used = (2 * LANES,) if self.grey else tiles
+        computed = max(-(-out_width // tile) * tile for tile in used)
         read = (computed - 1) * self.stride + kernel_width
         return _Geometry(
             rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
             out_height, out_width, self.outputs, self.relu, self.pool,
-            height + 2 * above, max(width + 2 * left, read), *tiles,
+            height + 2 * above, max(width + 2 * left, read), *tiles, computed * self.grey,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a call needs for one input shape."""
+
+    geometry: "_Geometry"
+    shape: tuple[int, ...]
+    scratch: int
 
 
 class _Geometry(ctypes.Structure):
@@ -136,7 +165,7 @@ class _Geometry(ctypes.Structure):
         for name in (
             "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
             "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
-            "padded_height", "padded_width", "tile", "wide_tile",
+            "padded_height", "padded_width", "tile", "wide_tile", "padded_out",
         )
     ]  # fmt: skip
 
@@ -156,15 +185,11 @@ def _tile(width: int, tiles: tuple[int, ...]) -> int:
     return min(tiles, key=lambda tile: -(-width // tile) * tile)
 
 
-def _require() -> ctypes.CDLL:
-    return required("direct_conv", _library())
-
-
 @cache
 def _library() -> ctypes.CDLL | None:
     library = compiled("direct_conv")
     if library is None:
         return None
-    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 6
+    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 7
     library.dualsmooth_direct_conv.restype = None
     return library
