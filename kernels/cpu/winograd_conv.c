@@ -56,15 +56,14 @@ INLINE void to_points(const __m512 *d, __m512 *p, const int step)
 }
 
 /* Products at the six points as four outputs. */
-INLINE void from_points(const __m512 *p, const int step, __m512 *y)
+INLINE void from_points(const __m512 *p, __m512 *y)
 {
-    const __m512 near = _mm512_add_ps(p[step], p[2 * step]), far = _mm512_add_ps(p[3 * step], p[4 * step]);
-    const __m512 slope_near = _mm512_sub_ps(p[step], p[2 * step]);
-    const __m512 slope_far = _mm512_sub_ps(p[3 * step], p[4 * step]);
+    const __m512 near = _mm512_add_ps(p[1], p[2]), far = _mm512_add_ps(p[3], p[4]);
+    const __m512 slope_near = _mm512_sub_ps(p[1], p[2]), slope_far = _mm512_sub_ps(p[3], p[4]);
     y[0] = _mm512_add_ps(_mm512_add_ps(p[0], near), far);
     y[1] = plus(times(NEAR, slope_near), FAR, slope_far);
     y[2] = plus(times(0.5f, near), 2.0f, far);
-    y[3] = plus(plus(p[5 * step], 0.5f * NEAR, slope_near), 2.0f * FAR, slope_far);
+    y[3] = plus(plus(p[5], 0.5f * NEAR, slope_near), 2.0f * FAR, slope_far);
 }
 
 /* A 6x6 patch of sixteen channels as its values at the 36 points. */
@@ -81,7 +80,22 @@ INLINE void transform_patch(const float *corner, int64_t line, int64_t pixel, fl
     }
 }
 
-/* Part of a patch may lie outside of the image, where values are zero. */
+/* Sixteen channels of a patch that lies partly outside of the image, where values are zero. */
+INLINE void read_patch(const geometry *g, const float *image, int64_t top, int64_t left, float *out)
+{
+    const int64_t after = g->width - left, end = after < PATCH ? after : PATCH;
+    for (int64_t y = top; y < top + PATCH; y++) {
+        const int64_t stop = y < 0 || y >= g->height ? 0 : end;
+        int64_t x = 0;
+        for (; x < PATCH && (x < -left || stop <= 0); x++, out += LANES)
+            _mm512_storeu_ps(out, _mm512_setzero_ps());
+        const float *in = image + (y * g->width + left + x) * g->channels;
+        for (; x < stop; x++, in += g->channels, out += LANES)
+            _mm512_storeu_ps(out, _mm512_loadu_ps(in));
+        for (; x < PATCH; x++, out += LANES) _mm512_storeu_ps(out, _mm512_setzero_ps());
+    }
+}
+
 AVX512 static void read_tile(const geometry *g, const float *image, int64_t top, int64_t left,
                              float *out, int64_t pitch)
 {
@@ -94,14 +108,7 @@ AVX512 static void read_tile(const geometry *g, const float *image, int64_t top,
     }
     float patch[POINTS * LANES];
     for (int64_t c = 0; c < g->channels; c += LANES) {
-        for (int y = 0; y < PATCH; y++)
-            for (int x = 0; x < PATCH; x++) {
-                const int64_t row = top + y, column = left + x;
-                const int inside = row >= 0 && column >= 0 && row < g->height && column < g->width;
-                const float *at = image + row * line + column * g->channels + c;
-                _mm512_storeu_ps(patch + (y * PATCH + x) * LANES,
-                                 inside ? _mm512_loadu_ps(at) : _mm512_setzero_ps());
-            }
+        read_patch(g, image + c, top, left, patch);
         transform_patch(patch, PATCH * LANES, LANES, out + c, pitch);
     }
 }
@@ -113,7 +120,7 @@ INLINE void write_tile(const geometry *g, const float *in, int64_t pitch, const 
     __m512 lines[SIDE * PATCH], points[PATCH], values[SIDE];
     for (int x = 0; x < PATCH; x++) {
         for (int y = 0; y < PATCH; y++) points[y] = _mm512_loadu_ps(in + (y * PATCH + x) * pitch);
-        from_points(points, 1, values);
+        from_points(points, values);
         for (int y = 0; y < SIDE; y++) lines[y * PATCH + x] = values[y];
     }
     const int64_t width = g->out_width - left < SIDE ? g->out_width - left : SIDE;
@@ -121,7 +128,7 @@ INLINE void write_tile(const geometry *g, const float *in, int64_t pitch, const 
     const __m512 offset = _mm512_loadu_ps(bias);
     for (int y = 0; y < SIDE; y++) {
         if (y >= height) break;
-        from_points(lines + y * PATCH, 1, values);
+        from_points(lines + y * PATCH, values);
         const int64_t first = ((top + y) * g->out_width + left) * g->outputs;
         for (int x = 0; x < SIDE; x++) {
             if (x >= width) break;

@@ -38,8 +38,8 @@ def available() -> bool:
 
 
 def saves_products(out_height: int, out_width: int) -> bool:
-    """Whether tiles cover an output so well that a third of a convolution's products is saved."""
-    return 3 * _tiles(out_height, out_width) * POINTS <= 2 * out_height * out_width * 9
+    """Whether tiles cover an output so well that half of a convolution's products are saved."""
+    return 2 * _tiles(out_height, out_width) * POINTS <= out_height * out_width * 9
 
 
 class WinogradConv(torch.nn.Module):
