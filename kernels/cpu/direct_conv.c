@@ -1,8 +1,9 @@
 /* Convolutions of few input channels on a CPU with AVX-512, with bias, ReLU and 2x2 max pooling.
  *
- * Sixteen output channels are a vector (or sixteen pixels, with few outputs of grey images) and up to sixteen neighbouring pixels are in registers at
- * once, or up to twelve with two vectors. Every output is one chain of fused multiply-adds over (ky, kx, channel), so its bits depend
- * on its own image only. Arrays are channels-last; shapes are checked by the Python wrapper.
+ * Sixteen output channels are a vector and up to sixteen neighbouring pixels are in registers at
+ * once, or up to twelve with two vectors. Of grey images with few outputs, sixteen pixels are a
+ * vector. Every output is one chain of fused multiply-adds over (ky, kx, channel), so its bits
+ * depend on its own image only. Arrays are channels-last; shapes are checked by the Python wrapper.
  */
 #include <stdint.h>
 
@@ -167,17 +168,20 @@ INLINE void grey_line(const geometry *g, const float *corner, const float *weigh
 INLINE void finish_grey(const geometry *g, float *line, float *out)
 {
     const int64_t width = g->pool ? g->out_width / 2 : g->out_width;
-    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i even =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     for (int64_t k = 0; k < g->outputs; k++) {
         float *pixels = line + k * g->padded_out, *under = pixels + GREY * g->padded_out;
         for (int64_t x = 0; x < width; x += LANES) {
             __m512 value = _mm512_loadu_ps(pixels + x);
             if (g->pool) {
-                const float *left = pixels + 2 * x, *below = under + 2 * x;
-                const __m512 a = larger(_mm512_loadu_ps(left), _mm512_loadu_ps(below));
-                const __m512 b = larger(_mm512_loadu_ps(left + LANES), _mm512_loadu_ps(below + LANES));
-                value = larger(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b));
+                const float *above = pixels + 2 * x, *below = under + 2 * x;
+                __m512 a = larger(_mm512_loadu_ps(above), _mm512_loadu_ps(below));
+                above += LANES, below += LANES;
+                __m512 b = larger(_mm512_loadu_ps(above), _mm512_loadu_ps(below));
+                value = _mm512_permutex2var_ps(a, even, b);
+                value = larger(value, _mm512_permutex2var_ps(a, odd, b));
             }
             if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
             _mm512_storeu_ps(pixels + x, value);

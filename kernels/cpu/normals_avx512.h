@@ -126,7 +126,8 @@ AVX512_INLINE void cosines_sines(const __m512d u[STREAMS], __m512d cosine[STREAM
 
 AVX512_INLINE __m512 rounded(__m512d low, __m512d high)
 {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+    const __m512 half = _mm512_castps256_ps512(_mm512_cvtpd_ps(low));
+    return _mm512_insertf32x8(half, _mm512_cvtpd_ps(high), 1);
 }
 
 /* Where flat[3 i + lane] comes from: i of the lane, lane 1 counted on from lane 0. */
@@ -156,8 +157,10 @@ AVX512_INLINE void interleave_four(const __m512 lanes[4], float *flat)
     const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(lanes[2], lanes[3]));
     const __m512d r0 = _mm512_unpacklo_pd(a, c), r1 = _mm512_unpackhi_pd(a, c);
     const __m512d r2 = _mm512_unpacklo_pd(b, d), r3 = _mm512_unpackhi_pd(b, d);
-    const __m512d first = _mm512_shuffle_f64x2(r0, r1, 0x44), second = _mm512_shuffle_f64x2(r2, r3, 0x44);
-    const __m512d third = _mm512_shuffle_f64x2(r0, r1, 0xEE), fourth = _mm512_shuffle_f64x2(r2, r3, 0xEE);
+    const __m512d first = _mm512_shuffle_f64x2(r0, r1, 0x44);
+    const __m512d second = _mm512_shuffle_f64x2(r2, r3, 0x44);
+    const __m512d third = _mm512_shuffle_f64x2(r0, r1, 0xEE);
+    const __m512d fourth = _mm512_shuffle_f64x2(r2, r3, 0xEE);
     _mm512_storeu_pd((double *)flat, _mm512_shuffle_f64x2(first, second, 0x88));
     _mm512_storeu_pd((double *)(flat + TILE), _mm512_shuffle_f64x2(first, second, 0xDD));
     _mm512_storeu_pd((double *)(flat + 2 * TILE), _mm512_shuffle_f64x2(third, fourth, 0x88));

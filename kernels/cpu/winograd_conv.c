@@ -67,7 +67,8 @@ INLINE void from_points(const __m512 *p, __m512 *y)
 }
 
 /* A 6x6 patch of sixteen channels as its values at the 36 points. */
-INLINE void transform_patch(const float *corner, int64_t line, int64_t pixel, float *out, int64_t pitch)
+INLINE void transform_patch(const float *corner, int64_t line, int64_t pixel, float *out,
+                            int64_t pitch)
 {
     __m512 points[POINTS], values[PATCH];
     for (int y = 0; y < PATCH; y++) {
@@ -132,10 +133,11 @@ INLINE void write_tile(const geometry *g, const float *in, int64_t pitch, const 
         const int64_t first = ((top + y) * g->out_width + left) * g->outputs;
         for (int x = 0; x < SIDE; x++) {
             if (x >= width) break;
+            const int64_t at = first + x * g->outputs;
             __m512 value = _mm512_add_ps(values[x], offset);
-            if (shortcut) value = _mm512_add_ps(value, _mm512_loadu_ps(shortcut + first + x * g->outputs));
+            if (shortcut) value = _mm512_add_ps(value, _mm512_loadu_ps(shortcut + at));
             if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value); /* keeps NaN */
-            _mm512_storeu_ps(out + first + x * g->outputs, value);
+            _mm512_storeu_ps(out + at, value);
         }
     }
 }
@@ -158,17 +160,17 @@ INLINE void multiply(const float *in, const int64_t channels, const float *weigh
             _mm512_storeu_ps(out + t * outputs + v * LANES, sums[t * vectors + v]);
 }
 
-INLINE void multiply_all(const float *in, const int64_t channels, const float *weights,
-                           float *out, const int64_t outputs, int64_t count, const int tiles,
-                           const int vectors)
+INLINE void multiply_all(const float *in, const int64_t channels, const float *weights, float *out,
+                         const int64_t outputs, int64_t count, const int tiles, const int vectors)
 {
     const int64_t step = vectors * LANES;
     for (int64_t k = 0; k < outputs; k += step, weights += channels * step)
         for (int64_t t = 0; t < count; t += tiles)
-            multiply(in + t * channels, channels, weights, out + t * outputs + k, outputs, tiles, vectors);
+            multiply(in + t * channels, channels, weights, out + t * outputs + k, outputs, tiles,
+                     vectors);
 }
 
-/* One point of the first `tiles` tiles of a block. Common widths are constants, for the compiler. */
+/* One point of the first `tiles` tiles of a block; common widths are constants for the compiler. */
 AVX512 static void multiply_point(const geometry *g, const float *in, const float *weights,
                                   float *out, int64_t tiles)
 {
