@@ -10,7 +10,7 @@ from dualsmooth.engine.runtime.backends import check_backend
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
-PIXELS_PER_BATCH = {"cpu": 1 << 16, "cuda": 1 << 25}
+PIXELS_PER_BATCH = {"cpu": 1 << 18, "cuda": 1 << 25}
 ROWS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
 SLOTS = {"fixed": 16, "precise": 16, "decide": 128}
 

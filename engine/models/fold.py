@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.trace import trace
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -45,7 +46,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
                 "call module.eval() first",
             )
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module))
+        traced = trace(module)
     except Exception:  # forward runs on proxies, so it can fail in any way
         return module
     pairs = _pairs(traced)

@@ -1,12 +1,13 @@
 """Layers and what follows them put into single calls of a library, in a traced network."""
 
-import copy
 import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from dualsmooth.engine.models.trace import trace
 
 Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 """Puts operators of a library in place of a layer and what follows it."""
@@ -20,17 +21,18 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
 
     Layers with hooks, and convolutions with padding other than zeros, are left alone. ``module``
     itself is returned if torch.fx cannot trace it, or loses something of it: a trace has a sum in
-    place as one that makes a new tensor.
+    place as one that makes a new tensor. Later layers come first: of two convolutions that are
+    added, the one that is computed last takes the sum.
     """
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(module))
+        traced = trace(module)
         with torch.inference_mode():
             same = _close(_Shapes(traced).run(example), module(example))
     except Exception:  # forward runs on proxies, so it can fail in any way
         return module
     if not same:
         return module
-    for node in list(traced.graph.nodes):
+    for node in list(traced.graph.nodes)[::-1]:
         if node.op == "call_module":
             layer = traced.get_submodule(str(node.target))
             if not has_hooks(layer) and _is_plain(layer):
@@ -81,6 +83,23 @@ def replace(
             constants.append(attribute)
         arguments = (*inputs, constants[0], *middle, constants[1], *options)
         fused = traced.graph.call_function(call, arguments)
+    fused.meta = dict(last.meta)
+    last.replace_all_uses_with(fused)
+    traced.graph.erase_node(last)
+
+
+def replace_by_module(
+    traced: fx.GraphModule,
+    first: fx.Node,
+    last: fx.Node,
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+) -> None:
+    """Put module(*inputs) in place of the nodes up to ``last``."""
+    name = f"fused_{first.name}"
+    traced.add_submodule(name, module)
+    with traced.graph.inserting_before(last):
+        fused = traced.graph.call_module(name, inputs)
     fused.meta = dict(last.meta)
     last.replace_all_uses_with(fused)
     traced.graph.erase_node(last)

@@ -3,7 +3,7 @@
 oneDNN applies bias, the sum with a shortcut and the ReLU while a tile of the output is still in
 registers, and keeps weights in the layout its kernels read. PyTorch's compiler emits these
 operators; here they are put in by hand, so no C++ compiler is needed and nothing is compiled while
-a run waits. Convolutions of few channels go to loops of our own.
+a run waits. Convolutions of few channels, and 3x3 ones of many, go to loops of our own.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from dualsmooth.engine.models.chain_cpu import chain_convolutions
 from dualsmooth.engine.models.fuse import (
     following_relu,
     following_sum,
     has_hooks,
     only_user,
     replace,
+    replace_by_module,
     rewrite,
     shape_of,
 )
-from dualsmooth.kernels.cpu import direct_conv
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.kernels.cpu import direct_conv, winograd_conv
 
 DIRECT_CHANNELS = 16
 """Input channels from which on oneDNN's convolutions fill their vectors and are faster."""
@@ -47,12 +50,17 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return module
-    return rewrite(module, example, _fuse_layer)
+    fused = rewrite(module, example, _fuse_layer)
+    if isinstance(fused, fx.GraphModule):
+        chain_convolutions(fused)
+    return fused
 
 
 def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
     if type(layer) is nn.Linear and len(shape_of(node.args[0])) == 2:
         _fuse_linear(traced, node, layer)
+    elif type(layer) is nn.Conv2d and _is_winograd(node, layer):
+        _fuse_winograd(traced, node, layer)
     elif type(layer) is nn.Conv2d and _is_direct(layer) and following_sum(node) is None:
         _fuse_direct(traced, node, layer)
     elif type(layer) is nn.Conv2d:
@@ -90,8 +98,33 @@ def _flattened(traced: fx.GraphModule, node: Any) -> fx.Node | None:
     return source if isinstance(source, fx.Node) and len(shape_of(source)) == 4 else None
 
 
+def _is_winograd(node: fx.Node, layer: nn.Conv2d) -> bool:
+    """Whether our loops for many channels take a convolution, and save products."""
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride == (1, 1)
+    lanes = winograd_conv.LANES
+    full = layer.in_channels % lanes == 0 and layer.out_channels % lanes == 0
+    single = layer.kernel_size == (3, 3) and layer.weight.dtype == torch.float32
+    saves = winograd_conv.saves_products(*shape_of(node)[2:])
+    return plain and full and single and saves and winograd_conv.available()
+
+
+def _fuse_winograd(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
+    assert not isinstance(layer.padding, str)  # the layer is plain
+    total = following_sum(node)
+    last, relu = following_relu(traced, node if total is None else total)
+    fused = winograd_conv.WinogradConv(
+        layer.weight, layer.bias, padding=(layer.padding[0], layer.padding[1]), relu=relu
+    )
+    others = () if total is None else (_other(total, node),)
+    replace_by_module(traced, node, last, fused, (node.args[0], *others))
+
+
+def _other(total: fx.Node, node: fx.Node) -> fx.Node:
+    return next(arg for arg in total.all_input_nodes if arg is not node)
+
+
 def _is_direct(layer: nn.Conv2d) -> bool:
-    """Whether our own loops take a convolution and are the faster ones."""
+    """Whether our loops for few channels take a convolution and are the faster ones."""
     plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
     few = layer.in_channels < DIRECT_CHANNELS and layer.weight.dtype == torch.float32
     return plain and few and direct_conv.available()
@@ -102,19 +135,25 @@ def _fuse_direct(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> Non
     pooled = only_user(last)
     pool = pooled is not None and _is_pooling(traced, pooled) and min(shape_of(node)[2:]) >= 2
     last = pooled if pool and pooled is not None else last
+    source, normalize = _before_normalization(traced, node)
     assert not isinstance(layer.padding, str)  # the layer is plain
-    height, width = layer.padding
-    name = f"fused_{node.name}"
     direct = direct_conv.DirectConv(
-        layer.weight, layer.bias, stride=layer.stride[0], padding=(height, width), relu=relu,
-        pool=pool,
+        layer.weight, layer.bias, stride=layer.stride[0],
+        padding=(layer.padding[0], layer.padding[1]), relu=relu, pool=pool, normalize=normalize,
     )  # fmt: skip
-    traced.add_submodule(name, direct)
-    with traced.graph.inserting_before(last):
-        fused = traced.graph.call_module(name, (node.args[0],))
-    fused.meta = dict(last.meta)
-    last.replace_all_uses_with(fused)
-    traced.graph.erase_node(last)
+    replace_by_module(traced, node, last, direct, (source,))
+
+
+def _before_normalization(
+    traced: fx.GraphModule, node: fx.Node
+) -> tuple[Any, tuple[torch.Tensor, torch.Tensor] | None]:
+    """What a convolution reads, or what is normalized for it alone, and then mean and std."""
+    source = node.args[0]
+    if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1:
+        layer = traced.get_submodule(str(source.target))
+        if type(layer) is Normalize and not has_hooks(layer):
+            return source.args[0], (layer.mean.flatten(), layer.std.flatten())
+    return source, None
 
 
 def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -137,7 +176,7 @@ def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -
         replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
                 (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
         return
-    other = next(arg for arg in total.all_input_nodes if arg is not node)
+    other = _other(total, node)
     last, relu = following_relu(traced, total)
     unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
     replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,

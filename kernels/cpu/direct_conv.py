@@ -6,6 +6,7 @@ happen before a line of the image leaves the cache. The library is built as ``no
 """
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,6 +19,12 @@ LANES = 16
 
 TILES = (16, 14, 12, 10, 8)
 """Pixels in registers at once; the loops are compiled for each."""
+
+GREY = 8
+"""Outputs up to which pixels of a grey image, not outputs, fill a vector; stride is 1 then."""
+
+WIDE_TILES = (12, 10, 8)
+"""The same where two vectors of output channels are in registers."""
 
 
 def available() -> bool:
@@ -39,10 +46,14 @@ class DirectConv(torch.nn.Module):
     relu : bool
     pool : bool
         2x2 max pooling with stride 2 after the ReLU; an odd last line or column is dropped.
+    normalize : tuple of torch.Tensor of float32, shape (channels,), optional
+        Mean and std: (x - mean) / std is convolved. They go into weights and bias; the padding,
+        which is zero after normalization, is the mean before it.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
+    border: torch.Tensor
 
     def __init__(
         self,
@@ -53,18 +64,26 @@ class DirectConv(torch.nn.Module):
         padding: tuple[int, int],
         relu: bool,
         pool: bool,
+        normalize: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.outputs, *rest = weight.shape
         self.stride, self.padding, self.relu, self.pool = stride, padding, relu, pool
-        blocks = -(-self.outputs // LANES)
-        padded, biases = torch.zeros(blocks * LANES, *rest), torch.zeros(blocks * LANES)
+        border = torch.zeros(rest[0]) if normalize is None else normalize[0].detach().clone()
+        self.register_buffer("border", border)
+        if normalize is not None:
+            weight, bias = _taken_up(weight.detach(), bias, *normalize)
+        self.grey = rest[0] == stride == 1 and self.outputs <= GREY
+        lanes = GREY if self.grey else LANES
+        blocks = -(-self.outputs // lanes)
+        padded, biases = torch.zeros(blocks * lanes, *rest), torch.zeros(blocks * lanes)
         padded[: self.outputs] = weight.detach()
         if bias is not None:
             biases[: self.outputs] = bias.detach()
-        packed = padded.view(blocks, LANES, *rest).permute(0, 3, 4, 2, 1).contiguous()
-        self.register_buffer("weight", packed)  # [blocks, height, width, channels, LANES]
+        packed = padded.view(blocks, lanes, *rest).permute(0, 3, 4, 2, 1).contiguous()
+        self.register_buffer("weight", packed)  # [blocks, height, width, channels, lanes]
         self.register_buffer("bias", biases)
+        self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs (rows, outputs, height, width) in channels-last memory.
@@ -82,19 +101,30 @@ class DirectConv(torch.nn.Module):
         KernelArgumentError
             If ``x`` has the wrong type or shape, or the loops were not built.
         """
-        geometry = self._geometry(x)
-        g, pool = geometry, 2 if self.pool else 1
+        shape = tuple(x.shape)
+        if shape not in self._plans or x.dtype != torch.float32:
+            self._plans[shape] = self._plan(x)
+        plan = self._plans[shape]
         source = x.permute(0, 2, 3, 1).contiguous()
-        out = torch.empty(
-            g.rows, g.out_height // pool, g.out_width // pool, self.outputs, dtype=x.dtype
+        out, scratch = torch.empty(plan.shape), torch.empty(plan.scratch)
+        required("direct_conv", _library()).dualsmooth_direct_conv(
+            ctypes.byref(plan.geometry),
+            source.data_ptr(),
+            self.weight.data_ptr(),
+            self.bias.data_ptr(),
+            self.border.data_ptr(),
+            scratch.data_ptr(),
+            out.data_ptr(),
         )
-        lines = (2 * g.out_width + g.tile) * LANES
-        scratch = torch.zeros(g.padded_height * g.padded_width * g.channels + lines)
-        _require().dualsmooth_direct_conv(
-            ctypes.byref(geometry), source.data_ptr(), self.weight.data_ptr(),
-            self.bias.data_ptr(), scratch.data_ptr(), out.data_ptr(),
-        )  # fmt: skip
         return out.permute(0, 3, 1, 2)
+
+    def _plan(self, x: torch.Tensor) -> "_Plan":
+        g, pool = self._geometry(x), 2 if self.pool else 1
+        lines = 2 * max(LANES * (2 * g.out_width + max(TILES)), GREY * g.padded_out)
+        return _Plan(
+            g, (g.rows, g.out_height // pool, g.out_width // pool, self.outputs),
+            g.padded_height * g.padded_width * g.channels + lines,
+        )  # fmt: skip
 
     def _geometry(self, x: torch.Tensor) -> "_Geometry":
         _, kernel_height, kernel_width, channels, _ = self.weight.shape
@@ -109,13 +139,24 @@ class DirectConv(torch.nn.Module):
         out_width = (width + 2 * left - kernel_width) // self.stride + 1
         if min(out_height, out_width) < (2 if self.pool else 1):
             raise KernelArgumentError("x", "must be as large as the kernel", tuple(x.shape))
-        tile = _tile(out_width)
-        read = (-(-out_width // tile) * tile - 1) * self.stride + kernel_width
+        tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
+        used = (2 * LANES,) if self.grey else tiles
+        computed = max(-(-out_width // tile) * tile for tile in used)
+        read = (computed - 1) * self.stride + kernel_width
         return _Geometry(
             rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
             out_height, out_width, self.outputs, self.relu, self.pool,
-            height + 2 * above, max(width + 2 * left, read), tile,
+            height + 2 * above, max(width + 2 * left, read), *tiles, computed * self.grey,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a call needs for one input shape."""
+
+    geometry: "_Geometry"
+    shape: tuple[int, ...]
+    scratch: int
 
 
 class _Geometry(ctypes.Structure):
@@ -124,18 +165,24 @@ class _Geometry(ctypes.Structure):
         for name in (
             "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
             "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
-            "padded_height", "padded_width", "tile",
+            "padded_height", "padded_width", "tile", "wide_tile", "padded_out",
         )
     ]  # fmt: skip
 
 
-def _tile(width: int) -> int:
+def _taken_up(
+    weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor, std: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias for inputs that are not normalized; computed in float64."""
+    scaled = weight.double() / std.double().view(1, -1, 1, 1)
+    moved = (scaled * mean.double().view(1, -1, 1, 1)).sum((1, 2, 3))
+    offset = -moved if bias is None else bias.detach().double() - moved
+    return scaled.float(), offset.float()
+
+
+def _tile(width: int, tiles: tuple[int, ...]) -> int:
     """The tile that computes the fewest pixels past the end of a line; the widest of these."""
-    return min(TILES, key=lambda tile: -(-width // tile) * tile)
-
-
-def _require() -> ctypes.CDLL:
-    return required("direct_conv", _library())
+    return min(tiles, key=lambda tile: -(-width // tile) * tile)
 
 
 @cache
@@ -143,6 +190,6 @@ def _library() -> ctypes.CDLL | None:
     library = compiled("direct_conv")
     if library is None:
         return None
-    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 6
+    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 7
     library.dualsmooth_direct_conv.restype = None
     return library

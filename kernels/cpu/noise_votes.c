@@ -55,101 +55,10 @@ static void philox(uint32_t words[4][TILE], const uint32_t key[2])
 }
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-/* The same words. Products need the low half of a 64-bit lane only, so the high half may keep what
- * a round leaves there; compilers take a full 64-bit multiplication instead, which is slow. */
-__attribute__((target("avx512f"))) static void philox_avx512(uint32_t words[4][TILE],
-                                                             const uint32_t key[2])
-{
-    const __m512i m0 = _mm512_set1_epi64(0xD2511F53u), m1 = _mm512_set1_epi64(0xCD9E8D57u);
-    __m512i c[4][2];
-    for (int w = 0; w < 4; w++)
-        for (int h = 0; h < 2; h++)
-            c[w][h] = _mm512_cvtepu32_epi64(_mm256_loadu_si256((__m256i *)(words[w] + 8 * h)));
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-        const __m512i key0 = _mm512_set1_epi64(k0), key1 = _mm512_set1_epi64(k1);
-        for (int h = 0; h < 2; h++) {
-            __m512i p0 = _mm512_mul_epu32(c[0][h], m0), p1 = _mm512_mul_epu32(c[2][h], m1);
-            __m512i high0 = _mm512_srli_epi64(p0, 32), high1 = _mm512_srli_epi64(p1, 32);
-            c[0][h] = _mm512_ternarylogic_epi64(high1, c[1][h], key0, 0x96); /* xor of three */
-            c[2][h] = _mm512_ternarylogic_epi64(high0, c[3][h], key1, 0x96);
-            c[1][h] = p1, c[3][h] = p0;
-        }
-    }
-    for (int w = 0; w < 4; w++)
-        for (int h = 0; h < 2; h++)
-            _mm256_storeu_si256((__m256i *)(words[w] + 8 * h), _mm512_cvtepi64_epi32(c[w][h]));
-}
+#include "normals_avx512.h"
 #endif
 
-/* u = float32(w) * 2^-32 + 2^-33, each step rounded to float32 */
-INLINE double uniform(uint32_t word)
-{
-    float u = (float)word * 0x1p-32f;
-    return (double)(u + 0x1p-33f);
-}
-
-/* ln u for 2^-33 <= u <= 1: u = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 artanh(s) */
-INLINE double natural_log(double u)
-{
-    uint64_t bits;
-    memcpy(&bits, &u, 8);
-    int32_t high = (int32_t)(bits >> 32);
-    int32_t exponent = (high - 0x3FE6A09E) >> 20;
-    bits -= (uint64_t)(uint32_t)exponent << 52;
-    double m;
-    memcpy(&m, &bits, 8);
-    double s = (m - 1.0) / (m + 1.0), t = s * s;
-    double p = 2.0 / 17;
-    p = p * t + 2.0 / 15;
-    p = p * t + 2.0 / 13;
-    p = p * t + 2.0 / 11;
-    p = p * t + 2.0 / 9;
-    p = p * t + 2.0 / 7;
-    p = p * t + 2.0 / 5;
-    p = p * t + 2.0 / 3;
-    return (double)exponent * 0x1.62e42fefa39efp-1 + (2.0 * s + s * t * p);
-}
-
-/* cos and sin of 2 pi u: the nearest quarter turn exactly, the rest by Taylor up to pi / 4 */
-INLINE void cos_sin(double u, double *cosine, double *sine)
-{
-    double turns = 4.0 * u;
-    int32_t quarter = (int32_t)(turns + 0.5);
-    double a = (turns - (double)quarter) * 0x1.921fb54442d18p0, t = a * a;
-    double c = 1.0 / 20922789888000.0;
-    c = c * t - 1.0 / 87178291200.0;
-    c = c * t + 1.0 / 479001600.0;
-    c = c * t - 1.0 / 3628800.0;
-    c = c * t + 1.0 / 40320.0;
-    c = c * t - 1.0 / 720.0;
-    c = c * t + 1.0 / 24.0;
-    c = c * t - 0.5;
-    c = c * t + 1.0;
-    double s = -1.0 / 1307674368000.0;
-    s = s * t + 1.0 / 6227020800.0;
-    s = s * t - 1.0 / 39916800.0;
-    s = s * t + 1.0 / 362880.0;
-    s = s * t - 1.0 / 5040.0;
-    s = s * t + 1.0 / 120.0;
-    s = s * t - 1.0 / 6.0;
-    s = a + a * t * s;
-    double x = quarter & 1 ? s : c, y = quarter & 1 ? c : s;
-    *cosine = (quarter + 1) & 2 ? -x : x;
-    *sine = quarter & 2 ? -y : y;
-}
-
-INLINE void box_muller(const uint32_t *w1, const uint32_t *w2, float *first, float *second)
-{
-    for (int i = 0; i < TILE; i++) {
-        double radius = __builtin_sqrt(-2.0 * natural_log(uniform(w1[i]))), cosine, sine;
-        cos_sin(uniform(w2[i]), &cosine, &sine);
-        first[i] = (float)(radius * cosine);
-        second[i] = (float)(radius * sine);
-    }
-}
+#include "normals.h"
 
 /* Round to nearest even, as torch does; rows are finite. */
 INLINE uint16_t bfloat16(float value)
@@ -199,23 +108,37 @@ INLINE void integers(float lanes[4][TILE], const job *j, const segment *s, uint3
     }
 }
 
-INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half,
-                    int whole)
+/* Values of a tile of blocks, one block after another. */
+INLINE void one_tile(float *flat, const job *j, const segment *s, uint32_t sample, uint32_t block,
+                     int whole)
 {
-    float lanes[4][TILE], flat[4 * TILE];
+    float lanes[4][TILE];
+    if (whole)
+        integers(lanes, j, s, sample, block);
+    else
+        normals(lanes, j, s, sample, block);
+    if (j->lanes == 3)
+        for (int i = 0; i < TILE; i++)
+            for (int lane = 0; lane < 3; lane++) flat[3 * i + lane] = lanes[lane][i];
+    else
+        for (int i = 0; i < TILE; i++)
+            for (int lane = 0; lane < 4; lane++) flat[4 * i + lane] = lanes[lane][i];
+}
+
+INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half,
+                    int whole, int wide)
+{
+    float flat[4 * TILE];
     const float *image = j->images + s->image * j->values;
     int64_t width = j->lanes * TILE;
     for (int64_t start = 0, block = 0; start < j->values; start += width, block += TILE) {
-        if (whole)
-            integers(lanes, j, s, sample, (uint32_t)block);
+#if defined(__x86_64__)
+        const uint32_t rest[3] = {sample, s->id, s->word3};
+        if (wide && !whole)
+            normals_avx512(flat, j->key, rest, (uint32_t)block, j->lanes);
         else
-            normals(lanes, j, s, sample, (uint32_t)block);
-        if (j->lanes == 3)
-            for (int i = 0; i < TILE; i++)
-                for (int lane = 0; lane < 3; lane++) flat[3 * i + lane] = lanes[lane][i];
-        else
-            for (int i = 0; i < TILE; i++)
-                for (int lane = 0; lane < 4; lane++) flat[4 * i + lane] = lanes[lane][i];
+#endif
+            one_tile(flat, j, s, sample, (uint32_t)block, whole);
         int64_t count = j->values - start < width ? j->values - start : width;
         int64_t at = row * j->values + start;
         for (int64_t i = 0; i < count; i++)
@@ -232,31 +155,31 @@ INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row
 
 /* Rows first .. first + rows - 1 of the segments' rows, one after another. */
 INLINE void all_rows(const job *j, const segment *s, int64_t first, int64_t rows, int half,
-                     int whole)
+                     int whole, int wide)
 {
     int64_t begin = 0;
     for (int64_t row = 0; row < rows; row++) {
         while (s->end <= first + row) begin = s->end, s++;
-        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half, whole);
+        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half, whole, wide);
     }
 }
 
-#define VERSION(name, target)                                                                  \
+#define VERSION(name, target, wide)                                                            \
     target static void name(const job *j, const segment *s, int64_t first, int64_t rows, int half) \
     {                                                                                          \
         if (j->limits)                                                                         \
-            all_rows(j, s, first, rows, half, 1);                                              \
+            all_rows(j, s, first, rows, half, 1, wide);                                        \
         else if (half)                                                                         \
-            all_rows(j, s, first, rows, 1, 0);                                                 \
+            all_rows(j, s, first, rows, 1, 0, wide);                                           \
         else                                                                                   \
-            all_rows(j, s, first, rows, 0, 0);                                                 \
+            all_rows(j, s, first, rows, 0, 0, wide);                                           \
     }
 
-VERSION(rows_plain, )
+VERSION(rows_plain, , 0)
 #if defined(__x86_64__)
-VERSION(rows_avx2, __attribute__((target("avx2"))))
+VERSION(rows_avx2, __attribute__((target("avx2"))), 0)
 VERSION(rows_avx512,
-        __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))))
+        __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))), 1)
 #endif
 
 /* 0 plain, 1 AVX2, 2 AVX-512 */

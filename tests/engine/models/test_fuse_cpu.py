@@ -7,7 +7,7 @@ from torch import fx, nn
 from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
 from dualsmooth.engine.models.registry import create
-from dualsmooth.kernels.cpu import direct_conv
+from dualsmooth.kernels.cpu import direct_conv, winograd_conv
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
@@ -51,15 +51,63 @@ def test_fused_networks_agree_with_the_network(
     torch.testing.assert_close(got, expected, rtol=0.0, atol=tolerance * scale)
 
 
-def test_every_convolution_sum_and_relu_of_a_resnet_is_fused() -> None:
+def test_every_convolution_sum_and_relu_of_a_resnet_is_fused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for loops in (direct_conv, winograd_conv):
+        monkeypatch.setattr(loops, "available", lambda: False)
     network = fold_batch_norm(create("cifar_resnet20", {}).eval())
     names = calls(fuse_for_cpu(network, batch((3, 32, 32), 2)))
-    direct = int(direct_conv.available())  # the first has three input channels
-    assert sum("_convolution_pointwise" in name for name in names) == 21 - direct
+    assert sum("_convolution_pointwise" in name for name in names) == 21
     assert sum(name.endswith(".binary") for name in names) == 9
-    assert sum(name.startswith("fused_") for name in names) == direct
-    others = [name for name in names if "pointwise" not in name and "fused_" not in name]
+    others = [name for name in names if "pointwise" not in name]
     assert not any("relu" in name or "conv" in name for name in others)
+
+
+@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX-512")
+def test_a_resnet_is_a_chain_for_each_map_size() -> None:
+    fused = fuse_for_cpu(
+        fold_batch_norm(create("cifar_resnet20", {}).eval()), batch((3, 32, 32), 2)
+    )
+    assert isinstance(fused, fx.GraphModule)
+    chains = [part for part in fused.modules() if type(part) is winograd_conv.WinogradChain]
+    wirings = [chain.wiring for chain in chains]
+    blocks = ((2, None), (3, 2), (4, None), (5, 4))
+    assert wirings[1] == wirings[2] == ((0, 1), *blocks)  # conv2 takes the sum with a shortcut
+    assert wirings[0] == ((0, None), (1, 0), (2, None), (3, 2), (4, None), (5, 4))
+    names = calls(fused)
+    assert sum("_convolution_pointwise" in name for name in names) == 4  # of stride two
+    assert not any(name.endswith(".binary") or name == "normalize" for name in names)
+    assert len(names) == 10
+
+
+class Leaky(nn.Module):
+    """Convolutions in a row of which one in the middle is read again at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(6))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.relu(self.parts[0](x))
+        middle = self.parts[2](torch.relu(self.parts[1](first)))
+        last = self.parts[5](self.parts[4](self.parts[3](middle)) + first)
+        logits: torch.Tensor = self.head((last * middle).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX-512")
+def test_a_chain_ends_where_others_read_its_results() -> None:
+    torch.manual_seed(6)
+    network, x = Leaky().eval(), batch((16, 9, 7))
+    with torch.inference_mode():
+        fused = fuse_for_cpu(network, x)
+        torch.testing.assert_close(fused(x), network(x), rtol=1e-4, atol=1e-5)
+    kinds = (winograd_conv.WinogradChain, winograd_conv.WinogradConv)
+    assert isinstance(fused, fx.GraphModule)
+    called = [fused.get_submodule(name) for name in calls(fused) if name.startswith("fused_")]
+    assert [type(part) for part in called] == [kinds[1], kinds[0], kinds[0]]
 
 
 @pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")

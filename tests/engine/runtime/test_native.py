@@ -44,7 +44,7 @@ def test_with_a_device_auto_is_cuda_bfloat16_and_large_batches() -> None:
     assert (settings.device_kind, settings.arithmetic) == ("cuda", "bf16")
     assert [settings.padded_batch((n, n, 3)) for n in (8, 32, 224)] == [4096, 4096, 512]
     cpu = Settings(device="cpu")
-    assert (cpu.device_kind, cpu.padded_batch((32, 32, 3))) == ("cpu", 64)
+    assert (cpu.device_kind, cpu.padded_batch((32, 32, 3))) == ("cpu", 256)
 
 
 def certificates(bundle: Path, **options: Any) -> list[Certificate]:

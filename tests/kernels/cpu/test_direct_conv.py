@@ -13,7 +13,13 @@ CASES = {
     "lenet first": ((1, 28, 28), (6, 5, 5), 1, (2, 2), True, True),
     "lenet second": ((6, 14, 14), (16, 5, 5), 1, (0, 0), True, True),
     "stride two, two blocks": ((3, 11, 9), (32, 3, 3), 2, (1, 1), True, False),
+    "grey, three lanes' worth": ((1, 9, 70), (4, 3, 2), 1, (1, 1), True, True),
+    "grey, one output": ((1, 6, 5), (1, 2, 3), 1, (0, 2), False, False),
+    "grey, eight outputs, odd": ((1, 11, 35), (8, 4, 4), 1, (2, 1), False, True),
+    "grey, nine outputs": ((1, 5, 6), (9, 3, 3), 1, (1, 1), True, False),
     "part of a block": ((2, 7, 33), (19, 3, 2), 1, (0, 1), False, False),
+    "pooled pair and a rest": ((5, 12, 20), (37, 3, 3), 1, (1, 1), True, True),
+    "strided, many channels": ((16, 13, 24), (48, 3, 3), 2, (1, 1), False, False),
     "odd line dropped": ((3, 9, 11), (5, 2, 2), 1, (0, 0), False, True),
     "one pixel": ((15, 3, 3), (17, 3, 3), 1, (0, 0), True, False),
     "wide padding": ((1, 2, 2), (3, 3, 3), 3, (4, 5), False, False),
@@ -48,6 +54,19 @@ def test_a_row_has_the_same_bits_in_every_batch(name: str) -> None:
     assert torch.equal(layer(x.flip(0)).flip(0), together)
     assert torch.equal(torch.cat([layer(row[None]) for row in x]), together)
     assert torch.equal(layer(x.contiguous()), together)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_normalization_is_taken_up_and_padding_stays_zero_after_it(name: str) -> None:
+    (channels, _, _), _, stride, padding, relu, pool = CASES[name]
+    x, weight, bias, _ = direct(name)
+    mean, std = torch.linspace(-1.0, 2.0, channels), torch.linspace(0.5, 3.0, channels)
+    layer = DirectConv(
+        weight, bias, stride=stride, padding=padding, relu=relu, pool=pool, normalize=(mean, std)
+    )
+    normal = (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    plain = DirectConv(weight, bias, stride=stride, padding=padding, relu=relu, pool=pool)
+    torch.testing.assert_close(layer(x), plain(normal), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])

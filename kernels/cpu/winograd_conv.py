@@ -1,0 +1,245 @@
+"""3x3 convolutions of stride 1 on a CPU, by the compiled loops of ``winograd_conv.c``.
+
+Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray 2016) needs a quarter of the products of a
+direct convolution. At the points 0, +-1/sqrt(2), +-sqrt(2) and infinity its outputs are about twice
+as far from exact ones as a direct convolution's in float32. Convolutions that feed each other form
+a chain, which is computed for a few images at a time, so that what lies between stays in the cache.
+"""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
+
+import torch
+
+from dualsmooth.kernels.cpu.compiled import compiled, required
+from dualsmooth.kernels.errors import KernelArgumentError
+
+LANES = 16
+"""Channels in a vector; inputs and outputs are multiples of it."""
+
+SIDE, POINTS = 4, 36
+"""Outputs on a tile's side, and products per tile and pair of channels."""
+
+BLOCK = 32
+"""Tiles transformed together: weights are read once for all of them."""
+
+CACHE = 96 * 1024
+"""Float32 values that a group of images may take beside the weights."""
+
+
+def available() -> bool:
+    """Whether the loops were built and this processor has AVX-512."""
+    library = _library()
+    return library is not None and bool(library.dualsmooth_winograd_conv_available())
+
+
+def saves_products(out_height: int, out_width: int) -> bool:
+    """Whether tiles cover an output so well that half of a convolution's products are saved."""
+    return 2 * _tiles(out_height, out_width) * POINTS <= out_height * out_width * 9
+
+
+class WinogradConv(torch.nn.Module):
+    """A 3x3 convolution with its weights at the 36 points; it cannot be trained.
+
+    Parameters
+    ----------
+    weight : torch.Tensor of float32, shape (outputs, channels, 3, 3)
+        Both counts are multiples of 16.
+    bias : torch.Tensor of float32, shape (outputs,), or None
+    padding : tuple of int
+        Zeros above and below, left and right.
+    relu : bool
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        padding: tuple[int, int],
+        relu: bool,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.channels = weight.shape[:2]
+        if self.outputs % LANES or self.channels % LANES or weight.shape[2:] != (3, 3):
+            rule = f"must be (outputs, channels, 3, 3), counts being multiples of {LANES}"
+            raise KernelArgumentError("weight", rule, tuple(weight.shape))
+        self.padding, self.relu = padding, relu
+        self.register_buffer("weight", _at_points(weight.detach()))
+        zeros = torch.zeros(self.outputs)
+        self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
+
+    def forward(self, x: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
+        """`WinogradChain` of this convolution alone; ``shortcut`` is added before the ReLU."""
+        if shortcut is None:
+            result: torch.Tensor = WinogradChain([self], [(0, None)], inputs=1)(x)
+        else:
+            result = WinogradChain([self], [(0, 1)], inputs=2)(x, shortcut)
+        return result
+
+
+class WinogradChain(torch.nn.Module):
+    """Convolutions that feed each other.
+
+    Parameters
+    ----------
+    layers : sequence of WinogradConv
+    wiring : sequence of (int, int or None)
+        Per layer what it reads and what it adds before its ReLU: the number of an input of the
+        chain, or the number of inputs plus that of an earlier layer.
+    inputs : int
+        How many inputs the chain has.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[WinogradConv],
+        wiring: Sequence[tuple[int, int | None]],
+        *,
+        inputs: int,
+    ) -> None:
+        super().__init__()
+        self.layers = cast(Sequence[WinogradConv], torch.nn.ModuleList(layers))
+        self.wiring = tuple(wiring)
+        self.slots = _slots(self.wiring, inputs)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the last layer, (rows, outputs, height, width) in channels-last memory.
+
+        The arithmetic of every output has a fixed order, so a row's bits do not depend on the other
+        rows or their number.
+
+        Parameters
+        ----------
+        *inputs : torch.Tensor of float32, shape (rows, channels, height, width)
+            Read without a copy from channels-last memory.
+
+        Raises
+        ------
+        KernelArgumentError
+            If an input has the wrong type or shape, or the loops were not built.
+        """
+        shapes = self._shapes(inputs)
+        maps = [x.permute(0, 2, 3, 1).contiguous() for x in inputs]
+        rows, result = len(maps[0]), maps[0].new_empty(len(maps[0]), *shapes[-1])
+        group = _group(shapes)
+        slots = torch.empty(max(self.slots) + 1, group * max(map(math.prod, shapes)))
+        places = [_Place(x.data_ptr(), math.prod(x.shape[1:])) for x in maps]
+        places += [_Place(slots[slot].data_ptr(), 0) for slot in self.slots[:-1]]
+        places.append(_Place(result.data_ptr(), math.prod(shapes[-1])))
+        links = (_Link * len(self.wiring))()
+        for number, (read, added) in enumerate(self.wiring):
+            layer, written = self.layers[number], number + len(inputs)
+            shortcut = _Place(None, 0) if added is None else places[added]
+            links[number] = _Link(
+                _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu),
+                layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address,
+                shortcut.address, places[written].address, places[read].step, shortcut.step,
+                places[written].step,
+            )  # fmt: skip
+        scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
+        required("winograd_conv", _library()).dualsmooth_winograd_chain(
+            links, len(links), rows, group, BLOCK, scratch.data_ptr()
+        )
+        return result.permute(0, 3, 1, 2)
+
+    def _shapes(self, inputs: Sequence[torch.Tensor]) -> list[tuple[int, int, int]]:
+        """(height, width, channels) of every input and result; raises where they do not fit."""
+        shapes = []
+        for x in inputs:
+            if x.ndim != 4 or x.dtype != torch.float32 or len(x) != len(inputs[0]):
+                raise KernelArgumentError(
+                    "x", "must be float32 (rows, channels, height, width)",
+                    f"{x.dtype} {tuple(x.shape)}",
+                )  # fmt: skip
+            shapes.append((x.shape[2], x.shape[3], x.shape[1]))
+        for layer, (read, added) in zip(self.layers, self.wiring, strict=True):
+            height, width, channels = shapes[read]
+            above, left = layer.padding
+            shape = (height + 2 * above - 2, width + 2 * left - 2, layer.outputs)
+            if channels != layer.channels or min(shape) < 1:
+                rule = f"must have {layer.channels} channels and be as large as the kernel"
+                raise KernelArgumentError("x", rule, (channels, height, width))
+            if added is not None and shapes[added] != shape:
+                raise KernelArgumentError("shortcut", f"must be {shape}", shapes[added])
+            shapes.append(shape)
+        return shapes
+
+
+@dataclass(frozen=True)
+class _Place:
+    address: int | None
+    step: int
+    """Values from one row to the next, 0 where only a group's rows are kept."""
+
+
+class _Geometry(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "height", "width", "channels", "above", "left", "out_height", "out_width", "outputs",
+            "relu",
+        )
+    ]  # fmt: skip
+
+
+class _Link(ctypes.Structure):
+    _fields_ = [
+        ("shape", _Geometry),
+        *((name, ctypes.c_void_p) for name in ("weights", "bias", "in", "shortcut", "out")),
+        *((name, ctypes.c_int64) for name in ("in_step", "shortcut_step", "out_step")),
+    ]
+
+
+def _tiles(out_height: int, out_width: int) -> int:
+    return -(-out_height // SIDE) * -(-out_width // SIDE)
+
+
+def _group(shapes: Sequence[tuple[int, int, int]]) -> int:
+    """Rows computed together: three maps each within the cache, and a block of tiles at least."""
+    fewest = min(_tiles(height, width) for height, width, _ in shapes)
+    return max(CACHE // (3 * max(map(math.prod, shapes))), -(-BLOCK // fewest))
+
+
+def _slots(wiring: Sequence[tuple[int, int | None]], inputs: int) -> list[int]:
+    """A slot for each result such that none is written while it is still to be read."""
+    last = {read: number for number, pair in enumerate(wiring) for read in pair}
+    slots: list[int] = []
+    for number in range(len(wiring)):
+        busy = {slot for made, slot in enumerate(slots) if last.get(inputs + made, -1) >= number}
+        slots.append(next(slot for slot in range(len(slots) + 1) if slot not in busy))
+    return slots
+
+
+def _at_points(weight: torch.Tensor) -> torch.Tensor:
+    """Weights at the points, [points, blocks, channels, outputs of a block]; made in float64."""
+    near, far = math.sqrt(0.5), math.sqrt(2.0)
+    finite = (0.0, near, -near, far, -far)
+    rows = []
+    for point in finite:
+        scale = math.prod(point - other for other in finite if other != point)
+        rows.append([1 / scale, point / scale, point * point / scale])
+    transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+    points = torch.einsum("ia,kcab,jb->ijck", transform, weight.double(), transform)
+    outputs, channels = weight.shape[:2]
+    width = 2 * LANES if outputs % (2 * LANES) == 0 else LANES
+    blocks = points.reshape(POINTS, channels, -1, width).permute(0, 2, 1, 3)
+    return blocks.float().contiguous()
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = compiled("winograd_conv")
+    if library is None:
+        return None
+    chain = library.dualsmooth_winograd_chain
+    chain.argtypes = [ctypes.c_void_p, *([ctypes.c_int64] * 4), ctypes.c_void_p]
+    chain.restype = None
+    return library
