@@ -8,7 +8,8 @@ argmax and counting included, interleaved in each round. The number is rounded u
 for ours of every thread, and times are of the same number. Ours is timed with each of its backends,
 and ratios are of each. Peers are timed at several batch sizes and the best
 counts; all share one allocator setting (freed memory is kept), which speeds most of them up. A
-float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s.
+float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s
+(above 100 % where convolutions multiply less than their definition does, as Winograd's).
 """
 
 import os
