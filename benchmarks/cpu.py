@@ -86,10 +86,10 @@ DEEP: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet50": deep_networks.resnet50,
 }
 CASES = {
-    "small": Case("small_convnet", (32, 32, 3), 800, {"in_channels": 3, "image_size": [32, 32]}),
-    "lenet": Case("lenet", (28, 28, 1), 800),
-    "resnet20": Case("cifar_resnet20", (32, 32, 3), 400),
-    "resnet110": Case("cifar_resnet110", (32, 32, 3), 64, {}, (64,)),
+    "small": Case("small_convnet", (32, 32, 3), 3200, {"in_channels": 3, "image_size": [32, 32]}),
+    "lenet": Case("lenet", (28, 28, 1), 3200),
+    "resnet20": Case("cifar_resnet20", (32, 32, 3), 800),
+    "resnet110": Case("cifar_resnet110", (32, 32, 3), 128, {}, (64,)),
     "resnet18": Case("resnet18_cifar", (32, 32, 3), 64, {}, (16, 64)),
     "resnet50": Case("resnet50", (224, 224, 3), 8, {}, (4, 16)),
 }
