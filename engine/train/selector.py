@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.checks import non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
@@ -43,6 +44,11 @@ class SelectorLoss:
     rebalance: bool = False
     near: float = 0.0
     edge: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive("temperature", self.temperature)
+        for name in ("radius", "pull", "entropy", "near", "edge"):
+            non_negative(name, getattr(self, name))
 
 
 def train_selector(
