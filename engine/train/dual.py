@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
 from dualsmooth.engine.train.calibrate import Calibration, calibrate
@@ -58,6 +59,9 @@ class DualRecipe:
     sizes: Sizes | None = None
     half: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive("tau", self.tau)
 
     @property
     def sigmas(self) -> tuple[float, ...]:

@@ -37,6 +37,7 @@ FASHION_DUAL = replace(
     name="fashion-dual",
     experts=(Expert(0.5, pull=2.0, entropy=0.5), Expert(1.0, pull=1.0, entropy=0.5, teacher=0.5)),
     classifying=Schedule(epochs=6, affine=None),
+    selector_loss=replace(DUAL.selector_loss, wrong_costs=True),
     labelling=Labelling(votes=100, held_out=1 / 6, runner_up=True),
     calibration=Calibration(),
     half=True,

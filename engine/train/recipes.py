@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.data import ImageSet, load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.folders import check_target
@@ -36,6 +37,10 @@ class Recipe(Protocol):
     @property
     def seed(self) -> int:
         """Source of all randomness."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels."""
 
     @property
     def steps(self) -> int:
@@ -112,7 +117,8 @@ def train(
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_options(RECIPES[name], [f"seed={seed}", *options])
     out = Path(out)
-    check_target(out)  # before the work, not after it
+    ascending("sigmas", recipe.sigmas)  # before the work, not after it
+    check_target(out)
     images = _first(load_images(training_split(data)), max_images)
     configuration = describe(recipe, images, device)
     journal = Journal(out.with_name(out.name + ".train"), configuration, resume=resume)
