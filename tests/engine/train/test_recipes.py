@@ -15,7 +15,7 @@ from dualsmooth.engine.train import loop, recipes
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
 from dualsmooth.engine.train.journal import METRICS, RECIPE, STATES
 from dualsmooth.engine.train.options import with_options
-from dualsmooth.engine.train.recipes import RECIPES, train, training_split
+from dualsmooth.engine.train.recipes import RECIPES, train
 
 QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
 
@@ -294,21 +294,3 @@ def test_values_out_of_range_are_refused_before_any_work(
     with pytest.raises(ArgumentError, match="must be"):
         train(recipe, "digits", tmp_path / "bundle", options=[option], progress=False)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("digits", "digits:train"),
-        ("digits:train", "digits:train"),
-        ("digits:test", "digits:test"),
-        ("idx", "idx::train"),
-        ("idx:", "idx::train"),
-        ("idx:a/b", "idx:a/b:train"),
-        ("cifar10:c:test", "cifar10:c:test"),
-        ("npz:x.npz", "npz:x.npz"),
-        ("folder:d", "folder:d"),
-    ],
-)
-def test_training_never_falls_on_the_test_split(spec: str, expected: str) -> None:
-    assert training_split(spec) == expected
