@@ -29,7 +29,8 @@ def test_the_oldest_onnx_runtime_passes(tmp_path: Path) -> None:
     if installed.returncode:
         pytest.skip(f"{wheel} cannot be installed: {installed.stderr.strip()[-200:]}")
     (here,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (here / "outer.pth").write_text("\n".join(site.getsitepackages()))
+    outer = [f"import site; site.addsitedir({folder!r})" for folder in site.getsitepackages()]
+    (here / "outer.pth").write_text("\n".join(outer))  # with their own .pth files: editable too
     quick = ["-q", "-m", "not slow", "-p", "no:cacheprovider", str(FOLDER)]
     code = (
         "import onnxruntime, pytest, sys\n"
