@@ -63,7 +63,7 @@ def fit(
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     steps = max(1, len(images) // schedule.batch)
     optimizer, cycle = _optimizer(module, schedule, schedule.epochs * steps)
-    parts = {"module": module, "optimizer": optimizer, "cycle": cycle}
+    parts: dict[str, object] = {"module": module, "optimizer": optimizer, "cycle": cycle}
     first = _restore(parts, generator, step)
     module.train()
     for epoch in range(first, schedule.epochs):
@@ -80,6 +80,8 @@ def fit(
             optimizer.step()
             cycle.step()
             total += value.detach()
+        if epoch + 1 == schedule.epochs:
+            del parts["optimizer"], parts["cycle"]
         _keep(parts, generator, step, epoch + 1, float(total) / steps)
     return module.eval()
 
@@ -142,8 +144,8 @@ def _restore(parts: dict[str, object], generator: Generator, step: Step | None) 
     state = step.journal.load(step.name) if step else None
     if state is None:
         return 0
-    for name, part in parts.items():
-        part.load_state_dict(state[name])  # type: ignore[attr-defined]
+    for name in parts.keys() & state.keys():  # a finished network keeps its weights only
+        parts[name].load_state_dict(state[name])  # type: ignore[attr-defined]
     generator.set_state(state["generator"])
     return int(state["epoch"])
 
