@@ -179,7 +179,7 @@ def items(place: Place) -> list[Item]:
     for channels, side in PREDICTED:
         name = f"convolution {channels} channels, {side} pixels"
         found.append(Item(name, partial(convolutions, channels, side)))
-    for which in STAGES:
+    for which in STAGES if place.device.type == "cuda" else ():
         gate = f"kernel on-chip stage {which.channels}"
         found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (gate,)))
     return found
