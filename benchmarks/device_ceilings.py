@@ -28,7 +28,7 @@ BATCH, ROUNDS = 8192, 30
 
 def seconds_of(call: Callable[[], object], place: Place, rounds: int = ROUNDS) -> float:
     """Median time of a call on the device, after three untimed ones."""
-    times = []
+    times = list[float]()
     for round_ in range(rounds + 3):
         if place.device.type == "cuda":
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

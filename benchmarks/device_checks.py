@@ -51,7 +51,7 @@ def machine(turn: Turn) -> dict[str, Any]:
         about |= {
             "device": found.name, "sm": f"{found.major}{found.minor}", "memory": found.total_memory,
             "multiprocessors": found.multi_processor_count,
-            "l2": getattr(found, "L2_cache_size", None), "cudnn": torch.backends.cudnn.version(),
+            "l2": getattr(found, "L2_cache_size", None), "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cuda": torch.version.cuda, "nvidia-smi": _clocks(),
         }  # fmt: skip
     return about

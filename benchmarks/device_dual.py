@@ -28,7 +28,10 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
         "decide": Budget.decide(RADII, n=n),
     }  # fmt: skip
     for name, budget in budgets.items():
-        methods = {"dual": DualSmoothing(bundle), "fixed sigma": FixedSmoothing(bundle, SIGMA)}
+        methods: dict[str, GlobalMethod] = {
+            "dual": DualSmoothing(bundle),
+            "fixed sigma": FixedSmoothing(bundle, SIGMA),
+        }
         rows = {kind: certified(method, budget, images, turn) for kind, method in methods.items()}
         times = [row["ms_per_image"] for row in rows.values()]
         drawn = [row["draws_per_image"] for row in rows.values()]

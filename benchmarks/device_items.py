@@ -44,11 +44,15 @@ class Place:
 
     def stream(self) -> DeviceStream:
         """A fresh stream."""
-        return HostStream() if self.device.type == "cpu" else CudaStream(self.device)
+        if self.device.type == "cpu":
+            return HostStream()
+        return CudaStream(self.device)
 
     def plain_stream(self) -> DeviceStream:
         """A stream without graphs."""
-        return HostStream() if self.device.type == "cpu" else Uncaptured(self.device)
+        if self.device.type == "cpu":
+            return HostStream()
+        return Uncaptured(self.device)
 
     def synchronize(self) -> None:
         """Wait for the device; raises if it is broken."""

@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
-def read_kernel(
+@triton.jit  # type: ignore[untyped-decorator]
+def read_kernel(  # type: ignore[no-untyped-def]
     x,  # int32 [BLOCK * blocks]
     out,  # int32 [programs]
     blocks,

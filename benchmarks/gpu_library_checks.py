@@ -34,11 +34,11 @@ def check_words(device: torch.device, rows: int = 64, blocks: int = 1024) -> Fig
     """Words on the device, which the kernels' checks take for the truth, against NumPy."""
     packed = rows_of(rows, 1, 1.0, device)
     words = reference.row_words(packed, seed_key(SEED, device), blocks).cpu().numpy()
-    columns = [
+    image, stream, sample = (
         column.cpu().numpy().view(np.uint32).astype(np.uint64)
         for column in (packed.image, packed.stream, packed.sample)
-    ]
-    truth = np.stack(block_words(SEED, *columns, blocks), axis=-1)
+    )
+    truth = np.stack(block_words(SEED, image, stream, sample, blocks), axis=-1)
     require("Philox words that differ", float((words != truth.astype(np.int64)).sum()), 0)
     return {"words": float(words.size)}
 

@@ -73,7 +73,8 @@ class Subject:
             "seed": SEED, "batch_size": self.batch, "backend": backend,
         } | options  # fmt: skip
         made = CudaSampler({MODEL: network}, {MODEL: CLASSES}, self.shape, **settings)
-        return load(made, self)
+        load(made, self)
+        return made
 
     def balanced(self, rows: int = 64) -> torch.nn.Module:
         """An untrained network on the CPU whose noisy images spread over its classes.

@@ -45,7 +45,7 @@ def work_of(network: nn.Module, shape: tuple[int, int, int]) -> Work:
         elif isinstance(module, BasicBlock | Bottleneck | WideBlock):
             values += output.numel()
 
-    hooks = [part.register_forward_hook(layer) for part in network.modules()]  # type: ignore[arg-type]
+    hooks = [part.register_forward_hook(layer) for part in network.modules()]
     height, width, channels = shape
     with torch.no_grad():
         network.eval()(torch.zeros(1, channels, height, width))

@@ -42,7 +42,7 @@ class DeviceStream(Protocol):
     def adopt(self, tensor: torch.Tensor) -> None:
         """Let later work read a tensor that the caller's current stream is still writing."""
 
-    def capture(self, work: Callable[[], object]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Run work a few times, record it, and return what enqueues the record.
 
         What is returned holds on to the work, and so to the weights the record reads.

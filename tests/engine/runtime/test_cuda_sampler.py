@@ -243,7 +243,8 @@ def test_auto_leaves_out_a_backend_that_cannot_be_captured(
         def capture(self, work: Any) -> Callable[[], None]:
             if work.func is _resnet_votes:
                 raise RuntimeError("operation not permitted when stream is capturing")
-            return super().capture(work)
+            replay: Callable[[], None] = super().capture(work)
+            return replay
 
     stream = Refuses()
     assert make(**resnet_options("auto", stream=stream)).name == "cuda:eager"

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,12 @@ def test_a_finished_network_keeps_its_weights_only(
 ) -> None:
     kept = []
     save = Journal.save
-    monkeypatch.setattr(Journal, "save", lambda *a: (kept.append(set(a[2])), save(*a)))
+
+    def note(journal: Journal, name: str, state: dict[str, Any]) -> None:
+        kept.append(set(state))
+        save(journal, name, state)
+
+    monkeypatch.setattr(Journal, "save", note)
     quick(tmp_path / "whole", "schedule.epochs=2", "sigmas=[0.25]")
     always = {"module", "generator", "epoch"}
     assert kept == [always | {"optimizer", "cycle"}, always]
