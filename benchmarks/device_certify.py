@@ -84,8 +84,7 @@ def _certified(
             group = session.certify(data.images[part], ids[part], data.labels[part].tolist())
             done += sorted(group, key=lambda c: ids.index(c.image_id))
             longest = max(longest, perf_counter() - begun)
-            if not first % (4 * GROUP):
-                turn.keep(_figures(method, budget, done, perf_counter() - start, session))
+            turn.keep(_figures(method, budget, done, perf_counter() - start, session))
         return _figures(method, budget, done, perf_counter() - start, session)
 
 

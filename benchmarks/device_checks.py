@@ -75,12 +75,12 @@ def check_backend(subject: Subject, backend: str, turn: Turn) -> dict[str, objec
 
 def command(arguments: Sequence[str], turn: Turn, **variables: str) -> dict[str, Any]:
     """Run a program in the repository; `CheckFailed` if it fails, `TimeoutError` if it is slow."""
-    start, path = time.monotonic(), os.pathsep.join(filter(None, sys.path))
-    environment = os.environ | {"PYTHONPATH": path} | variables
+    start = time.monotonic()
     try:
         done = subprocess.run(
-            arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", timeout=max(1.0, turn.left()), check=False,
+            arguments, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+            timeout=max(1.0, turn.left()), check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
@@ -130,22 +130,28 @@ def items(place: Place) -> list[Item]:
     if place.device.type == "cuda":
         every |= library_checks(place.device, sizes, dtype)
     found += [Item(f"kernel {name}", partial(_run, check)) for name, check in every.items()]
-    networks = {3: ("cudnn", "triton", "compile", "eager"), 18: ("cudnn", "triton")}
+    networks = {3: ("cudnn", "triton", "eager"), 18: ("cudnn", "triton")}
     for blocks, backends in networks.items():
         subject = cifar(blocks, place, backends)
         for backend in backends if not place.tiny else backends[:2]:
             name = f"votes ResNet-{6 * blocks + 2} {backend}"
             found.append(Item(name, partial(check_backend, subject, backend), limit=90))
-    few = ["tests/kernels/test_residual_stage.py", "-k", "device"] if place.tiny else ["tests"]
-    found.append(Item("tests marked gpu", partial(pytest, ["-m", "gpu", *few]), limit=120))
+    return found + _programs(place, names)
+
+
+def _programs(place: Place, checks: tuple[str, ...]) -> list[Item]:
+    """Tests and sanitizers; times of the kernels, which rest on their checks."""
+    marked = ["-m", "gpu", "tests/engine/runtime", "tests/kernels"]
+    if place.tiny:
+        marked = ["-m", "gpu", "tests/kernels/test_residual_stage.py"]
+    found = [Item("tests marked gpu", partial(pytest, marked), limit=150)]
     kernels = ["tests/kernels", "-m", "not slow", "-n", "6", "--ignore=tests/kernels/cpu",
                "--ignore=tests/kernels/test_aot.py"]  # fmt: skip
     if not place.tiny:
-        found.append(Item("tests of the kernels", partial(pytest, kernels), limit=150))
-        found.append(Item("kernel times", kernel_times, names, limit=60))
-    for tool in ("memcheck", "racecheck"):
-        found.append(Item(f"sanitizer {tool}", partial(sanitize, tool), limit=100))
-    return found
+        found.append(Item("kernel times", kernel_times, checks, limit=60))
+        found.append(Item("tests of the kernels", partial(pytest, kernels), limit=200))
+    tools = ("memcheck", "racecheck")
+    return found + [Item(f"sanitizer {t}", partial(sanitize, t), limit=100) for t in tools]
 
 
 def _run(check: Callable[[], Any], turn: Turn) -> Any:

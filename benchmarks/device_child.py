@@ -81,6 +81,8 @@ def _one(item: Item, place: Place, states: dict[str, str], results: dict[str, An
         results[item.name] = result
         tell(item.name, DONE, result=result, seconds=time.monotonic() - start)
         state = DONE
+    if "torch._dynamo" in sys.modules:  # it compiles one function for few networks only
+        torch._dynamo.reset()
     gc.collect()
     if place.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -108,8 +108,7 @@ def _process(plan: Plan, report: Report) -> int:
 
 
 def _environment(plan: Plan) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, sys.path))
-    found = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    found = os.environ | {"PYTHONUNBUFFERED": "1"}
     if plan.device == "cpu":
         found["TRITON_INTERPRET"] = "1"
     return found

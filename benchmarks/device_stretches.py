@@ -4,6 +4,8 @@ from dualsmooth.benchmarks import device_ceilings, device_checks, device_cifar, 
 from dualsmooth.benchmarks.device_items import Item, Place
 
 STRETCHES = (1, 2, 3)
+SLOW = ("kernel times", "tests of the kernels", "sanitizer")
+"""What comes last in the first stretch; ``--only`` runs it in a command of its own."""
 
 
 def items_of(stretch: int, place: Place) -> list[Item]:
@@ -29,7 +31,7 @@ def _only(items: list[Item], text: str) -> list[Item]:
 def _all(stretch: int, place: Place) -> list[Item]:
     if stretch == 1:
         checks = device_checks.items(place)
-        slow = [item for item in checks if item.name.startswith("sanitizer")]
+        slow = [item for item in checks if item.name.startswith(SLOW)]
         first = [item for item in checks if item not in slow]
         return first + device_ceilings.items(place) + slow
     if stretch == 2:

@@ -64,7 +64,8 @@ def kernel_checks(
         found[f"ResNet-{6 * blocks + 2}"] = partial(
             checks.check_resnet, device, blocks, sizes.side, sizes.cifar_batch, dtype
         )
-    return {name: partial(_exactly, device, check) for name, check in found.items()}
+    words = sizes.cifar_batch << 16
+    return {name: partial(_exactly, device, words, check) for name, check in found.items()}
 
 
 def library_checks(
@@ -79,11 +80,14 @@ def library_checks(
     for stage in STAGES:
         rows = sizes.cifar_batch + 1
         found[f"on-chip stage {stage.channels}"] = partial(library.check_stage, stage, device, rows)
-    return {name: partial(_exactly, device, check) for name, check in found.items()}
+    words = sizes.cifar_batch << 16
+    return {name: partial(_exactly, device, words, check) for name, check in found.items()}
 
 
-def _exactly(device: torch.device, check: Callable[[], checks.Figures]) -> checks.Figures:
+def _exactly(
+    device: torch.device, words: int, check: Callable[[], checks.Figures]
+) -> checks.Figures:
     """References in float32 compute in float32; memory without a value holds NaN."""
     with tf32(False):
-        library.poison(device)
+        library.poison(device, words)
         return check()

@@ -56,18 +56,26 @@ def check(
     if backend == "triton":
         small = make(backend, batch_size=max(1, subject.batch // 8), stream=stream())
         found["batch shape"] = votes.check_same("the batch shape", sampler, small, draws)
-    rows = min(512, subject.batch)
-    truth = make("eager", precision="fp32", batch_size=rows, stream=stream())
-    exact = subject.exact
-    found["reference"] = votes.check_reference(truth, network, subject, exact)
-    eager = make("eager", stream=stream())
-    found["precision"] = votes.check_no_worse(sampler, eager, truth, draws)
-    try:
-        own = make(backend, precision="fp32", batch_size=rows, stream=stream())
-    except Exception as error:  # a library may lack float32 without TF32; precision is checked
-        found["float32"] = f"not run: {type(error).__name__}: {str(error).splitlines()[0]}"
-    else:
-        found["float32"] = votes.check_reference(own, network, subject, exact)
+    full = {"precision": "fp32", "batch_size": min(512, subject.batch)}
+    others = {
+        "float32": partial(make, backend, **full),
+        "eager float32": partial(make, "eager", **full),
+        "eager": partial(make, "eager"),
+    }
+    made = dict[str, CudaSampler]()
+    for name, maker in others.items():
+        try:
+            made[name] = maker(stream=stream())
+        except Exception as error:  # a library may lack float32 without TF32
+            found[name] = f"not run: {type(error).__name__}: {str(error).splitlines()[0]}"
+    for name in ("float32", "eager float32"):
+        if name in made:
+            found[name] = votes.check_reference(made[name], network, subject, subject.exact)
+    if "eager" in made and "eager float32" in made:
+        eager, truth = made["eager"], made["eager float32"]
+        found["precision"] = votes.check_no_worse(sampler, eager, truth, draws)
+    elif "float32" not in made:
+        raise CheckFailed("nothing could be run to compare its votes with")
     return found
 
 
@@ -89,7 +97,7 @@ def peers(
     subject: Subject, network: torch.nn.Module, device: torch.device, compiled: tuple[str, ...]
 ) -> dict[str, Callable[[], Loop]]:
     """Other loops with the same weights, yet to be made."""
-    small = max(1, subject.batch // 4)
+    small = 1000 if subject.batch >= 256 else max(1, subject.batch // 4)
     found: dict[str, Callable[[], Loop]] = {
         f"cohen {batch}{' tf32' if fast else ''}": partial(
             cohen, network, subject, device, batch, fast=fast

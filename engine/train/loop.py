@@ -73,7 +73,7 @@ def fit(
             clean = images[chosen]
             if schedule.affine is not None:
                 clean = random_affine(clean, schedule.affine, generator)
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            with autocast(images):
                 value = objective(clean, chosen)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
@@ -84,6 +84,11 @@ def fit(
             del parts["optimizer"], parts["cycle"]
         _keep(parts, generator, step, epoch + 1, float(total) / steps)
     return module.eval()
+
+
+def autocast(images: Tensor) -> torch.autocast:
+    """bfloat16 on CUDA devices, as networks are deployed there; nothing elsewhere."""
+    return torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda)
 
 
 def train_on_noise(

@@ -69,17 +69,20 @@ def test_checks_notice_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_without_float32_is_noted_and_its_precision_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler = Subject.sampler
+    sampler, broken = Subject.sampler, ["triton"]
 
     def refuses(self: Subject, network: Any, backend: str, **options: Any) -> Any:
-        if backend == "triton" and options.get("precision") == "fp32":
+        if backend in broken and options.get("precision") == "fp32":
             raise RuntimeError("GET was unable to find an engine\nsecond line")
         return sampler(self, network, backend, **options)
 
     monkeypatch.setattr(Subject, "sampler", refuses)
     found = contest.check(SMALL, NETWORK, "triton", HostStream, HostStream)
     assert found["float32"] == "not run: RuntimeError: GET was unable to find an engine"
-    assert {"repeats", "graph", "batch shape", "reference", "precision"} < set(found)
+    assert {"repeats", "graph", "batch shape", "eager float32", "precision"} < set(found)
+    broken.append("eager")
+    with pytest.raises(AssertionError, match="nothing could be run to compare"):
+        contest.check(SMALL, NETWORK, "triton", HostStream, HostStream)
 
 
 def test_loops_draw_the_votes_they_are_timed_for() -> None:
