@@ -117,7 +117,7 @@ def radii_of(
     state = step.journal.load(step.name)
     if state is not None:
         generator.set_state(state["generator"])
-        kept: Tensor = state["radii"]
+        kept: Tensor = state["radii"].to(images.device)
         return kept
     radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
     step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
