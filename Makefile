@@ -68,7 +68,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy tests
 
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate
-EXTRAS := $(foreach extra,runtime export report parquet cluster,--extra $(extra))
+EXTRAS := $(foreach extra,runtime export report parquet cluster cpu,--extra $(extra))
 
 pins:
 	$(PIN) -q -o requirements/release.txt

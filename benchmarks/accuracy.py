@@ -50,12 +50,13 @@ SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
 def fixed_runs(
     bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
 ) -> dict[float, list[Certificate]]:
-    """Certify with every fixed sigma: certificates by sigma."""
+    """Certify with every fixed sigma: certificates by sigma; votes as in `routed_runs`."""
     found = {}
     for sigma in bundle.sigmas:
         folder = runs / f"{bundle.name}-fixed-{sigma:g}"
         method = FixedSmoothing(bundle, sigma, runner_up)
-        certify_run(method, data, ids, settings, folder, resume=True)
+        drawn = drawn_for(bundle, runs, folder)
+        certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
         found[sigma] = read_log(folder)
     return found
 
@@ -67,11 +68,17 @@ def routed_runs(
     found: dict[str, list[Certificate]] = {}
     for number, (name, make) in enumerate(SYSTEMS):
         folder = runs / f"{bundle.name}-routed-{number}"
-        drawn = sorted(path for path in runs.glob(f"{bundle.name}-*") if path != folder)
         method = make(bundle, runner_up)
+        drawn = drawn_for(bundle, runs, folder)
         certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
         found[name] = read_log(folder)
     return found
+
+
+def drawn_for(bundle: Bundle, runs: Path, folder: Path) -> list[Path]:
+    """Other runs of a bundle, not those of bundles whose names only begin alike."""
+    found = {path for kind in ("fixed", "routed") for path in runs.glob(f"{bundle.name}-{kind}-*")}
+    return sorted(found - {folder})
 
 
 def oracle(fixed: Sequence[list[Row]]) -> list[Row]:

@@ -3,10 +3,13 @@
     dualsmooth bench cpu [--rounds 15] [--threads 1]   # ratios, JSON and table
     python -m pytest benchmarks/test_cpu.py            # pytest-benchmark's table
 
-Every contestant draws the same number of votes of the same network on one image, noise, argmax and
-counting included, interleaved in each round. Peers are timed at several batch sizes and the best
+Every contestant draws about the same number of votes of the same network on one image, noise,
+argmax and counting included, interleaved in each round. The number is rounded up to whole batches,
+for ours of every thread, and times are of the same number. Ours is timed with each of its backends,
+and ratios are of each. Peers are timed at several batch sizes and the best
 counts; all share one allocator setting (freed memory is kept), which speeds most of them up. A
-float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s.
+float32 matrix product runs in each round too: every speed is also given as a share of its FLOP/s
+(above 100 % where convolutions multiply less than their definition does, as Winograd's).
 """
 
 import os
@@ -21,17 +24,20 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks import deep_networks, peers
+from dualsmooth.benchmarks.cpu_table import ratios, table
 from dualsmooth.benchmarks.peak import Products, flop_per_vote
-from dualsmooth.benchmarks.rounds import about_machine, best, interleave, quartiles, ratio, share
+from dualsmooth.benchmarks.rounds import about_machine, interleave, quartiles, share
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.runtime.backends import AUTO, OPENVINO
 from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
 from dualsmooth.engine.runtime.native import make_sampler, multiplies_bf16
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.versions import installed_version
 
 SIGMA, CLASSES = 0.25, 10
 
@@ -45,6 +51,13 @@ class Case:
     n: int
     kwargs: dict[str, Any] = field(default_factory=dict)
     peer_batches: tuple[int, ...] = (64, 400)
+
+    def whole(self, contestant: str, threads: int) -> int:
+        """Votes of a contestant per round: at least n, and no batch or thread waits for others."""
+        batch = own_batch(self) * threads
+        if not contestant.startswith("ours"):
+            batch = int(contestant.rsplit(" ", 1)[1])
+        return -(-self.n // batch) * batch
 
     def network(self) -> torch.nn.Module:
         """Random weights, centered so that votes differ; speed does not depend on them."""
@@ -63,17 +76,22 @@ class Case:
         return np.random.default_rng(0).random(self.shape).astype(np.float32)
 
 
+def own_batch(case: Case) -> int:
+    """Rows that ours gives each thread."""
+    return Settings(device="cpu").padded_batch(case.shape)
+
+
 DEEP: dict[str, Callable[[], torch.nn.Module]] = {
     "resnet18_cifar": deep_networks.resnet18_cifar,
     "resnet50": deep_networks.resnet50,
 }
 CASES = {
-    "small": Case("small_convnet", (32, 32, 3), 800, {"in_channels": 3, "image_size": [32, 32]}),
-    "lenet": Case("lenet", (28, 28, 1), 800),
-    "resnet20": Case("cifar_resnet20", (32, 32, 3), 400),
-    "resnet110": Case("cifar_resnet110", (32, 32, 3), 64, {}, (64,)),
+    "small": Case("small_convnet", (32, 32, 3), 3200, {"in_channels": 3, "image_size": [32, 32]}),
+    "lenet": Case("lenet", (28, 28, 1), 3200),
+    "resnet20": Case("cifar_resnet20", (32, 32, 3), 800),
+    "resnet110": Case("cifar_resnet110", (32, 32, 3), 128, {}, (64,)),
     "resnet18": Case("resnet18_cifar", (32, 32, 3), 64, {}, (16, 64)),
-    "resnet50": Case("resnet50", (224, 224, 3), 8, {}, (8,)),
+    "resnet50": Case("resnet50", (224, 224, 3), 8, {}, (4, 16)),
 }
 DEFAULT = ("small", "lenet", "resnet20", "resnet110")
 """Networks timed when none are named; the others take minutes."""
@@ -85,13 +103,15 @@ PEERS: dict[str, Callable[..., peers.Draw]] = {
     "openvino fp32": partial(peers.openvino, precision="f32"),
     "openvino bf16": partial(peers.openvino, precision="bf16"),
 }
+OURS = {"ours": AUTO, "ours openvino": OPENVINO}
+"""Names of our contestants, less the precision, and their backends."""
 
 
-def ours(case: Case, precision: str) -> peers.Draw:
+def ours(case: Case, precision: str, backend: str = AUTO) -> peers.Draw:
     """The sampler that ``dualsmooth certify`` makes."""
     sampler = make_sampler(
         {"m": case.network()}, {"m": CLASSES}, case.shape, seed=0, precision=precision,
-        batch_size=Settings().padded_batch(case.shape), threads=torch.get_num_threads(),
+        batch_size=own_batch(case), threads=torch.get_num_threads(), backend=backend,
     )  # fmt: skip
     sampler.load(0, case.image)
 
@@ -107,9 +127,11 @@ def ours(case: Case, precision: str) -> peers.Draw:
 
 def contestants(case: Case, wanted: list[str]) -> Iterator[tuple[str, peers.Draw]]:
     """Ours and those peers that are installed, each at its batch sizes."""
-    yield "ours fp32", ours(case, "fp32")
-    if multiplies_bf16():
-        yield "ours bf16", ours(case, "bf16")
+    for name, backend in OURS.items():
+        if backend == OPENVINO and installed_version(OPENVINO) is None:
+            continue
+        for precision in ("fp32", "bf16") if multiplies_bf16() else ("fp32",):
+            yield f"{name} {precision}", ours(case, precision, backend)
     for name in wanted:
         if name.endswith("bf16") and not multiplies_bf16():
             continue  # it would be emulated
@@ -134,20 +156,17 @@ def check(draws: dict[str, peers.Draw], n: int) -> None:
 
 def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
     """Times of one network's contestants, and ratios of each peer's best batch to ours."""
-    case, products = CASES[name], Products()
+    case, threads = CASES[name], torch.get_num_threads()
+    products = Products(threads)
     draws = dict(contestants(case, wanted))
     check(draws, case.n)
-    runs: dict[str, Callable[[], object]] = {k: partial(d, case.n) for k, d in draws.items()}
+    votes = {name: case.whole(name, threads) for name in draws}
+    runs: dict[str, Callable[[], object]] = {k: partial(d, votes[k]) for k, d in draws.items()}
     seconds = interleave({**runs, "matrix product": products}, rounds)
     peak = seconds.pop("matrix product")
-    fastest = best(seconds, [key for key in seconds if key.startswith("ours")])
+    for key, times in seconds.items():
+        seconds[key] = [time * case.n / votes[key] for time in times]
     flop = flop_per_vote(case.network(), case.shape)
-    ratios = {}
-    for peer in wanted:
-        sizes = [key for key in seconds if key.rsplit(" ", 1)[0] == peer]
-        if sizes:
-            chosen = best(seconds, sizes)
-            ratios[chosen] = ratio(seconds[chosen], seconds[fastest])
     return {
         "votes_per_second": {
             key: quartiles(times, case.n)
@@ -156,28 +175,8 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
         },
         "flop_per_vote": flop,
         "peak_flop_per_second": quartiles(peak, products.flop),
-        "ours": fastest,
-        "ratio_to_peer": ratios,
+        "ratio_to_peer": ratios(seconds, tuple(OURS), wanted),
     }
-
-
-def table(report: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row per contestant with its speed, share of the peak and ratio."""
-    lines = [
-        "| network | contestant, batch | votes/s | share of float32 peak | ours is faster by |",
-        "|---|---|---|---|---|",
-    ]
-    for name, figures in report.items():
-        for contestant, speed in figures["votes_per_second"].items():
-            found = figures["ratio_to_peer"].get(contestant)
-            times = "{:.2f} ({:.2f} to {:.2f})".format(
-                found["median"], *found["interval_95"]
-            ) if found else ""  # fmt: skip
-            lines.append(
-                f"| {name} | {contestant} | {speed['per_second']:,} "
-                f"| {100 * speed['share_of_peak']:.0f} % | {times} |"
-            )
-    return "\n".join(lines) + "\n"
 
 
 def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None = None) -> None:
@@ -198,9 +197,9 @@ def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None =
     found: dict[str, dict[str, Any]] = {}
     for name in networks:
         found[name] = measure(name, rounds, list(PEERS))
-        print(table({name: found[name]}), flush=True)
+        print(table({name: found[name]}, tuple(OURS)), flush=True)
         out.mkdir(parents=True, exist_ok=True)
         about = {"machine": about_machine(), "threads": cores, "load_average": os.getloadavg()}
         write_json(out / "cpu.json", about | found)
-        (out / "cpu.md").write_text(table(found))
+        (out / "cpu.md").write_text(table(found, tuple(OURS)))
     print(out / "cpu.json")

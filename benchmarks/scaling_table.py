@@ -1,5 +1,6 @@
 """The figures of `dualsmooth.benchmarks.scaling` as a table and as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +22,51 @@ HEADS = (
 
 
 def table(axes: Axes) -> str:
-    """Markdown, one line per point; the last line of an axis has the exponent of its growth."""
+    """Markdown, one line per point; the last line of an axis has the exponent of its growth.
+
+    Ranges are of the smallest to the largest over the rounds.
+    """
     rows = [HEADS, ("---", *["---:"] * (len(HEADS) - 1))]
     for axis, points in axes.items():
         rows += [
             (
                 axis, str(p[axis]), f"{p['draws']:,.0f}", f"{p['seconds']:.2f}",
-                f"{p['processor_seconds']:.2f}", f"{1e6 * p['processor_seconds'] / p['draws']:.1f}",
+                _range(p["processor_seconds"], p["processor_seconds_of_rounds"]),
+                f"{1e6 * p['processor_seconds'] / p['draws']:.1f}",
                 f"{p['occupancy']:.1%}", f"{p['memory_mb']:.0f}",
             )
             for p in points
         ]  # fmt: skip
-        power = f"{exponent(axis, points):.2f}"
+        powers = exponents(axis, points)
+        power = _range(float(np.median(powers)), powers)
         rows.append((f"{axis}: processor seconds grow as its power", power, *[""] * 6))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def exponent(axis: str, points: list[dict[str, Any]]) -> float:
-    """Slope of the processor seconds against the axis, both as logarithms."""
-    values, seconds = ([float(p[key]) for p in points] for key in (axis, "processor_seconds"))
-    return float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
+def _range(middle: float, values: Sequence[float]) -> str:
+    return f"{middle:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def exponents(axis: str, points: list[dict[str, Any]]) -> list[float]:
+    """Slope of each round's processor seconds against the axis, both as logarithms."""
+    values = np.log([float(p[axis]) for p in points])
+    rounds = zip(*(p["processor_seconds_of_rounds"] for p in points), strict=True)
+    return [float(np.polyfit(values, np.log(seconds), 1)[0]) for seconds in rounds]
 
 
 def draw_picture(axes: Axes, path: Path) -> None:
-    """Processor seconds and peak memory against every axis."""
+    """Processor seconds, with their range over the rounds, and peak memory against every axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(axes), 5), layout="constrained")
     panels = figure.subplots(2, len(axes))
     for column, (axis, points) in zip(panels.T, axes.items(), strict=True):
         for panel, key in zip(column, ("processor_seconds", "memory_mb"), strict=True):
-            panel.plot([p[axis] for p in points], [p[key] for p in points], "o-")
+            values = [p[axis] for p in points]
+            panel.plot(values, [p[key] for p in points], "o-")
+            if key == "processor_seconds":
+                rounds = [p["processor_seconds_of_rounds"] for p in points]
+                panel.fill_between(values, [*map(min, rounds)], [*map(max, rounds)], alpha=0.2)
             panel.set_xscale("log", base=2)
             panel.set_ylim(bottom=0)
             panel.set_xlabel(axis)

@@ -5,7 +5,7 @@ from pathlib import Path
 from dualsmooth.benchmarks import cpu, dual_cost, occupancy, scaling
 from dualsmooth.engine.checks import one_of, positive_integer
 
-ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 3}
+ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6}
 IMAGES, N = 32, 10_000
 
 

@@ -140,10 +140,10 @@ def _as_recorded(settings: Settings, folder: Path) -> Settings:
     recorded = read_configuration(folder)
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
-    if settings.backend != AUTO or settings.device_kind != "cuda":
-        return settings
-    backend = recorded_backend(recorded.get("sampler"))
-    return dataclasses.replace(settings, backend=backend)
+    sampler = str(recorded.get("sampler"))
+    if settings.backend == AUTO and sampler.startswith(f"{settings.device_kind}:"):
+        settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
+    return settings
 
 
 def _certify_missing(

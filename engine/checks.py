@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 
 import numpy as np
@@ -54,6 +55,12 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise ArgumentError(argument, f"must be one of {', '.join(known)}", value)
     return value
+
+
+def ascending(argument: str, values: Sequence[float]) -> None:
+    """Refuse noise levels that are not finite, > 0 and ascending."""
+    if not all(low < high for low, high in pairwise((0.0, *values, math.inf))):
+        raise ArgumentError(argument, "must be finite, > 0 and ascending", values)
 
 
 def integers(argument: str, value: ArrayLike) -> NDArray[np.int64]:

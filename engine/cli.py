@@ -64,7 +64,7 @@ def bench(
         ),
     ] = "cpu",
     rounds: Annotated[
-        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 3].")
+        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 6].")
     ] = None,
     networks: Annotated[
         str | None,

@@ -89,7 +89,11 @@ def certify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     backend: Annotated[
-        str, typer.Option(help="On cuda: auto (measured), cudnn, triton, compile or eager.")
+        str,
+        typer.Option(
+            help="On cuda: auto (measured), cudnn, triton, compile or eager. On cpu: auto or "
+            "openvino (extra cpu)."
+        ),
     ] = "auto",
     noise: NoiseOption = "gaussian",
     batch_size: BatchOption = None,

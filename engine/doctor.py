@@ -1,20 +1,20 @@
 """What this machine has and how fast it draws votes: what ``dualsmooth doctor`` prints."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.machine import machine
+from dualsmooth.engine.runtime.backends import OPENVINO
 from dualsmooth.engine.versions import installed_version
 
 if TYPE_CHECKING:
-    from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-    from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
-    from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+    from dualsmooth.engine.runtime.segments import MakeSampler
 
 PACKAGES = ("dualsmooth", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "onnxruntime",
-            "matplotlib")  # fmt: skip
+            "openvino", "matplotlib")  # fmt: skip
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 DRIVER = Path("/proc/driver/nvidia/version")
 SECONDS = 0.5
@@ -104,25 +104,28 @@ def _speeds() -> Iterator[str]:
     from dualsmooth.engine.runtime.torch_sampler import TorchSampler
     from dualsmooth.kernels.cpu import noise_votes
 
-    kinds: list[tuple[type[TorchSampler] | type[CpuSampler] | type[CudaSampler], str]] = []
-    kinds.append((TorchSampler, "fp32"))
-    if noise_votes.available():
-        kinds += [(CpuSampler, p) for p in ("fp32", "bf16") if p == "fp32" or multiplies_bf16()]
+    kinds: dict[str, partial[Any]] = {"TorchSampler fp32": partial(TorchSampler, precision="fp32")}
+    for precision in ("fp32", "bf16") if multiplies_bf16() else ("fp32",):
+        if not noise_votes.available():
+            break
+        own = partial(CpuSampler, precision=precision)
+        kinds[f"CpuSampler {precision}"] = own
+        if installed_version(OPENVINO):
+            kinds[f"CpuSampler {precision} {OPENVINO}"] = partial(own, backend=OPENVINO)
     if torch.cuda.is_available():
-        kinds += [(CudaSampler, "fp32"), (CudaSampler, "bf16")]
-    for kind, precision in kinds:
+        for precision in ("fp32", "bf16"):
+            kinds[f"CudaSampler {precision}"] = partial(CudaSampler, precision=precision)
+    for kind, make in kinds.items():
         try:
-            name, rate = _rate(kind, precision)
+            name, rate = _rate(make)
         except Exception as error:  # a broken driver must not cost the rest of the lines
-            why = f"{type(error).__name__}: {error}"
-            yield f"votes/s      {kind.__name__} {precision} failed: {why}"
+            yield f"votes/s      {kind} failed: {type(error).__name__}: {error}"
             continue
+        precision = make.keywords["precision"]
         yield f"votes/s      {rate:>11,.0f}  {name}, {precision}, digits-dual classifier@0.25"
 
 
-def _rate(
-    kind: "type[TorchSampler] | type[CpuSampler] | type[CudaSampler]", precision: str
-) -> tuple[str, float]:
+def _rate(make: "MakeSampler") -> tuple[str, float]:
     import numpy as np
 
     from dualsmooth.engine.draws import Draw, Phase
@@ -132,8 +135,8 @@ def _rate(
 
     bundle, role = load_bundle("digits-dual"), "classifier@0.25"
     batch = Settings().padded_batch(bundle.input_shape)
-    sampler = kind({role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape,
-                   seed=0, batch_size=batch, precision=precision)  # fmt: skip
+    sampler = make({role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape,
+                   seed=0, batch_size=batch)  # fmt: skip
     try:
         sampler.load(0, np.full(bundle.input_shape, 0.5, np.float32))
         count = 4 * sampler.capacity

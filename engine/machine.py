@@ -7,17 +7,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.versions import installed_version
+
+PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
+
 
 def machine() -> dict[str, Any]:
     """Versions and hardware."""
-    packages = ("dualsmooth", "torch", "numpy", "scipy")
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    openvino = installed_version("openvino")
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
         "devices": _devices(),
         "cores": os.cpu_count(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": versions | ({"openvino": openvino} if openvino else {}),
     }
 
 

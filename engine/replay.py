@@ -1,10 +1,11 @@
 """Draw votes of a run again, on this machine, and compare them with the recorded ones.
 
-On the same processor or device, with the same PyTorch, sampler, precision and batch shape a vote
-is a pure function, so the counts must be equal. Elsewhere arithmetic differs in the last bits, so
-votes are drawn from noise of another attempt, independent of the recorded ones, and each count is
-compared by Fisher's exact test. All tests of an audit together give a false alarm with probability
-at most `FALSE_ALARMS`, as long as the other arithmetic does not move the network's probabilities.
+On the same processor or device, with the same PyTorch (and OpenVINO, if it ran the networks),
+sampler, precision and batch shape a vote is a pure function, so the counts must be equal. Elsewhere
+arithmetic differs in the last bits, so votes are drawn from noise of another attempt, independent
+of the recorded ones, and each count is compared by Fisher's exact test. All tests of an audit
+together give a false alarm with probability at most `FALSE_ALARMS`, as long as the other arithmetic
+does not move the network's probabilities.
 """
 
 import math
@@ -23,7 +24,7 @@ from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.choose import method_with_all
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.rederive import Plan
-from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
+from dualsmooth.engine.runtime.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -123,13 +124,16 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
 
 def _same_arithmetic(seen: Audit) -> bool:
     ours, theirs = machine(), seen.machine
-    torch = [dict(m.get("versions", {})).get("torch") for m in (ours, theirs)]
+    libraries = libraries_of(seen.configuration["sampler"])
+    versions = [
+        [dict(m.get("versions", {})).get(library) for library in libraries] for m in (ours, theirs)
+    ]
     processors = [m.get("processor") for m in (ours, theirs)]
     devices = [m.get("devices") for m in (ours, theirs)]
     same_device = processors[0] == processors[1]
     if seen.configuration["device"] == "cuda":
         same_device = bool(devices[0]) and devices[0] == devices[1]
-    return torch[0] == torch[1] and same_device
+    return versions[0] == versions[1] and same_device
 
 
 def _draw_again(

@@ -41,8 +41,9 @@ class Settings:
         Images in flight; None means 16, or 128 with a ``decide`` budget, which asks for few votes
         at a time; one if each answer depends on those before it. Never changes a vote.
     backend : str
-        * What runs the networks on CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
-        measures. `dualsmooth.engine.runtime.cuda_sampler` has the details.
+        * What runs the networks. On CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
+        measures (`dualsmooth.engine.runtime.cuda_sampler` has the details). On processors:
+        openvino (extra ``cpu``), or ``auto``, the engine's own path.
     noise : str
         * ``gaussian``: certificates assume ideal Gaussian noise; or ``integer``: images on the
         1/255 grid only, noise exact if Philox words are uniform (see
@@ -78,7 +79,7 @@ class Settings:
         names = (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES))
         for name, known in names:
             one_of(name, getattr(self, name), known)
-        check_backend(self.backend)
+        check_backend(self.backend, self.device)
 
     def padded_batch(self, shape: tuple[int, int, int]) -> int:
         """Batch shape used for images of shape (height, width, channels)."""

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("runtime", "export", "report", "parquet", "cluster")
+EXTRAS = ("runtime", "export", "report", "parquet", "cluster", "cpu")
 FILES = {
     "release.txt": PROJECT["dependencies"],
     "release-extras.txt": PROJECT["dependencies"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.runtime.backends import libraries_of
 from dualsmooth.engine.runtime.segments import MakeSampler
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -94,11 +95,11 @@ class Parcels:
 
 def facts_of(session: Session) -> dict[str, Any]:
     """What the votes of a session depend on, beyond the job: the arithmetic of its machine."""
-    here = machine()
+    here, libraries = machine(), libraries_of(session.sampler.name)
     return {
         "sampler": session.sampler.name,
         "batch_size": session.sampler.batch_size,
         "processor": here["processor"],
         "devices": here["devices"][:1],
-        "torch": here["versions"]["torch"],
+        **{name: here["versions"].get(name) for name in libraries},
     }

@@ -7,11 +7,11 @@ folder and comparing digests need no torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import Network, digest_of, network_from_module
 from dualsmooth.engine.models.place import EXPORTED, TIMM
@@ -60,9 +60,7 @@ class Bundle:
             raise ArgumentError("input_shape", rule, self.input_shape)
         if not _is_count(self.num_classes):
             raise ArgumentError("num_classes", "must be a whole number >= 1", self.num_classes)
-        bounds = (0.0, *self.sigmas, inf)
-        if not all(low < high for low, high in pairwise(bounds)):
-            raise ArgumentError("sigmas", "must be finite, > 0 and ascending", self.sigmas)
+        ascending("sigmas", self.sigmas)
         if not self.networks:
             raise ArgumentError("networks", "must hold at least one network", {})
         for role in self.networks:

@@ -9,6 +9,9 @@ from torch import fx, nn
 
 from dualsmooth.engine.models.trace import trace
 
+TRIED_ROWS = 8
+"""Rows on which a trace is compared with its network."""
+
 Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 """Puts operators of a library in place of a layer and what follows it."""
 
@@ -26,8 +29,9 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     """
     try:
         traced = trace(module)
+        tried = example[:TRIED_ROWS]
         with torch.inference_mode():
-            same = _close(_Shapes(traced).run(example), module(example))
+            same = _close(_Shapes(traced, len(example)).run(tried), module(tried))
     except Exception:  # forward runs on proxies, so it can fail in any way
         return module
     if not same:
@@ -50,14 +54,21 @@ def _close(output: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 class _Shapes(fx.Interpreter):
-    """Notes the shape of every intermediate tensor.
+    """Runs a few rows and notes the shape that every intermediate tensor has for all of them.
 
     PyTorch's own pass imports its symbolic-shape machinery, which takes longer than a small run.
     """
 
+    def __init__(self, traced: fx.GraphModule, rows: int) -> None:
+        super().__init__(traced)
+        self._rows = rows
+
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        n.meta["shape"] = tuple(getattr(result, "shape", ()))
+        shape = tuple(getattr(result, "shape", ()))
+        if shape and shape[0] == min(self._rows, TRIED_ROWS):
+            shape = (self._rows, *shape[1:])
+        n.meta["shape"] = shape
         return result
 
 

@@ -1,40 +1,64 @@
-"""Names of the backends a CUDA sampler has, as users give them and runs record them."""
+"""Names of what can run the networks of a sampler, as users give them and runs record them."""
 
 from collections.abc import Mapping, Sequence
 
 from dualsmooth.engine.errors import ArgumentError
 
 AUTO = "auto"
-BACKENDS = ("cudnn", "triton", "compile", "eager")
+OPENVINO = "openvino"
+BACKENDS = {"cuda": ("cudnn", "triton", "compile", "eager"), "cpu": (OPENVINO,)}
+"""Backends that each kind of device has beside ``auto``."""
+
 AUTOMATIC = ("cudnn", "triton", "eager")
-"""What ``auto`` chooses from. Not compile: it takes minutes for a deep network, and PyTorch's
-compiler may choose by timing, so another process could cast other votes."""
+"""What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
+PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
+``auto`` is the engine's own path, which needs no other package."""
 
-PREFIX = "cuda:"
 
+def check_backend(text: str, device: str = AUTO) -> str:
+    """The text, if it is ``auto`` or a backend of the device.
 
-def check_backend(text: str) -> str:
-    """The text, if it is ``auto``, a backend, or ``network=backend`` pairs with commas between.
+    On CUDA devices also ``network=backend`` pairs with commas between.
+
+    Parameters
+    ----------
+    text : str
+        As a user gave it.
+    device : str
+        ``cpu`` or ``cuda``; ``auto`` lets the backends of both pass.
 
     Raises
     ------
     ArgumentError
-        If it names no backend.
+        If it names no backend, or one of another device.
     """
-    if text != AUTO and any(part.rpartition("=")[2] not in BACKENDS for part in text.split(",")):
-        raise ArgumentError("backend", f"must be one of {', '.join((AUTO, *BACKENDS))}", text)
-    return text
+    kinds = tuple(BACKENDS) if device == AUTO else (device,)
+    if (
+        text == AUTO
+        or any(text in BACKENDS[kind] for kind in kinds)
+        or ("cuda" in kinds and all(_is_pair(part) for part in text.split(",")))
+    ):
+        return text
+    known = [f"{', '.join(BACKENDS[kind])} on {kind}" for kind in kinds]
+    others = [kind for kind in BACKENDS if kind not in kinds and text in BACKENDS[kind]]
+    hint = f"use --device {others[0]}" if others else ""
+    raise ArgumentError("backend", f"must be one of {AUTO}, {'; '.join(known)}", text, hint)
+
+
+def _is_pair(part: str) -> bool:
+    _, separator, backend = part.rpartition("=")
+    return bool(separator) and backend in BACKENDS["cuda"]
 
 
 def backend_of_each(text: str, models: Sequence[str]) -> dict[str, str]:
-    """Backend, or ``auto``, of every network.
+    """Backend of a CUDA device, or ``auto``, of every network.
 
     Raises
     ------
     ArgumentError
         If the text names no backend, or leaves one of the networks out.
     """
-    check_backend(text)
+    check_backend(text, "cuda")
     if "=" not in text:
         return dict.fromkeys(models, text)
     named = dict(part.split("=", 1) for part in text.split(","))
@@ -46,11 +70,16 @@ def backend_of_each(text: str, models: Sequence[str]) -> dict[str, str]:
 def sampler_name(chosen: Mapping[str, str]) -> str:
     """``cuda:BACKEND``, with the backend of each network where they differ."""
     if len(set(chosen.values())) == 1:
-        return PREFIX + next(iter(chosen.values()))
-    return PREFIX + ",".join(f"{model}={chosen[model]}" for model in sorted(chosen))
+        return f"cuda:{next(iter(chosen.values()))}"
+    return "cuda:" + ",".join(f"{model}={chosen[model]}" for model in sorted(chosen))
 
 
 def recorded_backend(name: object) -> str:
-    """The backend in a sampler's name; ``auto`` if it was no CUDA sampler's."""
-    text = str(name)
-    return check_backend(text.removeprefix(PREFIX)) if text.startswith(PREFIX) else AUTO
+    """The backend in a sampler's name; ``auto`` if it names none."""
+    device, _, backend = str(name).partition(":")
+    return check_backend(backend, device) if backend and device in BACKENDS else AUTO
+
+
+def libraries_of(name: object) -> tuple[str, ...]:
+    """Packages whose versions decide the votes of a sampler of this name."""
+    return ("torch", OPENVINO) if recorded_backend(name) == OPENVINO else ("torch",)

@@ -22,8 +22,10 @@ from dualsmooth.engine.integer_noise import thresholds
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
 from dualsmooth.engine.noise import NOISES, counter_word3
+from dualsmooth.engine.runtime.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.runtime.cores import available_cores
 from dualsmooth.engine.runtime.memory import keep_freed_memory
+from dualsmooth.engine.runtime.openvino_network import openvino_network
 from dualsmooth.engine.runtime.segments import Pending, Segment
 from dualsmooth.engine.runtime.torch_sampler import (
     dtype_of,
@@ -38,9 +40,21 @@ BATCHES_PER_CALL = 4
 
 
 class CpuSampler:
-    """Counts votes of torch networks on a CPU; parameters and errors as `TorchSampler`."""
+    """Counts votes of torch networks on a CPU; other parameters and errors as `TorchSampler`.
 
-    name = "cpu"
+    Parameters
+    ----------
+    backend : str
+        ``auto``, the path above, or ``openvino``.
+
+    Raises
+    ------
+    ArgumentError
+        If OpenVINO is missing or cannot run a network.
+    SamplerError
+        If OpenVINO gives a row other logits at another place in the batch.
+    """
+
     depth = 2
 
     def __init__(
@@ -54,9 +68,12 @@ class CpuSampler:
         batch_size: int = 256,
         threads: int | None = None,
         precision: str = "fp32",
+        backend: str = AUTO,
         noise: str = "gaussian",
     ) -> None:
         positive_integer("batch_size", batch_size)
+        self.backend = check_backend(backend, "cpu")
+        self.name = "cpu" if backend == AUTO else f"cpu:{backend}"
         self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self._levels: dict[float, int] = {}
         self._tables: GridTables | None = None
@@ -65,12 +82,16 @@ class CpuSampler:
             available_cores() if threads is None else positive_integer("threads", threads)
         )
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
+        if backend == OPENVINO:
+            self._dtype = torch.float32  # of its inputs; inside it keeps to the precision
         self._word3 = counter_word3(0, attempt)
         self._images = np.zeros((0, *shape), np.float32)
         self._local = threading.local()
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
-        self._networks = {name: self._fused(network) for name, network in networks.items()}
+        self._networks = {
+            name: self._ready(name, network, precision) for name, network in networks.items()
+        }
 
     @property
     def capacity(self) -> int:
@@ -161,21 +182,15 @@ class CpuSampler:
         batch: torch.Tensor = self._local.batch
         return batch
 
-    def _fused(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network in this precision, fused; made and tried once on a worker thread."""
-
-        def batch(rows: int) -> torch.Tensor:
-            return torch.zeros(rows, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
-
-        def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
-            return fuse_for_cpu(stage, batch(rows or self.batch_size))
+    def _ready(self, model: str, network: torch.nn.Module, precision: str) -> torch.nn.Module:
+        """What runs the network in this precision; made and tried once on a worker thread."""
 
         def make() -> torch.nn.Module:
-            fused = by_stages(folded_network(network, self._dtype), fuse)
-            if self._dtype != torch.float32:
-                with torch.inference_mode():
-                    fused(batch(self.batch_size))
-            return fused
+            folded = folded_network(network, self._dtype)
+            if self.backend == OPENVINO:
+                shape = (self.batch_size, *self.shape)
+                return openvino_network(model, folded, shape, precision, self.threads)
+            return self._fused(folded)
 
         try:
             return self._pool.submit(make).result()
@@ -184,3 +199,18 @@ class CpuSampler:
             raise ArgumentError(
                 "precision", f"must suit the network ({message})", self._dtype, "try fp32"
             ) from error
+
+    def _fused(self, folded: torch.nn.Module) -> torch.nn.Module:
+        """The network with layers fused by oneDNN."""
+
+        def batch(rows: int) -> torch.Tensor:
+            return torch.zeros(rows, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
+
+        def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+            return fuse_for_cpu(stage, batch(rows or self.batch_size))
+
+        fused = by_stages(folded, fuse)
+        if self._dtype != torch.float32:
+            with torch.inference_mode():
+                fused(batch(self.batch_size))
+        return fused

@@ -9,7 +9,7 @@ import torch
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.runtime.backends import AUTO, AUTOMATIC, backend_of_each
-from dualsmooth.engine.runtime.calibrate import agrees, fastest, is_position_free
+from dualsmooth.engine.runtime.calibrate import agrees, check_rows, fastest
 from dualsmooth.engine.runtime.cuda_networks import Inputs, Network, build, reproducible
 from dualsmooth.engine.runtime.device_stream import DeviceStream
 from dualsmooth.engine.runtime.segments import Segment
@@ -170,16 +170,7 @@ class Capturer:
         beside = self.stream.run(
             lambda: built.scores(self.inputs, device_rows(mates, mates.shape[1]))
         )
-        if not torch.equal(scores[::2], beside[::2]):
-            raise SamplerError(
-                f"{model}: a row's logits must not depend on the other rows of its batch; received "
-                "other ones beside other samples (take batch statistics out of the network)"
-            )
         reverse = device_rows(self.table.flip(1), self.table.shape[1])
         backward = self.stream.run(lambda: built.scores(self.inputs, reverse))
-        if not is_position_free(scores, backward):
-            raise SamplerError(
-                f"{model}: a row's logits must not depend on its place in the batch; received "
-                "other ones in reverse order (try another --backend or --batch-size)"
-            )
+        check_rows(model, scores, beside, backward)
         return scores

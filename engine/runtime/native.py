@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.runtime.backends import AUTO, check_backend
 from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
@@ -55,7 +56,9 @@ def make_sampler(
         As for `TorchSampler`; threads are the CPU's.
     device : str
         ``cpu`` or ``cuda``.
-    backend, slots
+    backend
+        As for `CudaSampler` or `CpuSampler`.
+    slots
         As for `CudaSampler`.
 
     Raises
@@ -63,7 +66,15 @@ def make_sampler(
     ArgumentError
         If an argument is outside its range.
     """
+    check_backend(backend, device)
     if device == "cuda":
         return CudaSampler(networks, outputs, shape, backend=backend, slots=slots, **settings)
-    kind = CpuSampler if noise_votes.available() else TorchSampler
-    return kind(networks, outputs, shape, threads=threads, **settings)
+    settings["threads"] = threads
+    if noise_votes.available():
+        return CpuSampler(networks, outputs, shape, backend=backend, **settings)
+    if backend != AUTO:
+        raise ArgumentError(
+            "backend", f"must be {AUTO} without the compiled loops", backend,
+            "install again with a C compiler",
+        )  # fmt: skip
+    return TorchSampler(networks, outputs, shape, **settings)

@@ -158,8 +158,8 @@ class Session:
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
         read = image_in_place if self.settings.device_kind == "cuda" else host_image
-        jobs = zip(flights, (partial(read, image) for image in images), strict=True)
-        return scheduler.run(jobs)
+        flights.reverse()  # taken from the list, so that finished ones are not kept
+        return scheduler.run((flights.pop(), partial(read, image)) for image in images)
 
     def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
         assert flight.result is not None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.checks import closed_unit, open_unit, positive_integer
+
 _ROWS = 1024
 _TAIL = 1e-3
 _FAR = 10.0
@@ -32,6 +34,11 @@ class Calibration:
     slack: float = 0.01
     shifts: tuple[float, ...] = tuple(s / 2 for s in range(-12, 13))
     radii: tuple[float, ...] = tuple(r / 4 for r in range(13))
+
+    def __post_init__(self) -> None:
+        open_unit("share", self.share)
+        positive_integer("votes", self.votes)
+        closed_unit("slack", self.slack)
 
 
 def calibrate(

@@ -43,5 +43,11 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
 
 
 def _loss(journal: Journal, role: str) -> str:
-    losses = [line["loss"] for line in journal.metrics() if line["step"].split("-")[0] == role]
+    losses = [line["loss"] for line in journal.metrics() if _deployed(line["step"], role)]
     return f"{losses[-1]:.4f}" if losses else "not kept"
+
+
+def _deployed(step: str, role: str) -> bool:
+    """Whether a step trained the network of that role, and not one that only labels a fold."""
+    name, *rest = step.split("-")
+    return name == role and not any(part.startswith("fold") for part in rest)

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from dualsmooth.engine.checks import non_negative, one_of, positive_integer
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle, expert_role
 from dualsmooth.engine.models.ensemble import joined
 from dualsmooth.engine.models.network import Network
@@ -37,6 +38,10 @@ class ClassifierLoss:
     pull: float = 0.0
     entropy: float = 0.0
     smoothmix: SmoothMix | None = None
+
+    def __post_init__(self) -> None:
+        non_negative("pull", self.pull)
+        non_negative("entropy", self.entropy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,10 @@ class ClassifierRecipe:
     networks: Literal["experts", "shared"] = "experts"
     members: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("networks", self.networks, ("experts", "shared"))
+        positive_integer("members", self.members)
 
     @property
     def steps(self) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from dualsmooth.engine.checks import closed_unit
+from dualsmooth.engine.checks import closed_unit, non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import expert_role
 from dualsmooth.engine.train.loop import Schedule, Step, noisy_log_softmax, train_on_noise
@@ -48,6 +48,9 @@ class Expert:
     teacher: float = 0.0
 
     def __post_init__(self) -> None:
+        positive("sigma", self.sigma)
+        non_negative("pull", self.pull)
+        non_negative("entropy", self.entropy)
         closed_unit("teacher", self.teacher)
 
 
@@ -64,6 +67,9 @@ class Tuning:
 
     schedule: Schedule
     least: float
+
+    def __post_init__(self) -> None:
+        closed_unit("least", self.least)
 
 
 class Crew:
@@ -117,9 +123,12 @@ class Crew:
         """Round 1: train on with the selector's share of this level as the weight of an image."""
         weights = tuning.least + (1 - tuning.least) * share
         source = self.workshop.source(self.level, TUNED)
+        names = [f"fold{fold}-tuned" for fold in range(len(self.held))]
+        if len(self.held) == 1:  # the deployed network labels
+            names = ["tuned"]
         folds = [
-            self._fit(module, ~held, source, f"fold{fold}-tuned", tuning.schedule, weights)
-            for fold, (module, held) in enumerate(zip(self.modules, self.held, strict=True))
+            self._fit(module, ~held, source, name, tuning.schedule, weights)
+            for name, module, held in zip(names, self.modules, self.held, strict=True)
         ]
         if len(folds) == 1:
             self.deployed = folds[0]

@@ -13,7 +13,9 @@ DIGITS_DUAL = DualRecipe(
     tau=0.5,
     classifying=Schedule(epochs=150, affine=Affine(0.15, 0.2, 0.1, 0.1)),
     selecting=Schedule(epochs=100, affine=None, draws=4),
-    selector_loss=SelectorLoss(temperature=0.1, radius=10.0, pull=0.0, entropy=0.0),
+    selector_loss=SelectorLoss(
+        temperature=0.1, radius=10.0, pull=0.0, entropy=0.0, wrong_costs=True
+    ),
     labelling=Labelling(votes=1000, folds=2),
 )
 """Experts trained on the digits' training split only."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
 from dualsmooth.engine.train.calibrate import Calibration, calibrate
@@ -61,6 +62,9 @@ class DualRecipe:
     half: bool = False
     seed: int = 0
     network: str = SMALL
+
+    def __post_init__(self) -> None:
+        positive("tau", self.tau)
 
     @property
     def sigmas(self) -> tuple[float, ...]:

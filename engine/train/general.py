@@ -18,9 +18,10 @@ DUAL = DualRecipe(
     selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
     selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
     labelling=Labelling(votes=100),
+    calibration=Calibration(),
     warm_start=True,
 )
-"""Selector trained for the ordered median and interval routing."""
+"""Selector trained for the ordered median and interval routing, not below its best expert."""
 
 DUAL_PUBLISHED = replace(
     DUAL,
@@ -29,6 +30,7 @@ DUAL_PUBLISHED = replace(
         temperature=1.0, radius=0.0, pull=40.0, entropy=0.5, of_mean=True, rebalance=True
     ),
     tuning=Tuning(Schedule(epochs=2, affine=None, peak_rate=3e-4), least=0.0),
+    calibration=None,
     warm_start=False,
 )
 """Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
@@ -49,8 +51,8 @@ FASHION_DUAL = replace(
     name="fashion-dual",
     experts=(Expert(0.5, pull=2.0, entropy=0.5), Expert(1.0, pull=1.0, entropy=0.5, teacher=0.5)),
     classifying=Schedule(epochs=6, affine=None),
+    selector_loss=replace(DUAL.selector_loss, wrong_costs=True),
     labelling=Labelling(votes=100, held_out=1 / 6, runner_up=True),
-    calibration=Calibration(),
     half=True,
 )
 """The bundled model of that name: Fashion-MNIST, 28x28 grey, for runner-up certificates."""

@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from dualsmooth.engine.checks import positive, positive_integer
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
 from dualsmooth.engine.train.loop import Schedule, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
@@ -60,6 +62,16 @@ class InstaRecipe:
     labelling: Labelling
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        positive("first", self.first)
+        positive("tau", self.tau)
+        positive_integer("draws", self.draws)
+        if self.rounds < 0:
+            raise ArgumentError("rounds", "must be an integer >= 0", self.rounds)
+        if self.labelling.folds != 1:
+            rule = "must be 1: one classifier labels the images it did not see"
+            raise ArgumentError("folds", rule, self.labelling.folds)
+
     @property
     def steps(self) -> int:
         """Number of trainings: stage 1, the rounds of stage 2, the selector."""
@@ -101,7 +113,7 @@ class InstaRecipe:
         votes = workshop.source(1, 0)
         radii = [
             radii_of(classifier, images, labels, sigma, self.labelling.votes, votes,
-                     workshop.step(f"radii@{sigma:g}"))
+                     workshop.step(f"radii@{sigma:g}"), self.labelling.runner_up)
             for sigma in self.sigmas
         ]  # fmt: skip
         source = workshop.source(1, 1)

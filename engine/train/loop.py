@@ -9,13 +9,20 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.train.augment import Affine, random_affine
 from dualsmooth.engine.train.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to train."""
+    """How long and how fast to train.
+
+    Raises
+    ------
+    ArgumentError
+        If a number is out of its range: counts and the rate are > 0, the decay is >= 0.
+    """
 
     epochs: int
     affine: Affine | None
@@ -23,6 +30,12 @@ class Schedule:
     draws: int = 2
     peak_rate: float = 3e-3
     weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "draws"):
+            positive_integer(name, getattr(self, name))
+        positive("peak_rate", self.peak_rate)
+        non_negative("weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.checks import ascending
+from dualsmooth.engine.data import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.folders import check_target
 from dualsmooth.engine.models.bundle import Bundle
@@ -18,6 +19,7 @@ from dualsmooth.engine.train.card import CARD, model_card
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
 from dualsmooth.engine.train.digits import DIGITS_DUAL
 from dualsmooth.engine.train.general import CIFAR_DUAL, DUAL, DUAL_PUBLISHED, FASHION_DUAL
+from dualsmooth.engine.train.images import training_images
 from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import one_thread
@@ -36,6 +38,10 @@ class Recipe(Protocol):
     @property
     def seed(self) -> int:
         """Source of all randomness."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels."""
 
     @property
     def steps(self) -> int:
@@ -93,7 +99,7 @@ def train(
     options : sequence of str
         Fields to change, ``field=value`` or ``field.field=value`` with JSON values.
     max_images : int, optional
-        Only the first images.
+        Only the first images (`training_images`).
     device : str
         ``cpu`` or ``cuda``.
     resume : bool
@@ -113,8 +119,9 @@ def train(
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_options(RECIPES[name], [f"seed={seed}", *options])
     out = Path(out)
-    check_target(out)  # before the work, not after it
-    images = _first(load_images(training_split(data)), max_images)
+    ascending("sigmas", recipe.sigmas)  # before the work, not after it
+    check_target(out)
+    images = training_images(data, max_images)
     configuration = describe(recipe, images, device)
     journal = Journal(out.with_name(out.name + ".train"), configuration, resume=resume)
     bundle = run(recipe, images, journal, device=device, progress=progress)
@@ -164,19 +171,3 @@ def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
         "device": device,
         "torch": torch.__version__,
     }
-
-
-def training_split(spec: str) -> str:
-    """The SPEC with `:train` added where a split can be named and none is."""
-    kind, colon, _ = spec.partition(":")
-    if kind not in ("digits", "idx", "cifar10") or spec.endswith((":train", ":test")):
-        return spec
-    return spec + (":train" if colon or kind == "digits" else "::train")
-
-
-def _first(images: ImageSet, count: int | None) -> ImageSet:
-    if count is None:
-        return images
-    if type(count) is not int or not 1 <= count <= len(images):
-        raise ArgumentError("max", f"must be an integer in [1, {len(images)}]", count)
-    return dataclasses.replace(images, images=images.images[:count], labels=images.labels[:count])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.checks import non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
@@ -33,6 +34,9 @@ class SelectorLoss:
         Weight an image by one over the share of its best level, as published.
     near, edge : float
         The routed radius counts `near` times more up to `edge`: accuracy at small radii.
+    wrong_costs : bool
+        A level that gets an image wrong counts with its negative radius. A certificate counts 0
+        there, so this is no radius any more: it draws the selector to small noise levels.
     """
 
     temperature: float
@@ -43,6 +47,12 @@ class SelectorLoss:
     rebalance: bool = False
     near: float = 0.0
     edge: float = 0.5
+    wrong_costs: bool = False
+
+    def __post_init__(self) -> None:
+        positive("temperature", self.temperature)
+        for name in ("radius", "pull", "entropy", "near", "edge"):
+            non_negative(name, getattr(self, name))
 
 
 def train_selector(
@@ -74,7 +84,9 @@ def train_selector(
         rule = "must have images that some level classifies under noise"
         raise ArgumentError("data", rule, f"none of {len(radii)}", "train the classifiers longer")
     images, radii = images[usable], radii[usable]
-    targets = torch.softmax(radii.clamp(min=0) / terms.temperature, 1)
+    certified = radii.clamp(min=0)
+    worth = radii if terms.wrong_costs else certified
+    targets = torch.softmax(certified / terms.temperature, 1)
     weights = rarity(radii) if terms.rebalance else None
 
     def loss(log_probabilities: Tensor, chosen: Tensor) -> Tensor:
@@ -84,7 +96,7 @@ def train_selector(
         value = value + consistency_loss(log_probabilities, terms.pull, terms.entropy, weight)
         if not terms.radius:
             return value
-        routed = dual_radius(log_probabilities, radii[chosen], tau)
+        routed = dual_radius(log_probabilities, worth[chosen], tau)
         if terms.near:
             routed = routed + terms.near * routed.clamp(max=terms.edge)
         return value - terms.radius * routed.mean()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.train.loop import noisy_log_softmax
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
 
@@ -29,6 +30,12 @@ class SmoothMix:
     length: float = 0.5
     weight: float = 2.0
     draws: int = 2
+
+    def __post_init__(self) -> None:
+        positive_integer("steps", self.steps)
+        positive("length", self.length)
+        non_negative("weight", self.weight)
+        positive_integer("draws", self.draws)
 
 
 def smoothmix_loss(

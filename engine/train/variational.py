@@ -15,6 +15,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from dualsmooth.engine.checks import non_negative, positive
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.ordered import OrderedLevels
@@ -50,6 +52,13 @@ class VariationalRecipe:
     divergence: float
     schedule: Schedule
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.sigmas) < 2:
+            raise ArgumentError("sigmas", "must be two or more levels", self.sigmas)
+        positive("tau", self.tau)
+        positive("target", self.target)
+        non_negative("divergence", self.divergence)
 
     @property
     def steps(self) -> int:

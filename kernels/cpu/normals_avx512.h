@@ -1,4 +1,4 @@
-/* The normals of sixteen Philox blocks with AVX-512: the bits of the plain loops in noise_votes.c,
+/* The normals of sixteen Philox blocks with AVX-512: the bits of the plain loops in normals.h,
  * operation by operation. Four vectors of eight doubles are in work at once, because every step
  * waits for the one before. */
 #include <immintrin.h>

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks.accuracy import ORACLE, compare, measure, oracle, table
+from dualsmooth.benchmarks.accuracy import ORACLE, compare, drawn_for, measure, oracle, table
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.models.bundle import load_bundle
@@ -37,6 +37,15 @@ def test_shares_and_points() -> None:
     # fixed 1 has the larger ACR, 0.35 to 0.3
     assert dual["points_above_best_fixed"] == {"0": 25.0, "0.25": 25.0, "0.5": -25.0, "0.75": -25.0}
     assert dual["acr_share_of_oracle"] == pytest.approx(1.3 / 2.0)
+
+
+def test_votes_are_read_from_runs_of_the_same_bundle_only(tmp_path: Path) -> None:
+    """A bundle whose name goes on after the first one's has other networks: a refused run."""
+    bundle = load_bundle("digits-dual")
+    own = [tmp_path / f"digits-dual-{kind}" for kind in ("fixed-0.5", "routed-0", "routed-1")]
+    for folder in (*own, tmp_path / "digits-dual-small-fixed-0.5", tmp_path / "digits-dual.log"):
+        folder.mkdir()
+    assert drawn_for(bundle, tmp_path, own[1]) == [own[0], own[2]]
 
 
 def test_every_system_of_the_bundled_model(tmp_path: Path) -> None:

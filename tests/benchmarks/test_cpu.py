@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks import cpu, peers
-from dualsmooth.benchmarks.peak import flop_per_vote
+from dualsmooth.benchmarks.cpu_table import ratios, table
+from dualsmooth.benchmarks.peak import PRODUCTS, SIZE, Products, flop_per_vote
 from dualsmooth.benchmarks.rounds import best, interleave, ratio, share
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.runtime.native import multiplies_bf16
+from dualsmooth.engine.versions import installed_version
 
 CASE = cpu.Case("small_convnet", (8, 8, 1), 640, {"widths": [4], "hidden": 8})
 
@@ -75,6 +78,17 @@ def test_shares_are_of_the_peak_in_the_same_round() -> None:
     assert share([1.0, 1.0, 9.0], 50, [1.0, 1.0, 1.0], 100) == 0.5
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_peak_is_of_products_that_every_thread_makes(threads: int) -> None:
+    products = Products(threads)
+    assert products.flop == threads * PRODUCTS * 2 * SIZE**3
+    before = torch.get_num_threads()
+    products()
+    wanted = products.left.double() @ products.right.double()
+    assert all(torch.allclose(out.double(), wanted, atol=1e-3) for out in products.outs)
+    assert torch.get_num_threads() == before
+
+
 def test_work_is_counted_and_every_default_network_is_known() -> None:
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 5, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(5 * 8 * 6, 7)
@@ -89,11 +103,33 @@ def test_work_is_counted_and_every_default_network_is_known() -> None:
 def test_the_table_has_a_row_per_contestant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cpu.CASES, "tiny", replace(CASE, peer_batches=(16, 64)))
     found = cpu.measure("tiny", 2, ["cohen"])
-    assert list(found["votes_per_second"]) == ["ours fp32", "cohen 16", "cohen 64"]
+    kinds = cpu.OURS if installed_version("openvino") else ["ours"]
+    precisions = ("fp32", "bf16") if multiplies_bf16() else ("fp32",)
+    own = [f"{kind} {precision}" for kind in kinds for precision in precisions]
+    assert list(found["votes_per_second"]) == [*own, "cohen 16", "cohen 64"]
     assert all(0 < speed["share_of_peak"] < 1 for speed in found["votes_per_second"].values())
-    rows = cpu.table({"tiny": found}).splitlines()
-    assert len(rows) == 5
-    assert sum(" to " in row for row in rows) == 1
+    rows = table({"tiny": found}, tuple(kinds)).splitlines()
+    assert len(rows) == 4 + len(own)
+    assert [row.count(" to ") for row in rows if " to " in row] == [len(kinds)]
+    assert {row.count("|") for row in rows} == {5 + len(kinds)}
+
+
+def test_ratios_are_of_each_of_ours_to_each_peer_at_its_best() -> None:
+    seconds = {"a fp32": [2.0] * 3, "a bf16": [1.0] * 3, "b fp32": [3.0] * 3,
+               "loop 16": [9.0] * 3, "loop 64": [6.0] * 3}  # fmt: skip
+    found = ratios(seconds, ("a", "b", "c"), ["loop", "missing"])
+    medians = {own: {peer: r["median"] for peer, r in each.items()} for own, each in found.items()}
+    assert medians == {"a bf16": {"loop 64": 6.0}, "b fp32": {"loop 64": 2.0}}
+
+
+@pytest.mark.parametrize("name", cpu.CASES)
+def test_every_thread_of_ours_has_the_same_number_of_full_batches(name: str) -> None:
+    """Fewer votes than two batches would time one thread against the peers' two."""
+    case = cpu.CASES[name]
+    for contestant in ("ours fp32", "ours openvino bf16"):
+        assert case.whole(contestant, 2) % (2 * cpu.own_batch(case)) == 0
+    assert case.whole("cohen 64", 2) % 64 == 0
+    assert case.n <= case.whole("ours fp32", 2) < case.n + 2 * cpu.own_batch(case)
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:

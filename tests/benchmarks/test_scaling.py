@@ -7,7 +7,7 @@ import pytest
 
 from dualsmooth.benchmarks import dual_cost, occupancy, scaling
 from dualsmooth.benchmarks.scaling import BASE, Point
-from dualsmooth.benchmarks.scaling_table import draw_picture, exponent, table
+from dualsmooth.benchmarks.scaling_table import draw_picture, exponents, table
 from dualsmooth.benchmarks.suites import run_suite
 from dualsmooth.engine import Budget, DualSmoothing, load_bundle
 from dualsmooth.engine.errors import ArgumentError
@@ -45,11 +45,18 @@ def test_the_gate_notices_other_votes() -> None:
 
 def test_tables_have_a_line_per_point_and_the_power_of_growth(tmp_path: Path) -> None:
     figures = {"draws": 10.0, "seconds": 1.0, "occupancy": 0.5, "memory_mb": 3.0}
-    points = [figures | {"votes": n, "processor_seconds": 0.001 * n**2} for n in (10, 20, 40)]
-    assert exponent("votes", points) == pytest.approx(2.0)
+    points = [
+        figures
+        | {"votes": n, "processor_seconds": 0.1 * n**2}
+        | {"processor_seconds_of_rounds": [0.05 * n, 0.1 * n**2, 0.2 * n**3]}
+        for n in (10, 20, 40)
+    ]
+    assert exponents("votes", points) == pytest.approx([1.0, 2.0, 3.0])
     lines = table({"votes": points}).splitlines()
     assert len(lines) == 2 + 3 + 1
-    assert "| votes | 20 | 10 |" in lines[3]
+    assert "| votes | 20 | 10 | 1.00 | 40.00 (1.00 to 1600.00) |" in lines[3]
+    assert "its power | 2.00 (1.00 to 3.00) |" in lines[5]
+    assert {line.count("|") for line in lines} == {9}
     draw_picture({"votes": points, "images": [p | {"images": p["votes"]} for p in points]},
                  tmp_path / "picture.png")  # fmt: skip
     assert (tmp_path / "picture.png").stat().st_size > 1000

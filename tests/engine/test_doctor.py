@@ -17,17 +17,19 @@ def test_every_part_is_said_once_and_speeds_are_measured(monkeypatch: pytest.Mon
     assert lines[0] == "dualsmooth doctor"
     for part in ("python", "torch", "processor", "instructions", "noise loops", "cuda", "triton "):
         assert any(line.startswith(f"  {part}") for line in lines), part
-    rates = [re.search(r"votes/s +([\d,]+)  (\w+)", line) for line in lines if "votes/s" in line]
+    rates = [re.search(r"votes/s +([\d,]+)  ([\w:]+)", line) for line in lines if "votes/s" in line]
     samplers = [found[2] for found in rates if found]
     assert len(samplers) == len(rates)
     assert samplers[0] == "torch"
     assert ("cpu" in samplers) == noise_votes.available()
+    both = noise_votes.available() and installed_version("openvino") is not None
+    assert ("cpu:openvino" in samplers) == both
     assert all(int(found[1].replace(",", "")) > 100 for found in rates if found)
     assert f"  torch        {installed_version('torch')}" in lines
 
 
 def test_a_failing_sampler_is_a_line_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(kind: type, precision: str) -> tuple[str, float]:
+    def broken(make: object) -> tuple[str, float]:
         raise RuntimeError("driver")
 
     monkeypatch.setattr(doctor, "_rate", broken)

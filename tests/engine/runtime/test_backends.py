@@ -7,6 +7,7 @@ from dualsmooth.engine.runtime.backends import (
     recorded_backend,
     sampler_name,
 )
+from dualsmooth.engine.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,31 @@ def test_other_samplers_record_no_backend(name: str | None) -> None:
     assert recorded_backend(name) == "auto"
 
 
-@pytest.mark.parametrize("text", ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic"])
+def test_a_processors_backend_is_recorded_too() -> None:
+    assert recorded_backend("cpu:openvino") == "openvino"
+
+
+UNKNOWN = ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a=openvino"]
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
 def test_unknown_backends_are_refused(text: str) -> None:
-    with pytest.raises(ArgumentError, match=r"^backend must be one of auto, cudnn, triton"):
+    with pytest.raises(
+        ArgumentError, match=r"^backend must be one of auto, cudnn, .* on cuda; openvino on cpu"
+    ):
         check_backend(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "device", "owner"), [("triton", "cpu", "cuda"), ("openvino", "cuda", "cpu")]
+)
+def test_a_device_has_backends_of_its_own(text: str, device: str, owner: str) -> None:
+    assert check_backend(text) == check_backend(text, owner) == text
+    for refused in (
+        lambda: check_backend(text, device),
+        lambda: Settings(device=device, backend=text),
+    ):
+        with pytest.raises(
+            ArgumentError, match=rf" on {device}; received {text} \(use --device {owner}\)$"
+        ):
+            refused()

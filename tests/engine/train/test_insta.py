@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.train import insta
 from dualsmooth.engine.train.insta import INSTA, widest_levels
-from dualsmooth.engine.train.radii import Labelling
+from dualsmooth.engine.train.radii import Labelling, radii_of
 from dualsmooth.engine.train.recipes import run
 
 TINY = replace(
@@ -15,6 +17,11 @@ TINY = replace(
     selecting=replace(INSTA.selecting, epochs=1),
     labelling=Labelling(votes=8),
 )
+
+
+def few_digits() -> ImageSet:
+    digits = load_images("digits:train")
+    return ImageSet(digits.images[:150], digits.labels[:150], "few", digits.classes)
 
 
 class Stripe(nn.Module):
@@ -40,9 +47,24 @@ def test_levels_share_their_noise_and_the_source_moves_on() -> None:
     assert torch.equal(source.get_state(), once.get_state())
 
 
+@pytest.mark.parametrize("runner_up", [False, True])
+def test_the_selector_learns_from_the_radii_it_will_be_certified_with(
+    runner_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`labelling.runner_up` chooses the certificate; all radii of round 0 must follow it."""
+    asked = []
+
+    def radii(*rest: object) -> Tensor:
+        asked.append(rest[7])
+        return radii_of(*rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(insta, "radii_of", radii)
+    run(replace(TINY, labelling=Labelling(votes=8, runner_up=runner_up)), few_digits())
+    assert asked == [runner_up] * len(TINY.sigmas)
+
+
 def test_a_short_run() -> None:
-    digits = load_images("digits:train")
-    few = ImageSet(digits.images[:150], digits.labels[:150], "few", digits.classes)
+    few = few_digits()
     bundle = run(TINY, few)
     assert set(bundle.networks) == {"classifier", "selector"}
     assert bundle.build("selector")(torch.rand(2, 1, 8, 8)).shape == (2, 3)
