@@ -56,9 +56,10 @@ def split_of(turn: Turn, split: str) -> tuple[ImageSet, list[int]]:
 
 
 def read_data(turn: Turn) -> dict[str, Any]:
-    """What was found."""
-    found = dict[str, Any]()
-    for split in ("train", "test"):
+    """What was found; with a finished bundle, test images are enough."""
+    work, found = turn.place.work, dict[str, Any]()
+    _take_in(work)
+    for split in ("test",) if (work / BUNDLE).exists() else ("train", "test"):
         data, _ = split_of(turn, split)
         found[split] = {"file": data.name, "images": len(data), "shape": str(data.shape)}
     return found
@@ -79,6 +80,8 @@ def plan(turn: Turn) -> dict[str, Any]:
     A plan that is in the work folder stays: networks of one bundle have one schedule.
     """
     place, path = turn.place, turn.place.work / "plan.json"
+    if (place.work / BUNDLE).exists():
+        return {"nothing to train": "a finished bundle is there"}
     if path.exists():
         known: dict[str, Any] = json.loads(path.read_text())
         return known
@@ -137,7 +140,6 @@ def _step_seconds(workshop: Workshop, schedule: Schedule, place: Place) -> float
 def train(turn: Turn) -> dict[str, Any]:
     """Train, or go on with what the work folder holds."""
     place, folder = turn.place, turn.place.work / BUNDLE
-    _take_in(place.work)
     taken = 0.0
     if not folder.exists():
         chosen, recipe = plan(turn), recipe_of(place)

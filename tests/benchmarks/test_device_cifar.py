@@ -57,6 +57,7 @@ def test_training_goes_on_from_what_came_back(
     source = first.place.work / "out" / device_cifar.STATES
     assert states["bytes"] == source.stat().st_size < 3 * 2 * 275_000 + 200_000
     (second.place.work / device_cifar.STATES).write_bytes(source.read_bytes())
+    assert set(device_cifar.read_data(second)) == {"train", "test"}
 
     trained = list[str]()
 
@@ -82,6 +83,11 @@ def test_a_finished_bundle_is_not_trained_again(
     made = first.place.work / "out" / device_cifar.TAR
     (second.place.work / device_cifar.TAR).write_bytes(made.read_bytes())
     monkeypatch.setattr(device_cifar, "run", None)
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "test.npz", x=images, y=np.array([0, 1]))  # and no images to train on
+    second.place.options["data"] = str(tmp_path)  # type: ignore[index]
+    assert set(device_cifar.read_data(second)) == {"test"}
+    assert "nothing to train" in device_cifar.plan(second)
     assert device_cifar.train(second)["digest"] == digest
 
 
