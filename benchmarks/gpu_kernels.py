@@ -1,11 +1,12 @@
 """Correctness, then times, of the kernels on a CUDA device.
 
-    python benchmarks/gpu_kernels.py [--rounds 15] [--checks-only]
+    python benchmarks/gpu_kernels.py [--rounds 15] [--checks-only] [--small]
 
 Nothing is timed before every check has passed; a failed check exits with 1. Each round runs all
 contestants in random order, timed with CUDA events; the median, interquartile range and minimum are
 written per 100,000 draws next to computed floors, as JSON in $OUT or benchmarks/results/. Without a
-CUDA device it says so and exits with 0. Not timed here: the loop of a certified run on the host.
+CUDA device it says so and exits with 0. `--small` checks small sizes, for compute-sanitizer. Not
+timed here: the loop of a certified run on the host.
 """
 
 import argparse
@@ -22,17 +23,17 @@ from pathlib import Path
 import torch
 
 from dualsmooth.benchmarks import gpu_checks as checks
+from dualsmooth.benchmarks.gpu_check_list import CONVS, REAL, SMALL, kernel_checks, library_checks
+from dualsmooth.benchmarks.gpu_work import COPY_BYTES, MATRIX_FLOP
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.launch import StemShape, stem_candidates
+from dualsmooth.kernels.launch import stem_candidates
 from dualsmooth.kernels.resnet import resnet_votes
 from dualsmooth.kernels.rows import seed_key
 
-CIFAR, IMAGENET = StemShape(32, 32, 3, 16, 3, 1), StemShape(224, 224, 3, 64, 7, 2)
-CONVS = ((16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8))
+CIFAR, IMAGENET = REAL.cifar, REAL.imagenet
+CIFAR_BATCH, IMAGENET_BATCH = REAL.cifar_batch, REAL.imagenet_batch
 DRAWS = 100_000
-COPY_BYTES, MATRIX_FLOP = 4.3e12, 790e12  # per second; measured on an H200
-CIFAR_BATCH, IMAGENET_BATCH = 4096, 256
 
 
 class Contestant:
@@ -64,24 +65,6 @@ class Contestant:
             "memory_floor_ms": self.bytes * DRAWS / COPY_BYTES * 1e3,
             "matrix_floor_ms": self.flop * DRAWS / MATRIX_FLOP * 1e3,
         }
-
-
-def run_checks(device: torch.device) -> dict[str, checks.Figures]:
-    """Every kernel at real sizes; raises `CheckFailed` at the first fault."""
-    bf16 = torch.bfloat16
-    found = {
-        "noise cifar": checks.check_noise(device, (32, 32, 3), CIFAR_BATCH),
-        "noise imagenet": checks.check_noise(device, (224, 224, 3), IMAGENET_BATCH),
-        "stem cifar": checks.check_stem(device, CIFAR, CIFAR_BATCH, bf16),
-        "stem imagenet": checks.check_stem(device, IMAGENET, IMAGENET_BATCH, bf16),
-        "vote cifar": checks.check_vote(device, CIFAR_BATCH, 10),
-        "vote imagenet": checks.check_vote(device, CIFAR_BATCH, 1000),
-        "ResNet-20": checks.check_resnet(device, 3, 32, CIFAR_BATCH, bf16),
-        "ResNet-110": checks.check_resnet(device, 18, 32, CIFAR_BATCH, bf16),
-    }
-    for cin, cout, size in CONVS:
-        found[f"conv {cin}-{cout}"] = checks.check_conv(device, cin, cout, size, CIFAR_BATCH, bf16)
-    return found
 
 
 def noise_and_stems(device: torch.device) -> list[Contestant]:
@@ -187,18 +170,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="check and time the kernels on a CUDA device")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--checks-only", action="store_true")
+    parser.add_argument("--small", action="store_true")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("no CUDA device: nothing checked, nothing timed")
         return 0
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device("cuda", torch.cuda.current_device())
-    try:
-        result: dict[str, object] = {"checks": run_checks(device)}
-    except checks.CheckFailed as fault:
-        print(f"FAILED {fault}", file=sys.stderr)
-        return 1
-    if not options.checks_only:
+    sizes = SMALL if options.small else REAL
+    every = kernel_checks(device, sizes, torch.bfloat16)
+    every |= library_checks(device, sizes, torch.bfloat16)
+    result: dict[str, object] = {"checks": (found := dict[str, checks.Figures]())}
+    for name, check in every.items():
+        try:
+            found[name] = check()
+        except Exception as fault:
+            print(f"FAILED {name}: {type(fault).__name__}: {fault}", file=sys.stderr)
+            return 1
+    if not (options.checks_only or options.small):
         result["milliseconds"] = timed(noise_and_stems(device) + layers(device), options.rounds)
     import triton
 

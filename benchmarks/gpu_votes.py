@@ -1,40 +1,97 @@
-"""Correctness of the CUDA sampler, as functions of samplers and sizes; see `gpu.py`.
+"""Networks to certify with on a device, and the correctness of a sampler that runs them.
 
-With a stream that needs no device they run on a CPU.
+Checks are functions of samplers and sizes; with a stream that needs no device they run on a CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.gpu_checks import Figures, require
-from dualsmooth.engine.models.registry import create
+from dualsmooth.benchmarks.gpu_work import Work, work_of
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.segments import Segment
 from dualsmooth.engine.runtime.torch_sampler import TorchSampler
 
-MODEL, CLASSES, SHAPE, SIGMA, SEED = "m", 10, (32, 32, 3), 0.25, 2026
-IMAGES = np.random.default_rng(0).random((16, *SHAPE)).astype(np.float32)
+MODEL, CLASSES, SIGMA, SEED = "m", 10, 0.25, 2026
 MOVED_LIMIT = 0.005
 """Share of votes float32 rounding may move; it moves near ties only."""
+WORSE_LIMIT = 0.01
+"""Share of votes a backend may move beyond what eager PyTorch moves in the same precision."""
 
 
-def balanced(architecture: str, rows: int = 64) -> torch.nn.Module:
-    """An untrained network whose noisy images spread over its classes, so that votes can differ."""
-    torch.manual_seed(0)
-    network = create(architecture, {}).eval()
-    generator = torch.Generator().manual_seed(1)
-    noise = SIGMA * torch.randn(rows, 3, *SHAPE[:2], generator=generator)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(IMAGES[0]).permute(2, 0, 1) + noise)
-        scale = 1.0 / float(logits.std(0).mean())
-        head = network.get_submodule("fc")
-        assert isinstance(head, torch.nn.Linear)
-        head.weight.mul_(scale)
-        head.bias.sub_(logits.mean(0)).mul_(scale)
-    return network
+@dataclass(frozen=True)
+class Subject:
+    """A network and the images its votes are drawn for.
+
+    Parameters
+    ----------
+    name : str
+    make : callable
+        A fresh network with a linear layer ``fc`` of ten classes.
+    side : int
+        Image sides, pixels.
+    batch : int
+        Rows of a batch.
+    checked, exact : int
+        Draws of the checks, and of the comparison with the CPU in float32.
+    backends : tuple of str
+        Of our sampler.
+    """
+
+    name: str
+    make: Callable[[], torch.nn.Module]
+    side: int
+    batch: int = 4096
+    checked: int = 40_000
+    exact: int = 1500
+    backends: tuple[str, ...] = ("cudnn", "eager")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return self.side, self.side, 3
+
+    @cached_property
+    def images(self) -> NDArray[np.float32]:
+        """A pool of 16 images."""
+        return np.random.default_rng(0).random((16, *self.shape)).astype(np.float32)
+
+    @cached_property
+    def work(self) -> Work:
+        """Operations and bytes of one draw."""
+        return work_of(self.make(), self.shape)
+
+    def sampler(self, network: torch.nn.Module, backend: str, **options: Any) -> CudaSampler:
+        """A sampler of the network, with the images loaded."""
+        settings: dict[str, Any] = {
+            "seed": SEED, "batch_size": self.batch, "backend": backend,
+        } | options  # fmt: skip
+        made = CudaSampler({MODEL: network}, {MODEL: CLASSES}, self.shape, **settings)
+        load(made, self)
+        return made
+
+    def balanced(self, rows: int = 64) -> torch.nn.Module:
+        """An untrained network on the CPU whose noisy images spread over its classes.
+
+        So votes can differ.
+        """
+        torch.manual_seed(0)
+        network = self.make().eval()
+        noise = torch.randn(rows, 3, *self.shape[:2], generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            logits = network(torch.from_numpy(self.images[0]).permute(2, 0, 1) + SIGMA * noise)
+            scale = 1.0 / float(logits.std(0).mean())
+            head = network.get_submodule("fc")
+            assert isinstance(head, torch.nn.Linear)
+            head.weight.mul_(scale)
+            head.bias.sub_(logits.mean(0)).mul_(scale)
+        return network
 
 
 def segments(draws: int) -> list[Segment]:
@@ -43,10 +100,11 @@ def segments(draws: int) -> list[Segment]:
     return [Segment(i, 1000 + i, SIGMA * (1 + i % 3), 3, 7 * i, n) for i, n in enumerate(lengths)]
 
 
-def load(sampler: CudaSampler | TorchSampler) -> None:
-    """Put the 16 images into slots."""
-    for slot, image in enumerate(IMAGES):
+def load(sampler: Any, subject: Subject) -> Any:
+    """Put the 16 images into slots; returns the sampler."""
+    for slot, image in enumerate(subject.images):
         sampler.load(slot, image)
+    return sampler
 
 
 def moved(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
@@ -56,7 +114,6 @@ def moved(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
 
 def check_repeats(sampler: CudaSampler, draws: int) -> Figures:
     """Counts add up, and are the same on a rerun, in reverse order, one by one and in halves."""
-    load(sampler)
     parts = segments(draws)
     base = sampler.count(MODEL, parts)
     totals = [part.count for part in parts]
@@ -84,24 +141,34 @@ def halves(part: Segment) -> Sequence[list[Segment]]:
 
 def check_same(what: str, first: CudaSampler, second: CudaSampler, draws: int) -> Figures:
     """Two samplers give the same counts."""
-    votes = []
-    for sampler in (first, second):
-        load(sampler)
-        votes.append(sampler.count(MODEL, segments(draws)))
+    votes = [sampler.count(MODEL, segments(draws)) for sampler in (first, second)]
     require(f"votes changed by {what}", moved(*votes), 0)
     return {"votes": float(votes[0].sum())}
 
 
 def check_reference(
-    sampler: CudaSampler, network: torch.nn.Module, draws: int, limit: float = MOVED_LIMIT
+    sampler: CudaSampler,
+    network: torch.nn.Module,
+    subject: Subject,
+    draws: int,
+    limit: float = MOVED_LIMIT,
 ) -> Figures:
     """Counts of the reference sampler on the CPU in float32, but for near ties."""
-    truth = TorchSampler({MODEL: network}, {MODEL: CLASSES}, SHAPE, seed=SEED, batch_size=64)
-    votes = []
-    for each in (sampler, truth):
-        load(each)
-        votes.append(each.count(MODEL, segments(draws)))
+    truth = TorchSampler({MODEL: network}, {MODEL: CLASSES}, subject.shape, seed=SEED,
+                         batch_size=64)  # fmt: skip
+    votes = [each.count(MODEL, segments(draws)) for each in (sampler, load(truth, subject))]
     truth.close()
     share = moved(*votes) / float(votes[1].sum())
     require(f"share of votes moved, {sampler.name}", share, limit)
     return {"moved": share, "votes": float(votes[1].sum())}
+
+
+def check_no_worse(
+    sampler: CudaSampler, eager: CudaSampler, truth: CudaSampler, draws: int
+) -> Figures:
+    """Votes as near to those in float32 as eager PyTorch's in the sampler's own precision."""
+    ours, theirs, exact = (s.count(MODEL, segments(draws)) for s in (sampler, eager, truth))
+    total = float(exact.sum())
+    far, usual = moved(ours, exact) / total, moved(theirs, exact) / total
+    require(f"share of votes moved beyond eager's, {sampler.name}", far - usual, WORSE_LIMIT)
+    return {"moved": far, "moved by eager": usual}

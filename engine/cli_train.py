@@ -11,8 +11,8 @@ def train(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="gaussian, consistency, smoothmix, dual, dual-published, insta, variational, or "
-            "that of a bundled model: digits-dual, fashion-dual.",
+            help="gaussian, consistency, smoothmix, dual, dual-published, insta, variational, "
+            "cifar-dual, or that of a bundled model: digits-dual, fashion-dual.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to write; OUT.train keeps the run.")],

@@ -62,13 +62,16 @@ class CudaStream:
     """A stream of one CUDA device; captures share one memory pool.
 
     Graphs that share a pool reuse one another's intermediate memory. That is safe because they all
-    run on this stream, one after another, and leave results only in memory from `zeros`.
+    run on this stream, one after another, and leave results only in memory from `zeros`. PyTorch
+    refuses a capture into a pool whose graphs are all gone, so one graph lives as long as this.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cuda", torch.cuda.current_device())
         self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        word = self.zeros(1, dtype=torch.int32)
+        self._anchor = self._record(word.zero_), word
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Page-locked host memory, zeroed."""
@@ -93,18 +96,25 @@ class CudaStream:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         tensor.record_stream(self._stream)
 
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Callable[[], object]) -> Callable[[], None]:
         """Warm up, then record a CUDA graph."""
         for _ in range(WARM_UPS):
             self.run(work)
+        return partial(self._replay, self._record(work), work)
+
+    def _record(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()  # it knows addresses only, so the replay keeps the work
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        # A capture that fails leaves its stream the current one; the outer context takes it back.
+        with (
+            torch.cuda.stream(self._stream),
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
         ):
             work()
-        return partial(self._replay, graph, work)
+        return graph
 
-    def _replay(self, graph: torch.cuda.CUDAGraph, work: Callable[[], None]) -> None:
+    def _replay(self, graph: torch.cuda.CUDAGraph, work: Callable[[], object]) -> None:
         with torch.cuda.stream(self._stream):
             graph.replay()
 

@@ -103,41 +103,45 @@ class Capturer:
         self, model: str, network: torch.nn.Module, classes: int, backend: str
     ) -> Captured:
         counts = self.stream.zeros(self.segments, classes + 1, dtype=torch.int64)
+        full, *smaller = buckets(self.table.shape[1], any_shape=True)
         if backend == AUTO:
-            backend, built = self._choose(model, network, counts)
+            backend, built, replay = self._choose(model, network, counts)
         else:
             built = self._build(backend, network)
             self._scores(model, built, classes)
-        sizes = buckets(self.table.shape[1], built.any_shape)
-        replays = [(size, self._replay(built, size, counts)) for size in sizes]
+            replay = self._replay(built, full, counts)
+        replays = [(full, replay)]
+        replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
         return Captured(backend, counts, tuple(reversed(replays)))
 
     def _choose(
         self, model: str, network: torch.nn.Module, counts: torch.Tensor
-    ) -> tuple[str, Network]:
-        """The fastest backend that can run the network, row by row, as well as eager PyTorch."""
-        classes = counts.shape[1] - 1
+    ) -> tuple[str, Network, Callable[[], None]]:
+        """The fastest backend that can run the network, row by row, as well as eager PyTorch.
+
+        Returns its name, the network as it runs it, and the graph of a full batch.
+        """
+        classes, batch = counts.shape[1] - 1, self.table.shape[1]
         truth = self._plain_scores(model, self._build("eager", network, torch.float32), classes)
         eager = self._plain_scores(model, self._build("eager", network), classes)
         built: dict[str, Network] = {}
+        passes: dict[str, Callable[[], None]] = {}
         refused: list[str] = []
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
                 scores = self._scores(model, candidate, classes)
+                if agrees(scores, eager, truth):
+                    passes[name] = self._replay(candidate, batch, counts)
+                    built[name] = candidate
+                else:
+                    refused.append(f"{name}: its votes differ from eager PyTorch's")
             except Exception as error:  # libraries fail in many ways; what failed is told below
                 refused.append(f"{name}: {error}")
-                continue
-            if agrees(scores, eager, truth):
-                built[name] = candidate
-            else:
-                refused.append(f"{name}: its votes differ from eager PyTorch's")
         if not built:
             raise SamplerError(f"{model}: no backend can run it; " + "; ".join(refused))
-        batch = self.table.shape[1]
-        passes = {name: self._replay(each, batch, counts) for name, each in built.items()}
         chosen = fastest(passes, self.stream.seconds)
-        return chosen, built[chosen]
+        return chosen, built[chosen], passes[chosen]
 
     def _build(
         self, backend: str, network: torch.nn.Module, dtype: torch.dtype | None = None

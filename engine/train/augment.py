@@ -9,12 +9,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Largest change of each kind; shifts in half image widths, rotation in radians."""
+    """Largest change of each kind; shifts in half image widths, rotation in radians.
+
+    With `flip`, half of the images are mirrored left to right.
+    """
 
     shift: float
     rotation: float
     scale: float
     shear: float
+    flip: bool = False
 
 
 def random_affine(images: Tensor, limits: Affine, generator: Generator) -> Tensor:
@@ -28,5 +32,8 @@ def random_affine(images: Tensor, limits: Affine, generator: Generator) -> Tenso
         torch.stack([scale * angle.cos(), shear - scale * angle.sin(), uniform(limits.shift)], 1),
         torch.stack([scale * angle.sin(), scale * angle.cos(), uniform(limits.shift)], 1),
     ]
-    grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    matrix = torch.stack(rows, 1)
+    if limits.flip:
+        matrix[:, :, 0] *= torch.where(uniform(1.0) < 0, -1.0, 1.0)[:, None]
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)

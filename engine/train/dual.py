@@ -18,7 +18,7 @@ from dualsmooth.engine.train.crew import TUNED, Crew, Expert, Tuning
 from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.radii import Labelling, selected_shares
 from dualsmooth.engine.train.selector import SelectorLoss, train_selector
-from dualsmooth.engine.train.workshop import Sizes, Workshop
+from dualsmooth.engine.train.workshop import SMALL, Sizes, Workshop
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class DualRecipe:
         Round 1, if there is one.
     sizes : Sizes or None
         Of every network; None means by the size of the images.
+    network : str
+        A registered architecture for every network, for example ``cifar_resnet110``.
     half : bool
         Round the finished weights to float16.
     seed : int
@@ -59,6 +61,7 @@ class DualRecipe:
     sizes: Sizes | None = None
     half: bool = False
     seed: int = 0
+    network: str = SMALL
 
     def __post_init__(self) -> None:
         positive("tau", self.tau)

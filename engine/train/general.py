@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from dualsmooth.engine.train.augment import Affine
 from dualsmooth.engine.train.calibrate import Calibration
 from dualsmooth.engine.train.crew import Expert, Tuning
 from dualsmooth.engine.train.dual import DualRecipe
@@ -33,6 +34,17 @@ DUAL_PUBLISHED = replace(
     warm_start=False,
 )
 """Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
+
+CIFAR_DUAL = replace(
+    DUAL,
+    name="cifar-dual",
+    classifying=Schedule(epochs=60, affine=Affine(0.25, 0.0, 0.0, 0.0, flip=True), batch=512),
+    selecting=Schedule(epochs=20, affine=None, batch=256, draws=4, peak_rate=2e-3),
+    labelling=Labelling(votes=64, held_out=1 / 5),
+    network="cifar_resnet110",
+    half=True,
+)
+"""ResNet-110 on CIFAR-10, for a CUDA device."""
 
 FASHION_DUAL = replace(
     DUAL,

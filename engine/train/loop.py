@@ -76,7 +76,7 @@ def fit(
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     steps = max(1, len(images) // schedule.batch)
     optimizer, cycle = _optimizer(module, schedule, schedule.epochs * steps)
-    parts = {"module": module, "optimizer": optimizer, "cycle": cycle}
+    parts: dict[str, object] = {"module": module, "optimizer": optimizer, "cycle": cycle}
     first = _restore(parts, generator, step)
     module.train()
     for epoch in range(first, schedule.epochs):
@@ -86,15 +86,22 @@ def fit(
             clean = images[chosen]
             if schedule.affine is not None:
                 clean = random_affine(clean, schedule.affine, generator)
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            with autocast(images):
                 value = objective(clean, chosen)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             cycle.step()
             total += value.detach()
+        if epoch + 1 == schedule.epochs:
+            del parts["optimizer"], parts["cycle"]
         _keep(parts, generator, step, epoch + 1, float(total) / steps)
     return module.eval()
+
+
+def autocast(images: Tensor) -> torch.autocast:
+    """bfloat16 on CUDA devices, as networks are deployed there; nothing elsewhere."""
+    return torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda)
 
 
 def train_on_noise(
@@ -155,8 +162,8 @@ def _restore(parts: dict[str, object], generator: Generator, step: Step | None) 
     state = step.journal.load(step.name) if step else None
     if state is None:
         return 0
-    for name, part in parts.items():
-        part.load_state_dict(state[name])  # type: ignore[attr-defined]
+    for name in parts.keys() & state.keys():  # a finished network keeps its weights only
+        parts[name].load_state_dict(state[name])  # type: ignore[attr-defined]
     generator.set_state(state["generator"])
     return int(state["epoch"])
 

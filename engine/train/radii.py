@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
-from dualsmooth.engine.train.loop import Step
+from dualsmooth.engine.train.loop import Step, autocast
 from dualsmooth.engine.train.workshop import Workshop
 
 _ROWS = 1024
@@ -87,7 +87,8 @@ def true_class_radii(
             for count in _split(votes):
                 shape = (len(part), count, *part.shape[1:])
                 noise = torch.randn(shape, generator=generator, device=part.device)
-                logits = module((part[:, None] + sigma * noise).flatten(0, 1))
+                with autocast(images):
+                    logits = module((part[:, None] + sigma * noise).flatten(0, 1))
                 winners = functional.one_hot(logits.argmax(1), logits.shape[1])
                 counts = counts + winners.view(len(part), count, -1).sum(1)
             quantiles = torch.special.ndtri((counts + 0.5) / (votes + 1))
@@ -116,7 +117,7 @@ def radii_of(
     state = step.journal.load(step.name)
     if state is not None:
         generator.set_state(state["generator"])
-        kept: Tensor = state["radii"]
+        kept: Tensor = state["radii"].to(images.device)
         return kept
     radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
     step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
@@ -132,7 +133,8 @@ def selected_shares(
         for part in torch.split(images, max(1, _ROWS // votes)):
             copies = part.repeat_interleave(votes, 0)
             noise = torch.randn(copies.shape, generator=generator, device=copies.device)
-            logits = selector(copies + tau * noise)
+            with autocast(images):
+                logits = selector(copies + tau * noise)
             winners = functional.one_hot(logits.argmax(1), logits.shape[1]).float()
             parts.append(winners.view(len(part), votes, -1).mean(1))
     return torch.cat(parts)

@@ -18,14 +18,14 @@ from dualsmooth.engine.models.network import sha256_of
 from dualsmooth.engine.train.card import CARD, model_card
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
 from dualsmooth.engine.train.digits import DIGITS_DUAL
-from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED, FASHION_DUAL
+from dualsmooth.engine.train.general import CIFAR_DUAL, DUAL, DUAL_PUBLISHED, FASHION_DUAL
 from dualsmooth.engine.train.images import training_images
 from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import one_thread
 from dualsmooth.engine.train.options import with_options
 from dualsmooth.engine.train.variational import VARIATIONAL
-from dualsmooth.engine.train.workshop import Workshop
+from dualsmooth.engine.train.workshop import SMALL, Workshop
 
 
 class Recipe(Protocol):
@@ -61,6 +61,7 @@ RECIPES: dict[str, Recipe] = {
         DUAL_PUBLISHED,
         DIGITS_DUAL,
         FASHION_DUAL,
+        CIFAR_DUAL,
         INSTA,
         VARIATIONAL,
     )
@@ -153,9 +154,9 @@ def run(
             bar.set_postfix_str(step)
             bar.update()
 
-        sizes = getattr(recipe, "sizes", None)
+        sizes, network = getattr(recipe, "sizes", None), getattr(recipe, "network", SMALL)
         kept = journal or Journal(None, {})
-        return recipe.make(Workshop(images, recipe.seed, sizes, report, kept, device))
+        return recipe.make(Workshop(images, recipe.seed, sizes, report, kept, device, network))
 
 
 def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:

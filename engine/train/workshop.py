@@ -13,7 +13,7 @@ from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import Step
 
-_ARCHITECTURE = "small_convnet"
+SMALL = "small_convnet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Workshop:
     journal : Journal
     device : str
         ``cpu`` or ``cuda``.
+    network : str
+        A registered architecture that every network has; `sizes` are those of ``small_convnet``.
 
     Raises
     ------
     ArgumentError
-        If an image has no label.
+        If an image has no label, or the architecture is not known or cannot read the images.
     """
 
     data: ImageSet
@@ -58,11 +60,14 @@ class Workshop:
     report: Callable[[str], object] = lambda step: None
     journal: Journal = field(default_factory=lambda: Journal(None, {}))
     device: str = "cpu"
+    network: str = SMALL
 
     def __post_init__(self) -> None:
         if not len(self.data) or self.data.labels.min() < 0:
             raise ArgumentError("data", "must be images, all with labels", self.data.name)
         images = torch.from_numpy(as_unit_float(self.data.images)).permute(0, 3, 1, 2)
+        if self.network != SMALL:
+            _check_reads(self.network, images[:1])
         object.__setattr__(self, "images", images.contiguous().to(self.device))
         object.__setattr__(self, "labels", torch.from_numpy(self.data.labels).to(self.device))
 
@@ -101,12 +106,24 @@ class Workshop:
         self, outputs: int, further_channels: int = 0
     ) -> tuple[str, dict[str, object]]:
         """Name and keyword arguments of the architecture every network has."""
+        if self.network != SMALL:
+            return self.network, {"num_classes": outputs}
         height, width, channels = self.data.shape
         sizes = self.sizes or sizes_for(self.data.shape)
-        return _ARCHITECTURE, {
+        return SMALL, {
             "in_channels": channels + further_channels,
             "num_classes": outputs,
             "image_size": [height, width],
             "widths": list(sizes.widths),
             "hidden": sizes.hidden,
         }
+
+
+def _check_reads(network: str, image: Tensor) -> None:
+    module = create(network, {"num_classes": 2}).eval()
+    try:
+        with torch.no_grad():
+            module(image)
+    except RuntimeError as error:
+        rule = f"must take images of shape {tuple(image.shape[1:])}"
+        raise ArgumentError("network", rule, network, str(error).splitlines()[0]) from error

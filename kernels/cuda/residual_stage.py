@@ -108,9 +108,11 @@ def residual_stage(
     out = torch.empty_like(x)
     import cupy
 
-    views = [cupy.from_dlpack(t.view(torch.int16)) for t in (x, out, packed)]
     stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(x.device).cuda_stream)
     with cupy.cuda.Device(x.device.index), stream:
+        # Shared inside the stream: elsewhere CuPy's own stream would be made to wait for torch's,
+        # which a capture forbids.
+        views = [cupy.from_dlpack(t.view(torch.int16)) for t in (x, out, packed)]
         _kernel(stage, x.device.index)(
             (-(-rows // stage.images),),
             (THREADS,),

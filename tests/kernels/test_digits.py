@@ -15,6 +15,10 @@ from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import ConvLaunch, StemLaunch
 from dualsmooth.kernels.rows import Rows, seed_key
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="CPU tensors: for the interpreter only"
+)
+
 SEED = 2026
 PHASE = 3
 SHAPE = (8, 8, 1)

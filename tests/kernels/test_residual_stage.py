@@ -14,6 +14,7 @@ from dualsmooth.kernels.cuda.residual_stage import (
     build_stage,
     compiler,
     pack_weights,
+    residual_stage,
 )
 
 WARPS, ROWS = 8, 8
@@ -212,3 +213,21 @@ def test_compiles_without_spills(stage: Stage, sm: int) -> None:
     assert machine.stack == machine.local == 0
     assert machine.mma.get("HMMA", 0) >= 9 * (stage.channels // 16)
     assert stage.shared <= (163 if sm == 80 else 227) * 1024
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("stage", STAGES, ids=str)
+def test_on_a_device_and_in_a_graph(stage: Stage) -> None:
+    """Two blocks; rows that leave the last thread block partly empty."""
+    x, weight, bias = problem(stage, 2 * stage.images + 1, 4)
+    inputs = [part.cuda() for part in (x, pack_weights(weight), bias)]
+    error = (residual_stage(*inputs).cpu().float() - expected(x, weight, bias).float()).abs().max()
+    assert error < 0.15
+    first, graph = residual_stage(*inputs), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        captured = residual_stage(*inputs)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, first)

@@ -93,6 +93,7 @@ def fold(net: ResNet, mean: torch.Tensor, std: torch.Tensor) -> FoldedResNet:
     )
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CPU tensors: for the interpreter only")
 def test_cifar_resnet_equals_torch_with_batch_norm() -> None:
     """8 layers on 8x8 images: features within rounding, counts exact on clear margins."""
     net = random_resnet(1)

@@ -21,7 +21,7 @@ from dualsmooth.kernels.thresholds import noise_thresholds, threshold_tables
 
 Normals = NDArray[np.float64]
 SHAPE = (128, 128, 3)  # few large programs: the interpreter is slow per program
-WIDE = NoiseLaunch(blocks=16384, warps=4)
+WIDE = None if torch.cuda.is_available() else NoiseLaunch(blocks=16384, warps=4)
 MOMENTS = ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170))
 
 

@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime import cuda_sampler, graphs, grid_levels
+from dualsmooth.engine.runtime.cuda_networks import _resnet_votes
 from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
 from dualsmooth.engine.runtime.device_stream import CudaStream
 from dualsmooth.engine.runtime.segments import Segment
@@ -231,6 +232,23 @@ def test_auto_takes_the_fastest_backend_that_works(
 
     sampler = make(**resnet_options("auto", stream=Clock()))
     assert sampler.name == f"cuda:{quickest}"
+
+
+def test_auto_leaves_out_a_backend_that_cannot_be_captured(
+    make: Make, fake_stream: type[Any]
+) -> None:
+    """The chosen pass is captured once, for the choice and for the run."""
+
+    class Refuses(fake_stream):  # type: ignore[misc]
+        def capture(self, work: Any) -> Callable[[], None]:
+            if work.func is _resnet_votes:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            replay: Callable[[], None] = super().capture(work)
+            return replay
+
+    stream = Refuses()
+    assert make(**resnet_options("auto", stream=stream)).name == "cuda:eager"
+    assert stream.captures == 1
 
 
 def test_networks_may_have_backends_of_their_own(make: Make) -> None:

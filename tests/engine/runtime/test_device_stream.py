@@ -30,7 +30,12 @@ class Recorder:
             def synchronize(self) -> None:
                 recorder.log.append("synchronize")
 
+        self.graphs: list[weakref.ref[Any]] = []
+
         class Graph:
+            def __init__(self) -> None:
+                recorder.graphs.append(weakref.ref(self))
+
             def replay(self) -> None:
                 recorder.log.append(f"replay in {recorder.entered}")
 
@@ -45,6 +50,10 @@ class Recorder:
                 recorder.log.append("event awaited")
 
         self.Stream, self.CUDAGraph, self.Event = Stream, Graph, Event
+
+    def living(self) -> int:
+        """Graphs that somebody holds."""
+        return sum(graph() is not None for graph in self.graphs)
 
     @contextmanager
     def inside(self, what: str) -> Iterator[None]:
@@ -73,13 +82,26 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def test_work_is_warmed_up_on_the_stream_then_captured_once(recorder: Recorder) -> None:
     stream, ran = CudaStream(torch.device("cpu")), list[tuple[str, ...]]()
+    recorder.log.clear()
     replay = stream.capture(lambda: ran.append(tuple(recorder.entered)))
-    assert ran == [("stream",)] * WARM_UPS + [("capture",)]
+    assert ran == [("stream",)] * WARM_UPS + [("stream", "capture")]
     assert recorder.log == ["wait for the caller", "synchronize"] * WARM_UPS
     recorder.log.clear()
     replay()
     assert recorder.log == ["replay in ['stream']"]
     assert len(ran) == WARM_UPS + 1
+
+
+def test_one_graph_lives_as_long_as_the_pool(recorder: Recorder) -> None:
+    """PyTorch refuses a capture into a pool whose graphs are all gone."""
+    stream = CudaStream(torch.device("cpu"))
+    assert recorder.living() == 1
+    replay = stream.capture(lambda: None)
+    assert recorder.living() == 2
+    del replay
+    assert recorder.living() == 1
+    del stream
+    assert recorder.living() == 0
 
 
 def test_a_replay_keeps_the_weights_its_graph_reads(recorder: Recorder) -> None:
@@ -96,6 +118,7 @@ def test_a_replay_keeps_the_weights_its_graph_reads(recorder: Recorder) -> None:
 
 def test_copies_do_not_wait_and_events_do(recorder: Recorder) -> None:
     stream = CudaStream(torch.device("cpu"))
+    recorder.log.clear()
     target, source = torch.zeros(2), torch.ones(2)
     stream.copy(target, source)
     stream.zero(source)

@@ -32,3 +32,14 @@ def test_a_shift_of_one_pixel() -> None:
     rows = (y.sum((1, 3)) * torch.arange(8)).sum(1)
     assert 2.9 < rows.min() < 3.1
     assert 4.9 < rows.max() < 5.1
+
+
+def test_a_flip_mirrors_about_half_of_the_images() -> None:
+    x = images()[:1].repeat(400, 1, 1, 1)
+    y = random_affine(x, Affine(0, 0, 0, 0, flip=True), torch.Generator().manual_seed(1))
+    kept, mirrored = (
+        [bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(y, other, strict=True)]
+        for other in (x, x.flip(3))
+    )
+    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
+    assert 140 < sum(kept) < 260  # fails by chance for one seed in 10^9

@@ -197,3 +197,23 @@ def test_folder_of_states_is_named_by_path(tmp_path: Path) -> None:
     run(replace(TINY, labelling=Labelling(8)), few_digits(), journal)
     names = {path.name for path in (tmp_path / "run" / STATES).iterdir()}
     assert {"classifier@0.12.pt", "selector.pt", "radii@0.5-fold0-round0.pt"} <= names
+
+
+def colours(count: int = 24, channels: int = 3) -> ImageSet:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+    return ImageSet(images, np.arange(count) % 2, "colours", ("a", "b"))
+
+
+def test_networks_of_another_architecture() -> None:
+    recipe = replace(TINY, labelling=Labelling(4), network="cifar_resnet20", sizes=None)
+    bundle = run(recipe, colours())
+    kinds = {(n.architecture, n.kwargs["num_classes"]) for n in bundle.networks.values()}
+    assert kinds == {("cifar_resnet20", 2), ("cifar_resnet20", len(recipe.sigmas))}
+
+
+def test_a_network_that_cannot_read_the_images_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"^network must take images of shape \(2, 8, 8\)"):
+        Workshop(colours(channels=2), network="cifar_resnet20")
+    with pytest.raises(ArgumentError, match=r"^architecture must be a known name"):
+        Workshop(colours(), network="resnet")

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import load_bundle
 from dualsmooth.engine.train import loop, recipes
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
-from dualsmooth.engine.train.journal import METRICS, RECIPE, STATES
+from dualsmooth.engine.train.journal import METRICS, RECIPE, STATES, Journal
 from dualsmooth.engine.train.options import with_options
 from dualsmooth.engine.train.recipes import RECIPES, train
 
@@ -137,6 +138,22 @@ def test_resuming_from_the_weights_alone_would_give_other_bytes(
     assert first != second
 
 
+def test_a_finished_network_keeps_its_weights_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    save = Journal.save
+
+    def note(journal: Journal, name: str, state: dict[str, Any]) -> None:
+        kept.append(set(state))
+        save(journal, name, state)
+
+    monkeypatch.setattr(Journal, "save", note)
+    quick(tmp_path / "whole", "schedule.epochs=2", "sigmas=[0.25]")
+    always = {"module", "generator", "epoch"}
+    assert kept == [always | {"optimizer", "cycle"}, always]
+
+
 @pytest.mark.slow
 def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """A dual recipe, killed with SIGKILL three times at moments nobody chose."""
@@ -212,6 +229,8 @@ def test_every_recipe_ends_in_a_bundle_of_its_name(name: str, tmp_path: Path) ->
     short = [f"{field}.epochs=1" for field in schedules]
     if hasattr(recipe, "labelling"):
         short.append("labelling.votes=8")
+    if "network" in values:  # digits are grey
+        short.append("network=small_convnet")
     train(name, "digits", tmp_path / "bundle", options=short, max_images=120, progress=False)
     bundle = load_bundle(tmp_path / "bundle")
     assert (recipe.name, bundle.name) == (name, name)

@@ -1,0 +1,185 @@
+"""Ceilings of a device, and cuDNN's rates beside predictions; see `device_pass.py`.
+
+They decide which program of a network can be the fastest: one that reads every activation nine
+times through the L2 cache cannot beat what the cache delivers.
+"""
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dualsmooth.benchmarks.device_items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu_checks import require
+from dualsmooth.benchmarks.gpu_library_checks import fused
+from dualsmooth.engine.runtime.cuda_networks import reproducible
+from dualsmooth.kernels import ops, reference
+from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
+
+PREDICTED = {(16, 32): (414e-6, 125e-6), (32, 16): (219e-6, 62e-6), (64, 8): (122e-6, 31e-6)}
+"""(channels, side) -> seconds of a 3x3 convolution of 8,192 images, computed for an H200: if the
+nine reads of an input are bound by the L2 cache (6.2e12 bytes/s), and if by device memory."""
+
+BATCH, ROUNDS = 8192, 30
+
+
+def seconds_of(call: Callable[[], object], place: Place, rounds: int = ROUNDS) -> float:
+    """Median time of a call on the device, after three untimed ones."""
+    times = list[float]()
+    for round_ in range(rounds + 3):
+        if place.device.type == "cuda":
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            call()
+            stop.record()
+            stop.synchronize()
+            taken = start.elapsed_time(stop) / 1e3
+        else:
+            begin = perf_counter()
+            call()
+            taken = perf_counter() - begin
+        if round_ >= 3:
+            times.append(taken)
+    return statistics.median(times)
+
+
+def copy_rate(turn: Turn) -> dict[str, float]:
+    """Device to device, bytes read plus written per second; large, and larger than any cache."""
+    place = turn.place
+    source = torch.randn(1 << (10 if place.tiny else 30), device=place.device).bfloat16()
+    target = torch.empty_like(source)
+    target.copy_(source)
+    require("values that a copy changes", float((target != source).sum()), 0)
+    taken = seconds_of(lambda: target.copy_(source), place)
+    return {"bytes_per_s": 4 * source.numel() / taken, "seconds": taken}
+
+
+def matrix_rate(turn: Turn) -> dict[str, float]:
+    """bf16 products of random matrices; a few rows are compared with float64 first."""
+    place, n = turn.place, 64 if turn.place.tiny else 8192
+    a, b = (torch.randn(n, n, device=place.device).bfloat16() for _ in range(2))
+    truth = a[:8].double() @ b.double()
+    error = float(((a @ b)[:8].double() - truth).norm() / truth.norm())
+    require("relative error of the product", error, 1e-2)
+    taken = seconds_of(lambda: a @ b, place)
+    return {"flop_per_s": 2 * n**3 / taken, "seconds": taken, "error": error}
+
+
+def cache_rate(turn: Turn) -> dict[str, float]:
+    """Reads of a 16 MB buffer by every multiprocessor at once, past L1."""
+    from dualsmooth.benchmarks.gpu_device_code import read_kernel
+
+    place, block = turn.place, 4096
+    blocks, passes = (2, 1) if place.tiny else (1024, 2)
+    programs = 2 if place.device.type == "cpu" else 8 * _multiprocessors(place)
+    x = torch.randint(-(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32,
+                      device=place.device)  # fmt: skip
+    out = torch.zeros(programs, dtype=torch.int32, device=place.device)
+
+    def read() -> None:
+        read_kernel[(programs,)](x, out, blocks, passes, BLOCK=block, num_warps=8)
+
+    read()
+    truth = (int(x.long().sum()) * passes + (1 << 31)) % (1 << 32) - (1 << 31)
+    require("sums that differ", float((out != truth).sum()), 0)
+    taken = seconds_of(read, place, 10)
+    return {"bytes_per_s": 4.0 * block * blocks * passes * programs / taken, "seconds": taken}
+
+
+def _multiprocessors(place: Place) -> int:
+    return int(torch.cuda.get_device_properties(place.device).multi_processor_count)
+
+
+def launch_gap(turn: Turn) -> dict[str, float]:
+    """Time per tiny kernel, one after the other: launched by the host, and as a graph."""
+    place, count = turn.place, 10 if turn.place.tiny else 2000
+    word = torch.zeros(1, dtype=torch.int32, device=place.device)
+
+    def work() -> None:
+        for _ in range(count):
+            word.add_(1)
+
+    replay = place.stream().capture(work)
+    place.synchronize()
+    before = int(word)
+    replay()
+    place.synchronize()
+    require("launches missing", float(before + count - int(word)), 0)
+    direct = seconds_of(work, place, 10) / count
+
+    def wait() -> None:
+        replay()
+        place.synchronize()
+
+    start = perf_counter()
+    for _ in range(10):
+        wait()
+    return {"launched_s": direct, "in_graph_s": (perf_counter() - start) / 10 / count}
+
+
+def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
+    """A 3x3 convolution in bf16, channels-last: cuDNN plain, with its ReLU and sum, and ours."""
+    place = turn.place
+    batch = 4 if place.tiny else BATCH
+    x = torch.randn(batch, side, side, channels, device=place.device).bfloat16()
+    z = torch.randn_like(x)
+    weight = (torch.randn(3, 3, channels, channels, device=place.device) / 20).bfloat16()
+    kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    bias = torch.randn(channels, device=place.device)
+    image, half, geometry = x.permute(0, 3, 1, 2), bias.bfloat16(), ([1, 1], [1, 1], [1, 1], 1)
+    calls: dict[str, Callable[[], torch.Tensor]] = {
+        "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1),
+    }
+    if turn.passed(f"kernel cudnn {channels}-{channels}"):
+        calls["cudnn relu"] = partial(fused, x, kernel, None, half, geometry)
+        calls["cudnn add relu"] = partial(fused, x, kernel, z, half, geometry)
+    if place.tiny or turn.passed(f"kernel conv {channels}-{channels}"):
+        calls["triton relu"] = partial(ops.conv, x, weight, bias)
+        calls["triton add relu"] = partial(ops.conv, x, weight, bias, residual=z)
+    truth = reference.conv(x[:2], weight, bias, relu=False) - bias
+    flop, least = 18.0 * x.numel() * channels, 4.0 * x.numel()
+    slow, fast = PREDICTED[channels, side]
+    found: dict[str, Any] = {"predicted_s": {"bound by L2": slow, "bound by memory": fast}}
+    for name, call in calls.items():
+        with reproducible():
+            if name == "cudnn":
+                gap = (call()[:2].permute(0, 2, 3, 1).float() - truth).abs().max()
+                require("relative error", float(gap / truth.abs().max()), 2.0**-7)
+            taken = seconds_of(call, place)
+        moved = least + (2.0 * x.numel() if "add" in name else 0.0)
+        found[name] = {
+            "seconds": taken, "flop_per_s": flop / taken, "bytes_per_s": moved / taken,
+            "of the L2 prediction": slow / taken,
+        }  # fmt: skip
+    return found
+
+
+def stage(which: Stage, turn: Turn) -> dict[str, float]:
+    """The on-chip residual stage, eight blocks of two convolutions."""
+    place, c, blocks = turn.place, which.channels, 8
+    x = torch.randn(BATCH, which.size, which.size, c, device=place.device).bfloat16()
+    weight = torch.randn(2 * blocks, 3, 3, c, c, device=place.device) / (6 * c**0.5)
+    packed, bias = pack_weights(weight), torch.randn(2 * blocks, c, device=place.device) / 10
+    taken = seconds_of(partial(residual_stage, x, packed, bias), place)
+    flop = 2 * blocks * 18.0 * x.numel() * c
+    return {"seconds_per_convolution": taken / (2 * blocks), "flop_per_s": flop / taken}
+
+
+def items(place: Place) -> list[Item]:
+    """Ceilings, then convolutions: of each kind only what was checked in this pass."""
+    found = [
+        Item("ceiling: copy", copy_rate),
+        Item("ceiling: matrix", matrix_rate),
+        Item("ceiling: L2 reads", cache_rate),
+        Item("ceiling: launch gap", launch_gap),
+    ]
+    for channels, side in PREDICTED:
+        name = f"convolution {channels} channels, {side} pixels"
+        found.append(Item(name, partial(convolutions, channels, side)))
+    for which in STAGES if place.device.type == "cuda" else ():
+        gate = f"kernel on-chip stage {which.channels}"
+        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (gate,)))
+    return found

@@ -1,0 +1,108 @@
+"""Runs the items of a device pass in a process of their own; started by `device_pass.py`.
+
+A broken device, a crash or a hang ends this process, and the pass goes on in another one. What is
+reached is written line by line, as JSON.
+"""
+
+import gc
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualsmooth.benchmarks.device_items import DONE, FAILED, NOT_RUN, Item, Place, Turn, Unavailable
+from dualsmooth.benchmarks.device_stretches import items_of
+
+BROKEN = 3
+"""Exit code: the device answers no more, and a fresh process may help."""
+
+SHARE = 0.8
+"""Of an item's limit, after which it should stop by itself."""
+
+STUCK = "stuck"
+"""State of an item whose program did not end: whatever it left goes with this process group."""
+
+LONGEST = 300
+"""Characters of a reason; the traceback has the rest."""
+
+Tell = Callable[..., None]
+
+
+def run(items: Sequence[Item], place: Place, known: dict[str, Any], deadline: float,
+        tell: Tell) -> int:  # fmt: skip
+    """Run the items that are not known yet; returns the exit code."""
+    states = {name: entry["state"] for name, entry in known.items()}
+    results = {name: entry.get("result") for name, entry in known.items()}
+    for item in items:
+        if item.name in states:
+            continue
+        why = item.refusal(states, deadline - time.monotonic())
+        if why:
+            states[item.name] = NOT_RUN
+            tell(item.name, NOT_RUN, reason=why)
+            continue
+        states[item.name] = state = _one(item, place, states, results, deadline, tell)
+        if state == STUCK or (state == FAILED and not _answers(place)):
+            return BROKEN
+    return 0
+
+
+def _answers(place: Place) -> bool:
+    try:
+        place.synchronize()
+    except Exception:  # whatever the driver says: this process is of no use any more
+        return False
+    return True
+
+
+def _one(item: Item, place: Place, states: dict[str, str], results: dict[str, Any],
+         deadline: float, tell: Tell) -> str:  # fmt: skip
+    start = time.monotonic()
+    until = min(start + SHARE * item.limit, deadline)
+    tell(item.name, "begin", limit=item.limit)
+    turn = Turn(place, until, lambda r: tell(item.name, "partly", result=r), states, results)
+    try:
+        result = item.work(turn)
+        place.synchronize()
+    except Unavailable as why:
+        tell(item.name, NOT_RUN, reason=str(why))
+        state = NOT_RUN
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:LONGEST]
+        tell(item.name, FAILED, reason=reason, traceback=traceback.format_exc(),
+             seconds=time.monotonic() - start)  # fmt: skip
+        state = STUCK if isinstance(error, TimeoutError) else FAILED
+    else:
+        results[item.name] = result
+        tell(item.name, DONE, result=result, seconds=time.monotonic() - start)
+        state = DONE
+    if "torch._dynamo" in sys.modules:  # it compiles one function for few networks only
+        torch._dynamo.reset()
+    gc.collect()
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return state
+
+
+def main(arguments: list[str]) -> int:
+    """Take the path of a plan, a JSON file; returns the exit code."""
+    plan = json.loads(Path(arguments[0]).read_text())
+    device = torch.device(plan["device"])
+    place = Place(device, plan["tiny"], Path(plan["work"]), plan["options"])
+    with Path(plan["events"]).open("a", encoding="utf-8") as file:
+
+        def tell(name: str, event: str, **details: Any) -> None:
+            line = json.dumps({"item": name, "event": event, **details}, default=str)
+            file.write(line + "\n")
+            file.flush()
+
+        return run(items_of(plan["stretch"], place), place, plan["known"], plan["deadline"], tell)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""What a device pass is made of: items that run one after the other; see `device_pass.py`."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from dualsmooth.benchmarks.gpu_contest import Uncaptured
+from dualsmooth.benchmarks.host_stream import HostStream
+from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream
+
+DONE, FAILED, NOT_RUN = "done", "failed", "not run"
+
+States: TypeAlias = Mapping[str, str]
+"""Item -> done, failed or not run, of items met so far."""
+
+
+class Unavailable(Exception):
+    """An item asks for something that is not here; that is no failure."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where items run.
+
+    Parameters
+    ----------
+    device : torch.device
+    tiny : bool
+        Sizes for a rehearsal.
+    work : Path
+        Folder for files that later items, or a later command, go on with.
+    options : mapping of str to str
+        What the command line said.
+    """
+
+    device: torch.device
+    tiny: bool
+    work: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def stream(self) -> DeviceStream:
+        """A fresh stream."""
+        if self.device.type == "cpu":
+            return HostStream()
+        return CudaStream(self.device)
+
+    def plain_stream(self) -> DeviceStream:
+        """A stream without graphs."""
+        if self.device.type == "cpu":
+            return HostStream()
+        return Uncaptured(self.device)
+
+    def synchronize(self) -> None:
+        """Wait for the device; raises if it is broken."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an item is run with.
+
+    Parameters
+    ----------
+    place : Place
+    until : float
+        When to stop by itself, on the monotonic clock.
+    keep : callable
+        Keeps a result that is not whole yet.
+    states : mapping
+        Of the items before it.
+    """
+
+    place: Place
+    until: float
+    keep: Callable[[Any], None]
+    states: States
+    results: Mapping[str, Any]
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.monotonic()
+
+    def passed(self, *names: str) -> bool:
+        """Whether these items are done."""
+        return all(self.states.get(name) == DONE for name in names)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One step of a pass.
+
+    Parameters
+    ----------
+    name : str
+    work : callable
+        Takes a `Turn` and returns what JSON can hold.
+    needs : tuple of str
+        Items without which it must not run: its correctness gates, most of all.
+    uses : tuple of str
+        Items whose results it reads where they are there.
+    unless : str
+        An item whose result makes this one needless.
+    limit : float
+        Seconds after which it is given up.
+    """
+
+    name: str
+    work: Callable[[Turn], Any]
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    unless: str = ""
+    limit: float = 60.0
+
+    def refusal(self, states: States, left: float) -> str:
+        """Why it cannot run now; empty if it can."""
+        missing = [name for name in self.needs if states.get(name) != DONE]
+        if missing:
+            return f"needs {', '.join(missing)}"
+        if self.unless and states.get(self.unless) == DONE:
+            return f"{self.unless} is done"
+        return "no time left" if left < min(5.0, self.limit) else ""

@@ -1,0 +1,185 @@
+"""Speeds beside other loops, and where the time goes; see `device_pass.py`.
+
+Every network's backends are checked first; the table times those that passed, and peers with the
+same weights. N is 100,000 votes per round where five rounds of it fit into an item's time, else
+fewer, which the figures say.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from dualsmooth.benchmarks import deep_networks as deep
+from dualsmooth.benchmarks import gpu_contest as contest
+from dualsmooth.benchmarks.device_ceilings import copy_rate, matrix_rate
+from dualsmooth.benchmarks.device_checks import check_backend, cifar, machine
+from dualsmooth.benchmarks.device_dual import compare_dual
+from dualsmooth.benchmarks.device_items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu_checks import CheckFailed, require
+from dualsmooth.benchmarks.gpu_peers import Loop, careful
+from dualsmooth.benchmarks.gpu_votes import Subject
+from dualsmooth.benchmarks.gpu_work import COPY_BYTES, MATRIX_FLOP
+
+ROUNDS, FITTING = 15, 5
+SWEEP = (256, 512, 1024, 2048, 4096, 8192, 16384)
+TOP = 20
+"""Kernels of a profile that are listed."""
+
+
+def subjects(place: Place) -> list[Subject]:
+    """ResNet-110, ResNet-50, ResNet-18 and WRN-28-10, or two tiny stand-ins."""
+    if place.tiny:
+        few: dict[str, Any] = {"batch": 32, "checked": 150, "exact": 60}
+        return [
+            cifar(18, place, ("cudnn", "triton")),
+            Subject("tiny ResNet-18", deep.resnet18_cifar, 8, backends=("eager",), **few),
+        ]
+    return [
+        cifar(18, place, ("cudnn", "triton", "eager")),
+        Subject("ResNet-50", deep.resnet50, 224, batch=512, checked=4000, exact=160),
+        Subject("ResNet-18", deep.resnet18_cifar, 32),
+        Subject("WRN-28-10", deep.wrn_28_10, 32, batch=2048, checked=20_000, exact=200),
+    ]
+
+
+def gate(subject: Subject, backend: str) -> str:
+    """Name of the item that checks a backend."""
+    return f"votes {subject.name} {backend}"
+
+
+def passed(subject: Subject, turn: Turn) -> list[str]:
+    """Backends that may be timed.
+
+    Raises
+    ------
+    CheckFailed
+        If there is none.
+    """
+    found = [b for b in subject.backends if turn.passed(gate(subject, b))]
+    if not found:
+        raise CheckFailed(f"no backend of {subject.name} passed its checks")
+    return found
+
+
+def limits(turn: Turn) -> dict[str, Any]:
+    """Ceilings of this device where they were measured, and votes per round."""
+    copied, product = (turn.results.get(f"ceiling: {name}") for name in ("copy", "matrix"))
+    return {
+        "copy": copied["bytes_per_s"] if copied else COPY_BYTES,
+        "matrix": product["flop_per_s"] if product else MATRIX_FLOP,
+        "sizes": (64,) if turn.place.tiny else contest.DRAWS,
+    }
+
+
+def table(subject: Subject, compiled: tuple[str, ...], turn: Turn) -> dict[str, Any]:
+    """Peers and our backends in turns."""
+    place = turn.place
+    network = subject.balanced(16 if place.tiny else 64)
+    makers = contest.peers(subject, network, place.device, compiled)
+    for backend in passed(subject, turn):
+        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
+    return contest.contest(makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(turn))
+
+
+def autotuned(subject: Subject, turn: Turn) -> dict[str, Any]:
+    """Our backends beside a compiler that measures, and freezes weights."""
+    place = turn.place
+    network = subject.balanced(16 if place.tiny else 64)
+    mode = "none" if place.tiny else "autotune"
+    makers: dict[str, Callable[[], Loop]] = {
+        f"torch.compile {mode}": partial(careful, network, subject, place.device, mode=mode)
+    }
+    for backend in passed(subject, turn):
+        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
+    return contest.contest(makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(turn))
+
+
+def _ours(
+    subject: Subject, network: torch.nn.Module, backend: str, place: Place, **options: Any
+) -> Loop:
+    made = subject.sampler(network, backend, stream=place.stream(), **options)
+    return contest.ours(made, len(subject.images))
+
+
+def sweep(subject: Subject, turn: Turn) -> dict[str, Any]:
+    """Seconds per 100,000 votes by batch size."""
+    place, found = turn.place, dict[str, Any]()
+    network = subject.balanced(16 if place.tiny else 64)
+    draws = 64 if place.tiny else 100_000
+    for backend in passed(subject, turn):
+        for batch in (8, 16) if place.tiny else SWEEP:
+            if turn.left() < 0:
+                return found
+            loop = _ours(subject, network, backend, place, batch_size=batch)
+            seconds = []
+            for number in range(4):
+                start = time.perf_counter()
+                counts = loop(number, draws)
+                seconds.append(time.perf_counter() - start)
+                require("votes missing", abs(float(counts.sum()) - draws), 0)
+            found[f"{backend} {batch}"] = statistics.median(seconds[1:]) * 1e5 / draws
+            turn.keep(found)
+    return found
+
+
+def profile(subject: Subject, turn: Turn) -> dict[str, Any]:
+    """Device time by kernel, of every backend, without graphs."""
+    from torch.profiler import ProfilerActivity
+
+    place, found = turn.place, dict[str, Any]()
+    network = subject.balanced(16 if place.tiny else 64)
+    kind = ProfilerActivity.CPU if place.device.type == "cpu" else ProfilerActivity.CUDA
+    for backend in passed(subject, turn):
+        sampler = subject.sampler(network, backend, stream=place.plain_stream())
+        loop, draws = contest.ours(sampler, len(subject.images)), 4 * subject.batch
+        loop(0, draws)
+        with torch.profiler.profile(activities=[kind]) as seen:
+            counts = loop(1, draws)
+            place.synchronize()
+        require("votes missing", abs(float(counts.sum()) - draws), 0)
+        found[backend] = _kernels(seen, place.device.type, draws)
+        turn.keep(found)
+    return found
+
+
+def _kernels(seen: Any, device: str, draws: int) -> dict[str, dict[str, float]]:
+    """Kernel -> milliseconds per 100,000 draws, share of all, and calls."""
+    attribute = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
+    rows = [(float(getattr(e, attribute)), e.key, e.count) for e in seen.key_averages()]
+    total = sum(taken for taken, _, _ in rows)
+    require("time without kernels", float(total == 0), 0)
+    rows.sort(reverse=True)
+    return {
+        key[:90]: {"ms_per_100k": us / 1e3 * 1e5 / draws, "share": us / total, "calls": count}
+        for us, key, count in rows[:TOP]
+    }
+
+
+def items(place: Place) -> list[Item]:
+    """The table of the deepest network first; what may take minutes to compile comes last."""
+    ceilings = [Item("ceiling: copy", copy_rate), Item("ceiling: matrix", matrix_rate)]
+    found, late = [Item("machine", machine), *ceilings], list[Item]()
+    modes = ("none",) if place.tiny else ("compile", "graph")
+    for number, subject in enumerate(subjects(place)):
+        gates = tuple(gate(subject, backend) for backend in subject.backends)
+        for backend, name in zip(subject.backends, gates, strict=True):
+            found.append(Item(name, partial(check_backend, subject, backend), limit=60))
+        uses = (*gates, *(item.name for item in ceilings))
+        name, limit = f"table {subject.name}", 130.0 if number == 0 else 90.0
+        found.append(Item(name, partial(table, subject, modes), uses=uses, limit=limit))
+        plain = partial(table, subject, ("none",))
+        found.append(Item(f"{name}, plain", plain, uses=uses, unless=name, limit=60))
+        split = Item(f"profile {subject.name}", partial(profile, subject), uses=gates, limit=30)
+        if number == 0:
+            batches = partial(sweep, subject)
+            found += [split, Item(f"batches {subject.name}", batches, uses=gates, limit=60)]
+            found.append(Item("dual against fixed", compare_dual, limit=60))
+        else:
+            late.append(split)
+        tuned = partial(autotuned, subject)
+        late.append(Item(f"autotuned {subject.name}", tuned, uses=uses, limit=120))
+    return found + late

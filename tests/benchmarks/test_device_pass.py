@@ -1,0 +1,250 @@
+"""A device pass without a device: order, gates, time, partial failure, and what is written."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dualsmooth.benchmarks import device_child as child
+from dualsmooth.benchmarks import device_pass, device_stretches
+from dualsmooth.benchmarks.device_items import Item, Place, Turn, Unavailable
+from dualsmooth.benchmarks.device_report import Report
+
+CPU = torch.device("cpu")
+
+
+class Broken(Place):
+    """A device that answers no more."""
+
+    def synchronize(self) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def run(
+    items: list[Item],
+    tmp_path: Path,
+    *,
+    known: dict[str, Any] | None = None,
+    seconds: float = 60.0,
+    kind: type[Place] = Place,
+) -> tuple[int, list[list[Any]]]:
+    """Exit code, and (item, event, details) of all events but the beginnings."""
+    told: list[list[Any]] = []
+
+    def tell(name: str, event: str, **details: Any) -> None:
+        told.append([name, event, details])
+
+    place = kind(CPU, True, tmp_path)
+    code = child.run(items, place, known or {}, time.monotonic() + seconds, tell)
+    return code, [entry for entry in told if entry[1] != "begin"]
+
+
+def fails(turn: Turn) -> None:
+    turn.keep({"half": 1})
+    raise ValueError("first line\nsecond line")
+
+
+def absent(turn: Turn) -> None:
+    raise Unavailable("no such tool")
+
+
+def hangs(turn: Turn) -> None:
+    raise TimeoutError("no end in 3 s")
+
+
+def test_a_failure_costs_only_what_needs_it(tmp_path: Path) -> None:
+    items = [
+        Item("check", fails),
+        Item("timed", lambda turn: 1 / 0, needs=("check",)),
+        Item("tool", absent),
+        Item("other", lambda turn: {"speed": 2.0, "saw": turn.passed("check")}),
+        Item("instead", lambda turn: turn.results["other"]["speed"], unless="check"),
+        Item("needless", lambda turn: 1 / 0, unless="other"),
+    ]
+    code, told = run(items, tmp_path)
+    assert code == 0
+    assert [entry[:2] for entry in told] == [
+        ["check", "partly"], ["check", "failed"], ["timed", "not run"], ["tool", "not run"],
+        ["other", "done"], ["instead", "done"], ["needless", "not run"],
+    ]  # fmt: skip
+    assert told[1][2]["reason"] == "ValueError: first line"
+    assert "second line" in told[1][2]["traceback"]
+    assert told[2][2]["reason"] == "needs check"
+    assert told[3][2]["reason"] == "no such tool"
+    assert told[4][2]["result"] == {"speed": 2.0, "saw": False}
+    assert told[5][2]["result"] == 2.0
+
+
+def test_nothing_begins_when_the_time_is_over(tmp_path: Path) -> None:
+    code, told = run([Item("late", lambda turn: 1)], tmp_path, seconds=1.0)
+    assert (code, told) == (0, [["late", "not run", {"reason": "no time left"}]])
+
+
+def test_items_know_when_to_stop(tmp_path: Path) -> None:
+    left = list[float]()
+    run([Item("a", lambda turn: left.append(turn.left()), limit=50.0)], tmp_path)
+    run([Item("a", lambda turn: left.append(turn.left()), limit=5000.0)], tmp_path)
+    assert left == pytest.approx([40.0, 60.0], abs=1.0)
+
+
+def test_what_is_known_is_not_run_again(tmp_path: Path) -> None:
+    known = {"gate": {"state": "failed"}, "figures": {"state": "done", "result": {"x": 3}}}
+    items = [
+        Item("gate", lambda turn: 1 / 0), Item("figures", lambda turn: 1 / 0),
+        Item("gated", lambda turn: 1 / 0, needs=("gate",)),
+        Item("last", lambda turn: turn.results["figures"]["x"], needs=("figures",)),
+    ]  # fmt: skip
+    _, told = run(items, tmp_path, known=known)
+    assert [entry[:2] for entry in told] == [["gated", "not run"], ["last", "done"]]
+    assert told[1][2]["result"] == 3
+
+
+@pytest.mark.parametrize(("work", "kind"), [(fails, Broken), (hangs, Place)])
+def test_a_broken_device_or_a_program_without_end_asks_for_a_new_process(
+    work: Any, kind: type[Place], tmp_path: Path
+) -> None:
+    code, told = run([Item("a", work), Item("b", lambda turn: 1)], tmp_path, kind=kind)
+    assert code == child.BROKEN
+    assert told[-1][:2] == ["a", "failed"]
+
+
+def test_a_device_that_breaks_silently_fails_the_item(tmp_path: Path) -> None:
+    """Work on a device is asynchronous: a result alone proves nothing."""
+    code, told = run([Item("a", lambda turn: 1)], tmp_path, kind=Broken)
+    assert code == child.BROKEN
+    assert told == [["a", "failed", told[0][2]]]
+
+
+PROGRAM = """
+import json, os, sys, time
+plan = json.loads(open(sys.argv[1]).read())
+print("process", sorted(plan["known"]))
+def tell(**event):
+    with open(plan["events"], "a") as file:
+        file.write(json.dumps(event) + "\\n")
+for name in ("good", "crash", "hang", "child", "last"):
+    if name in plan["known"]:
+        continue
+    tell(item=name, event="begin", limit=0.5 if name == "hang" else 60)
+    tell(item=name, event="partly", result={"so far": 1.0})
+    if name == "crash":
+        os._exit(9)
+    if name == "hang":
+        time.sleep(60)
+    if name == "child":
+        tell(item=name, event="failed", reason="ValueError: no", traceback="Traceback ..")
+        continue
+    tell(item=name, event="done", result={"rate": 2.5, "row": {"a": 1.0}}, seconds=0.1)
+"""
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return Report(tmp_path / "out", "device_1", 9.0)
+
+
+def conduct(program: str, report: Report, tmp_path: Path, monkeypatch: Any,
+            seconds: float = 60.0) -> None:  # fmt: skip
+    script = tmp_path / "child.py"
+    script.write_text(program)
+    monkeypatch.setattr(device_pass, "CHILD", (str(script),))
+    monkeypatch.setattr(device_pass, "POLL", 0.02)
+    monkeypatch.setattr(device_pass, "GRACE", 0.2)
+    deadline = time.monotonic() + seconds
+    plan = device_pass.Plan(1, "cpu", True, tmp_path / "work", {}, deadline)
+    device_pass.conduct(plan, report)
+
+
+def test_a_crash_and_a_hang_cost_one_item_each(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conduct(PROGRAM, report, tmp_path, monkeypatch)
+    written = json.loads(report.json.read_text())
+    assert set(written) == {"started", "minutes", "items"}
+    items = written["items"]
+    assert {name: entry["state"] for name, entry in items.items()} == {
+        "good": "done", "crash": "failed", "hang": "failed", "child": "failed", "last": "done",
+    }  # fmt: skip
+    assert items["crash"]["reason"] == "the process ended with code 9"
+    assert items["hang"]["reason"] == "no end in 0 s"
+    assert items["hang"]["result"] == {"so far": 1.0}
+    assert items["good"]["result"]["rate"] == 2.5
+    text = report.table.read_text()
+    assert "rate 2.5" in text
+    assert "FAILED crash: the process ended with code 9" in text
+    assert text.endswith("2 of 5 items done\n")
+    assert report.failures.read_text() == "== child\nTraceback ..\n"
+    assert report.log.read_text().count("process") == 3
+
+
+def test_the_pass_ends_with_its_time(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = time.monotonic()
+    program = PROGRAM.replace("limit=0.5 if", "limit=60 if").replace('"crash"', '"crush"', 1)
+    conduct(program, report, tmp_path, monkeypatch, seconds=1.5)
+    assert time.monotonic() - start < 10
+    assert report.items["hang"]["reason"] == "cut off at the end of the time"
+    assert "child" not in report.items
+
+
+def test_a_process_that_cannot_start_is_told_once(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conduct("import no_such_module", report, tmp_path, monkeypatch)
+    assert report.items["process"]["reason"] == "ended with 1"
+    assert "no_such_module" in report.log.read_text()
+
+
+def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        for stretch in device_stretches.STRETCHES:
+            place = Place(torch.device(device), device == "cpu", tmp_path)
+            met = set[str]()
+            for item in device_stretches.items_of(stretch, place):
+                assert {*item.needs, *item.uses} <= met, item.name
+                assert not item.unless or item.unless in met, item.name
+                assert item.name not in met
+                met.add(item.name)
+
+
+def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
+    items = device_stretches.items_of(1, Place(torch.device("cuda"), False, tmp_path))
+    needed = {item.name: item.needs for item in items}
+    checks = {name for name in needed if name.startswith("kernel ") and name != "kernel times"}
+    library = {name for name in checks if "cudnn" in name or "on-chip" in name}
+    assert set(needed["kernel times"]) == checks - library
+    assert needed["on-chip 16 channels"] == ("kernel on-chip stage 16",)
+
+
+def test_only_some_items_and_what_they_use(tmp_path: Path) -> None:
+    options = {"only": "table ResNet-18"}
+    place = Place(torch.device("cuda"), False, tmp_path, options)
+    names = [item.name for item in device_stretches.items_of(2, place)]
+    assert "table ResNet-18" in names
+    assert {"votes ResNet-18 cudnn", "ceiling: copy"} < set(names)
+    assert not any("110" in name for name in names)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_device_the_script_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert device_pass.main(["2"]) == 0
+    assert capsys.readouterr().out == "no CUDA device: nothing checked, nothing timed\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's interpreter")
+@pytest.mark.parametrize("stretch", device_stretches.STRETCHES)
+def test_rehearsal(stretch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but what needs cuDNN, which fails as a backend without a device must."""
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    pytest.importorskip("triton")
+    device_pass.main([str(stretch), "--rehearse", "--work", str(tmp_path / "work")])
+    items = json.loads((tmp_path / f"out/device_{stretch}.json").read_text())["items"]
+    failed = {name for name, entry in items.items() if entry["state"] == "failed"}
+    assert all(name.endswith(" cudnn") for name in failed)
+    assert sum(entry["state"] == "done" for entry in items.values()) >= 6
