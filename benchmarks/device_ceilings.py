@@ -1,4 +1,4 @@
-"""Ceilings of a device, and cuDNN's rates beside predictions; see `device_pass.py`.
+"""Ceilings of a device, and cuDNN's rates beside predictions; see `gpu.py`.
 
 They decide which program of a network can be the fastest: one that reads every activation nine
 times through the L2 cache cannot beat what the cache delivers.

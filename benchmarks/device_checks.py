@@ -1,4 +1,4 @@
-"""Correctness on a device: kernels, samplers, tests and sanitizers; see `device_pass.py`."""
+"""Correctness on a device: kernels, samplers, tests and sanitizers; see `gpu.py`."""
 
 import glob
 import os

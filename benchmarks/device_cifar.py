@@ -1,4 +1,4 @@
-"""CIFAR-10 on a device: train experts and a selector, then certify; see `device_pass.py`.
+"""CIFAR-10 on a device: train experts and a selector, then certify; see `gpu.py`.
 
 ``--data DIR`` is a folder with ``train*.npz`` and ``test*.npz`` (`cifar_data.py`). The folder
 ``--work`` keeps the state of every network after every epoch, and the finished bundle

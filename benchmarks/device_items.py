@@ -1,4 +1,4 @@
-"""What a device pass is made of: items that run one after the other; see `device_pass.py`."""
+"""What a device pass is made of: items that run one after the other; see `gpu.py`."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What a device pass has found so far, as files; see `device_pass.py`."""
+"""What a device pass has found so far, as files; see `gpu.py`."""
 
 import json
 import sys

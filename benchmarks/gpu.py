@@ -1,14 +1,14 @@
 """Everything there is to do on a GPU, in three commands of ten minutes at most.
 
-    python benchmarks/device_pass.py 1            # correctness, then the ceilings of this device
-    python benchmarks/device_pass.py 2            # speeds beside other loops, and where time goes
-    python benchmarks/device_pass.py 3 --data DIR # CIFAR-10: train a dual model, then certify
+    python benchmarks/gpu.py 1            # correctness, then the ceilings of this device
+    python benchmarks/gpu.py 2            # speeds beside other loops, and where time goes
+    python benchmarks/gpu.py 3 --data DIR # CIFAR-10: train a dual model, then certify
 
-``--minutes 9`` is the time each takes at most; no new item begins after it. Figures go to
-``device_N.json`` and ``device_N.txt`` in $OUT or benchmarks/results/ whenever an item ends, the
-tracebacks of what failed to ``device_N_failures.txt``, what was printed to ``device_N.log``.
-Nothing is timed before its checks have passed in the same command. Items run in a process of their
-own: one that fails, hangs or breaks the device costs the others nothing.
+Without a number it is 2. ``--minutes 9`` is the time each takes at most; no new item begins after
+it. Figures go to ``device_N.json`` and ``device_N.txt`` in $OUT or benchmarks/results/ whenever an
+item ends, the tracebacks of what failed to ``device_N_failures.txt``, what was printed to
+``device_N.log``. Nothing is timed before its checks have passed in the same command. Items run in a
+process of their own: one that fails, hangs or breaks the device costs the others nothing.
 
 ``--only TEXT`` runs items whose name holds the text, and what they need. ``--rehearse`` runs
 everything on the processor at tiny sizes. Stretch 3 also takes ``--work DIR``, a folder to go on
@@ -126,7 +126,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("stretch", type=int, choices=(1, 2, 3))
+    parser.add_argument("stretch", type=int, nargs="?", default=2, choices=(1, 2, 3))
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", default="")
     parser.add_argument("--rehearse", action="store_true")

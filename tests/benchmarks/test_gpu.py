@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dualsmooth.benchmarks import device_child as child
-from dualsmooth.benchmarks import device_pass, device_stretches
+from dualsmooth.benchmarks import device_stretches, gpu
 from dualsmooth.benchmarks.device_items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.device_report import Report
 
@@ -151,12 +151,12 @@ def conduct(program: str, report: Report, tmp_path: Path, monkeypatch: Any,
             seconds: float = 60.0) -> None:  # fmt: skip
     script = tmp_path / "child.py"
     script.write_text(program)
-    monkeypatch.setattr(device_pass, "CHILD", (str(script),))
-    monkeypatch.setattr(device_pass, "POLL", 0.02)
-    monkeypatch.setattr(device_pass, "GRACE", 0.2)
+    monkeypatch.setattr(gpu, "CHILD", (str(script),))
+    monkeypatch.setattr(gpu, "POLL", 0.02)
+    monkeypatch.setattr(gpu, "GRACE", 0.2)
     deadline = time.monotonic() + seconds
-    plan = device_pass.Plan(1, "cpu", True, tmp_path / "work", {}, deadline)
-    device_pass.conduct(plan, report)
+    plan = gpu.Plan(1, "cpu", True, tmp_path / "work", {}, deadline)
+    gpu.conduct(plan, report)
 
 
 def test_a_crash_and_a_hang_cost_one_item_each(
@@ -232,7 +232,7 @@ def test_only_some_items_and_what_they_use(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_device_the_script_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert device_pass.main(["2"]) == 0
+    assert gpu.main(["2"]) == 0
     assert capsys.readouterr().out == "no CUDA device: nothing checked, nothing timed\n"
 
 
@@ -243,7 +243,7 @@ def test_rehearsal(stretch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Everything but what needs cuDNN, which fails as a backend without a device must."""
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     pytest.importorskip("triton")
-    device_pass.main([str(stretch), "--rehearse", "--work", str(tmp_path / "work")])
+    gpu.main([str(stretch), "--rehearse", "--work", str(tmp_path / "work")])
     items = json.loads((tmp_path / f"out/device_{stretch}.json").read_text())["items"]
     failed = {name for name, entry in items.items() if entry["state"] == "failed"}
     assert all(name.endswith(" cudnn") for name in failed)
