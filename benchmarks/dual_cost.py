@@ -1,17 +1,18 @@
 """What dual smoothing costs beside a fixed sigma: ``dualsmooth bench dual``.
 
-Both certify the same digits with the bundled model, whose classifiers and selector have one
-architecture: dual(median, interval) against fixed 0.25, the level that dual picks for nearly every
-digit, so that classifier and radii are the same (the JSON has both). Both get the same budget:
+Both certify the same images with one model, whose classifiers and selector have one architecture:
+dual(median, interval) against the level that dual picks for most of a few images, so that for
+nearly all images classifier and radii are the same (the JSON has both). Both get the same budget:
 
 * ``precise``: as few votes as keep the radius within 5 % of that of n votes per stage. This is the
   comparison at the same tolerance of final radii; the radii of n votes are drawn too, to check it.
-* ``decide``: is the radius above 0.25?
+* ``decide``: is the radius above that level's sigma?
 * ``fixed``: n votes per stage, so dual needs at least twice the votes.
 
 Contestants are interleaved: in each round all of them certify the same images, others in the next.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -21,26 +22,28 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.benchmarks.rounds import about_machine, interleave, ratio
-from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, load_bundle
+from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, certify, load_bundle
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data import load_images
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runlog import write_json
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
-SIGMA, TOLERANCE, RADII = 0.25, 0.05, (0.25,)
+TOLERANCE, FIRST = 0.05, 16
 LONG_ROUNDS = 3
 """Timed rounds, of a quarter of the images, of the fixed budget, which costs most."""
 
 Found = dict[str, list[Certificate]]
 
 
-def budgets(n: int) -> dict[str, Budget]:
+def budgets(n: int, radius: float) -> dict[str, Budget]:
     """Budgets that dual and fixed smoothing share."""
     return {
         "precise": Budget.precise(TOLERANCE, n=n),
-        "decide": Budget.decide(RADII, n=n),
+        "decide": Budget.decide((radius,), n=n),
         "fixed": Budget.fixed(n=n),
     }
 
@@ -48,9 +51,9 @@ def budgets(n: int) -> dict[str, Budget]:
 class Contestant:
     """One method under one budget; every call certifies the next images of the data."""
 
-    def __init__(self, session: Session, images: int) -> None:
+    def __init__(self, session: Session, images: int, data: str = "digits") -> None:
         self._session, self._images = session, images
-        self._pixels = load_images("digits").images
+        self._pixels = load_images(data).images
         self.found: list[Certificate] = []
 
     def __call__(self) -> None:
@@ -62,11 +65,26 @@ class Contestant:
         self.found += sorted(found, key=lambda c: c.image_id)
 
 
-def methods() -> Iterator[tuple[str, GlobalMethod]]:
-    """Dual, and fixed at the level it picks most."""
-    bundle = load_bundle("digits-dual")
+def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, GlobalMethod]]:
+    """Dual, and fixed at one level."""
     yield "dual", DualSmoothing(bundle)
-    yield "fixed", FixedSmoothing(bundle, SIGMA)
+    yield "fixed", FixedSmoothing(bundle, sigma)
+
+
+def most_picked(bundle: Bundle, data: str) -> float:
+    """The level that dual picks for most of the first images that it certifies.
+
+    Raises
+    ------
+    ArgumentError
+        If it certifies none of them.
+    """
+    images = load_images(data).images[:FIRST]
+    picked = [c.sigma for c in certify(DualSmoothing(bundle), images, budget=Budget.fixed(n=500))]
+    counts = Counter(sigma for sigma in picked if sigma is not None)
+    if not counts:
+        raise ArgumentError("data", f"must have an image among {FIRST} that is certified", data)
+    return counts.most_common(1)[0][0]
 
 
 def check(contestants: dict[str, Contestant]) -> None:
@@ -83,7 +101,7 @@ def check(contestants: dict[str, Contestant]) -> None:
             assert certificate.radius <= max((b.radius for b in certificate.bounds), default=0.0)
 
 
-def compared(found: Found, seconds: dict[str, list[float]]) -> dict[str, Any]:
+def compared(found: Found, seconds: dict[str, list[float]], sigma: float) -> dict[str, Any]:
     """Ratios of dual to fixed under one budget, and what both drew and certified."""
     votes, radii = (
         {name: float(np.mean([getattr(c, key) for c in each])) for name, each in found.items()}
@@ -95,7 +113,7 @@ def compared(found: Found, seconds: dict[str, list[float]]) -> dict[str, Any]:
         "votes per image": votes,
         "mean radius": radii,
         "share of images at fixed's level": float(
-            np.mean([c.sigma == SIGMA for c in found["dual"]])
+            np.mean([c.sigma == sigma for c in found["dual"]])
         ),
     }
 
@@ -111,21 +129,23 @@ def radii_kept(certificates: dict[str, Found]) -> dict[str, float]:
     return kept
 
 
-def run(rounds: int, images: int, n: int, out: Path) -> None:
+def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> None:
     """Measure, print and write ``dual_cost.json``; ``images`` are certified in each round."""
+    bundle = load_bundle(model)
+    sigma = most_picked(bundle, data)
     report: dict[str, Any] = {
-        "machine": about_machine(), "n": n, "tolerance": TOLERANCE, "radii": RADII,
-        "images per round": images, "rounds": rounds,
+        "machine": about_machine(), "model": bundle.name, "sigma": sigma, "n": n,
+        "tolerance": TOLERANCE, "images per round": images, "rounds": rounds,
     }  # fmt: skip
     certificates: dict[str, Found] = {}
     with ExitStack() as stack:
-        for kind, budget in budgets(n).items():
+        for kind, budget in budgets(n, sigma).items():
             sessions = {
                 name: stack.enter_context(Session(method, Settings(budget)))
-                for name, method in methods()
+                for name, method in methods(bundle, sigma)
             }
             some = images if kind != "fixed" else max(1, images // 4)
-            found = {name: Contestant(session, some) for name, session in sessions.items()}
+            found = {name: Contestant(session, some, data) for name, session in sessions.items()}
             for contestant in found.values():
                 contestant()
             check(found)
@@ -133,7 +153,7 @@ def run(rounds: int, images: int, n: int, out: Path) -> None:
             times = interleave(calls, rounds if kind != "fixed" else min(rounds, LONG_ROUNDS))
             check(found)
             certificates[kind] = {name: each.found for name, each in found.items()}
-            report[kind] = compared(certificates[kind], times)
+            report[kind] = compared(certificates[kind], times, sigma)
             _print(kind, report[kind])
     report["share of the radii of n votes that precise keeps"] = kept = radii_kept(certificates)
     print("precise keeps", kept, "of the mean radius of n votes")

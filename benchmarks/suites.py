@@ -6,7 +6,7 @@ from dualsmooth.benchmarks import cpu, dual_cost, occupancy, scaling
 from dualsmooth.engine.checks import one_of, positive_integer
 
 ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6}
-IMAGES, N = 32, 10_000
+IMAGES, N = 64, 10_000
 
 
 def run_suite(
@@ -16,6 +16,8 @@ def run_suite(
     *,
     networks: str | None = None,
     threads: int | None = None,
+    bundle: str = "digits-dual",
+    data: str = "digits",
 ) -> None:
     """Run one suite and write its JSON into a folder.
 
@@ -29,7 +31,7 @@ def run_suite(
     if suite == "cpu":
         cpu.run(times, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
     elif suite == "dual":
-        dual_cost.run(times, IMAGES, N, out)
+        dual_cost.run(times, IMAGES, N, out, bundle, data)
     elif suite == "occupancy":
         occupancy.run(out)
     else:

@@ -71,7 +71,7 @@ def test_occupancy_counts_what_certificates_list() -> None:
 
 def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> None:
     found: dict[str, dict[str, dual_cost.Contestant]] = {}
-    for kind, budget in dual_cost.budgets(4000).items():
+    for kind, budget in dual_cost.budgets(4000, 0.25).items():
         if kind == "decide":
             continue
         with Session(DualSmoothing(load_bundle("digits-dual")), Settings(budget)) as session:
@@ -83,7 +83,7 @@ def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> N
     assert [c.image_id for c in certificates["fixed"]["dual"]] == list(range(6))
     assert 0.0 < dual_cost.radii_kept(certificates)["dual"] <= 1.0
     both = {"dual": found["precise"]["dual"].found, "fixed": found["fixed"]["dual"].found}
-    figures = dual_cost.compared(both, {"dual": [2.0, 3.0], "fixed": [1.0, 1.0]})
+    figures = dual_cost.compared(both, {"dual": [2.0, 3.0], "fixed": [1.0, 1.0]}, 0.25)
     assert figures["time ratio"]["median"] == 2.5
     assert figures["votes ratio"] < 1.0
 
