@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +212,19 @@ def test_a_broken_page_would_be_noticed(browser: Browser, written: Path, tmp_pat
     broken.write_text(text.replace("draw();\n})();", "nothing();\n})();").replace(
         "</main>", '<img src="http://127.0.0.1:9/x.png"></main>'), encoding="utf-8")  # fmt: skip
     browser.open(broken, 1280, "light")
-    deadline = time.monotonic() + 10
-    seen: list[str] = []
-    while not any("127.0.0.1" in url for url in seen) and time.monotonic() < deadline:
-        seen += browser.requests()
-    assert any("127.0.0.1" in url for url in seen)
-    assert any("nothing" in entry["message"] for entry in browser.driver.get_log("browser"))
+
+    def messages() -> list[str]:
+        return [entry["message"] for entry in browser.driver.get_log("browser")]
+
+    assert appears("127.0.0.1", browser.requests)
+    assert appears("nothing", messages)
+
+
+def appears(text: str, read: Callable[[], list[str]]) -> bool:
+    """Whether a text is in what the browser tells within thirty seconds; it may tell late."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if any(text in line for line in read()):
+            return True
+        time.sleep(0.05)
+    return False
