@@ -94,9 +94,7 @@ def replace(
             constants.append(attribute)
         arguments = (*inputs, constants[0], *middle, constants[1], *options)
         fused = traced.graph.call_function(call, arguments)
-    fused.meta = dict(last.meta)
-    last.replace_all_uses_with(fused)
-    traced.graph.erase_node(last)
+    _take_place(traced, fused, last)
 
 
 def replace_by_module(
@@ -111,6 +109,10 @@ def replace_by_module(
     traced.add_submodule(name, module)
     with traced.graph.inserting_before(last):
         fused = traced.graph.call_module(name, inputs)
+    _take_place(traced, fused, last)
+
+
+def _take_place(traced: fx.GraphModule, fused: fx.Node, last: fx.Node) -> None:
     fused.meta = dict(last.meta)
     last.replace_all_uses_with(fused)
     traced.graph.erase_node(last)

@@ -77,12 +77,10 @@ class WinogradConv(torch.nn.Module):
         self.register_buffer("bias", zeros if bias is None else bias.detach().clone())
 
     def forward(self, x: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
-        """`WinogradChain` of this convolution alone; ``shortcut`` is added before the ReLU."""
+        """As a `WinogradChain` of this convolution alone; ``shortcut`` is added before the ReLU."""
         if shortcut is None:
-            result: torch.Tensor = WinogradChain([self], [(0, None)], inputs=1)(x)
-        else:
-            result = WinogradChain([self], [(0, 1)], inputs=2)(x, shortcut)
-        return result
+            return _run((self,), ((0, None),), (), (x,))
+        return _run((self,), ((0, 1),), (), (x, shortcut))
 
 
 class WinogradChain(torch.nn.Module):
@@ -108,7 +106,7 @@ class WinogradChain(torch.nn.Module):
         super().__init__()
         self.layers = cast(Sequence[WinogradConv], torch.nn.ModuleList(layers))
         self.wiring = tuple(wiring)
-        self.slots = _slots(self.wiring, inputs)
+        self.slots = tuple(_slots(self.wiring, inputs)[:-1])
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the last layer, (rows, outputs, height, width) in channels-last memory.
@@ -126,51 +124,7 @@ class WinogradChain(torch.nn.Module):
         KernelArgumentError
             If an input has the wrong type or shape, or the loops were not built.
         """
-        shapes = self._shapes(inputs)
-        maps = [x.permute(0, 2, 3, 1).contiguous() for x in inputs]
-        rows, result = len(maps[0]), maps[0].new_empty(len(maps[0]), *shapes[-1])
-        group = _group(shapes)
-        slots = torch.empty(max(self.slots) + 1, group * max(map(math.prod, shapes)))
-        places = [_Place(x.data_ptr(), math.prod(x.shape[1:])) for x in maps]
-        places += [_Place(slots[slot].data_ptr(), 0) for slot in self.slots[:-1]]
-        places.append(_Place(result.data_ptr(), math.prod(shapes[-1])))
-        links = (_Link * len(self.wiring))()
-        for number, (read, added) in enumerate(self.wiring):
-            layer, written = self.layers[number], number + len(inputs)
-            shortcut = _Place(None, 0) if added is None else places[added]
-            links[number] = _Link(
-                _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu),
-                layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address,
-                shortcut.address, places[written].address, places[read].step, shortcut.step,
-                places[written].step,
-            )  # fmt: skip
-        scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
-        required("winograd_conv", _library()).dualsmooth_winograd_chain(
-            links, len(links), rows, group, BLOCK, scratch.data_ptr()
-        )
-        return result.permute(0, 3, 1, 2)
-
-    def _shapes(self, inputs: Sequence[torch.Tensor]) -> list[tuple[int, int, int]]:
-        """(height, width, channels) of every input and result; raises where they do not fit."""
-        shapes = []
-        for x in inputs:
-            if x.ndim != 4 or x.dtype != torch.float32 or len(x) != len(inputs[0]):
-                raise KernelArgumentError(
-                    "x", "must be float32 (rows, channels, height, width)",
-                    f"{x.dtype} {tuple(x.shape)}",
-                )  # fmt: skip
-            shapes.append((x.shape[2], x.shape[3], x.shape[1]))
-        for layer, (read, added) in zip(self.layers, self.wiring, strict=True):
-            height, width, channels = shapes[read]
-            above, left = layer.padding
-            shape = (height + 2 * above - 2, width + 2 * left - 2, layer.outputs)
-            if channels != layer.channels or min(shape) < 1:
-                rule = f"must have {layer.channels} channels and be as large as the kernel"
-                raise KernelArgumentError("x", rule, (channels, height, width))
-            if added is not None and shapes[added] != shape:
-                raise KernelArgumentError("shortcut", f"must be {shape}", shapes[added])
-            shapes.append(shape)
-        return shapes
+        return _run(self.layers, self.wiring, self.slots, inputs)
 
 
 @dataclass(frozen=True)
@@ -196,6 +150,65 @@ class _Link(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("weights", "bias", "in", "shortcut", "out")),
         *((name, ctypes.c_int64) for name in ("in_step", "shortcut_step", "out_step")),
     ]
+
+
+def _run(
+    layers: Sequence[WinogradConv],
+    wiring: Sequence[tuple[int, int | None]],
+    slots: Sequence[int],
+    inputs: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """Convolve; every result but the last is kept in its slot, for one group of rows."""
+    shapes = _shapes(layers, wiring, inputs)
+    maps = [x.permute(0, 2, 3, 1).contiguous() for x in inputs]
+    rows, result = len(maps[0]), maps[0].new_empty(len(maps[0]), *shapes[-1])
+    group = _group(shapes)
+    kept = torch.empty(max(slots, default=-1) + 1, group * max(map(math.prod, shapes)))
+    places = [_Place(x.data_ptr(), math.prod(x.shape[1:])) for x in maps]
+    places += [_Place(kept[slot].data_ptr(), 0) for slot in slots]
+    places.append(_Place(result.data_ptr(), math.prod(shapes[-1])))
+    links = (_Link * len(wiring))()
+    for number, (read, added) in enumerate(wiring):
+        layer, written = layers[number], number + len(inputs)
+        shortcut = _Place(None, 0) if added is None else places[added]
+        links[number] = _Link(
+            _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu),
+            layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address,
+            shortcut.address, places[written].address, places[read].step, shortcut.step,
+            places[written].step,
+        )  # fmt: skip
+    scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
+    required("winograd_conv", _library()).dualsmooth_winograd_chain(
+        links, len(links), rows, group, BLOCK, scratch.data_ptr()
+    )
+    return result.permute(0, 3, 1, 2)
+
+
+def _shapes(
+    layers: Sequence[WinogradConv],
+    wiring: Sequence[tuple[int, int | None]],
+    inputs: Sequence[torch.Tensor],
+) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of every input and result; raises where they do not fit."""
+    shapes = []
+    for x in inputs:
+        if x.ndim != 4 or x.dtype != torch.float32 or len(x) != len(inputs[0]):
+            raise KernelArgumentError(
+                "x", "must be float32 (rows, channels, height, width)",
+                f"{x.dtype} {tuple(x.shape)}",
+            )  # fmt: skip
+        shapes.append((x.shape[2], x.shape[3], x.shape[1]))
+    for layer, (read, added) in zip(layers, wiring, strict=True):
+        height, width, channels = shapes[read]
+        above, left = layer.padding
+        shape = (height + 2 * above - 2, width + 2 * left - 2, layer.outputs)
+        if channels != layer.channels or min(shape) < 1:
+            rule = f"must have {layer.channels} channels and be as large as the kernel"
+            raise KernelArgumentError("x", rule, (channels, height, width))
+        if added is not None and shapes[added] != shape:
+            raise KernelArgumentError("shortcut", f"must be {shape}", shapes[added])
+        shapes.append(shape)
+    return shapes
 
 
 def _tiles(out_height: int, out_width: int) -> int:

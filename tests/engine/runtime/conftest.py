@@ -1,12 +1,18 @@
 """A device stream without a device: nothing runs before somebody waits for it."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from dualsmooth.engine.runtime.segments import Segment
 
 
 class FakeStream:
@@ -72,3 +78,26 @@ class FakeEvent:
 def fake_stream() -> type[FakeStream]:
     """The class; a sampler takes an instance."""
     return FakeStream
+
+
+Count = Callable[[Sequence[Segment]], NDArray[np.int64]]
+
+
+def _votes_stay(base: NDArray[np.int64], count: Count, segments: Sequence[Segment]) -> None:
+    """Votes are the same in another order, alone, and of one segment in two parts."""
+    assert_array_equal(base.sum(axis=1), [s.count for s in segments])
+    assert_array_equal(count(segments[::-1])[::-1], base)
+    for row, part in zip(base, segments, strict=True):
+        assert_array_equal(count([part])[0], row)
+    number = max(range(len(segments)), key=lambda i: segments[i].count)
+    whole, other = segments[number], segments[number - 1]
+    first = whole.count // 2 + 2
+    rest = replace(whole, first=whole.first + first, count=whole.count - first)
+    found = count([replace(whole, count=first), other, rest])
+    assert_array_equal(found[0] + found[2], base[number])
+
+
+@pytest.fixture
+def votes_stay() -> Callable[[NDArray[np.int64], Count, Sequence[Segment]], None]:
+    """Asserts that votes depend neither on batch mates nor on order."""
+    return _votes_stay

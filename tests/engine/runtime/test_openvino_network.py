@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
@@ -127,22 +127,14 @@ def test_bfloat16_moves_few_votes() -> None:
 @pytest.mark.parametrize(
     ("name", "precision"), [("small", "fp32"), ("small", "bf16"), ("consensus", "fp32")]
 )
-def test_votes_do_not_depend_on_batch_mates_order_or_threads(name: str, precision: str) -> None:
+def test_votes_do_not_depend_on_batch_mates_order_or_threads(
+    name: str, precision: str, votes_stay: Callable[..., None]
+) -> None:
     network = NETWORKS[name]()
     base = sampler(network, precision=precision).count("m", SEGMENTS)
-    assert_array_equal(base.sum(axis=1), [s.count for s in SEGMENTS])
     for threads in (1, 3):
         other = sampler(network, threads=threads, precision=precision)
-        assert_array_equal(other.count("m", SEGMENTS[::-1])[::-1], base)
-        for row, part in zip(base, SEGMENTS, strict=True):
-            assert_array_equal(other.count("m", [part])[0], row)
-        halves = [
-            segment(2, 1.0, 7, 40, stream=18),
-            segment(1, 0.1, 5, 1),
-            segment(2, 1.0, 47, 37, stream=18),
-        ]
-        found = other.count("m", halves)
-        assert_array_equal(found[0] + found[2], base[2])
+        votes_stay(base, partial(other.count, "m"), SEGMENTS)
         other.close()
 
 
