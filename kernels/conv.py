@@ -1,71 +1,131 @@
-"""Device code: 3x3 and 1x1 convolution + bias (+ residual or 1x1 shortcut) + ReLU, channels-last.
+"""Wrapper of the convolution kernel."""
 
-An implicit GEMM with the taps unrolled, so that on Triton 3.6 too they are plain loads through L1.
-At most 4 warps: the flattened form with 8 warps is miscompiled (triton-lang/triton#1254).
-"""
+import torch
 
-import triton
-import triton.language as tl
+from dualsmooth.kernels import reference
+from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.launch import ConvLaunch
 
 
-@triton.jit
-def conv_kernel(
-    x,  # [rows, HEIGHT, WIDTH, CIN]
-    weight,  # [KERNEL, KERNEL, CIN, COUT]
-    bias,  # fp32 [COUT]
-    residual,  # [rows, OUT_HEIGHT, OUT_WIDTH, COUT] if RESIDUAL
-    source,  # [rows, OUT_HEIGHT * SOURCE_STRIDE, OUT_WIDTH * SOURCE_STRIDE, SOURCE] if SOURCE
-    projection,  # [SOURCE, COUT] if SOURCE
-    out,  # [rows, OUT_HEIGHT, OUT_WIDTH, COUT]
-    pixels,  # rows * OUT_HEIGHT * OUT_WIDTH < 2^31
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CIN: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    SOURCE: tl.constexpr,  # channels of the shortcut input, 0 for none
-    SOURCE_STRIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """out = relu(conv(x) + bias + residual), float32 sums in a fixed order."""
-    PAD: tl.constexpr = KERNEL // 2
-    OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
-    OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    live = pixel < pixels
-    row = (pixel // (OUT_HEIGHT * OUT_WIDTH)).to(tl.int64)
-    oy = pixel // OUT_WIDTH % OUT_HEIGHT
-    ox = pixel % OUT_WIDTH
-    cin = tl.arange(0, CIN)
-    cout = tl.arange(0, COUT)
-    base = (row * HEIGHT + oy * STRIDE - PAD) * WIDTH + ox * STRIDE - PAD
-    acc = tl.zeros([PIXELS, COUT], tl.float32)
-    for ky in tl.static_range(KERNEL):
-        for kx in tl.static_range(KERNEL):
-            iy = oy * STRIDE + (ky - PAD)
-            ix = ox * STRIDE + (kx - PAD)
-            inside = live & (iy >= 0) & (iy < HEIGHT) & (ix >= 0) & (ix < WIDTH)
-            at = (base + (ky * WIDTH + kx))[:, None] * CIN + cin[None, :]
-            a = tl.load(x + at, mask=inside[:, None], other=0.0)
-            tap = ((ky * KERNEL + kx) * CIN + cin)[:, None] * COUT + cout[None, :]
-            acc = tl.dot(a, tl.load(weight + tap), acc, input_precision="ieee")
-    if SOURCE > 0:
-        channel = tl.arange(0, SOURCE)
-        place = (row * (OUT_HEIGHT * SOURCE_STRIDE) + oy * SOURCE_STRIDE) * (
-            OUT_WIDTH * SOURCE_STRIDE
-        ) + ox * SOURCE_STRIDE
-        at = place[:, None] * SOURCE + channel[None, :]
-        a = tl.load(source + at, mask=live[:, None], other=0.0)
-        w = tl.load(projection + channel[:, None] * COUT + cout[None, :])
-        acc = tl.dot(a, w, acc, input_precision="ieee")
-    acc += tl.load(bias + cout)[None, :]
-    at = pixel.to(tl.int64)[:, None] * COUT + cout[None, :]
-    if RESIDUAL:
-        acc += tl.load(residual + at, mask=live[:, None], other=0.0).to(tl.float32)
-    if RELU:
-        # NaN must survive to the vote, where it counts as invalid
-        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=live[:, None])
+def conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    stride: int = 1,
+    residual: torch.Tensor | None = None,
+    shortcut: tuple[torch.Tensor, torch.Tensor] | None = None,
+    relu: bool = True,
+    backend: str = "auto",
+    launch: ConvLaunch | None = None,
+) -> torch.Tensor:
+    """relu(conv(x) + bias (+ residual | + 1x1 strided shortcut)), "same" padding, channels-last.
+
+    Parameters
+    ----------
+    x : float tensor [R, H, W, Cin]
+        Input; Cin a power of two >= 16.
+    weight : tensor [K, K, Cin, Cout] of x's dtype
+        K = 1 or 3, Cout a power of two >= 16. Batch norm already folded in.
+    bias : float32 tensor [Cout]
+        Bias; with a shortcut, the sum of both biases.
+    stride : int
+        1 or 2; with 2, H and W must be even.
+    residual : tensor [R, OH, OW, Cout] of x's dtype, or None
+        Identity shortcut, added in float32 before the ReLU.
+    shortcut : (tensor [R, s OH, s OW, Cs], tensor [Cs, Cout]) or None
+        Projection shortcut with stride s, accumulated into the same float32 sum.
+    relu : bool
+        Apply the ReLU. NaN stays NaN.
+    backend : str
+        auto, triton or reference.
+    launch : ConvLaunch or None
+        Launch choice; None takes `ConvLaunch.choose`.
+
+    Returns
+    -------
+    tensor [R, OH, OW, Cout] of x's dtype
+
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
+    """
+    expect("x", x, (None, None, None, None))
+    rows, height, width, cin = x.shape
+    size, cout = weight.shape[0], weight.shape[-1]
+    same = dict(dtypes=(x.dtype,), device=x.device)
+    expect("weight", weight, (size, size, cin, None), **same)  # type: ignore[arg-type]
+    if size not in (1, 3) or any(c < 16 or c & (c - 1) for c in (cin, cout)):
+        raise KernelArgumentError(
+            "weight", "must be 1x1 or 3x3 with powers of two >= 16 channels", tuple(weight.shape)
+        )
+    expect("bias", bias, (cout,), (torch.float32,), device=x.device)
+    if stride not in (1, 2) or (stride == 2 and (height % 2 or width % 2)):
+        raise KernelArgumentError("stride", "must be 1, or 2 on even sizes", stride)
+    oh, ow = height // stride, width // stride
+    if rows * height * width >= 1 << 31:
+        raise KernelArgumentError("x", "must have < 2^31 pixels", tuple(x.shape))
+    if residual is not None:
+        expect("residual", residual, (rows, oh, ow, cout), **same)  # type: ignore[arg-type]
+    step = _expect_shortcut(shortcut, residual, (rows, oh, ow, cout), x)
+    if not runs_kernel(backend, x):
+        return reference.conv(
+            x, weight, bias, stride=stride, residual=residual, shortcut=shortcut, relu=relu
+        ).to(x.dtype)
+    from dualsmooth.kernels.conv import conv_kernel
+
+    out = torch.empty((rows, oh, ow, cout), dtype=x.dtype, device=x.device)
+    choice = launch or ConvLaunch.choose(cout)
+    source, projection = shortcut if shortcut is not None else (x, weight)
+    conv_kernel[(-(-rows * oh * ow // choice.pixels),)](
+        x,
+        weight,
+        bias,
+        x if residual is None else residual,
+        source,
+        projection,
+        out,
+        rows * oh * ow,
+        HEIGHT=height,
+        WIDTH=width,
+        CIN=cin,
+        COUT=cout,
+        KERNEL=size,
+        STRIDE=stride,
+        RESIDUAL=residual is not None,
+        SOURCE=source.shape[3] if shortcut is not None else 0,
+        SOURCE_STRIDE=step,
+        RELU=relu,
+        PIXELS=choice.pixels,
+        num_warps=choice.warps,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
+    return out
+
+
+def _expect_shortcut(
+    shortcut: tuple[torch.Tensor, torch.Tensor] | None,
+    residual: torch.Tensor | None,
+    shape: tuple[int, int, int, int],
+    x: torch.Tensor,
+) -> int:
+    """Stride of the projection shortcut, after checking it."""
+    if shortcut is None:
+        return 1
+    if residual is not None:
+        raise KernelArgumentError("shortcut", "must be None with a residual", "both")
+    source, projection = shortcut
+    rows, oh, ow, cout = shape
+    step = source.shape[1] // oh if source.ndim == 4 else 0
+    sizes = (rows, oh * step, ow * step, None)
+    expect("shortcut[0]", source, sizes, (x.dtype,), device=x.device)
+    channels = source.shape[3]
+    expect("shortcut[1]", projection, (channels, cout), (x.dtype,), device=x.device)
+    if step not in (1, 2) or channels < 16 or channels & (channels - 1):
+        raise KernelArgumentError(
+            "shortcut", "must have stride 1 or 2 and a power of two >= 16 channels", sizes
+        )
+    return step

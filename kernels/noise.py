@@ -1,109 +1,181 @@
-"""Device code: noisy copies of images, Gaussian or integer, channels-last."""
+"""Wrappers of the noise kernels."""
 
-import triton
-import triton.language as tl
+import math
 
-from dualsmooth.kernels.philox import key_words, normals, philox_words, row_counter
+import torch
 
-
-@triton.jit
-def lanes(w0, w1, w2, w3, BLOCK: tl.constexpr):
-    """Four lane vectors [BLOCK] as one tensor [BLOCK, 4], lane last."""
-    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [BLOCK, 4])
-
-
-@triton.jit
-def noise_kernel(
-    images,  # fp32 [slots, values]
-    out,  # [rows, blocks * OUT_STEP] (tail of the last block left out)
-    key,
-    slot,
-    sigma,
-    stream,
-    image,
-    sample,  # rows, see rows.Rows
-    values,
-    out_values,
-    STEP: tl.constexpr,  # image values per Philox block: the channels if 3 or 4, else 4
-    OUT_STEP: tl.constexpr,  # values written per block: STEP, or 4 to pad RGB to four channels
-    BLOCK: tl.constexpr,
-):
-    """out[row] = images[slot[row]] + sigma[row] * normal(row); padding channels are 0."""
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
-    lane = tl.arange(0, 4)[None, :]
-    k0, k1 = key_words(key)
-    c1, c2, c3 = row_counter(stream, image, sample, row)
-    z0, z1, z2, z3 = normals(block.to(tl.uint32), c1, c2, c3, k0, k1)
-    z = lanes(z0, z1, z2, z3, BLOCK)
-    at = block[:, None] * STEP + lane
-    inside = (lane < STEP) & (at < values)
-    x = tl.load(images + tl.load(slot + row).to(tl.int64) * values + at, mask=inside, other=0.0)
-    y = tl.where(inside, x + tl.load(sigma + row) * z, 0.0)
-    at = block[:, None] * OUT_STEP + lane
-    keep = (lane < OUT_STEP) & (at < out_values)
-    tl.store(out + row * out_values + at, y.to(out.dtype.element_ty), mask=keep)
+from dualsmooth.kernels import reference
+from dualsmooth.kernels.checks import FLOATS, expect, expect_batch, runs_kernel
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.launch import NoiseLaunch
+from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.thresholds import Thresholds
 
 
-@triton.jit
-def integer_lanes(
-    block, c1, c2, c3, k0, k1, thresholds, count, STEPS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Number of thresholds <= U of 64-bit words U, int32 [BLOCK, 4].
+def noise(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    padded: bool = False,
+    backend: str = "auto",
+    launch: NoiseLaunch | None = None,
+) -> torch.Tensor:
+    """Noisy copies x + sigma z of a packed batch; noise stream version 1.
 
-    The low words come from counters of their own: bit 15 of c3, which the version byte leaves free.
+    Parameters
+    ----------
+    images : float32 tensor [slots, H, W, C]
+        Images in [0, 1], channels-last.
+    rows : Rows
+        R rows: slot, sigma and counter words each.
+    key : int32 tensor (2,)
+        `seed_key(seed)`.
+    dtype : torch.dtype
+        float32, float16 or bfloat16; x + sigma z is computed in float32 and rounded once.
+    padded : bool
+        Write RGB with a fourth zero channel, so that a pixel is one aligned store.
+    backend : str
+        auto, triton or reference.
+    launch : NoiseLaunch or None
+        Launch choice; None takes `NoiseLaunch.choose`.
+
+    Returns
+    -------
+    tensor of ``dtype`` [R, H, W, C] (or 4 channels when padded)
+        z agrees with the float64 specification within 2e-6.
+
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
     """
-    h0, h1, h2, h3 = philox_words(block, c1, c2, c3, k0, k1)
-    l0, l1, l2, l3 = philox_words(block, c1, c2, c3 | 0x8000, k0, k1)
-    high = lanes(h0, h1, h2, h3, BLOCK).to(tl.uint64)
-    word = (high << 32) | lanes(l0, l1, l2, l3, BLOCK).to(tl.uint64)
-    below = tl.zeros([BLOCK, 4], tl.int32)
-    for step in tl.static_range(STEPS):
-        half = 1 << (STEPS - 1 - step)
-        probe = below + (half - 1)
-        inside = probe < count
-        limit = tl.load(thresholds + probe, mask=inside, other=-1).to(tl.uint64, bitcast=True)
-        below = tl.where(inside & (limit <= word), below + half, below)
-    return below
+    expect_batch(images, rows, key, torch.float32)
+    channels = _output(images, dtype, padded)
+    if not runs_kernel(backend, images):
+        return reference.pad_channels(reference.noise(images, rows, key), channels).to(dtype)
+    from dualsmooth.kernels.noise import noise_kernel
 
-
-@triton.jit
-def integer_noise_kernel(
-    images,  # uint8 [slots, values]
-    out,
-    key,
-    slot,
-    level,  # int32 [rows]: row of the threshold table
-    stream,
-    image,
-    sample,
-    thresholds,  # int64 bits of uint64 [levels, table]
-    count,  # int32 [levels]: thresholds in use
-    lowest,  # int32 [levels]: noise value of a word below every threshold
-    table_size,
-    values,
-    out_values,
-    STEP: tl.constexpr,
-    OUT_STEP: tl.constexpr,
-    STEPS: tl.constexpr,  # 2^STEPS > table_size
-    BLOCK: tl.constexpr,
-):
-    """out[row] = float32(images[slot[row]] + E(row)) * float32(1 / 255), E exact integer noise."""
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    lane = tl.arange(0, 4)[None, :]
-    k0, k1 = key_words(key)
-    c1, c2, c3 = row_counter(stream, image, sample, row)
-    which = tl.load(level + row).to(tl.int64)
-    limits = thresholds + which * table_size
-    below = integer_lanes(
-        block.to(tl.uint32), c1, c2, c3, k0, k1, limits, tl.load(count + which), STEPS, BLOCK
+    out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
+    step = reference.block_step(images.shape[3])
+    choice, grid = _noise_grid(images, rows, launch)
+    noise_kernel[grid](
+        images,
+        out,
+        key,
+        rows.slot,
+        rows.sigma,
+        rows.stream,
+        rows.image,
+        rows.sample,
+        images[0].numel(),
+        math.prod(out.shape[1:]),
+        STEP=step,
+        OUT_STEP=channels if step == 3 else 4,
+        BLOCK=choice.blocks,
+        num_warps=choice.warps,
+        enable_fp_fusion=True,
     )
-    at = block[:, None] * STEP + lane
-    inside = (lane < STEP) & (at < values)
-    x = tl.load(images + tl.load(slot + row).to(tl.int64) * values + at, mask=inside, other=0)
-    y = (x.to(tl.int32) + below + tl.load(lowest + which)).to(tl.float32) * 0.00392156885936856
-    y = tl.where(inside, y, 0.0)
-    at = block[:, None] * OUT_STEP + lane
-    keep = (lane < OUT_STEP) & (at < out_values)
-    tl.store(out + row * out_values + at, y.to(out.dtype.element_ty), mask=keep)
+    return out
+
+
+def integer_noise(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    level: torch.Tensor,
+    tables: Thresholds,
+    *,
+    dtype: torch.dtype = torch.float32,
+    padded: bool = False,
+    backend: str = "auto",
+    launch: NoiseLaunch | None = None,
+) -> torch.Tensor:
+    """Noisy copies on the 1/255 grid, exact: float32(x + E) * float32(1/255).
+
+    Parameters
+    ----------
+    images : uint8 tensor [slots, H, W, C]
+        Images in grid units, channels-last.
+    rows : Rows
+        R rows; ``sigma`` is not read, ``level`` names the table instead.
+    key : int32 tensor (2,)
+        `seed_key(seed)`.
+    level : int32 tensor (R,)
+        Row of ``tables`` per row.
+    tables : Thresholds
+        `threshold_tables(sigmas)`, on the images' device.
+    dtype, padded, backend, launch
+        As for `noise`; one rounding to ``dtype``.
+
+    Returns
+    -------
+    tensor of ``dtype`` [R, H, W, C] (or 4 channels when padded)
+        Not clipped. The grid index is bit-exact everywhere.
+
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
+    """
+    expect_batch(images, rows, key, torch.uint8)
+    expect("level", level, (len(rows),), (torch.int32,), device=images.device)
+    expect("tables.limits", tables.limits, (None, None), (torch.int64,), device=images.device)
+    if (
+        len(rows)
+        and not level.is_cuda
+        and not 0 <= int(level.min()) <= int(level.max()) < len(tables.limits)
+    ):
+        raise KernelArgumentError("level", f"must be in [0, {len(tables.limits)})", level.tolist())
+    channels = _output(images, dtype, padded)
+    if not runs_kernel(backend, images):
+        exact = reference.integer_noise(images, rows, key, level, tables)
+        return reference.pad_channels(exact, channels).to(dtype)
+    from dualsmooth.kernels.noise import integer_noise_kernel
+
+    out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
+    step = reference.block_step(images.shape[3])
+    choice, grid = _noise_grid(images, rows, launch)
+    integer_noise_kernel[grid](
+        images,
+        out,
+        key,
+        rows.slot,
+        level,
+        rows.stream,
+        rows.image,
+        rows.sample,
+        tables.limits,
+        tables.count,
+        tables.lowest,
+        tables.limits.shape[1],
+        images[0].numel(),
+        math.prod(out.shape[1:]),
+        STEP=step,
+        OUT_STEP=channels if step == 3 else 4,
+        STEPS=tables.steps,
+        BLOCK=choice.blocks,
+        num_warps=choice.warps,
+        enable_fp_fusion=True,
+    )
+    return out
+
+
+def _output(images: torch.Tensor, dtype: torch.dtype, padded: bool) -> int:
+    """Channels written, after checking what is asked for."""
+    if dtype not in FLOATS:
+        raise KernelArgumentError("dtype", "must be float32, float16 or bfloat16", dtype)
+    if padded and images.shape[3] != 3:
+        raise KernelArgumentError(
+            "padded", "must be False unless images have 3 channels", images.shape[3]
+        )
+    return 4 if padded else images.shape[3]
+
+
+def _noise_grid(
+    images: torch.Tensor, rows: Rows, launch: NoiseLaunch | None
+) -> tuple[NoiseLaunch, tuple[int, int]]:
+    blocks = -(-images[0].numel() // reference.block_step(images.shape[3]))
+    choice = launch or NoiseLaunch.choose(blocks)
+    return choice, (len(rows), -(-blocks // choice.blocks))

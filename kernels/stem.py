@@ -1,247 +1,130 @@
-"""Device code: noise generation fused with the first convolution.
+"""Wrapper of the fused noise + first convolution."""
 
-Three ways to the same numbers. `stem_tile_kernel` makes the noisy strip of full-width rows that a
-tile needs, halo included, once, and gathers the taps from it on chip. `stem_tap_kernel` makes the
-noise of a pixel again for each tap that reads it. `stem_stored_kernel` reads noisy images that
-`noise_kernel` wrote. Means and deviations are folded into the weights and a table of border biases
-(`folding.fold_stem`), so the taps outside the image are plain zeros.
-"""
+import torch
 
-import triton
-import triton.language as tl
-
-from dualsmooth.kernels.noise import lanes
-from dualsmooth.kernels.philox import key_words, normals, row_counter
+from dualsmooth.kernels import reference
+from dualsmooth.kernels.checks import expect, expect_batch, runs_kernel
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.folding import FoldedStem
+from dualsmooth.kernels.launch import StemLaunch, StemShape
+from dualsmooth.kernels.noise_ops import noise
+from dualsmooth.kernels.rows import Rows
 
 
-@triton.jit
-def finish(
-    acc,
-    table,
-    out,
-    row,
-    pixel,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_HEIGHT: tl.constexpr,
-    OUT_WIDTH: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    COUT: tl.constexpr,
-    RELU: tl.constexpr,
-    live,
-):
-    """Add the bias of each pixel's border class, apply the ReLU, store."""
-    PAD: tl.constexpr = KERNEL // 2
-    SIDE: tl.constexpr = (PAD + 1) * (PAD + 1)
-    cout = tl.arange(0, COUT)
-    top = pixel // OUT_WIDTH * STRIDE - PAD
-    left = pixel % OUT_WIDTH * STRIDE - PAD
-    vertical = tl.maximum(-top, 0) * (PAD + 1) + tl.maximum(top + KERNEL - HEIGHT, 0)
-    horizontal = tl.maximum(-left, 0) * (PAD + 1) + tl.maximum(left + KERNEL - WIDTH, 0)
-    entry = (vertical * SIDE + horizontal)[:, None] * COUT + cout[None, :]
-    acc += tl.load(table + entry, mask=live[:, None], other=0.0)
-    if RELU:
-        acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    at = (row * (OUT_HEIGHT * OUT_WIDTH) + pixel)[:, None] * COUT + cout[None, :]
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=live[:, None])
+def stem(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    folded: FoldedStem,
+    *,
+    stride: int = 1,
+    relu: bool = True,
+    backend: str = "auto",
+    launch: StemLaunch | None = None,
+) -> torch.Tensor:
+    """relu(conv((x + sigma z - mean) / std) + bias), zero padding after the normalisation.
 
+    Parameters
+    ----------
+    images : float32 tensor [slots, H, W, C]
+        Images in [0, 1], channels-last, C in {1, 3, 4}.
+    rows : Rows
+        R rows: slot, sigma and counter words each.
+    key : int32 tensor (2,)
+        `seed_key(seed)`.
+    folded : FoldedStem
+        Weights and preprocessing. Its dtype is the dtype of noisy values, product operands and
+        result; sums are float32.
+    stride : int
+        1 or 2.
+    relu : bool
+        Apply the ReLU.
+    backend : str
+        auto, triton or reference.
+    launch : StemLaunch or None
+        Design and tile; None takes `StemLaunch.choose`. Designs agree up to float32 summation
+        order, so a certified run keeps one.
 
-@triton.jit
-def tap_places(
-    pixel,
-    k,
-    live,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_WIDTH: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    LANES: tl.constexpr,
-):
-    """Where entry k = (ky, kx, lane) of each output pixel reads: flat place, inside; [PIXELS, K].
+    Returns
+    -------
+    tensor [R, OH, OW, Cout] of the folded dtype
 
-    A pixel takes LANES places. The place is only meaningful where inside holds.
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
     """
-    PAD: tl.constexpr = KERNEL // 2
-    tap = k // LANES
-    lane = k % LANES
-    iy = (pixel // OUT_WIDTH * STRIDE)[:, None] + (tap // KERNEL - PAD)[None, :]
-    ix = (pixel % OUT_WIDTH * STRIDE)[:, None] + (tap % KERNEL - PAD)[None, :]
-    real = (lane < CHANNELS) & (tap < KERNEL * KERNEL)
-    inside = (iy >= 0) & (iy < HEIGHT) & (ix >= 0) & (ix < WIDTH)
-    inside = inside & real[None, :] & live[:, None]
-    return (iy * WIDTH + ix) * LANES + lane[None, :], inside
+    expect_batch(images, rows, key, torch.float32)
+    size, channels, outputs = folded.weight.shape[0], *folded.weight.shape[2:]
+    expect("images", images, (None, None, None, channels), (torch.float32,))
+    expect("folded.packed", folded.packed, (None, outputs), device=images.device)
+    if stride not in (1, 2):
+        raise KernelArgumentError("stride", "must be 1 or 2", stride)
+    dtype = folded.packed.dtype
+    if not runs_kernel(backend, images):
+        noisy = reference.noise(images, rows, key)
+        parts = (folded.weight, folded.bias, folded.mean, folded.std)
+        return reference.stem(noisy, *parts, stride=stride, relu=relu).to(dtype)
+    height, width = images.shape[1:3]
+    shape = StemShape(height, width, channels, outputs, size, stride)
+    choice = launch or StemLaunch.choose(shape)
+    out = torch.empty(
+        (len(rows), shape.out_height, shape.out_width, outputs), dtype=dtype, device=images.device
+    )
+    _launch(images, rows, key, folded, out, relu, shape, choice, backend)
+    return out
 
 
-@triton.jit
-def stem_tile_kernel(
-    images,  # fp32 [slots, HEIGHT, WIDTH, CHANNELS]
-    weight,  # [K_PAD, COUT], rows ordered (ky, kx, lane)
-    table,  # fp32 border biases
-    out,
-    key,
-    slot,
-    sigma,
-    stream,
-    image,
-    sample,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    LANES: tl.constexpr,  # places per pixel in the strip: 4 for RGB(A), else the channels
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    TILE_ROWS: tl.constexpr,  # output rows per program
-    BLOCKS: tl.constexpr,  # power of two >= Philox blocks of the strip
-    PIXELS: tl.constexpr,  # power of two >= TILE_ROWS * OUT_WIDTH
-    CHUNK: tl.constexpr,  # reduction entries per gather and dot
-):
-    """Noisy strip once per tile, taps gathered from it on chip."""
-    PAD: tl.constexpr = KERNEL // 2
-    OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
-    OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
-    STEP: tl.constexpr = CHANNELS if LANES == 4 else 4
-    VALUES: tl.constexpr = HEIGHT * WIDTH * CHANNELS
-    row = tl.program_id(0).to(tl.int64)
-    first_row = tl.maximum(tl.program_id(1) * TILE_ROWS * STRIDE - PAD, 0)
-    first_block = first_row * (WIDTH * CHANNELS) // STEP
-    block = first_block + tl.arange(0, BLOCKS)
-    lane = tl.arange(0, 4)[None, :]
-    k0, k1 = key_words(key)
-    c1, c2, c3 = row_counter(stream, image, sample, row)
-    z0, z1, z2, z3 = normals(block.to(tl.uint32), c1, c2, c3, k0, k1)
-    at = block[:, None] * STEP + lane
-    inside = (lane < STEP) & (at < VALUES)
-    x = tl.load(images + tl.load(slot + row).to(tl.int64) * VALUES + at, mask=inside, other=0.0)
-    noisy = x + tl.load(sigma + row) * lanes(z0, z1, z2, z3, BLOCKS)
-    strip = tl.reshape(noisy.to(weight.dtype.element_ty), [BLOCKS * 4])
+def _launch(
+    images: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    folded: FoldedStem,
+    out: torch.Tensor,
+    relu: bool,
+    shape: StemShape,
+    choice: StemLaunch,
+    backend: str,
+) -> None:
+    from dualsmooth.kernels import stem as device
 
-    local = tl.arange(0, PIXELS)
-    pixel = tl.program_id(1) * (TILE_ROWS * OUT_WIDTH) + local
-    live = (local < TILE_ROWS * OUT_WIDTH) & (pixel < OUT_HEIGHT * OUT_WIDTH)
-    cout = tl.arange(0, COUT)
-    acc = tl.zeros([PIXELS, COUT], tl.float32)
-    for chunk in tl.static_range((KERNEL * KERNEL * LANES + CHUNK - 1) // CHUNK):
-        k = chunk * CHUNK + tl.arange(0, CHUNK)
-        place, reads = tap_places(
-            pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, CHANNELS, LANES
+    if choice.design not in ("tile", "tap", "stored"):
+        raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)
+    layer = dict(
+        HEIGHT=shape.height,
+        WIDTH=shape.width,
+        CHANNELS=shape.channels,
+        LANES=shape.lanes,
+        COUT=shape.outputs,
+        KERNEL=shape.kernel,
+        STRIDE=shape.stride,
+        RELU=relu,
+        PIXELS=choice.pixels,
+        num_warps=choice.warps,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
+    parameters = folded.packed, folded.table, out
+    counters = rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
+    tiles = -(-shape.out_height * shape.out_width // choice.pixels)
+    if choice.design == "stored":
+        padded = shape.channels == 3
+        noisy = noise(images, rows, key, dtype=folded.packed.dtype, padded=padded, backend=backend)
+        device.stem_stored_kernel[(len(rows), tiles)](
+            noisy, *parameters, CHUNK=choice.chunk, **layer
         )
-        place = tl.where(reads, place - first_block * 4, 0)
-        a = tl.reshape(tl.gather(strip, tl.reshape(place, [PIXELS * CHUNK]), 0), [PIXELS, CHUNK])
-        a = tl.where(reads, a, 0.0).to(strip.dtype)
-        w = tl.load(weight + k[:, None] * COUT + cout[None, :])
-        acc = tl.dot(a, w, acc, input_precision="ieee")
-    finish(
-        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, COUT,
-        RELU, live,
-    )  # fmt: skip
-
-
-@triton.jit
-def stem_tap_kernel(
-    images,
-    weight,
-    table,
-    out,
-    key,
-    slot,
-    sigma,
-    stream,
-    image,
-    sample,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    LANES: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """Noise made again for each tap, sums by fused multiply-add in float32; 1, 3 or 4 channels.
-
-    The sums are transposed, so that neighbouring threads own neighbouring pixels. With a pixel's
-    outputs spread over a warp, every thread would make the noise of many pixels (Triton 3.6 then
-    spills) or exchange it.
-    """
-    PAD: tl.constexpr = KERNEL // 2
-    OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
-    OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
-    row = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    live = pixel < OUT_HEIGHT * OUT_WIDTH
-    cout = tl.arange(0, COUT)
-    k0, k1 = key_words(key)
-    c1, c2, c3 = row_counter(stream, image, sample, row)
-    source = images + tl.load(slot + row).to(tl.int64) * (HEIGHT * WIDTH * CHANNELS)
-    scale = tl.load(sigma + row)
-    acc = tl.zeros([COUT, PIXELS], tl.float32)
-    for ky in range(KERNEL):
-        for kx in range(KERNEL):
-            iy = pixel // OUT_WIDTH * STRIDE + (ky - PAD)
-            ix = pixel % OUT_WIDTH * STRIDE + (kx - PAD)
-            reads = live & (iy >= 0) & (iy < HEIGHT) & (ix >= 0) & (ix < WIDTH)
-            place = iy * WIDTH + ix
-            block = place if LANES == 4 else place >> 2
-            z0, z1, z2, z3 = normals(block.to(tl.uint32), c1, c2, c3, k0, k1)
-            if LANES == 1:
-                low = tl.where((place & 1) == 0, z0, z1)
-                high = tl.where((place & 1) == 0, z2, z3)
-                z0 = tl.where((place & 2) == 0, low, high)
-            for channel in tl.static_range(CHANNELS):
-                x = tl.load(source + place * CHANNELS + channel, mask=reads, other=0.0)
-                z = (z0, z1, z2, z3)[channel]
-                v = tl.where(reads, x + scale * z, 0.0)
-                v = v.to(weight.dtype.element_ty).to(tl.float32)
-                entry = ((ky * KERNEL + kx) * LANES + channel) * COUT + cout
-                acc += v[None, :] * tl.load(weight + entry).to(tl.float32)[:, None]
-    finish(
-        tl.trans(acc), table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE,
-        COUT, RELU, live,
-    )  # fmt: skip
-
-
-@triton.jit
-def stem_stored_kernel(
-    noisy,  # [rows, HEIGHT, WIDTH, LANES]
-    weight,
-    table,
-    out,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    LANES: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """First convolution of noisy images in memory."""
-    PAD: tl.constexpr = KERNEL // 2
-    OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
-    OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
-    row = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    live = pixel < OUT_HEIGHT * OUT_WIDTH
-    source = noisy + row * (HEIGHT * WIDTH * LANES)
-    cout = tl.arange(0, COUT)
-    acc = tl.zeros([PIXELS, COUT], tl.float32)
-    for chunk in tl.static_range((KERNEL * KERNEL * LANES + CHUNK - 1) // CHUNK):
-        k = chunk * CHUNK + tl.arange(0, CHUNK)
-        place, reads = tap_places(
-            pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, CHANNELS, LANES
+    elif choice.design == "tap":
+        device.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
+    else:
+        if choice.pixels < choice.tile_rows * shape.out_width or choice.tile_rows < 1:
+            raise KernelArgumentError("launch.pixels", "must hold tile_rows rows", choice)
+        device.stem_tile_kernel[(len(rows), -(-shape.out_height // choice.tile_rows))](
+            images,
+            *parameters,
+            key,
+            *counters,
+            TILE_ROWS=choice.tile_rows,
+            BLOCKS=choice.strip_blocks(shape),
+            CHUNK=choice.chunk,
+            **layer,
         )
-        a = tl.load(source + place, mask=reads, other=0.0)
-        w = tl.load(weight + k[:, None] * COUT + cout[None, :])
-        acc = tl.dot(a, w, acc, input_precision="ieee")
-    finish(
-        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, COUT,
-        RELU, live,
-    )  # fmt: skip

@@ -1,126 +1,142 @@
-"""Device code: from features or logits to class counts; no logits leave the kernel."""
+"""Wrappers of the vote kernels."""
 
-import triton
-import triton.language as tl
+import torch
+
+from dualsmooth.kernels import reference
+from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.launch import VoteLaunch
+
+MAX_CLASSES = 4094
 
 
-@triton.jit
-def cast_votes(scores, classes, CLASSES_PAD: tl.constexpr):
-    """Vote of each row of logits [ROWS, CLASSES_PAD]: lowest best index, or `classes` if invalid.
+def vote(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    segment: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    backend: str = "auto",
+    launch: VoteLaunch | None = None,
+) -> None:
+    """Pool, classify, take the argmax and count: counts[segment[r], vote(r)] += 1, in place.
 
-    A row is invalid if any of its logits is NaN or infinite.
+    Parameters
+    ----------
+    features : float tensor [R, H, W, C]
+        Last activations; C a power of two >= 16. Pooled in float32.
+    weight : float tensor [C, K]
+        Linear layer; its dtype is the dtype of the product, accumulated in float32.
+    bias : float32 tensor [K]
+        Linear layer.
+    segment : int32 tensor [R]
+        Histogram of each row; -1 for rows that do not vote.
+    counts : int64 tensor [segments, K + 1]
+        Added to. The last entry counts invalid votes: rows with a NaN or infinite logit.
+    backend : str
+        auto, triton or reference.
+    launch : VoteLaunch or None
+        Launch choice; None takes `VoteLaunch.choose`.
+
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
     """
-    known = (tl.arange(0, CLASSES_PAD) < classes)[None, :]
-    finite = tl.abs(scores) < float("inf")
-    broken = tl.sum((known & ~finite).to(tl.int32), axis=1) > 0
-    best = tl.argmax(tl.where(known & finite, scores, float("-inf")), axis=1)
-    return tl.where(broken, classes, best)
+    expect("features", features, (None, None, None, None))
+    rows, height, width, channels = features.shape
+    if channels < 16 or channels & (channels - 1):
+        raise KernelArgumentError("features", "must have a power of two >= 16 channels", channels)
+    expect("weight", weight, (channels, None), device=features.device)
+    classes = weight.shape[1]
+    expect("bias", bias, (classes,), (torch.float32,), device=features.device)
+    _expect_counts(segment, counts, rows, classes, features.device)
+    if not runs_kernel(backend, features):
+        reference.vote(reference.logits(features, weight, bias), segment, counts)
+        return
+    from dualsmooth.kernels.vote import vote_kernel
+
+    choice = launch or VoteLaunch.choose(classes, channels)
+    vote_kernel[(-(-rows // (choice.rows * choice.tiles)),)](
+        features,
+        weight,
+        bias,
+        segment,
+        counts,
+        rows,
+        len(counts),
+        classes,
+        SPATIAL=height * width,
+        CHANNELS=channels,
+        CLASSES_PAD=_power_of_two(max(16, classes)),
+        BINS=_power_of_two(classes + 2),
+        ROWS=choice.rows,
+        CHUNK=min(choice.chunk, channels),
+        TILES=choice.tiles,
+        num_warps=choice.warps,
+        num_stages=1,
+        enable_fp_fusion=True,
+    )
 
 
-@triton.jit
-def flush(counts, histogram, current, classes, BINS: tl.constexpr):
-    """Add a histogram to the counts of segment `current`; nothing if it is negative."""
-    bins = tl.arange(0, BINS)
-    entry = counts + current.to(tl.int64) * (classes + 1) + bins
-    keep = (bins <= tl.where(current >= 0, classes, -1)) & (histogram > 0)
-    tl.atomic_add(entry, histogram.to(tl.int64), mask=keep, sem="relaxed")
+def vote_logits(
+    logits: torch.Tensor,
+    segment: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    backend: str = "auto",
+    launch: VoteLaunch | None = None,
+) -> None:
+    """Argmax and count: counts[segment[r], vote(r)] += 1, in place.
 
+    Parameters
+    ----------
+    logits : float tensor [R, K]
+        Scores of each class.
+    segment, counts, backend, launch
+        As for `vote`.
 
-@triton.jit
-def tally(votes, segment, histogram, current, counts, segments, classes, BINS: tl.constexpr):
-    """Count one tile of votes [ROWS]; returns the running histogram and its segment.
-
-    A tile of one segment (the usual case) stays in registers; a mixed tile adds row by row.
+    Raises
+    ------
+    KernelArgumentError
+        If a shape, dtype, device or range is wrong.
     """
-    votes_somewhere = (segment >= 0) & (segment < segments)
-    lowest = tl.min(tl.where(votes_somewhere, segment, 0x7FFFFFFF), axis=0)
-    highest = tl.max(tl.where(votes_somewhere, segment, -1), axis=0)
-    if lowest == highest:
-        if highest != current:
-            flush(counts, histogram, current, classes, BINS)
-            histogram = tl.zeros([BINS], tl.int32)
-            current = highest
-        histogram += tl.histogram(tl.where(votes_somewhere, votes, BINS - 1), BINS)
-    else:
-        entry = counts + segment.to(tl.int64) * (classes + 1) + votes
-        one = tl.full(votes.shape, 1, tl.int64)
-        tl.atomic_add(entry, one, mask=votes_somewhere, sem="relaxed")
-    return histogram, current
+    expect("logits", logits, (None, None))
+    rows, classes = logits.shape
+    _expect_counts(segment, counts, rows, classes, logits.device)
+    if not runs_kernel(backend, logits):
+        reference.vote(logits.float(), segment, counts)
+        return
+    from dualsmooth.kernels.vote import vote_logits_kernel
+
+    choice = launch or VoteLaunch.choose(classes, 64)
+    vote_logits_kernel[(-(-rows // (choice.rows * choice.tiles)),)](
+        logits,
+        segment,
+        counts,
+        rows,
+        len(counts),
+        classes,
+        CLASSES_PAD=_power_of_two(max(16, classes)),
+        BINS=_power_of_two(classes + 2),
+        ROWS=choice.rows,
+        TILES=choice.tiles,
+        num_warps=choice.warps,
+        enable_fp_fusion=True,
+    )
 
 
-@triton.jit
-def vote_kernel(
-    features,  # [rows, SPATIAL, CHANNELS]
-    weight,  # [CHANNELS, classes]
-    bias,  # fp32 [classes]
-    segment,  # int32 [rows]
-    counts,  # int64 [segments, classes + 1]
-    rows,
-    segments,
-    classes,
-    SPATIAL: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    CLASSES_PAD: tl.constexpr,
-    BINS: tl.constexpr,  # power of two > classes + 1; the last bin takes rows that do not vote
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,  # channels per dot
-    TILES: tl.constexpr,  # tiles of ROWS rows per program
-):
-    """Global average pooling + linear + argmax + counts per segment."""
-    kind = tl.arange(0, CLASSES_PAD)
-    known = kind < classes
-    histogram = tl.zeros([BINS], tl.int32)
-    current = tl.program_id(0) * 0 - 1
-    for tile in range(TILES):
-        row = (tl.program_id(0) * TILES + tile) * ROWS + tl.arange(0, ROWS)
-        live = row < rows
-        base = row.to(tl.int64)[:, None] * (SPATIAL * CHANNELS)
-        scores = tl.zeros([ROWS, CLASSES_PAD], tl.float32)
-        for first in range(0, CHANNELS, CHUNK):
-            channel = first + tl.arange(0, CHUNK)
-            pooled = tl.zeros([ROWS, CHUNK], tl.float32)
-            for place in range(SPATIAL):
-                at = base + place * CHANNELS + channel[None, :]
-                pooled += tl.load(features + at, mask=live[:, None], other=0.0).to(tl.float32)
-            w = tl.load(
-                weight + channel[:, None] * classes + kind[None, :], mask=known[None, :], other=0.0
-            )
-            pooled = (pooled * (1.0 / SPATIAL)).to(w.dtype)
-            scores = tl.dot(pooled, w, scores, input_precision="ieee")
-        scores += tl.load(bias + kind, mask=known, other=0.0)[None, :]
-        votes = cast_votes(scores, classes, CLASSES_PAD)
-        where = tl.load(segment + row, mask=live, other=-1)
-        histogram, current = tally(
-            votes, where, histogram, current, counts, segments, classes, BINS
-        )
-    flush(counts, histogram, current, classes, BINS)
+def _expect_counts(
+    segment: torch.Tensor, counts: torch.Tensor, rows: int, classes: int, device: torch.device
+) -> None:
+    if not 0 < classes <= MAX_CLASSES:
+        raise KernelArgumentError("classes", f"must be in [1, {MAX_CLASSES}]", classes)
+    expect("segment", segment, (rows,), (torch.int32,), device=device)
+    expect("counts", counts, (None, classes + 1), (torch.int64,), device=device)
+    if rows and not segment.is_cuda and int(segment.max()) >= len(counts):
+        raise KernelArgumentError("segment", f"must be < {len(counts)}", int(segment.max()))
 
 
-@triton.jit
-def vote_logits_kernel(
-    logits,  # [rows, classes]
-    segment,
-    counts,
-    rows,
-    segments,
-    classes,
-    CLASSES_PAD: tl.constexpr,
-    BINS: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """Argmax + counts per segment of logits that another library computed."""
-    kind = tl.arange(0, CLASSES_PAD)[None, :]
-    histogram = tl.zeros([BINS], tl.int32)
-    current = tl.program_id(0) * 0 - 1
-    for tile in range(TILES):
-        row = (tl.program_id(0) * TILES + tile) * ROWS + tl.arange(0, ROWS)
-        live = row < rows
-        at = row.to(tl.int64)[:, None] * classes + kind
-        scores = tl.load(logits + at, mask=live[:, None] & (kind < classes), other=0.0)
-        votes = cast_votes(scores.to(tl.float32), classes, CLASSES_PAD)
-        where = tl.load(segment + row, mask=live, other=-1)
-        histogram, current = tally(
-            votes, where, histogram, current, counts, segments, classes, BINS
-        )
-    flush(counts, histogram, current, classes, BINS)
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()

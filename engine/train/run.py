@@ -1,0 +1,173 @@
+"""Training recipes by name, as `dualsmooth train RECIPE` runs them."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from dualsmooth.engine.checks import ascending
+from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.folders import check_target
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.models.network import sha256_of
+from dualsmooth.engine.train.card import CARD, model_card
+from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
+from dualsmooth.engine.train.digits import DIGITS_DUAL
+from dualsmooth.engine.train.general import CIFAR_DUAL, DUAL, DUAL_PUBLISHED, FASHION_DUAL
+from dualsmooth.engine.train.images import training_images
+from dualsmooth.engine.train.insta import INSTA
+from dualsmooth.engine.train.journal import Journal
+from dualsmooth.engine.train.loop import one_thread
+from dualsmooth.engine.train.options import with_options
+from dualsmooth.engine.train.variational import VARIATIONAL
+from dualsmooth.engine.train.workshop import SMALL, Workshop
+
+
+class Recipe(Protocol):
+    """A frozen dataclass of everything that decides the weights, beside the images."""
+
+    @property
+    def name(self) -> str:
+        """Name of the recipe and the bundle."""
+
+    @property
+    def seed(self) -> int:
+        """Source of all randomness."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels."""
+
+    @property
+    def steps(self) -> int:
+        """Number of networks that are trained."""
+
+    def make(self, workshop: Workshop) -> Bundle:
+        """Train every network."""
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        GAUSSIAN,
+        CONSISTENCY,
+        SMOOTHMIX,
+        DUAL,
+        DUAL_PUBLISHED,
+        DIGITS_DUAL,
+        FASHION_DUAL,
+        CIFAR_DUAL,
+        INSTA,
+        VARIATIONAL,
+    )
+}
+
+
+def train(
+    name: str,
+    data: str,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    options: Sequence[str] = (),
+    max_images: int | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: bool = True,
+) -> Bundle:
+    """Run a recipe on the training split of a data set and write the bundle folder.
+
+    Beside the folder, `OUT.train` keeps the recipe, the metrics of every epoch and, until the
+    bundle is written, the state of every network.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``RECIPES``.
+    data : str
+        SPEC of the images. Without a split it means the training split: a model that is to be
+        certified must not have seen the test images.
+    out : str or Path
+        Folder to make.
+    seed : int
+        The same seed gives the same bytes on one kind of machine.
+    options : sequence of str
+        Fields to change, ``field=value`` or ``field.field=value`` with JSON values.
+    max_images : int, optional
+        Only the first images (`training_images`).
+    device : str
+        ``cpu`` or ``cuda``.
+    resume : bool
+        Go on with a run that was interrupted.
+    progress : bool
+        Show a bar if the output is a terminal.
+
+    Raises
+    ------
+    ArgumentError, FileError
+        If the name or an option is not known, the data cannot be read or trained on, or the folder
+        cannot be made.
+    """
+    if name not in RECIPES:
+        raise ArgumentError("recipe", f"must be one of {', '.join(sorted(RECIPES))}", name)
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
+    recipe: Recipe = with_options(RECIPES[name], [f"seed={seed}", *options])
+    out = Path(out)
+    ascending("sigmas", recipe.sigmas)  # before the work, not after it
+    check_target(out)
+    images = training_images(data, max_images)
+    configuration = describe(recipe, images, device)
+    journal = Journal(out.with_name(out.name + ".train"), configuration, resume=resume)
+    bundle = run(recipe, images, journal, device=device, progress=progress)
+    save_bundle(bundle, out, {CARD: model_card(bundle, configuration, journal).encode()})
+    journal.close()
+    return bundle
+
+
+def run(
+    recipe: Recipe,
+    images: ImageSet,
+    journal: Journal | None = None,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Bundle:
+    """Train a recipe on images in memory, on one thread of the processor.
+
+    Raises
+    ------
+    ArgumentError
+        If the images cannot be trained on.
+    """
+    with (
+        one_thread(),
+        tqdm(total=recipe.steps, unit="network", disable=None if progress else True) as bar,
+    ):
+
+        def report(step: str) -> None:
+            bar.set_postfix_str(step)
+            bar.update()
+
+        sizes, network = getattr(recipe, "sizes", None), getattr(recipe, "network", SMALL)
+        kept = journal or Journal(None, {})
+        return recipe.make(Workshop(images, recipe.seed, sizes, report, kept, device, network))
+
+
+def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
+    """Everything that decides the weights, for the record and for resuming."""
+    assert dataclasses.is_dataclass(recipe)
+    assert not isinstance(recipe, type)
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "data": images.name,
+        "images": len(images),
+        "images_sha256": sha256_of(images.images.tobytes() + images.labels.tobytes()),
+        "device": device,
+        "torch": torch.__version__,
+    }
