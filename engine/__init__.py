@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dualsmooth.engine.api import Smooth, certify
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.certificate import Certificate
-    from dualsmooth.engine.certification import certify
     from dualsmooth.engine.methods.cascade import CascadeSmoothing
     from dualsmooth.engine.methods.dual import DualSmoothing
     from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dualsmooth.engine.methods.insta_memory import MemorySmoothing
     from dualsmooth.engine.methods.semielastic import SemielasticSmoothing
     from dualsmooth.engine.methods.variational import VariationalSmoothing
-    from dualsmooth.engine.models.bundle import Bundle, load_bundle
-    from dualsmooth.engine.smooth import Smooth
+    from dualsmooth.engine.models.bundle import Bundle
+    from dualsmooth.engine.models.sources.load import load_bundle
 
 __all__ = [
     "AnchorSmoothing",
@@ -46,10 +46,10 @@ _MODULES = {
     "FixedSmoothing": "methods.fixed",
     "MemorySmoothing": "methods.insta_memory",
     "SemielasticSmoothing": "methods.semielastic",
-    "Smooth": "smooth",
+    "Smooth": "api",
     "VariationalSmoothing": "methods.variational",
-    "certify": "certification",
-    "load_bundle": "models.bundle",
+    "certify": "api",
+    "load_bundle": "models.sources.load",
 }
 
 

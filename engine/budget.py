@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dualsmooth.engine.checks import open_unit, positive
+from dualsmooth.engine.checks import check_votes, open_unit, positive
 from dualsmooth.engine.errors import ArgumentError
 
 KINDS = ("fixed", "decide", "precise")
+
+
 PILOT = {"fixed": 100, "decide": 100, "precise": 500}
 """Selection votes by default: a precise budget reads the sample size off them too."""
 
@@ -100,47 +102,3 @@ class Budget:
             Votes to choose, and most votes to estimate, per stage.
         """
         return cls(n0, n, (), tolerance)
-
-
-def budget_from_options(
-    kind: str, radii: str | None, tolerance: float | None, n0: int | None, n: int
-) -> Budget:
-    """A budget as the command line gives it; ``radii`` is a comma-separated list.
-
-    Raises
-    ------
-    ArgumentError
-        If the kind is unknown or an option does not belong to it.
-    """
-    if kind not in KINDS:
-        raise ArgumentError("budget", f"must be one of {', '.join(KINDS)}", kind)
-    for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):
-        if value is not None and kind != owner:
-            raise ArgumentError(name, f"belongs to --budget {owner}", value)
-    n0 = PILOT[kind] if n0 is None else n0
-    if kind == "fixed":
-        return Budget.fixed(n0, n)
-    if kind == "precise":
-        return Budget.precise(n0=n0, n=n) if tolerance is None else Budget.precise(tolerance, n0, n)
-    if radii is None:
-        raise ArgumentError("radii", "are required by --budget decide", None,
-                            "for example --radii 0.25,0.5")  # fmt: skip
-    try:
-        grid = [float(radius) for radius in radii.split(",")]
-    except ValueError:
-        raise ArgumentError("radii", "must be numbers with commas between them", radii) from None
-    return Budget.decide(grid, n0, n)
-
-
-def check_runner_up(runner_up: bool, budget: Budget) -> None:
-    """Raise `ArgumentError` if runner-up bounds are asked of a budget that has none."""
-    if runner_up and budget.kind == "decide":
-        raise ArgumentError("runner_up", "must be off with a decide budget", True,
-                            "its tests are about more than half of the votes")  # fmt: skip
-
-
-def check_votes(name: str, count: int) -> int:
-    """Return a vote count; raise `ArgumentError` unless it is an integer in [1, 2^32)."""
-    if type(count) is not int or not 1 <= count < 1 << 32:
-        raise ArgumentError(name, "must be an integer in [1, 2^32)", count)
-    return count

@@ -75,3 +75,10 @@ def _number(argument: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ArgumentError(argument, "must be a real number", value)
     return float(value)
+
+
+def check_votes(name: str, count: int) -> int:
+    """Return a vote count; raise `ArgumentError` unless it is an integer in [1, 2^32)."""
+    if type(count) is not int or not 1 <= count < 1 << 32:
+        raise ArgumentError(name, "must be an integer in [1, 2^32)", count)
+    return count

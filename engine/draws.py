@@ -1,6 +1,5 @@
 """What a procedure asks for and what it gets back: the language between statistics and samplers."""
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from dualsmooth.engine.certificate import Certificate
+    pass
 
 LEVELS = 16
 """Number of noise levels with counters of their own."""
@@ -99,8 +98,4 @@ class Prediction:
     abstained_at: str | None
 
 
-Procedure: TypeAlias = Generator[Draw, Counts, "Certificate"]
-"""CERTIFY for one image: yields draws, receives votes, returns the certificate."""
-
-PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
-"""PREDICT for one image."""
+STREAM_VERSION = 1

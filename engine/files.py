@@ -1,8 +1,13 @@
 """Files that survive kills and full disks: appended whole or not at all, replaced whole or not."""
 
+import json
 import os
-from contextlib import suppress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from dualsmooth.engine.errors import FileError
 
@@ -11,7 +16,10 @@ try:
 except ImportError:  # not a POSIX system: folders are not locked
     fcntl = None  # type: ignore[assignment]
 
+
 LOCK = "run.lock"
+
+
 PART = ".part"
 
 
@@ -141,3 +149,39 @@ def sync_folder(folder: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON so that the file is either the old one or the new one, never half of it."""
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that exists already with a FileError."""
+    if folder.exists() or folder.is_symlink():
+        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A draft to write files into; it becomes the folder if the block ends well, else it is gone.
+
+    Raises
+    ------
+    FileError
+        If the folder exists already or cannot be written.
+    """
+    check_target(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise FileError(folder, "must be writable", error) from error
+    try:
+        yield draft
+        draft.chmod(0o755)  # mkdtemp makes it private
+        draft.rename(folder)
+    except OSError as error:
+        raise FileError(folder, "must be writable", error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -25,6 +25,7 @@ class SupportsDLPack(Protocol):
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack
 """What NumPy reads, and arrays of PyTorch, CuPy and others."""
 
+
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
 
@@ -136,3 +137,18 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
     if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
         raise ArgumentError("image_ids", "must be in [0, 2^32)", f"{min(ids)} .. {max(ids)}")
     return ids
+
+
+def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, floats as they are.
+
+    Raises
+    ------
+    ArgumentError
+        If the images are neither uint8 nor float32.
+    """
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    if images.dtype == np.float32:
+        return images.astype(np.float32, copy=False)
+    raise ArgumentError("images", "must be uint8 or float32", images.dtype)

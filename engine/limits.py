@@ -3,27 +3,38 @@
 import zipfile
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dualsmooth.engine.errors import FileError
 
 LARGEST_DATA = 1 << 36
 """Bytes of all images of a data set."""
 
+
 LARGEST_WEIGHTS = 1 << 34
 """Bytes of a weights file."""
+
 
 LARGEST_MODEL = 1 << 31
 """Bytes of a network in one file: what a protocol buffer can hold."""
 
+
 LARGEST_INPUT = 1 << 22
 """Values of one image that a network from elsewhere may ask for."""
+
 
 LARGEST_BATCH = 1 << 28
 """Values of all rows that such a network may ask for at once."""
 
+
 LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
 
+
 _UNSUSPECTED = 1 << 28
+
+
 _MOST_EXPANSION = 100
 
 
@@ -69,3 +80,17 @@ def check_size(path: Path, most: int) -> None:
         raise FileError(path, "must be readable", error.strerror or error) from error
     if size > most:
         raise FileError(path, f"must be at most {most} bytes", size)
+
+
+def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
+    """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
+    try:
+        check_zip(path)
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: np.asarray(archive[key]) for key in names if key in archive.files}
+    except FileError:
+        raise
+    except Exception as error:  # zip, header and array readers raise many kinds
+        hint = f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names)})"
+        received = f"{type(error).__name__}: {error}"
+        raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error

@@ -1,10 +1,19 @@
 """Frozen dataclasses from JSON objects of unknown origin: every field, every type, nothing else."""
 
 import dataclasses
+import hashlib
+import json
 import sys
 import types
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    pass
 
 Record = TypeVar("Record")
 
@@ -68,3 +77,34 @@ def _tuple(name: str, kinds: tuple[Any, ...], value: object) -> tuple[object, ..
     if not isinstance(value, list) or (kinds[-1] is not ... and len(value) != len(kinds)):
         raise ValueError(f"{name} must be a list of the right length")
     return tuple(_typed(name, kinds[0], item) for item in value)
+
+
+def checksum(record: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits over a JSON object, whatever the order of its fields."""
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sha256_of(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """Hexadecimal SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256_of(text.encode())
+
+
+def ids_digest(image_ids: Sequence[int]) -> str:
+    """SHA-256 over image ids in order."""
+    return arrays_digest(np.array(image_ids, np.int64))
+
+
+def arrays_digest(*arrays: NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 over types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

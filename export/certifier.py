@@ -20,11 +20,10 @@ from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_ids, check_images, unit_float
-from dualsmooth.engine.runtime.driver import drive
-from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.models.sources.onnx_session import CPU
+from dualsmooth.engine.runtime.flight import Flight, Result, drive
 from dualsmooth.export.deployment import read_deployment
-from dualsmooth.export.onnx_sampler import OnnxSampler
-from dualsmooth.export.sessions import CPU
+from dualsmooth.export.sampler import OnnxSampler
 
 
 class OnnxCertifier:

@@ -12,14 +12,15 @@ from typing import Any
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import Network, digest_of
-from dualsmooth.engine.noise import STREAM_VERSION
+from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.records import digest_of
 
 FORMAT, VERSION = "dualsmooth-deployment", 1
 INDEX = "deployment.json"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, inliner
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.export.graph import IR_VERSION, OPSET
-from dualsmooth.export.sessions import make_session
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,8 +20,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.models.network import sha256_of
-from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.records import sha256_of
 from dualsmooth.export.networks import PIXELS, refused, without_notes
 
 SEED = 0

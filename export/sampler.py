@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.noise import standard_normal
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.engine.machine import available_cores
+from dualsmooth.engine.models.sources.onnx_guard import read_deployed
+from dualsmooth.engine.models.sources.onnx_session import CPU, Session, make_session
+from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.onnx_file import read_deployed
-from dualsmooth.export.sessions import CPU, Session, make_session, vote_feeds
+from dualsmooth.export.feeds import vote_feeds
 
 PASSES_PER_TASK = 8
 """Passes through a network per task of a thread: handing work over costs more than a small pass."""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.folders import check_target, new_folder
+from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.files import check_target, new_folder
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.models.network import digest_of
-from dualsmooth.engine.noise import STREAM_VERSION
+from dualsmooth.engine.models.sources.onnx_session import OLDEST
+from dualsmooth.engine.records import digest_of
 from dualsmooth.export.deployment import (
     DUAL,
     FORMAT,
@@ -28,13 +29,12 @@ from dualsmooth.export.deployment import (
     method_of,
     read_deployment,
 )
-from dualsmooth.export.dual_graph import Dual, dual_model
-from dualsmooth.export.graph import IR_VERSION, OPSET
+from dualsmooth.export.graph.dual import Dual, dual_model
+from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
+from dualsmooth.export.graph.pairs import pair_model
+from dualsmooth.export.graph.votes import Voter, vote_model
 from dualsmooth.export.networks import check_network, check_rows, network_model
-from dualsmooth.export.pairs import pair_model
 from dualsmooth.export.quantize import Calibration, quantized_model
-from dualsmooth.export.sessions import OLDEST
-from dualsmooth.export.vote_graph import Voter, vote_model
 
 LARGEST_FILE = 2**31 - 1
 """Bytes one protobuf message can hold; larger models keep their weights beside them."""
@@ -114,7 +114,7 @@ def batch_of(shape: tuple[int, int, int]) -> int:
 
 
 def _write_network(draft: Path, bundle: Bundle, role: str, rows: int) -> Voter:
-    from dualsmooth.engine.models.fold import fold_batch_norm
+    from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 
     network = fold_batch_norm(bundle.build(role))
     trial = _trial(bundle.input_shape, rows)

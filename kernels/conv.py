@@ -74,7 +74,7 @@ def conv(
         return reference.conv(
             x, weight, bias, stride=stride, residual=residual, shortcut=shortcut, relu=relu
         ).to(x.dtype)
-    from dualsmooth.kernels.conv import conv_kernel
+    from dualsmooth.kernels.triton.conv import conv_kernel
 
     out = torch.empty((rows, oh, ow, cout), dtype=x.dtype, device=x.device)
     choice = launch or ConvLaunch.choose(cout)

@@ -55,7 +55,7 @@ def noise(
     channels = _output(images, dtype, padded)
     if not runs_kernel(backend, images):
         return reference.pad_channels(reference.noise(images, rows, key), channels).to(dtype)
-    from dualsmooth.kernels.noise import noise_kernel
+    from dualsmooth.kernels.triton.noise import noise_kernel
 
     out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
     step = reference.block_step(images.shape[3])
@@ -132,7 +132,7 @@ def integer_noise(
     if not runs_kernel(backend, images):
         exact = reference.integer_noise(images, rows, key, level, tables)
         return reference.pad_channels(exact, channels).to(dtype)
-    from dualsmooth.kernels.noise import integer_noise_kernel
+    from dualsmooth.kernels.triton.noise import integer_noise_kernel
 
     out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
     step = reference.block_step(images.shape[3])

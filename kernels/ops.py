@@ -5,9 +5,9 @@
 tuned at run time.
 """
 
-from dualsmooth.kernels.conv_ops import conv
-from dualsmooth.kernels.noise_ops import integer_noise, noise
-from dualsmooth.kernels.stem_ops import stem
-from dualsmooth.kernels.vote_ops import vote, vote_logits
+from dualsmooth.kernels.conv import conv
+from dualsmooth.kernels.noise import integer_noise, noise
+from dualsmooth.kernels.stem import stem
+from dualsmooth.kernels.vote import vote, vote_logits
 
 __all__ = ["conv", "integer_noise", "noise", "stem", "vote", "vote_logits"]

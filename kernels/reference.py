@@ -1,7 +1,7 @@
 """One short truth per kernel, plain PyTorch on any device, written before the kernels.
 
 Words are exact int64 arithmetic. Normals are evaluated in float64 from the float32 uniform and
-rounded once, as `engine/noise.py` specifies. Images and activations are channels-last.
+rounded once, as `engine/noise/stream.py` specifies. Images and activations are channels-last.
 """
 
 import math

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from dualsmooth.kernels.conv_ops import conv
+from dualsmooth.kernels.conv import conv
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.launch import ConvLaunch, StemLaunch
 from dualsmooth.kernels.rows import Rows
-from dualsmooth.kernels.stem_ops import stem
-from dualsmooth.kernels.vote_ops import vote
+from dualsmooth.kernels.stem import stem
+from dualsmooth.kernels.vote import vote
 
 
 @dataclass(frozen=True, slots=True)

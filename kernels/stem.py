@@ -7,7 +7,7 @@ from dualsmooth.kernels.checks import expect, expect_batch, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.launch import StemLaunch, StemShape
-from dualsmooth.kernels.noise_ops import noise
+from dualsmooth.kernels.noise import noise
 from dualsmooth.kernels.rows import Rows
 
 
@@ -86,7 +86,7 @@ def _launch(
     choice: StemLaunch,
     backend: str,
 ) -> None:
-    from dualsmooth.kernels import stem as device
+    from dualsmooth.kernels.triton import stem as device
 
     if choice.design not in ("tile", "tap", "stored"):
         raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)

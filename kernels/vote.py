@@ -55,7 +55,7 @@ def vote(
     if not runs_kernel(backend, features):
         reference.vote(reference.logits(features, weight, bias), segment, counts)
         return
-    from dualsmooth.kernels.vote import vote_kernel
+    from dualsmooth.kernels.triton.vote import vote_kernel
 
     choice = launch or VoteLaunch.choose(classes, channels)
     vote_kernel[(-(-rows // (choice.rows * choice.tiles)),)](
@@ -108,7 +108,7 @@ def vote_logits(
     if not runs_kernel(backend, logits):
         reference.vote(logits.float(), segment, counts)
         return
-    from dualsmooth.kernels.vote import vote_logits_kernel
+    from dualsmooth.kernels.triton.vote import vote_logits_kernel
 
     choice = launch or VoteLaunch.choose(classes, 64)
     vote_logits_kernel[(-(-rows // (choice.rows * choice.tiles)),)](

@@ -1,6 +1,6 @@
 """How much the padded batch shape matters: votes and certificates at two shapes.
 
-    python benchmarks/batch_shapes.py [--images 540] [--n 10000] [--shapes 64 1000]
+    python benchmarks/accuracy/batch_shapes.py [--images 540] [--n 10000] [--shapes 64 1000]
 
 The padded batch shape is part of what is certified, because convolutions may add in another order
 at another shape. This counts the votes that change (near ties) and the certificates that do.
@@ -10,9 +10,12 @@ import argparse
 
 import numpy as np
 
-from dualsmooth.engine import Budget, DualSmoothing, certify, load_bundle
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
 
 
 def changed_votes(first: Certificate, second: Certificate) -> tuple[int, int]:

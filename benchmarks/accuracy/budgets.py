@@ -1,6 +1,6 @@
 """Votes that adaptive budgets save against a fixed n, and what they cost in certified share.
 
-    python benchmarks/adaptive_budgets.py [--logs ../shared/logs] [--images 60] [--out FILE]
+    python benchmarks/accuracy/budgets.py [--logs ../shared/logs] [--images 60] [--out FILE]
 
 Part 1 simulates: each image of a published log has p_A = Phi(radius / sigma), the probability its
 radius stands for; abstentions get 1/2. Votes are binomial. n = 100,000, alpha = 0.001 for all.
@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import platform
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -27,16 +28,22 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from dualsmooth.benchmarks.certify_adaptive import certify_adaptive
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.decision_plan import decision_plan
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.networks import OneNetwork
+from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.radius.decision import decision_plan
 
 N, ALPHA, TOLERANCE = 100_000, 1e-3, 0.05
+
+
 RATIOS = (0.5, 1.0, 2.0)
+
+
 ROUNDS, FUTILITY = (1000, 10_000, 100_000), 1e-4
+
+
 LOGS = {
     "ImageNet 0.50": ("cohen2019/imagenet_resnet50_sigma_0.50.tsv", 0.5),
     "CIFAR 0.25": ("cohen2019/cifar10_resnet110_sigma_0.25.tsv", 0.25),
@@ -122,8 +129,10 @@ def simulated(name: str, path: Path, sigma: float) -> list[dict[str, Any]]:
 
 def digits(images: int) -> list[dict[str, Any]]:
     """Rows of part 2: fixed 0.25 and dual on the bundled model, n = 100,000 per stage."""
-    from dualsmooth.engine import DualSmoothing, certify, load_bundle
-    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.api import certify
+    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.methods.dual import DualSmoothing
+    from dualsmooth.engine.models.sources.load import load_bundle
 
     data, bundle, rows = load_images("digits"), load_bundle("digits-dual"), []
     chosen = list(range(0, len(data.labels), max(1, len(data.labels) // images)))[:images]
@@ -184,7 +193,7 @@ def planning_seconds() -> dict[str, float]:
 
 def main() -> None:
     """Print the table and write it as JSON."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logs", type=Path, default=root.parent / "shared" / "logs")
     parser.add_argument("--images", type=int, default=60)
@@ -213,3 +222,30 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def certify_adaptive(
+    draw: Callable[[int], int], p0: float, sizes: Sequence[int], alpha: float, beta: float
+) -> tuple[bool, int]:
+    """Whether P(vote for the class) > p0 was shown, and the votes drawn.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes n and returns how many of n fresh votes are for the class.
+    p0 : float
+        Probability to beat, in (0, 1).
+    sizes : sequence of int
+        Votes of each round.
+    alpha, beta : float
+        Probability of a wrong yes, and of giving up although p > p0.
+    """
+    used = 0
+    for size in sizes[:-1]:
+        k, used = draw(size), used + size
+        if clopper_pearson_lower(k, size, alpha / len(sizes)) > p0:
+            return True, used
+        if clopper_pearson_upper(k, size, beta / (len(sizes) - 1)) < p0:
+            return False, used
+    k, last = draw(sizes[-1]), sizes[-1]
+    return bool(clopper_pearson_lower(k, last, alpha / len(sizes)) > p0), used + last

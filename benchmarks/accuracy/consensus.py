@@ -1,6 +1,6 @@
 """What K-consensus saves against soft voting, and what both certify.
 
-    python benchmarks/consensus.py [--members 5] [--epochs 40] [--images 60] [--n 1000]
+    python benchmarks/accuracy/consensus.py [--members 5] [--epochs 40] [--images 60] [--n 1000]
 
 Trains small classifiers of scikit-learn's digits under noise, which differ in their seed, and joins
 them. First a gate: consensus must vote as its definition says, row by row. Then votes per second of
@@ -17,17 +17,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from dualsmooth.benchmarks.rounds import interleave, quartiles, ratio
-from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify
+from dualsmooth.benchmarks.speed.rounds import interleave, quartiles, ratio
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import as_unit_float, load_images
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.machine import machine
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime.native import make_sampler
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.train.augment import Affine
-from dualsmooth.engine.train.loop import Schedule, one_thread, train_on_noise
+from dualsmooth.engine.samplers.choose import make_sampler
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.engine.train.loop import Affine, Schedule, one_thread, train_on_noise
 
 SIGMA, BATCH, SHAPE = 0.25, 256, (8, 8, 1)
 SAMPLES = 8 * BATCH
@@ -125,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("members", 5), ("epochs", 40), ("images", 60), ("n", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    results = Path(__file__).parent / "results" / "consensus.json"
+    results = Path(__file__).parents[1] / "results" / "consensus.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     parts, data = members(options.members, options.epochs), load_images("digits")

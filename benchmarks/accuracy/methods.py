@@ -1,6 +1,6 @@
 """Every method on one bundle and the same images: certified accuracy, ACR, votes and seconds.
 
-    python benchmarks/methods.py BUNDLE --data SPEC --anchors SPEC [--skip 1] [--max M] [--n 10000]
+    python benchmarks/accuracy/methods.py BUNDLE --data SPEC --anchors SPEC [--skip 1] [--max M] [--n 10000]
         [--runs DIR] [--out FILE.md]
 
 BUNDLE has one classifier for all its levels and a real-valued selector (`dualsmooth train
@@ -18,20 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
-from dualsmooth.engine.anchors import Anchors, read_anchors
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.certify_run import certify_run, choose_images
-from dualsmooth.engine.data import ImageSet, load_images
-from dualsmooth.engine.memory import Memory
-from dualsmooth.engine.methods.choose import choose_method, make_search
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing
 from dualsmooth.engine.methods.method import Method, is_serial
-from dualsmooth.engine.models.bundle import Bundle, load_bundle
-from dualsmooth.engine.report.summary import rows_of, summarize
-from dualsmooth.engine.runlog import read_log
-from dualsmooth.engine.search_anchors import search_anchors
+from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
+from dualsmooth.engine.methods.regions.memory import Memory
+from dualsmooth.engine.methods.registry import choose_method, make_search
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.search import search_anchors
+from dualsmooth.engine.runs.summary import rows_of, summarize
 from dualsmooth.engine.settings import Settings
 
 RATE = 0.01

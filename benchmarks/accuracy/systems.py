@@ -1,6 +1,6 @@
 """Certified accuracy of every system on one data set, and each one's share of the oracle.
 
-    python benchmarks/accuracy.py BUNDLE --data SPEC [--other BUNDLE ...] [--train RECIPE]
+    python benchmarks/accuracy/systems.py BUNDLE --data SPEC [--other BUNDLE ...] [--train RECIPE]
         [--runner-up] [--skip 20] [--n 10000] [--runs DIR] [--out FILE]
 
 Systems are every fixed sigma of the bundle, dual with the ordered selector and interval routing,
@@ -23,16 +23,19 @@ from typing import Any
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.certify_run import certify_run, choose_images
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import choose_images, load_images
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.models.bundle import SELECTOR, Bundle, load_bundle
-from dualsmooth.engine.report.summary import Row, Summary, rows_of, summarize
-from dualsmooth.engine.runlog import read_log, write_json
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize
 from dualsmooth.engine.settings import Settings
 
 ORACLE = "oracle (not a certificate)"
@@ -194,7 +197,7 @@ def main() -> None:
     """Train if asked, certify, print the table and write it as JSON."""
     options = parsed()
     if options.train and not Path(options.bundle).exists():
-        from dualsmooth.engine.train.recipes import train
+        from dualsmooth.engine.train.run import train
 
         train(
             options.train, options.data, options.bundle, max_images=options.train_max, resume=True

@@ -1,8 +1,8 @@
 """Everything there is to do on a GPU, in three commands of ten minutes at most.
 
-    python benchmarks/gpu.py 1            # correctness, then the ceilings of this device
-    python benchmarks/gpu.py 2            # speeds beside other loops, and where time goes
-    python benchmarks/gpu.py 3 --data DIR # CIFAR-10: train a dual model, then certify
+    python benchmarks/gpu 1            # correctness, then the ceilings of this device
+    python benchmarks/gpu 2            # speeds beside other loops, and where time goes
+    python benchmarks/gpu 3 --data DIR # CIFAR-10: train a dual model, then certify
 
 Without a number it is 2. ``--minutes 9`` is the time each takes at most; no new item begins after
 it. Figures go to ``device_N.json`` and ``device_N.txt`` in $OUT or benchmarks/results/ whenever an
@@ -29,10 +29,10 @@ from pathlib import Path
 
 import torch
 
-from dualsmooth.benchmarks.device_items import FAILED
-from dualsmooth.benchmarks.device_report import Report
+from dualsmooth.benchmarks.gpu.items import FAILED
+from dualsmooth.benchmarks.gpu.report import Report
 
-CHILD = ("-m", "dualsmooth.benchmarks.device_child")
+CHILD = ("-m", "dualsmooth.benchmarks.gpu.child")
 POLL = 0.2
 GRACE = 5.0
 """Seconds that an item may take beyond its limit, or the pass beyond its time, to be written."""
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not (chosen.rehearse or torch.cuda.is_available()):
         print("no CUDA device: nothing checked, nothing timed")
         return 0
-    out = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
+    out = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results")
     work = chosen.work or Path("build") / "device"
     options = {"data": chosen.data, "network": chosen.network, "only": chosen.only,
                "out": str(out)}  # fmt: skip

@@ -11,17 +11,20 @@ from time import perf_counter
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
-from dualsmooth.benchmarks.device_items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu_checks import require
-from dualsmooth.benchmarks.gpu_library_checks import fused
-from dualsmooth.engine.runtime.cuda_networks import reproducible
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu.kernel_checks import require
+from dualsmooth.benchmarks.gpu.library import fused
+from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
 from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
 
 PREDICTED = {(16, 32): (414e-6, 125e-6), (32, 16): (219e-6, 62e-6), (64, 8): (122e-6, 31e-6)}
 """(channels, side) -> seconds of a 3x3 convolution of 8,192 images, computed for an H200: if the
 nine reads of an input are bound by the L2 cache (6.2e12 bytes/s), and if by device memory."""
+
 
 BATCH, ROUNDS = 8192, 30
 
@@ -70,7 +73,6 @@ def matrix_rate(turn: Turn) -> dict[str, float]:
 
 def cache_rate(turn: Turn) -> dict[str, float]:
     """Reads of a 16 MB buffer by every multiprocessor at once, past L1."""
-    from dualsmooth.benchmarks.gpu_device_code import read_kernel
 
     place, block = turn.place, 4096
     blocks, passes = (2, 1) if place.tiny else (1024, 2)
@@ -183,3 +185,21 @@ def items(place: Place) -> list[Item]:
         gate = f"kernel on-chip stage {which.channels}"
         found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (gate,)))
     return found
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def read_kernel(  # type: ignore[no-untyped-def]
+    x,  # int32 [BLOCK * blocks]
+    out,  # int32 [programs]
+    blocks,
+    passes,
+    BLOCK: tl.constexpr,
+):
+    """Every program reads the whole buffer, past L1, `passes` times, and adds it up modulo 2^32."""
+    start = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.int32)
+    for step in range(blocks * passes):
+        block = (start + step) % blocks
+        at = block * BLOCK + tl.arange(0, BLOCK)
+        total += tl.load(x + at, cache_modifier=".cg")
+    tl.store(out + start, tl.sum(total, axis=0))

@@ -3,16 +3,16 @@
 from time import monotonic, perf_counter
 from typing import Any
 
-from dualsmooth.benchmarks.device_items import Turn
-from dualsmooth.benchmarks.gpu_checks import require
+from dualsmooth.benchmarks.gpu.items import Turn
+from dualsmooth.benchmarks.gpu.kernel_checks import require
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.report.summary import rows_of, summarize
+from dualsmooth.engine.runs.summary import rows_of, summarize
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

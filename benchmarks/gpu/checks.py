@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from dualsmooth.benchmarks import gpu_contest, gpu_kernels
-from dualsmooth.benchmarks.device_items import Item, Place, Turn, Unavailable
-from dualsmooth.benchmarks.gpu_check_list import REAL, SMALL, kernel_checks, library_checks
-from dualsmooth.benchmarks.gpu_checks import CheckFailed
-from dualsmooth.benchmarks.gpu_votes import Subject
+from dualsmooth.benchmarks.gpu import contest as gpu_contest
+from dualsmooth.benchmarks.gpu import kernels as gpu_kernels
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
+from dualsmooth.benchmarks.gpu.kernel_check_list import REAL, SMALL, kernel_checks, library_checks
+from dualsmooth.benchmarks.gpu.kernel_checks import CheckFailed
+from dualsmooth.benchmarks.gpu.votes import Subject
+from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.versions import installed_version
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SANITIZERS = (
     "/usr/local/cuda*/bin/compute-sanitizer",
     "/usr/local/cuda*/compute-sanitizer/compute-sanitizer",
@@ -106,7 +107,7 @@ def sanitize(tool: str, turn: Turn) -> dict[str, Any]:
     found += [path for pattern in SANITIZERS for path in glob.glob(pattern, recursive=True)]
     if not found or turn.place.device.type != "cuda":
         raise Unavailable("no compute-sanitizer here")
-    program = [sys.executable, "-m", "dualsmooth.benchmarks.gpu_kernels", "--small"]
+    program = [sys.executable, "-m", "dualsmooth.benchmarks.gpu.kernels", "--small"]
     tools = [str(found[0]), "--tool", tool, "--error-exitcode", "9"]
     own = str(turn.place.work / f"sanitized-{tool}")
     return command([*tools, *program], turn, PYTORCH_NO_CUDA_MEMORY_CACHING="1", OUT=own)
@@ -141,12 +142,12 @@ def items(place: Place) -> list[Item]:
 
 def _programs(place: Place, checks: tuple[str, ...]) -> list[Item]:
     """Tests and sanitizers; times of the kernels, which rest on their checks."""
-    marked = ["-m", "gpu", "tests/engine/runtime", "tests/kernels"]
+    marked = ["-m", "gpu", "tests/engine/samplers", "tests/kernels"]
     if place.tiny:
-        marked = ["-m", "gpu", "tests/kernels/test_residual_stage.py"]
+        marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
     found = [Item("tests marked gpu", partial(pytest, marked), limit=150)]
     kernels = ["tests/kernels", "-m", "not slow", "-n", "6", "--ignore=tests/kernels/cpu",
-               "--ignore=tests/kernels/test_aot.py"]  # fmt: skip
+               "--ignore=tests/kernels/aot/test_main.py"]  # fmt: skip
     if not place.tiny:
         found.append(Item("kernel times", kernel_times, checks, limit=60))
         found.append(Item("tests of the kernels", partial(pytest, kernels), limit=200))

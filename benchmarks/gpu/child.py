@@ -15,20 +15,27 @@ from typing import Any
 
 import torch
 
-from dualsmooth.benchmarks.device_items import DONE, FAILED, NOT_RUN, Item, Place, Turn, Unavailable
-from dualsmooth.benchmarks.device_stretches import items_of
+from dualsmooth.benchmarks.gpu import ceilings as device_ceilings
+from dualsmooth.benchmarks.gpu import checks as device_checks
+from dualsmooth.benchmarks.gpu import cifar as device_cifar
+from dualsmooth.benchmarks.gpu import table as device_table
+from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN, Item, Place, Turn, Unavailable
 
 BROKEN = 3
 """Exit code: the device answers no more, and a fresh process may help."""
 
+
 SHARE = 0.8
 """Of an item's limit, after which it should stop by itself."""
+
 
 STUCK = "stuck"
 """State of an item whose program did not end: whatever it left goes with this process group."""
 
+
 LONGEST = 300
 """Characters of a reason; the traceback has the rest."""
+
 
 Tell = Callable[..., None]
 
@@ -106,3 +113,43 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+STRETCHES = (1, 2, 3)
+
+
+SLOW = ("kernel times", "tests of the kernels", "sanitizer")
+"""What comes last in the first stretch; ``--only`` runs it in a command of its own."""
+
+
+def items_of(stretch: int, place: Place) -> list[Item]:
+    """Items in the order in which they run: what everything else rests on comes first.
+
+    Raises
+    ------
+    ValueError
+        If the number is not 1, 2 or 3.
+    """
+    return _only(_all(stretch, place), place.options.get("only", ""))
+
+
+def _only(items: list[Item], text: str) -> list[Item]:
+    """Items whose names hold the text, and everything they need or use."""
+    wanted = {item.name for item in items if text in item.name}
+    for item in reversed(items):  # an item needs earlier ones only
+        if item.name in wanted:
+            wanted |= {*item.needs, *item.uses}
+    return [item for item in items if item.name in wanted]
+
+
+def _all(stretch: int, place: Place) -> list[Item]:
+    if stretch == 1:
+        checks = device_checks.items(place)
+        slow = [item for item in checks if item.name.startswith(SLOW)]
+        first = [item for item in checks if item not in slow]
+        return first + device_ceilings.items(place) + slow
+    if stretch == 2:
+        return device_table.items(place)
+    if stretch == 3:
+        return device_cifar.items(place)
+    raise ValueError(f"stretch must be 1, 2 or 3; received {stretch}")

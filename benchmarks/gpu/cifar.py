@@ -18,23 +18,22 @@ from typing import Any
 
 import torch
 
-from dualsmooth.benchmarks import cifar_data
-from dualsmooth.benchmarks.cifar_states import pack, unpack
-from dualsmooth.benchmarks.device_certify import certify_dual, certify_fixed
-from dualsmooth.benchmarks.device_checks import machine
-from dualsmooth.benchmarks.device_items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu_checks import require
-from dualsmooth.engine.data import ImageSet
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
-from dualsmooth.engine.train.card import CARD, model_card
+from dualsmooth.benchmarks.gpu import cifar_files as cifar_data
+from dualsmooth.benchmarks.gpu.certify import certify_dual, certify_fixed
+from dualsmooth.benchmarks.gpu.checks import machine
+from dualsmooth.benchmarks.gpu.cifar_files import pack, unpack
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu.kernel_checks import require
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.train.checkpoints import Journal
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.dual import DualRecipe
-from dualsmooth.engine.train.general import CIFAR_DUAL
-from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import soft_cross_entropy
-from dualsmooth.engine.train.recipes import describe, run
-from dualsmooth.engine.train.workshop import Workshop
+from dualsmooth.engine.train.recipes import CIFAR_DUAL
+from dualsmooth.engine.train.run import CARD, describe, model_card, run
 
 TRAIN, BUNDLE, TAR, STATES = "train", "cifar-dual", "cifar_bundle.tar", "cifar_states.pt"
 TRAINING_SECONDS = 290.0

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dualsmooth.benchmarks import gpu_votes as votes
-from dualsmooth.benchmarks.gpu_checks import CheckFailed
-from dualsmooth.benchmarks.gpu_peers import Loop, careful, cohen
-from dualsmooth.benchmarks.gpu_votes import Subject
-from dualsmooth.engine.runtime.cuda_networks import reproducible
-from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
-from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.benchmarks.gpu import votes
+from dualsmooth.benchmarks.gpu.kernel_checks import CheckFailed
+from dualsmooth.benchmarks.gpu.peers import Loop, careful, cohen
+from dualsmooth.benchmarks.gpu.votes import Subject
+from dualsmooth.engine.samplers.cuda import CudaSampler
+from dualsmooth.engine.samplers.passes import reproducible
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream
 
 DRAWS = (100_000, 50_000, 20_000, 10_000)
 """Votes of a round: the first that the time allows."""

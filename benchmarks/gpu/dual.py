@@ -3,15 +3,15 @@
 from time import perf_counter
 from typing import Any
 
-from dualsmooth.benchmarks.device_items import Turn
-from dualsmooth.benchmarks.gpu_checks import require
+from dualsmooth.benchmarks.gpu.items import Turn
+from dualsmooth.benchmarks.gpu.kernel_checks import require
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

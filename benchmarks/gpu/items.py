@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dualsmooth.benchmarks.gpu_contest import Uncaptured
-from dualsmooth.benchmarks.host_stream import HostStream
-from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream
+from dualsmooth.benchmarks.gpu.contest import Uncaptured
+from dualsmooth.engine.samplers.null import HostStream
+from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream
 
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
 

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from dualsmooth.benchmarks import gpu_checks as checks
-from dualsmooth.benchmarks import gpu_library_checks as library
-from dualsmooth.benchmarks.gpu_peers import tf32
+from dualsmooth.benchmarks.gpu import kernel_checks as checks
+from dualsmooth.benchmarks.gpu import library
+from dualsmooth.benchmarks.gpu.peers import tf32
 from dualsmooth.kernels.cuda.residual_stage import STAGES
 from dualsmooth.kernels.launch import StemShape
 

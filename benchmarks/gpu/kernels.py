@@ -1,6 +1,6 @@
 """Correctness, then times, of the kernels on a CUDA device.
 
-    python benchmarks/gpu_kernels.py [--rounds 15] [--checks-only] [--small]
+    python benchmarks/gpu/kernels.py [--rounds 15] [--checks-only] [--small]
 
 Nothing is timed before every check has passed; a failed check exits with 1. Each round runs all
 contestants in random order, timed with CUDA events; the median, interquartile range and minimum are
@@ -22,9 +22,15 @@ from pathlib import Path
 
 import torch
 
-from dualsmooth.benchmarks import gpu_checks as checks
-from dualsmooth.benchmarks.gpu_check_list import CONVS, REAL, SMALL, kernel_checks, library_checks
-from dualsmooth.benchmarks.gpu_work import COPY_BYTES, MATRIX_FLOP
+from dualsmooth.benchmarks.gpu import kernel_checks as checks
+from dualsmooth.benchmarks.gpu.kernel_check_list import (
+    CONVS,
+    REAL,
+    SMALL,
+    kernel_checks,
+    library_checks,
+)
+from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import stem_candidates
@@ -195,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "triton": triton.__version__,
     }
-    folder = Path(os.environ.get("OUT") or Path(__file__).with_name("results"))
+    folder = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gpu_kernels.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from dualsmooth.benchmarks.gpu_checks import (
+from dualsmooth.benchmarks.gpu.kernel_checks import (
     ROUNDING,
     SEED,
     SUM_LIMIT,
@@ -13,8 +13,8 @@ from dualsmooth.benchmarks.gpu_checks import (
     require,
     rows_of,
 )
-from dualsmooth.engine.noise import block_words
-from dualsmooth.engine.runtime.cuda_networks import reproducible
+from dualsmooth.engine.noise.stream import block_words
+from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import reference
 from dualsmooth.kernels.cuda.residual_stage import Stage, pack_weights, residual_stage
 from dualsmooth.kernels.rows import seed_key

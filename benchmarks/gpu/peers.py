@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.gpu_votes import CLASSES, SIGMA, Subject
-from dualsmooth.engine.runtime.torch_sampler import folded_network
+from dualsmooth.benchmarks.gpu.votes import CLASSES, SIGMA, Subject
+from dualsmooth.engine.samplers.eager import folded_network
 
 Loop: TypeAlias = Callable[[int, int], NDArray[np.int64]]
 """(image number i of the pool, draws) -> votes, on the host."""

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from dualsmooth.benchmarks.device_items import DONE, FAILED, NOT_RUN
+from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN
 
 BEGUN = "begun"
 LONGEST = 200

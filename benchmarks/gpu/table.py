@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 
-from dualsmooth.benchmarks import deep_networks as deep
-from dualsmooth.benchmarks import gpu_contest as contest
-from dualsmooth.benchmarks.device_ceilings import copy_rate, matrix_rate
-from dualsmooth.benchmarks.device_checks import check_backend, cifar, machine
-from dualsmooth.benchmarks.device_dual import compare_dual
-from dualsmooth.benchmarks.device_items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu_checks import CheckFailed, require
-from dualsmooth.benchmarks.gpu_peers import Loop, careful
-from dualsmooth.benchmarks.gpu_votes import Subject
-from dualsmooth.benchmarks.gpu_work import COPY_BYTES, MATRIX_FLOP
+from dualsmooth.benchmarks.gpu import contest
+from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
+from dualsmooth.benchmarks.gpu.checks import check_backend, cifar, machine
+from dualsmooth.benchmarks.gpu.dual import compare_dual
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu.kernel_checks import CheckFailed, require
+from dualsmooth.benchmarks.gpu.peers import Loop, careful
+from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, Subject
+from dualsmooth.benchmarks.speed import networks as deep
 
 ROUNDS, FITTING = 15, 5
 SWEEP = (256, 512, 1024, 2048, 4096, 8192, 16384)

@@ -1,4 +1,4 @@
-"""Does the audit find every changed byte? ``python benchmarks/audit_bytes.py --trials 10000``.
+"""Does the audit find every changed byte? ``python benchmarks/soak/audit_bytes.py --trials 10000``.
 
 Single bytes of a finished run's log are changed at random, and the run is audited each time. Honest
 runs with other seeds must raise no alarm. The log of a run is audited line by line, so a small run
@@ -13,15 +13,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.benchmarks.fuzz_seeds import SETTINGS, make_bundle, make_run
-from dualsmooth.engine import DualSmoothing, FixedSmoothing
-from dualsmooth.engine.audit import audit
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
+from dualsmooth.benchmarks.soak.fuzz.seeds import SETTINGS, make_bundle, make_run
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.runlog import LOG, write_json
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.sources.folder import read_bundle
+from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import LOG
+from dualsmooth.engine.samplers.null import FakeSampler
 
 
 def meaning(log: bytes) -> list[object] | None:

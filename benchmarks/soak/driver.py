@@ -1,4 +1,4 @@
-"""What everything but the network costs: ``python benchmarks/driver.py``.
+"""What everything but the network costs: ``python benchmarks/soak/driver.py``.
 
 * The driver: seconds per certificate with a sampler that answers at once, in one process.
 * The run log: certificates per second on disk, one by one and in groups.
@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cluster.conduct import Conductor
-from dualsmooth.engine.cluster.events import Certified, Done, Event, Ready
+from dualsmooth.engine.cluster.conductor import Certified, Conductor, Done, Event, Ready
 from dualsmooth.engine.cluster.leases import Leases, lease_size
-from dualsmooth.engine.group_commit import GroupCommit
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runlog import RunLog, write_json
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.commit import GroupCommit
+from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 
 WORKERS = 1000

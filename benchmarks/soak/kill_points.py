@@ -1,4 +1,4 @@
-"""Kill a run of two workers at random points: ``python benchmarks/kill_points.py --kills 200``.
+"""Kill a run of two workers at random points: ``python benchmarks/soak/kill_points.py --kills 200``.
 
 A run of a tiny bundle with a fake sampler is started, its driver or a worker is killed with
 SIGKILL, or a worker is stopped with SIGSTOP, and the run is resumed until it is finished. Then its
@@ -22,17 +22,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.benchmarks.fuzz_seeds import make_bundle
-from dualsmooth.engine import Budget, DualSmoothing
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.cluster import beats, processes
-from dualsmooth.engine.data import load_images
+from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.cluster import processes
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import StoppedError
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.runlog import LOG, RUN, SUMMARY, TABLE, write_json
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.folder import read_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE
 from dualsmooth.engine.runtime import scheduler
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
 IMAGES, WORKERS = 24, 2

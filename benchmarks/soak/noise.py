@@ -1,4 +1,4 @@
-"""Soak of the noise stream: ``python benchmarks/noise_soak.py --words 1e10``.
+"""Soak of the noise stream: ``python benchmarks/soak/noise.py --words 1e10``.
 
 Words are drawn as certification draws them: images 32 x 32 of 1,024 Philox blocks, 10,240 samples
 per image, one image after another. Tested are values (16-bit halves of each lane, pairs of low and
@@ -6,8 +6,8 @@ of high bytes), likeness to the neighbours that counters make (bits that agree w
 sample, image and phase), and the law of the normals. ``--stream`` writes the words to standard
 output instead, for other batteries:
 
-    python benchmarks/noise_soak.py --stream | dieharder -a -g 200
-    python benchmarks/noise_soak.py --stream | RNG_test stdin32 -tlmax 1TB
+    python benchmarks/soak/noise.py --stream | dieharder -a -g 200
+    python benchmarks/soak/noise.py --stream | RNG_test stdin32 -tlmax 1TB
 """
 
 import argparse
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtri
 
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.noise import block_words, counter_word3, uniform_from_word
-from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.noise.stream import block_words, counter_word3, uniform_from_word
 
 BLOCKS, ROWS, CHUNKS_PER_IMAGE = 1024, 256, 40
 WORDS = BLOCKS * ROWS * 4

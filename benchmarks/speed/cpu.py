@@ -1,7 +1,7 @@
 """Votes per second on a CPU: ours against every peer, in one process.
 
     dualsmooth bench cpu [--rounds 15] [--threads 1]   # ratios, JSON and table
-    python -m pytest benchmarks/test_cpu.py            # pytest-benchmark's table
+    python -m pytest benchmarks/speed/test_cpu.py            # pytest-benchmark's table
 
 Every contestant draws about the same number of votes of the same network on one image, noise,
 argmax and counting included, interleaved in each round. The number is rounded up to whole batches,
@@ -23,21 +23,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks import deep_networks, peers
-from dualsmooth.benchmarks.cpu_table import ratios, table
-from dualsmooth.benchmarks.peak import Products, flop_per_vote
-from dualsmooth.benchmarks.rounds import about_machine, interleave, quartiles, share
+from dualsmooth.benchmarks.speed import networks as deep_networks
+from dualsmooth.benchmarks.speed import peers
+from dualsmooth.benchmarks.speed.cpu_table import ratios, table
+from dualsmooth.benchmarks.speed.networks import Products, flop_per_vote
+from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, share
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import write_json
+from dualsmooth.engine.machine import available_cores, installed_version, keep_freed_memory
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runlog import write_json
-from dualsmooth.engine.runtime.backends import AUTO, OPENVINO
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.memory import keep_freed_memory
-from dualsmooth.engine.runtime.native import make_sampler, multiplies_bf16
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.versions import installed_version
+from dualsmooth.engine.samplers.choose import make_sampler, multiplies_bf16
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.engine.settings import AUTO, OPENVINO, Settings
 
 SIGMA, CLASSES = 0.25, 10
 

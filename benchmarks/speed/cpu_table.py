@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dualsmooth.benchmarks.rounds import Times, best, ratio
+from dualsmooth.benchmarks.speed.rounds import Times, best, ratio
 
 
 def ratios(seconds: Times, ours: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, Any]]:

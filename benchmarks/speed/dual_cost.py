@@ -21,14 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from dualsmooth.benchmarks.rounds import about_machine, interleave, ratio
-from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, certify, load_bundle
+from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, ratio
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import write_json
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

@@ -1,6 +1,6 @@
 """What int8 votes give: speed, disagreement with float32, and radii of both from them.
 
-    python benchmarks/int8_route.py [--bundle digits-dual] [--sigma 0.25] [--images 100]
+    python benchmarks/speed/int8_route.py [--bundle digits-dual] [--sigma 0.25] [--images 100]
         [--n 10000] [--pairs 10000] [--rounds 15] [--out FILE]
 
 The bundle `resnet20` is a CIFAR ResNet-20 trained here for `EPOCHS` epochs on scikit-learn's digits
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.rounds import about_machine, interleave, quartiles, ratio
+from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, ratio
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.models.bundle import Bundle, load_bundle
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runlog import write_json
-from dualsmooth.engine.runtime.segments import Sampler, Segment
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Recipe
 from dualsmooth.export.quantize import Calibration

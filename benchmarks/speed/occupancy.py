@@ -9,11 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from dualsmooth.benchmarks.rounds import about_machine
-from dualsmooth.engine import Budget, DualSmoothing, load_bundle
-from dualsmooth.engine.data import load_images
+from dualsmooth.benchmarks.speed.rounds import about_machine
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.files import write_json
+from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

@@ -1,6 +1,6 @@
 """Votes per second of exported vote graphs against the CPU sampler, interleaved in one process.
 
-    python benchmarks/onnx_route.py [--rounds 15]
+    python benchmarks/speed/onnx_route.py [--rounds 15]
 
 Both draw the same votes of the same networks in float32 on one image, noise and counting included,
 on the same number of threads and rows per pass; counts are compared first. ``noise fed`` makes the
@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.cpu import CASES, CLASSES, SIGMA, Case
-from dualsmooth.benchmarks.rounds import interleave, quartiles, ratio
-from dualsmooth.engine.machine import machine
+from dualsmooth.benchmarks.speed.cpu import CASES, CLASSES, SIGMA, Case
+from dualsmooth.benchmarks.speed.rounds import interleave, quartiles, ratio
+from dualsmooth.engine.machine import available_cores, machine
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.native import make_sampler
-from dualsmooth.engine.runtime.segments import Sampler, Segment
+from dualsmooth.engine.samplers.choose import make_sampler
+from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.deployment import Recipe
-from dualsmooth.export.onnx_sampler import OnnxSampler
+from dualsmooth.export.sampler import OnnxSampler
 from dualsmooth.export.write import export_bundle
 
 VOTES = {"digits": 10_000, "small": 2_000, "resnet20": 400}

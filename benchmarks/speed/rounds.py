@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dualsmooth.engine.machine import machine
-from dualsmooth.engine.versions import installed_version
+from dualsmooth.engine.machine import installed_version, machine
 
 Times = dict[str, list[float]]
 """Seconds of each round, by contestant."""

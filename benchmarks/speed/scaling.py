@@ -25,15 +25,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.rounds import about_machine
-from dualsmooth.benchmarks.scaling_table import draw_picture, table
-from dualsmooth.engine import Budget, Bundle, DualSmoothing, FixedSmoothing
+from dualsmooth.benchmarks.speed.rounds import about_machine
+from dualsmooth.benchmarks.speed.scaling_table import draw_picture, table
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.files import write_json
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runlog import write_json
-from dualsmooth.engine.runtime.driver import drive
-from dualsmooth.engine.runtime.flight import Flight
+from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The figures of `dualsmooth.benchmarks.scaling` as a table and as a picture."""
+"""The figures of `dualsmooth.benchmarks.speed.scaling` as a table and as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path

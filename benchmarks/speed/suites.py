@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dualsmooth.benchmarks import cpu, dual_cost, occupancy, scaling
+from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling
 from dualsmooth.engine.checks import one_of, positive_integer
 
 ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.benchmarks.cpu import CASES, DEFAULT, check, contestants
+from dualsmooth.benchmarks.speed.cpu import CASES, DEFAULT, check, contestants
 
 
 @pytest.mark.parametrize("name", DEFAULT)

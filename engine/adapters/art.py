@@ -7,12 +7,13 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import ABSTAIN
-from dualsmooth.engine.certification import certify
 from dualsmooth.engine.checks import open_unit, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Method, bundle_of
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import Settings
 
 try:
@@ -126,7 +127,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of float32, shape (count, nb_classes)
             Wrong with probability <= alpha per image.
         """
-        from dualsmooth.engine.runtime.session import Session  # imports torch
+        from dualsmooth.engine.runtime.session import Session
 
         images, ids = self._images(x)
         settings = Settings(Budget.fixed(self.sample_size, self.sample_size), self.alpha, self.seed,

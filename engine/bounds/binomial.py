@@ -15,22 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from dualsmooth.engine.anytime import anytime_lower
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.order_statistics import order_statistic_lower, order_statistic_upper
-from dualsmooth.engine.sequential import group_sequential_plan
-
-__all__ = [
-    "anytime_lower",
-    "clopper_pearson_lower",
-    "clopper_pearson_table",
-    "clopper_pearson_upper",
-    "group_sequential_plan",
-    "majority_p_value",
-    "order_statistic_lower",
-    "order_statistic_upper",
-]
 
 Floats = NDArray[np.float64]
 

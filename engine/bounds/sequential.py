@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from dualsmooth.engine.anytime import anytime_lower
+from dualsmooth.engine.bounds.anytime import anytime_lower
+from dualsmooth.engine.bounds.live_counts import LiveCounts
 from dualsmooth.engine.checks import closed_unit, integers, non_negative, open_unit
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.live_counts import LiveCounts
 
 __all__ = [
     "GroupSequentialPlan",

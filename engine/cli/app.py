@@ -8,15 +8,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dualsmooth.engine.cli_audit import audit
-from dualsmooth.engine.cli_certify import certify
-from dualsmooth.engine.cli_parquet import parquet
-from dualsmooth.engine.cli_predict import predict
-from dualsmooth.engine.cli_report import report
-from dualsmooth.engine.cli_search import search
-from dualsmooth.engine.cli_train import train
+from dualsmooth.engine.cli.audit import audit
+from dualsmooth.engine.cli.certify import certify
+from dualsmooth.engine.cli.export import export
+from dualsmooth.engine.cli.predict import predict
+from dualsmooth.engine.cli.report import parquet, report
+from dualsmooth.engine.cli.search import search
+from dualsmooth.engine.cli.train import train
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
-from dualsmooth.export.command import export
 
 INTERRUPTED = 130
 
@@ -31,7 +30,7 @@ app = typer.Typer(
 
 
 def _print_version(asked: bool) -> None:
-    from dualsmooth.engine.versions import installed_version
+    from dualsmooth.engine.machine import installed_version
 
     if asked:
         typer.echo(f"dualsmooth {installed_version('dualsmooth')}")
@@ -79,7 +78,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
     """Time this machine: against other ways to draw the same votes, and by what is certified."""
-    from dualsmooth.benchmarks.suites import run_suite
+    from dualsmooth.benchmarks.speed.suites import run_suite
 
     run_suite(suite, rounds, out, networks=networks, threads=threads, bundle=bundle, data=data)
 
@@ -87,7 +86,7 @@ def bench(
 @app.command()
 def doctor() -> None:
     """Print versions, devices and measured speed, ready to paste into a bug report."""
-    from dualsmooth.engine.doctor import examine
+    from dualsmooth.engine.cli.doctor import examine
 
     for line in examine():
         typer.echo(line)

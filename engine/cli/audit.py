@@ -41,8 +41,8 @@ def audit(
 
     dualsmooth audit runs/digits --replay 0.02
     """
-    from dualsmooth.engine.audit import audit as examine
-    from dualsmooth.engine.audit import check_bundle
+    from dualsmooth.engine.runs.audit import audit as examine
+    from dualsmooth.engine.runs.audit import check_bundle
 
     images = _images(run, data)
     seen = examine(run, images)
@@ -52,8 +52,8 @@ def audit(
     elif seen.plan is not None:
         check_bundle(seen, networks.digest, bundle or networks.name)
     if replay is not None and not seen.findings and seen.plan is not None:
-        from dualsmooth.engine.replay import Choice  # imports torch
-        from dualsmooth.engine.replay import replay as draw_again
+        from dualsmooth.engine.runs.replay import Choice
+        from dualsmooth.engine.runs.replay import replay as draw_again
 
         if networks is None or images is None:
             missing = "bundle" if networks is None else "data"
@@ -66,9 +66,9 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.data.spec import load_images
     from dualsmooth.engine.errors import FileError
-    from dualsmooth.engine.runlog import read_configuration
+    from dualsmooth.engine.runs.log import read_configuration
 
     if spec is None:
         try:
@@ -81,7 +81,7 @@ def _images(run: Path, spec: str | None) -> Any:
 
 
 def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
-    from dualsmooth.engine.models.bundle import bundled_names, load_bundle
+    from dualsmooth.engine.models.sources.load import bundled_names, load_bundle
 
     name = configuration.get("bundle")
     if source is None and name in bundled_names():

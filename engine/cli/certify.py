@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dualsmooth.engine import cli_cluster
-from dualsmooth.engine.cli_options import (
+from dualsmooth.engine.cli import cluster as cli_cluster
+from dualsmooth.engine.cli.options import (
     AnchorsOption,
     BatchOption,
     BundleArgument,
@@ -128,13 +128,12 @@ def certify(
 
     dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
     """
-    from dualsmooth.engine.budget import budget_from_options
-    from dualsmooth.engine.certify_run import certify_run, choose_images
-    from dualsmooth.engine.data import load_images
-    from dualsmooth.engine.methods.choose import choose_method
-    from dualsmooth.engine.models.bundle import load_bundle
-    from dualsmooth.engine.models.place import place_of
+    from dualsmooth.engine.cli.options import budget_from_options
+    from dualsmooth.engine.data.spec import choose_images, load_images
+    from dualsmooth.engine.methods.registry import choose_method
+    from dualsmooth.engine.models.sources.load import load_bundle, place_of
     from dualsmooth.engine.report.text import text_table
+    from dualsmooth.engine.runs.certify import certify_run
     from dualsmooth.engine.settings import Settings
 
     device, precision = place_of(bundle, device, precision)

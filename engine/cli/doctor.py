@@ -6,12 +6,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runtime.backends import OPENVINO
-from dualsmooth.engine.versions import installed_version
+from dualsmooth.engine.machine import installed_version, machine
+from dualsmooth.engine.settings import OPENVINO
 
 if TYPE_CHECKING:
-    from dualsmooth.engine.runtime.segments import MakeSampler
+    from dualsmooth.engine.samplers.sampler import MakeSampler
 
 PACKAGES = ("dualsmooth", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "onnxruntime",
             "openvino", "matplotlib")  # fmt: skip
@@ -48,7 +47,7 @@ def advice() -> list[str]:
     """What would make this machine faster; one line each."""
     import torch
 
-    from dualsmooth.engine.runtime.native import multiplies_bf16
+    from dualsmooth.engine.samplers.choose import multiplies_bf16
     from dualsmooth.kernels.cpu import noise_votes
 
     lines = []
@@ -98,10 +97,10 @@ def _speeds() -> Iterator[str]:
     """Votes per second of the bundled model's networks, for every sampler and precision."""
     import torch
 
-    from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-    from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
-    from dualsmooth.engine.runtime.native import multiplies_bf16
-    from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+    from dualsmooth.engine.samplers.choose import multiplies_bf16
+    from dualsmooth.engine.samplers.cpu import CpuSampler
+    from dualsmooth.engine.samplers.cuda import CudaSampler
+    from dualsmooth.engine.samplers.eager import TorchSampler
     from dualsmooth.kernels.cpu import noise_votes
 
     kinds: dict[str, partial[Any]] = {"TorchSampler fp32": partial(TorchSampler, precision="fp32")}
@@ -129,8 +128,8 @@ def _rate(make: "MakeSampler") -> tuple[str, float]:
     import numpy as np
 
     from dualsmooth.engine.draws import Draw, Phase
-    from dualsmooth.engine.models.bundle import load_bundle
-    from dualsmooth.engine.runtime.segments import Segment
+    from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.samplers.sampler import Segment
     from dualsmooth.engine.settings import Settings
 
     bundle, role = load_bundle("digits-dual"), "classifier@0.25"

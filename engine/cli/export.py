@@ -78,9 +78,9 @@ def export(
     dualsmooth export model.pth.tar --out deployed --sigma 0.25 --check --data npz:images.npz
     """
     from dualsmooth.engine.errors import ArgumentError
-    from dualsmooth.engine.methods.choose import choose_method
-    from dualsmooth.engine.models.bundle import load_bundle
-    from dualsmooth.export.check_images import images_for_calibration, images_for_check
+    from dualsmooth.engine.methods.registry import choose_method
+    from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.export.check.images import images_for_calibration, images_for_check
     from dualsmooth.export.deployment import Recipe
 
     try:
@@ -108,8 +108,8 @@ def export(
     typer.echo(f"{out}/deployment.json")
     if pixels is None:
         return
-    from dualsmooth.export.check import check_deployment
-    from dualsmooth.export.finding import table
+    from dualsmooth.export.check.deployment import check_deployment
+    from dualsmooth.export.check.finding import table
 
     findings = check_deployment(deployment, loaded, pixels, seed=seed, threads=threads)
     typer.echo(table(findings))

@@ -5,7 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.budget import KINDS, PILOT, Budget
+from dualsmooth.engine.errors import ArgumentError
+
 _PANEL = "Method options"
+
 
 MethodOption = Annotated[
     str | None,
@@ -15,6 +19,8 @@ MethodOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 SigmaOption = Annotated[
     float | None,
     typer.Option(
@@ -22,6 +28,8 @@ SigmaOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 RuleOption = Annotated[
     str | None,
     typer.Option(
@@ -29,6 +37,8 @@ RuleOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 RoutingOption = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +47,8 @@ RoutingOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 SplitOption = Annotated[
     bool,
     typer.Option(
@@ -45,6 +57,8 @@ SplitOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 RunnerUpOption = Annotated[
     bool,
     typer.Option(
@@ -54,6 +68,8 @@ RunnerUpOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 TargetOption = Annotated[
     float | None,
     typer.Option(
@@ -61,12 +77,16 @@ TargetOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
         help="cascade: probability from which on a level is sure [0.5].", rich_help_panel=_PANEL
     ),
 ]
+
+
 RegionOption = Annotated[
     str | None,
     typer.Option(
@@ -74,10 +94,14 @@ RegionOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 AnchorsOption = Annotated[
     Path | None,
     typer.Option(help="insta, anchor: file made by `dualsmooth search`.", rich_help_panel=_PANEL),
 ]
+
+
 MemoryOption = Annotated[
     Path | None,
     typer.Option(
@@ -86,6 +110,8 @@ MemoryOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 SearchOption = Annotated[
     str | None,
     typer.Option(
@@ -93,6 +119,8 @@ SearchOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 ReferencesOption = Annotated[
     str | None,
     typer.Option(
@@ -100,20 +128,27 @@ ReferencesOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
 RateOption = Annotated[
     float | None,
     typer.Option(
         help="semielastic: change of ln sigma per unit of distance [0.01].", rich_help_panel=_PANEL
     ),
 ]
+
+
 OffsetOption = Annotated[
     float | None,
     typer.Option(help="semielastic: typical mean distance [0].", rich_help_panel=_PANEL),
 ]
+
+
 NeighboursOption = Annotated[
     int | None,
     typer.Option(help="semielastic: nearest references to average [20].", rich_help_panel=_PANEL),
 ]
+
 
 BundleArgument = Annotated[
     str,
@@ -124,10 +159,16 @@ BundleArgument = Annotated[
         "timm:NAME[:FILE] (weights from FILE or the local cache; nothing is downloaded).",
     ),
 ]
+
+
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
+
+
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Batches in work at once. Default: one per core.")
 ]
+
+
 NoiseOption = Annotated[
     str,
     typer.Option(
@@ -135,6 +176,8 @@ NoiseOption = Annotated[
         "grid."
     ),
 ]
+
+
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
@@ -149,3 +192,33 @@ def method_options(parameters: dict[str, Any]) -> dict[str, Any]:
 
     names = ["method", *(field.name for field in fields(MethodOptions))]
     return {name: parameters[name] for name in names}
+
+
+def budget_from_options(
+    kind: str, radii: str | None, tolerance: float | None, n0: int | None, n: int
+) -> Budget:
+    """A budget as the command line gives it; ``radii`` is a comma-separated list.
+
+    Raises
+    ------
+    ArgumentError
+        If the kind is unknown or an option does not belong to it.
+    """
+    if kind not in KINDS:
+        raise ArgumentError("budget", f"must be one of {', '.join(KINDS)}", kind)
+    for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):
+        if value is not None and kind != owner:
+            raise ArgumentError(name, f"belongs to --budget {owner}", value)
+    n0 = PILOT[kind] if n0 is None else n0
+    if kind == "fixed":
+        return Budget.fixed(n0, n)
+    if kind == "precise":
+        return Budget.precise(n0=n0, n=n) if tolerance is None else Budget.precise(tolerance, n0, n)
+    if radii is None:
+        raise ArgumentError("radii", "are required by --budget decide", None,
+                            "for example --radii 0.25,0.5")  # fmt: skip
+    try:
+        grid = [float(radius) for radius in radii.split(",")]
+    except ValueError:
+        raise ArgumentError("radii", "must be numbers with commas between them", radii) from None
+    return Budget.decide(grid, n0, n)

@@ -38,8 +38,8 @@ def report(
 ) -> None:
     """Compare certified accuracies of runs; write tables and plots."""
     from dualsmooth.engine.report.reading import default_radii, read_runs
-    from dualsmooth.engine.report.summary import summarize
     from dualsmooth.engine.report.text import text_table
+    from dualsmooth.engine.runs.summary import summarize
 
     read = read_runs(runs)
     grid = _radii(radii) if radii is not None else default_radii(read)
@@ -75,3 +75,13 @@ def _folder(first: Path, count: int, out: Path | None, html: bool) -> Path | Non
             raise ArgumentError("out", "is required by --html with a table or several runs", None)
         return first
     return out
+
+
+def parquet(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet file to write.")],
+) -> None:
+    """Write the certificates of a run as a Parquet file (extra parquet)."""
+    from dualsmooth.engine.report.parquet import write_parquet
+
+    typer.echo(f"{file}: {write_parquet(run, file)} certificates")

@@ -25,11 +25,10 @@ def search(
     Example: dualsmooth search digits-dual --data digits:train --out anchors.npz, then
     dualsmooth certify digits-dual --data digits --method insta --anchors anchors.npz
     """
-    from dualsmooth.engine.certify_run import choose_images
-    from dualsmooth.engine.data import load_images
-    from dualsmooth.engine.methods.choose import make_search
-    from dualsmooth.engine.models.bundle import load_bundle
-    from dualsmooth.engine.search_anchors import search_anchors
+    from dualsmooth.engine.data.spec import choose_images, load_images
+    from dualsmooth.engine.methods.registry import make_search
+    from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.runs.search import search_anchors
     from dualsmooth.engine.settings import Settings
 
     loaded, images = load_bundle(bundle), load_images(data)

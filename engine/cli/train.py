@@ -42,7 +42,7 @@ def train(
 
     dualsmooth train consistency --data digits --set sigmas=[0.25] --set members=3 --out my-three
     """
-    from dualsmooth.engine.train import recipes
+    from dualsmooth.engine.train import run as recipes
 
     recipes.train(
         recipe, data, out, seed=seed, options=set_ or (), max_images=max_, device=device,

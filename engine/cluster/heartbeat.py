@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Any
 
-from dualsmooth.engine.cluster.events import Alive
+from dualsmooth.engine.cluster.conductor import Alive
 
 INTERVAL = 5.0
 """Seconds between two looks at a worker's progress."""

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.method import Method, bundle_of
-from dualsmooth.engine.runtime.backends import libraries_of
-from dualsmooth.engine.runtime.segments import MakeSampler
-from dualsmooth.engine.runtime.session import Session
-from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.votebook import Votebook
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runtime.session import Session, bundle_of
+from dualsmooth.engine.samplers.sampler import MakeSampler
+from dualsmooth.engine.settings import Settings, libraries_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Job:
         cls, method: Method, settings: Settings, workers: int, make: MakeSampler | None = None
     ) -> "Job":
         """A job whose workers share the cores of this machine, unless threads are given."""
-        from dualsmooth.engine.runtime.cores import available_cores
+        from dualsmooth.engine.machine import available_cores
 
         shape = bundle_of(method).input_shape
         resolved = dataclasses.replace(

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
-from dualsmooth.engine.cluster import beats
-from dualsmooth.engine.cluster.beats import Watch
+from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.cluster.heartbeat import Watch
 
 
 class Pulse:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dualsmooth.engine.cluster.events import Certified, Done, Event, Lost, Ready, Refused
+from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
 from dualsmooth.engine.cluster.pulse import Pulse
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError

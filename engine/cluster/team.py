@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cluster.conduct import Conductor
+from dualsmooth.engine.cluster.conductor import Conductor
 from dualsmooth.engine.cluster.job import Job, Parcels
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
-from dualsmooth.engine.cluster.ray_pool import RayPool
-from dualsmooth.engine.methods.method import Method, bundle_of, is_serial
+from dualsmooth.engine.cluster.ray import RayPool
+from dualsmooth.engine.methods.method import Method, is_serial
+from dualsmooth.engine.runs.reuse import Votebook
 from dualsmooth.engine.runtime.scheduler import Occupancy
-from dualsmooth.engine.runtime.segments import MakeSampler
+from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.votebook import Votebook
 
 
 class Team:

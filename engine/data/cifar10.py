@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.readers import check_labels
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.readers import check_labels
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 _PIXELS = 3 * 32 * 32

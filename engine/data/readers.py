@@ -13,17 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dualsmooth.engine.data import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion, check_zip
+from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion, npz_arrays
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
+
+
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
+
+
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+
+
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
+
+
 _MOST_CLASSES = 1 << 16
 
 
@@ -102,20 +110,6 @@ def read_npz(path: Path, name: str) -> ImageSet:
     check_labels(path, y, _MOST_CLASSES)
     labels = y.astype(np.int64)
     return ImageSet(images, labels, name, tuple(str(k) for k in range(int(labels.max()) + 1)))
-
-
-def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
-    """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
-    try:
-        check_zip(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: np.asarray(archive[key]) for key in names if key in archive.files}
-    except FileError:
-        raise
-    except Exception as error:  # zip, header and array readers raise many kinds
-        hint = f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names)})"
-        received = f"{type(error).__name__}: {error}"
-        raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error
 
 
 def check_images(path: Path, images: NDArray[np.generic]) -> None:

@@ -12,51 +12,28 @@ The split is `test` unless the text ends in `:train`. An empty DIR means `$DUALS
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 
-UNKNOWN_LABEL = -1
-"""Label of an image whose class is not known."""
+if TYPE_CHECKING:
+    pass
 
 DATA_VARIABLE = "DUALSMOOTH_DATA"
+
+
 DIGITS_TRAIN = 1257
+
+
 _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
+
+
 _WITH_SPLIT = ("digits", "idx", "cifar10")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageSet:
-    """Images with their labels.
-
-    Parameters
-    ----------
-    images : ndarray of uint8 in 0 .. 255 or float32 in [0, 1], shape (n, height, width, channels)
-    labels : ndarray of int64, shape (n,)
-        Indices into ``classes``; -1 where the class is not known.
-    name : str
-        The SPEC the images came from.
-    classes : tuple of str
-        Class names.
-    """
-
-    images: NDArray[np.uint8] | NDArray[np.float32]
-    labels: NDArray[np.int64]
-    name: str
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (height, width, channels) of one image."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
 
 
 def load_images(spec: str) -> ImageSet:
@@ -79,7 +56,7 @@ def load_images(spec: str) -> ImageSet:
         If a file is missing, truncated, corrupt or not what its name says.
     """
     # Readers import this module's ImageSet, so they are imported here.
-    from dualsmooth.engine import cifar10, readers
+    from dualsmooth.engine.data import cifar10, readers
 
     kind, place, split = _parse(spec)
     if kind == "digits":
@@ -92,21 +69,6 @@ def load_images(spec: str) -> ImageSet:
     if kind == "npz":
         return readers.read_npz(path, spec)
     return readers.read_folder(path, spec)
-
-
-def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, floats as they are.
-
-    Raises
-    ------
-    ArgumentError
-        If the images are neither uint8 nor float32.
-    """
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    if images.dtype == np.float32:
-        return images.astype(np.float32, copy=False)
-    raise ArgumentError("images", "must be uint8 or float32", images.dtype)
 
 
 def _parse(spec: str) -> tuple[str, str, str]:
@@ -152,3 +114,20 @@ def _digits(spec: str, split: str) -> ImageSet:
     pixels = np.rint(bunch.images[part, :, :, None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target[part].astype(np.int64)
     return ImageSet(pixels, labels, spec, tuple(str(digit) for digit in range(10)))
+
+
+def choose_images(count: int, skip: int, most: int | None) -> list[int]:
+    """Every ``skip``-th position among the first ``most`` of ``count`` images, as in Cohen's code.
+
+    Raises
+    ------
+    ArgumentError
+        If skip or most is < 1, or no image is left.
+    """
+    positive_integer("skip", skip)
+    if most is not None:
+        positive_integer("max", most)
+    chosen = list(range(0, count if most is None else min(count, most), skip))
+    if not chosen:
+        raise ArgumentError("data", "must hold at least one image", 0)
+    return chosen

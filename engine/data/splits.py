@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 
 

@@ -24,23 +24,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualsmooth.engine.bounds import clopper_pearson_lower
-from dualsmooth.engine.budget import Budget, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
-from dualsmooth.engine.checks import open_unit
-from dualsmooth.engine.draws import (
-    LEVELS,
-    Counts,
-    Draw,
-    Phase,
-    Prediction,
-    PredictProcedure,
-    Procedure,
-)
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import check_votes, open_unit
+from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.ledger import AlphaLedger, Bound
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.radius import margin_radius
+from dualsmooth.engine.radius.gaussian import margin_radius
 
 
 @dataclass(frozen=True)

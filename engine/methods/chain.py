@@ -8,12 +8,12 @@ from math import inf
 
 from scipy.special import ndtri
 
-from dualsmooth.engine.certificate import AlphaLedger
+from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
 from dualsmooth.engine.draws import Counts
+from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.decide import Stream, Trial
 from dualsmooth.engine.methods.routing import Interval, constancy_events
 from dualsmooth.engine.methods.votes import event_votes
-from dualsmooth.engine.sample_size import Pilot, planned_votes
 
 
 def chain_trials(

@@ -27,11 +27,10 @@ from typing import NamedTuple
 
 from scipy.special import ndtri
 
-from dualsmooth.engine.certificate import Bound
-from dualsmooth.engine.decision_plan import decision_looks, decision_plan, least_probability
 from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.ledger import Bound, RadiusTest
 from dualsmooth.engine.methods.votes import event_votes
-from dualsmooth.engine.radius_decision import RadiusTest
+from dualsmooth.engine.radius.decision import decision_looks, decision_plan, least_probability
 
 
 class Stream:

@@ -29,23 +29,16 @@ the classifier's level is shared by two bounds.
 from dataclasses import dataclass
 from math import inf
 
-from dualsmooth.engine.budget import Budget, check_runner_up, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
-from dualsmooth.engine.checks import open_unit, positive
-from dualsmooth.engine.decision_plan import check_grid
-from dualsmooth.engine.draws import (
-    LEVELS,
-    Counts,
-    Draw,
-    Phase,
-    Prediction,
-    PredictProcedure,
-    Procedure,
-)
+from dualsmooth.engine.bounds.sample_size import Pilot
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.chain_budget import chain_sizes, chain_trials
+from dualsmooth.engine.ledger import AlphaLedger, Bound
+from dualsmooth.engine.methods.chain import chain_sizes, chain_trials
 from dualsmooth.engine.methods.decide import Stream, decide
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import (
     NOTHING,
     ChainClaim,
@@ -57,8 +50,8 @@ from dualsmooth.engine.methods.routing import (
     plurality_level,
     possible_levels,
 )
-from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
-from dualsmooth.engine.sample_size import Pilot
+from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
+from dualsmooth.engine.radius.decision import check_grid
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""

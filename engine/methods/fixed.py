@@ -18,15 +18,16 @@ test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.
 
 from dataclasses import dataclass
 
-from dualsmooth.engine.budget import Budget, check_runner_up, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
-from dualsmooth.engine.checks import open_unit, positive
-from dualsmooth.engine.decision_plan import check_grid
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
+from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
-from dualsmooth.engine.methods.networks import Networks
-from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
-from dualsmooth.engine.sample_size import Pilot, planned_votes
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
+from dualsmooth.engine.radius.decision import check_grid
 
 
 @dataclass(frozen=True)

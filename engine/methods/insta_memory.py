@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.draws import PredictProcedure, Procedure
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.memory import Ball
+from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta import within
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.regions.memory import Ball
 from dualsmooth.engine.methods.search import Search
 
 
@@ -56,7 +56,7 @@ class MemorySmoothing:
     search : Search
         How the noise level is found.
     memory : Memory
-        Balls answered so far (`dualsmooth.engine.memory`): one process at a time, one image at a
+        Balls answered so far (`dualsmooth.engine.methods.regions.memory`): one process at a time, one image at a
         time.
     """
 

@@ -1,14 +1,60 @@
 """What every method offers to the runtime."""
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.draws import PredictProcedure, Procedure
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.methods.networks import Networks
-from dualsmooth.engine.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.certificate import Certificate
+
+
+class Networks(Protocol):
+    """Names of the networks and the noise levels they belong to."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the selector's classes, ascending."""
+
+    @property
+    def tau(self) -> float | None:
+        """The selector's own noise level, None if there is no selector."""
+
+    def classifier_at(self, sigma: float) -> str:
+        """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
+
+
+class CommonNetworks(Networks, Protocol):
+    """Networks for methods that compare noise levels: the same classifier at all of them."""
+
+    def common_classifier(self) -> str:
+        """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
+
+
+class OneNetwork:
+    """A single classifier used at every sigma, without a selector."""
+
+    name: ClassVar[str] = "classifier"
+    sigmas: ClassVar[tuple[float, ...]] = ()
+    tau: ClassVar[float | None] = None
+
+    def classifier_at(self, sigma: float) -> str:
+        """The classifier's name, whatever sigma is."""
+        return self.name
+
+    def common_classifier(self) -> str:
+        """The classifier's name."""
+        return self.name
+
+
+Procedure: TypeAlias = Generator[Draw, Counts, "Certificate"]
+"""CERTIFY for one image: yields draws, receives votes, returns the certificate."""
+
+
+PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
+"""PREDICT for one image."""
 
 
 class Described(Protocol):
@@ -60,17 +106,3 @@ def method_at(method: Method, image: Callable[[], Image]) -> GlobalMethod:
 def is_serial(method: Method) -> bool:
     """Whether an answer depends on all answers before it: one image at a time, in one process."""
     return bool(getattr(method, "serial", False))
-
-
-def bundle_of(method: Method) -> Bundle:
-    """The bundle a method votes with.
-
-    Raises
-    ------
-    ArgumentError
-        If the method was made from names alone, without networks.
-    """
-    if not isinstance(method.networks, Bundle):
-        raise ArgumentError("method", "must be made from a Bundle", type(method.networks).__name__,
-                            "load_bundle or Bundle.from_modules make one")  # fmt: skip
-    return method.networks

@@ -17,11 +17,11 @@ import numpy as np
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.memory import Ball
-from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.methods.insta import AnchorAt
 from dualsmooth.engine.methods.insta_memory import MemoryAt, MemorySmoothing
 from dualsmooth.engine.methods.method import GlobalMethod, Method
+from dualsmooth.engine.methods.regions.memory import Ball
+from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.search import GridSearch, MultiStart, Quasiconcave, Search
 from dualsmooth.engine.methods.semielastic import SemielasticAt
 from dualsmooth.engine.models.bundle import Bundle

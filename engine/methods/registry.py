@@ -93,9 +93,9 @@ def _variational(bundle: Bundle, options: MethodOptions) -> Method:
 
 
 def _semielastic(bundle: Bundle, options: MethodOptions) -> Method:
-    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
     from dualsmooth.engine.methods.semielastic import SemielasticSmoothing
-    from dualsmooth.engine.neighbours import NeighbourNoise
 
     for name in ("sigma", "references"):
         if getattr(options, name) is None:
@@ -111,10 +111,10 @@ def _semielastic(bundle: Bundle, options: MethodOptions) -> Method:
 
 
 def _insta(bundle: Bundle, options: MethodOptions) -> Method:
-    from dualsmooth.engine.anchors import read_anchors
-    from dualsmooth.engine.memory import Memory
     from dualsmooth.engine.methods.insta import AnchorSmoothing
     from dualsmooth.engine.methods.insta_memory import MemorySmoothing
+    from dualsmooth.engine.methods.regions.anchors import read_anchors
+    from dualsmooth.engine.methods.regions.memory import Memory
 
     region = options.region or "anchor"
     parts = {"anchor": ("anchors",), "memory": ("memory", "search"),

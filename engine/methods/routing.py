@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from dualsmooth.engine.certificate import Bound
 from dualsmooth.engine.draws import Counts
+from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
-from dualsmooth.engine.radius import interval_radius
+from dualsmooth.engine.radius.gaussian import interval_radius
 
 Interval = tuple[int, int]
 """First and last noise-level index of a set of neighbouring levels."""

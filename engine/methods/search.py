@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.method import Networks
 
 SearchProcedure: TypeAlias = Generator[Draw, Counts, float]
 """Search for one image: yields draws, receives votes, returns a noise level."""

@@ -6,7 +6,7 @@ deployed classifier answers A at every x closer than
 
     R = sup{ R : L(p; R, s0, s0 e^{+rR}) > 1/2 and L(p; R, s0, s0 e^{-rR}) > 1/2 },  s0 = sigma(x0)
 
-with L the Neyman-Pearson bound of `dualsmooth.engine.two_scale`. Both ends decide; the upper one
+with L the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`. Both ends decide; the upper one
 usually binds.
 
 Assumptions. sigma obeys the rate everywhere, which a noise function by nearest neighbours does and
@@ -19,16 +19,23 @@ Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs noth
 from dataclasses import dataclass
 from typing import Any
 
-from dualsmooth.engine.budget import Budget, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.checks import non_negative, open_unit, positive, positive_integer
-from dualsmooth.engine.draws import Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import (
+    check_votes,
+    non_negative,
+    open_unit,
+    positive,
+    positive_integer,
+)
+from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.methods.networks import CommonNetworks
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
-from dualsmooth.engine.neighbours import NeighbourNoise
-from dualsmooth.engine.radius import semielastic_radius
+from dualsmooth.engine.radius.two_scale import semielastic_radius
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ alpha / 2 each. With no disagreement among m pairs this costs 1 - (alpha / 2)^(1
 from dataclasses import dataclass
 from math import nextafter
 
-from dualsmooth.engine.budget import Budget, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate
-from dualsmooth.engine.checks import open_unit, positive
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.ledger import AlphaLedger, Bound
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.radius import gaussian_radius
+from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 PREDICT_GUESS = 100
 """Votes of PREDICT that choose a class."""

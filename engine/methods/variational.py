@@ -16,9 +16,8 @@ Failure budget. That of dual.
 from dataclasses import dataclass, replace
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.draws import PredictProcedure, Procedure
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.networks import Networks
+from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
 
 
 @dataclass(frozen=True)

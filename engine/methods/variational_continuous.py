@@ -8,7 +8,7 @@ every x closer than
     R = sup{ e : L(p; e, s0, lo(e)) > 1/2 and L(p; e, s0, up(e)) > 1/2 }
 
 where lo and up bound those quantiles by order statistics of one sample of votes into bins (edges of
-bins), and L is the Neyman-Pearson bound of `dualsmooth.engine.two_scale`: two ends at distance e
+bins), and L is the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`: two ends at distance e
 decide for all levels between them and all smaller distances. The same f must be deployed at every
 level. L allows ratios of a few percent at d = 784 and of a few tenths of a percent at d = 150528,
 so this form certifies only where the selector hardly moves;
@@ -30,17 +30,18 @@ from typing import Any
 
 from scipy.special import ndtr
 
-from dualsmooth.engine.budget import Budget, check_votes
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.checks import open_unit, positive, positive_integer
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction, PredictProcedure, Procedure
+from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import check_votes, open_unit, positive, positive_integer
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import CommonNetworks
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import median_level
 from dualsmooth.engine.methods.variational import target_text
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.order_statistics import order_statistic_lower, order_statistic_upper
-from dualsmooth.engine.radius import two_scale_lower_bound
+from dualsmooth.engine.radius.two_scale import two_scale_lower_bound
 
 _STEPS = 24
 _EDGE = 1e-6

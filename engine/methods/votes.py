@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from dualsmooth.engine.bounds import clopper_pearson_lower, majority_p_value
-from dualsmooth.engine.certificate import Bound
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, majority_p_value
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import Counts
-from dualsmooth.engine.radius import gaussian_radius, margin_radius
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.ledger import Bound
+from dualsmooth.engine.radius.gaussian import gaussian_radius, margin_radius
 
 
 def top_class(counts: Counts) -> int | None:
@@ -96,3 +98,10 @@ def majority_class(counts: Counts, alpha: float) -> int | None:
     first, runner_up = int(counts[candidate]), int(np.delete(counts, candidate).max())
     significant = first >= runner_up and majority_p_value(first, runner_up) <= alpha
     return candidate if significant else None
+
+
+def check_runner_up(runner_up: bool, budget: Budget) -> None:
+    """Raise `ArgumentError` if runner-up bounds are asked of a budget that has none."""
+    if runner_up and budget.kind == "decide":
+        raise ArgumentError("runner_up", "must be off with a decide budget", True,
+                            "its tests are about more than half of the votes")  # fmt: skip

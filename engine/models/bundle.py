@@ -8,20 +8,17 @@ folder and comparing digests need no torch.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.network import Network, digest_of, network_from_module
-from dualsmooth.engine.models.place import EXPORTED, TIMM
+from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.records import digest_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 SELECTOR, CLASSIFIER = "selector", "classifier"
-PRETRAINED = Path(__file__).parent / "pretrained"
-_CHECKPOINTS = (".pth.tar", ".pth", ".pt")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,7 +184,7 @@ class Bundle:
         FileError
             If the weights do not fit the architecture, or `trial.try_network` refuses the network.
         """
-        from dualsmooth.engine.models.trial import try_network
+        from dualsmooth.engine.models.rows import try_network
 
         network = self._network(role)
         module = network.build()
@@ -199,52 +196,6 @@ class Bundle:
             known = ", ".join(sorted(self.networks))
             raise ArgumentError("role", f"must be one of {known}", role)
         return self.networks[role]
-
-
-def load_bundle(source: str | Path) -> Bundle:
-    """Load a bundle.
-
-    Parameters
-    ----------
-    source : str or Path
-        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
-        code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
-        network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
-
-    Raises
-    ------
-    ArgumentError
-        If the source is none of these.
-    FileError
-        If a file is missing, damaged, tampered with or not what it claims to be.
-    """
-    from dualsmooth.engine.models.bundle_files import read_bundle
-
-    path = Path(source)
-    if path.is_dir():
-        return read_bundle(path)
-    if str(source).startswith(TIMM):
-        from dualsmooth.engine.models.timm_networks import read_timm
-
-        return read_timm(str(source))
-    if str(source).lower().endswith(_CHECKPOINTS):
-        from dualsmooth.engine.models.checkpoint import read_checkpoint
-
-        return read_checkpoint(path)
-    if str(source).lower().endswith(EXPORTED):
-        from dualsmooth.engine.models.exported import read_exported
-
-        return read_exported(path)
-    if str(source) in bundled_names():
-        return read_bundle(PRETRAINED / str(source))
-    files = ", ".join(_CHECKPOINTS + EXPORTED)
-    rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
-    raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
-
-
-def bundled_names() -> tuple[str, ...]:
-    """Names of the bundles that come with the package."""
-    return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/bundle.json")))
 
 
 def expert_role(sigma: float) -> str:

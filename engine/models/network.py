@@ -1,8 +1,6 @@
 """One network of a bundle: what it is, its weights, and how to build it."""
 
 import copy
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.records import digest_of, sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,17 +116,6 @@ def network_from_module(
         rule = f"must be what {architecture} builds from these kwargs"
         raise ArgumentError("module", rule, type(module).__name__, str(error)) from error
     return network
-
-
-def sha256_of(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def digest_of(value: object) -> str:
-    """Hexadecimal SHA-256 of a JSON value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return sha256_of(text.encode())
 
 
 def _module_digest(name: str, module: "nn.Module") -> str:

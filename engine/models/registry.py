@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
     f"dualsmooth.engine.models.{name}"
-    for name in ("denoised", "ensemble", "ordered", "resnet", "small", "timm_networks")
+    for name in (
+        "architectures.ordered",
+        "architectures.resnet",
+        "architectures.small",
+        "denoised",
+        "ensemble",
+        "sources.timm",
+    )
 )
 
 

@@ -7,7 +7,7 @@ independent integers E, P(E <= i) = Phi((i + 1/2) / (255 sigma)). From 64 random
     E = min {i : U < T_i},   T_i = floor(2^64 Phi((i + 1/2) / (255 sigma))),
 
 and the last i, the first with T_i = 2^64 - 1, takes the rest. The high half of U is the word that
-`dualsmooth.engine.noise` gives the same value; the low half is that of the same counter with bit 15
+`dualsmooth.engine.noise.stream` gives the same value; the low half is that of the same counter with bit 15
 of its fourth word set, which the version byte leaves free. The network gets float32(x + E) times
 float32(1/255): nothing is clipped, and equal integers are equal inputs.
 
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.noise import (
+from dualsmooth.engine.noise.stream import (
     block_words,
     blocks_per_image,
     checked_rows,
@@ -115,7 +115,7 @@ def integer_noise(
     Parameters
     ----------
     seed, image_id, phase, samples, shape, attempt
-        As for `dualsmooth.engine.noise.standard_normal`.
+        As for `dualsmooth.engine.noise.stream.standard_normal`.
     sigma : float
         Noise standard deviation in [0, 1] pixel units, in (0, 4].
 

@@ -20,19 +20,24 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError
-
-STREAM_VERSION = 1
-NOISES = ("gaussian", "integer")
-"""What is added to images: sigma z, or the exact noise of `dualsmooth.engine.integer_noise`."""
 
 ROUNDS = 10
 
+
 Value = TypeVar("Value", bound=np.generic)
 
+
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+
+
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+
+
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
 _WORD = 1 << 32
 
 

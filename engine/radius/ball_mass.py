@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc, gammaincc, ndtr
 
-from dualsmooth.engine.stirling import stirling_remainder
+from dualsmooth.engine.bounds.anytime import stirling_remainder
 
 Array = NDArray[np.float64]
 

@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from scipy.special import ndtr
 
+from dualsmooth.engine.bounds.sequential import GroupSequentialPlan, group_sequential_plan
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.radius import QUANTILE_ERROR, gaussian_radius
-from dualsmooth.engine.sequential import GroupSequentialPlan, group_sequential_plan
+from dualsmooth.engine.radius.gaussian import QUANTILE_ERROR, gaussian_radius
 
 FIRST_LOOK = 100
 GROWTH = 1.05

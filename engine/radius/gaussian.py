@@ -9,15 +9,6 @@ from collections.abc import Sequence
 from scipy import special
 
 from dualsmooth.engine.checks import closed_unit, positive
-from dualsmooth.engine.two_scale import semielastic_radius, two_scale_lower_bound
-
-__all__ = [
-    "gaussian_radius",
-    "interval_radius",
-    "margin_radius",
-    "semielastic_radius",
-    "two_scale_lower_bound",
-]
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""

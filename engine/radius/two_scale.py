@@ -23,9 +23,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from dualsmooth.engine.ball_mass import ball_mass
 from dualsmooth.engine.checks import closed_unit, non_negative, positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.radius.ball_mass import ball_mass
 
 _ROUND_DOWN = 1e-10
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dualsmooth.engine.certificate import ABSTAIN
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.report.summary import Row
-from dualsmooth.engine.runlog import COLUMNS
+from dualsmooth.engine.runs.log import COLUMNS
+from dualsmooth.engine.runs.summary import Row
 
 NEEDED = ("predict", "radius", "correct")
 _TRUE, _FALSE = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")

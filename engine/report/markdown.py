@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.report.summary import Summary
+from dualsmooth.engine.runs.summary import Summary
 
 
 def markdown(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:

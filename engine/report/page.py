@@ -1,17 +1,24 @@
 """``report.html``: one file that needs no network, for desktop and phone, in light and dark."""
 
+import base64
+import io
 import json
 from collections.abc import Sequence
 from importlib import metadata, resources
 from typing import Any
 
-from dualsmooth.engine.errors import ArgumentError
+import numpy as np
+from PIL import Image
+
+from dualsmooth.engine.data.image_set import data_digest
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError
+from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot, inline_svg
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.report.summary import Row, Summary
-from dualsmooth.engine.report.thumbnails import thumbnails
-from dualsmooth.engine.runlog import radius_text
+from dualsmooth.engine.runs.log import radius_text
+from dualsmooth.engine.runs.summary import Row, Summary
 
 
 def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:
@@ -98,3 +105,45 @@ def _reason(row: Row) -> str:
     if row.limit == "region":
         return "region: another noise level or answer begins here"
     return f"classifier: the bound is not above 1/2{votes}"
+
+
+MOST, LARGEST = 1000, 64
+"""Images with a thumbnail in one report, and pixels of their longer side."""
+
+
+def thumbnails(runs: Sequence[Run]) -> tuple[dict[str, dict[int, str]], list[str]]:
+    """PNG data URIs by data digest and image id, and why pictures are missing.
+
+    A run's images are read again from the SPEC in its ``run.json``. Unless their digest is the
+    recorded one they are not shown: pictures beside the wrong rows would be worse than none.
+    """
+    found: dict[str, dict[int, str]] = {}
+    notes: list[str] = []
+    for run in runs:
+        key = run.configuration.get("data_digest", "")
+        if not key or key in found:
+            continue
+        ids = [row.image_id for row in run.rows if row.image_id is not None]
+        try:
+            data = load_images(run.configuration["data"])
+            fits = max(ids, default=-1) < len(data)
+            if not (fits and data_digest(data, ids) == key):
+                notes.append(f"{run.name}: no thumbnails, the data are not those of the run")
+                continue
+        except DualSmoothError as error:
+            notes.append(f"{run.name}: no thumbnails, {error}")
+            continue
+        found[key] = {i: _uri(as_unit_float(data.images[i])) for i in ids[:MOST]}
+        if len(ids) > MOST:
+            notes.append(f"{run.name}: thumbnails of the first {MOST:,} images only")
+    return found, notes
+
+
+def _uri(pixels: "np.ndarray") -> str:
+    grey = pixels.shape[-1] == 1
+    levels = np.rint(255 * pixels).astype(np.uint8)
+    image = Image.fromarray(levels[..., 0] if grey else levels[..., :3])
+    image.thumbnail((LARGEST, LARGEST))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dualsmooth.engine.durable import PART
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.runlog import read_configuration, read_log
+from dualsmooth.engine.files import PART
+from dualsmooth.engine.runs.log import read_configuration, read_log
 
 COLUMNS = (
     "image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at", "method",

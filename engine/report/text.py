@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dualsmooth.engine.report.summary import Summary
+from dualsmooth.engine.runs.summary import Summary
 
 WIDTH, NAME_WIDTH, CELL = 80, 24, 7
 

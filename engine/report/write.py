@@ -9,7 +9,7 @@ from dualsmooth.engine.report.drawing import pictures, require_matplotlib
 from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.report.summary import Summary
+from dualsmooth.engine.runs.summary import Summary
 
 
 def write_report(

@@ -1,9 +1,9 @@
 """Check a run without trusting it: what ``dualsmooth audit`` does.
 
 Nothing here needs a network or torch. Every line of the log is checked and its certificate is
-derived once more from the recorded votes (`dualsmooth.engine.rederive`), the tables must be those
+derived once more from the recorded votes (`dualsmooth.engine.runs.rederive`), the tables must be those
 of the log, and digests are compared with the bundle and the data where they are at hand. What only
-networks can show, that the votes are theirs, is `dualsmooth.engine.replay`'s part.
+networks can show, that the votes are theirs, is `dualsmooth.engine.runs.replay`'s part.
 """
 
 import json
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.rederive import (
+from dualsmooth.engine.records import ids_digest
+from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.rederive import (
     OTHER_VERSION_TOLERANCE,
     Plan,
     differences,
     plan_of,
     rederive,
 )
-from dualsmooth.engine.report.summary import RADII, rows_of, summarize
-from dualsmooth.engine.run_digests import data_digest, ids_digest
-from dualsmooth.engine.runlog import LOG, RUN, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 
 
 @dataclass

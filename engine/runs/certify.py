@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import ArgumentError, StoppedError
-from dualsmooth.engine.group_commit import GroupCommit
 from dualsmooth.engine.images import check_grid, check_images, unit_float
-from dualsmooth.engine.live_view import LiveView
-from dualsmooth.engine.methods.method import Method, bundle_of, is_serial, method_at
+from dualsmooth.engine.methods.method import Method, is_serial, method_at
 from dualsmooth.engine.methods.recorded import method_record
-from dualsmooth.engine.report.summary import RADII, Summary, rows_of, summarize
-from dualsmooth.engine.run_digests import data_digest, ids_digest
-from dualsmooth.engine.runlog import RUN, RunLog, read_configuration
-from dualsmooth.engine.runtime.backends import AUTO, recorded_backend
-from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.votebook import Votebook
+from dualsmooth.engine.records import ids_digest
+from dualsmooth.engine.runs.commit import GroupCommit
+from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
+from dualsmooth.engine.runs.progress import LiveView
+from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
+from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
 
 if TYPE_CHECKING:
     from dualsmooth.engine.cluster.team import Team
-    from dualsmooth.engine.runtime.segments import MakeSampler
     from dualsmooth.engine.runtime.session import Session
+    from dualsmooth.engine.samplers.sampler import MakeSampler
 
 RAY_WORKERS = 2
 
@@ -116,7 +116,7 @@ def _session(
         raise ArgumentError("workers", f"must be left out with {method.name}", workers,
                             "an answer depends on all answers before it")  # fmt: skip
     if ray is None and workers in (None, 1):
-        from dualsmooth.engine.runtime.fitting import fitting_session  # imports torch
+        from dualsmooth.engine.runtime.fitting import fitting_session
 
         return fitting_session(method, settings, make)
     from dualsmooth.engine.cluster.team import Team
@@ -175,23 +175,6 @@ def _stopping(log: RunLog) -> Iterator[None]:
             f"{log.folder}: out of memory; {len(log.done)} certificates are on disk (make room and "
             "go on with --resume, or start afresh with a smaller --batch-size)"
         ) from error
-
-
-def choose_images(count: int, skip: int, most: int | None) -> list[int]:
-    """Every ``skip``-th position among the first ``most`` of ``count`` images, as in Cohen's code.
-
-    Raises
-    ------
-    ArgumentError
-        If skip or most is < 1, or no image is left.
-    """
-    positive_integer("skip", skip)
-    if most is not None:
-        positive_integer("max", most)
-    chosen = list(range(0, count if most is None else min(count, most), skip))
-    if not chosen:
-        raise ArgumentError("data", "must hold at least one image", 0)
-    return chosen
 
 
 def describe(

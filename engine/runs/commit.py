@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runs.log import RunLog
 
 
 class GroupCommit:

@@ -7,7 +7,8 @@ stays in the set claimed, and the one inside which every classifier of that set 
 from math import inf
 from typing import NamedTuple
 
-from dualsmooth.engine.certificate import Bound, Certificate
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.ledger import Bound
 
 
 class Sides(NamedTuple):

@@ -14,14 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
-from dualsmooth.engine.durable import LOCK, PART, AppendFile, FolderLock, write_whole
 from dualsmooth.engine.errors import FileError, StoppedError
+from dualsmooth.engine.files import LOCK, PART, AppendFile, FolderLock, write_json, write_whole
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.models.network import digest_of
+from dualsmooth.engine.records import digest_of
 
 FORMAT = 1
+
+
 LOG, RUN, TABLE, SUMMARY = "certificates.jsonl", "run.json", "certificates.tsv", "summary.json"
+
+
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+
+
 RADIUS_DIGITS = Decimal("0.000001")
 
 
@@ -204,11 +210,6 @@ def table(certificates: Iterable[Certificate]) -> str:
 def radius_text(radius: float) -> str:
     """Six decimals, rounded down."""
     return str(Decimal(radius).quantize(RADIUS_DIGITS, rounding=ROUND_DOWN))
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON so that the file is either the old one or the new one, never half of it."""
-    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _check_folder(folder: Path, may_hold_run: bool) -> None:

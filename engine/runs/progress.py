@@ -9,7 +9,7 @@ from time import perf_counter
 from tqdm import tqdm
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.report.summary import share_interval
+from dualsmooth.engine.runs.summary import share_interval
 
 
 class LiveView:

@@ -17,10 +17,10 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.integer_noise import tables_digest
 from dualsmooth.engine.methods.recorded import Recorded, recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.manifest import bundle_of_manifest
+from dualsmooth.engine.noise.integer import tables_digest
 
 OTHER_VERSION_TOLERANCE = 1e-9
 """Relative difference of a float allowed where SciPy or NumPy is not the recorded one."""

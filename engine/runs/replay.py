@@ -14,19 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualsmooth.engine.audit import Audit
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.checks import open_unit
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.choose import method_with_all
+from dualsmooth.engine.methods.registry import method_with_all
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.rederive import Plan
-from dualsmooth.engine.runtime.backends import AUTO, libraries_of, recorded_backend
+from dualsmooth.engine.runs.audit import Audit
+from dualsmooth.engine.runs.rederive import Plan
 from dualsmooth.engine.runtime.session import Session
-from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.settings import AUTO, Settings, libraries_of, recorded_backend
 
 COMPARISONS = ("auto", "exact", "statistical")
 FALSE_ALARMS = 1e-6

@@ -13,7 +13,7 @@ import numpy as np
 
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runlog import read_configuration, read_log
+from dualsmooth.engine.runs.log import read_configuration, read_log
 
 VOTES_DEPEND_ON = (
     "bundle_digest",

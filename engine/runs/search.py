@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dualsmooth.engine.anchors import Anchors
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.methods.choose import method_with_all
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.methods.registry import method_with_all
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.settings import Settings
@@ -37,7 +37,7 @@ def search_anchors(
     ArgumentError, FileError
         If images do not fit the bundle, or the file exists or cannot be written.
     """
-    from dualsmooth.engine.runtime.session import Session  # imports torch
+    from dualsmooth.engine.runtime.session import Session
 
     if out.exists() or not out.parent.is_dir():
         raise FileError(out, "must be a new file in an existing folder")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.report.limits import sides
+from dualsmooth.engine.runs.limits import sides
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 BAND = 0.95

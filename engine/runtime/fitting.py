@@ -10,9 +10,9 @@ import numpy as np
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Method, bundle_of
-from dualsmooth.engine.runtime.segments import MakeSampler, Segment
-from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.runtime.session import Session, bundle_of
+from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
 
 SMALLEST_BATCH = 8

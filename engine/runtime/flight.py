@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from dualsmooth.engine.certificate import DrawRecord
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import SamplerError
-from dualsmooth.engine.votebook import Votebook
+from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.samplers.sampler import Sampler, Segment
 
 Result = TypeVar("Result")
 
@@ -135,3 +136,27 @@ class Flight(Generic[Result]):
                 self._record(draw, votes)
         except StopIteration as stop:
             self.draw, self.asked, self.result = None, 0, stop.value
+
+
+def drive(flight: Flight[Result], sampler: Sampler) -> Flight[Result]:
+    """Run one procedure to its end on an image already loaded into ``flight.slot``.
+
+    Parameters
+    ----------
+    flight : Flight
+        Not yet started.
+    sampler : Sampler
+        Holds the image.
+
+    Returns
+    -------
+    Flight
+        The same, with ``result`` and ``records`` filled.
+    """
+    flight.start()
+    while draw := flight.draw:
+        count = min(flight.remaining, sampler.capacity)
+        segment = Segment.of(draw, flight.slot, flight.image_id, flight.asked, count)
+        flight.asked += count
+        flight.add(sampler.count(draw.model, [segment])[0], count)
+    return flight

@@ -11,7 +11,7 @@ from typing import Generic
 
 from dualsmooth.engine.draws import Draw
 from dualsmooth.engine.runtime.flight import Flight, Result
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.samplers.sampler import Segment
 
 
 @dataclass(frozen=True, slots=True)

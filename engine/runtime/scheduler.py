@@ -22,7 +22,7 @@ from typing import Any, Generic
 
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.look_ahead import Part, look_ahead
-from dualsmooth.engine.runtime.segments import Pending, Sampler, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment
 
 PATIENCE = 256
 

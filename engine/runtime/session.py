@@ -4,27 +4,26 @@ import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray, check_ids
-from dualsmooth.engine.integer_noise import tables_digest
-from dualsmooth.engine.methods.method import (
-    GlobalMethod,
-    Method,
-    bundle_of,
-    is_serial,
-    method_at,
-)
+from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, method_at
 from dualsmooth.engine.methods.search import Search
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.noise.integer import tables_digest
+from dualsmooth.engine.runs.reuse import Votebook
 from dualsmooth.engine.runtime.flight import Flight, Result
-from dualsmooth.engine.runtime.inputs import Images, host_image, image_in_place, read_images
-from dualsmooth.engine.runtime.native import make_sampler
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
-from dualsmooth.engine.runtime.segments import MakeSampler
+from dualsmooth.engine.samplers.choose import make_sampler
+from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
+from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.votebook import Votebook
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.certificate import Certificate
 
 
 def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
@@ -216,3 +215,17 @@ def _check_fit(method: Method, settings: Settings) -> None:
     if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
         rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
         raise ArgumentError("precision", rule, settings.arithmetic, hint)
+
+
+def bundle_of(method: Method) -> Bundle:
+    """The bundle a method votes with.
+
+    Raises
+    ------
+    ArgumentError
+        If the method was made from names alone, without networks.
+    """
+    if not isinstance(method.networks, Bundle):
+        raise ArgumentError("method", "must be made from a Bundle", type(method.networks).__name__,
+                            "load_bundle or Bundle.from_modules make one")  # fmt: skip
+    return method.networks

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.runtime.backends import AUTO, check_backend
-from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.cuda import CudaSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.settings import AUTO, check_backend
 from dualsmooth.kernels.cpu import noise_votes
 
 

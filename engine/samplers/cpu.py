@@ -1,6 +1,6 @@
 """Sampler for processors: compiled noise and vote counts around a network fused by oneDNN.
 
-As in `dualsmooth.engine.runtime.torch_sampler`, every forward pass has the same padded shape and
+As in `dualsmooth.engine.samplers.eager`, every forward pass has the same padded shape and
 runs on one thread, and threads work on different batches, so a vote depends neither on batch mates
 nor on the number of threads. Noise is the specification's, rounded once to float32. A thread that
 is done with one call goes on with the next, while the caller reads votes.
@@ -18,20 +18,15 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
-from dualsmooth.engine.integer_noise import thresholds
+from dualsmooth.engine.machine import available_cores, keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
-from dualsmooth.engine.noise import NOISES, counter_word3
-from dualsmooth.engine.runtime.backends import AUTO, OPENVINO, check_backend
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.memory import keep_freed_memory
-from dualsmooth.engine.runtime.openvino_network import openvino_network
-from dualsmooth.engine.runtime.segments import Pending, Segment
-from dualsmooth.engine.runtime.torch_sampler import (
-    dtype_of,
-    folded_network,
-    one_thread,
-)
+from dualsmooth.engine.noise.integer import thresholds
+from dualsmooth.engine.noise.stream import counter_word3
+from dualsmooth.engine.samplers.eager import dtype_of, folded_network, one_thread
+from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
+from dualsmooth.engine.samplers.openvino import openvino_network
+from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.settings import AUTO, NOISES, OPENVINO, check_backend
 from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 

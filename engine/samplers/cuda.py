@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
-from dualsmooth.engine.noise import NOISES, counter_word3
-from dualsmooth.engine.runtime.backends import sampler_name
-from dualsmooth.engine.runtime.cuda_networks import Inputs
-from dualsmooth.engine.runtime.device_stream import CudaStream, DeviceStream, Event
-from dualsmooth.engine.runtime.graphs import SAMPLE_SIGMA, Captured, Capturer
-from dualsmooth.engine.runtime.grid_levels import GridLevels
-from dualsmooth.engine.runtime.inputs import device_steps, host_image
-from dualsmooth.engine.runtime.segments import Pending, Segment
-from dualsmooth.engine.runtime.tables import COLUMNS, Piece, divide, fill
-from dualsmooth.engine.runtime.torch_sampler import dtype_of
+from dualsmooth.engine.noise.stream import counter_word3
+from dualsmooth.engine.samplers.eager import dtype_of
+from dualsmooth.engine.samplers.graphs import SAMPLE_SIGMA, Captured, Capturer
+from dualsmooth.engine.samplers.grid_levels import GridLevels
+from dualsmooth.engine.samplers.inputs import device_steps, host_image
+from dualsmooth.engine.samplers.passes import Inputs
+from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream, Event
+from dualsmooth.engine.samplers.tables import COLUMNS, Piece, divide, fill
+from dualsmooth.engine.settings import NOISES, sampler_name
 from dualsmooth.kernels.rows import seed_key
 
 BATCHES = 8

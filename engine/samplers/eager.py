@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
-from dualsmooth.engine.integer_noise import integer_rows, unit_of_grid
+from dualsmooth.engine.machine import available_cores, keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.noise import NOISES, counter_word3
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.memory import keep_freed_memory
-from dualsmooth.engine.runtime.segments import Pending, Rows, Segment, unroll
-from dualsmooth.engine.runtime.torch_noise import normal_rows
+from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
+from dualsmooth.engine.noise.stream import counter_word3
+from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
+from dualsmooth.engine.samplers.sampler import Pending, Rows, Segment, unroll
+from dualsmooth.engine.samplers.torch_noise import normal_rows
+from dualsmooth.engine.settings import NOISES
 
 BATCHES_PER_CALL = 8
 """Batches per thread and call: handing work to a thread costs more than a small batch."""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
-from dualsmooth.engine.runtime.backends import AUTO, AUTOMATIC, backend_of_each
-from dualsmooth.engine.runtime.calibrate import agrees, check_rows, fastest
-from dualsmooth.engine.runtime.cuda_networks import Inputs, Network, build, reproducible
-from dualsmooth.engine.runtime.device_stream import DeviceStream
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.tables import COLUMNS, device_rows, fill
+from dualsmooth.engine.samplers.calibrate import agrees, check_rows, fastest
+from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducible
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.engine.samplers.stream import DeviceStream
+from dualsmooth.engine.samplers.tables import COLUMNS, device_rows, fill
+from dualsmooth.engine.settings import AUTO, AUTOMATIC, backend_of_each
 
 SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
 SAMPLE_SIGMA = 0.25

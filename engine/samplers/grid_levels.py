@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.integer_noise import thresholds
-from dualsmooth.engine.runtime.device_stream import DeviceStream
+from dualsmooth.engine.noise.integer import thresholds
+from dualsmooth.engine.samplers.stream import DeviceStream
 from dualsmooth.kernels.thresholds import Thresholds
 
 LEVELS, WIDTH = 64, 8191

@@ -5,6 +5,7 @@ there, and image after image is copied into the sampler's slots on the device. O
 read pixels themselves (`LocalMethod`) bring an image to the host.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ from dualsmooth.engine.images import (
 
 Images: TypeAlias = NDArray[np.generic] | torch.Tensor
 """Images, or one image: on the host as an array, on a device as a tensor."""
+
 
 HOST_KINDS = (1, 3)
 """Device types of DLPack: host memory, and page-locked host memory."""
@@ -115,3 +117,55 @@ def _check_grid(images: Images) -> None:
             values = 255.0 * image.double()
             if not float((values - values.round()).abs().max()) <= GRID_ERROR:
                 check_grid(image[None].double().cpu().numpy(), number)
+
+
+def as_image(x: torch.Tensor | AnyArray) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+    """One input as (height, width, channels) float32, and its shape as the classifier takes it.
+
+    x is a tensor, a NumPy array or anything with ``__dlpack__``, read without a copy.
+    Inputs of shape (channels, height, width) become channels-last; any other shape becomes one row
+    of pixels with one channel.
+
+    Raises
+    ------
+    ArgumentError
+        If x is empty or holds NaN or infinity.
+    """
+    values = torch.as_tensor(share(x, "x")).to("cpu", torch.float32)
+    if values.numel() == 0 or not bool(torch.isfinite(values).all()):
+        raise ArgumentError("x", "must hold finite numbers", "NaN, infinity or no values at all")
+    shape = tuple(values.shape)
+    image = values.permute(1, 2, 0) if values.ndim == 3 else values.reshape(1, -1, 1)
+    return np.ascontiguousarray(image.numpy()), shape
+
+
+def network_for(
+    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+) -> torch.nn.Module:
+    """A module over sampler batches that calls the classifier with inputs of its own shape.
+
+    Raises
+    ------
+    ArgumentError
+        If the classifier is a module with weights on another device than the CPU.
+    """
+    if isinstance(classifier, torch.nn.Module):
+        devices = {tensor.device.type for tensor in classifier.state_dict().values()}
+        if devices - {"cpu"}:
+            raise ArgumentError("base_classifier", "must be on the CPU", devices.pop(),
+                                "move it with .cpu()")  # fmt: skip
+        if len(shape) == 3:
+            return classifier
+    return _Callable(classifier, shape)
+
+
+class _Callable(torch.nn.Module):
+    def __init__(
+        self, classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.classifier, self.shape = classifier, shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x if len(self.shape) == 3 else x.reshape(len(x), *self.shape)
+        return self.classifier(rows)

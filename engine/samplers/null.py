@@ -4,19 +4,24 @@ A vote is a pure function of seed, image id, phase, level and sample index, as a
 runs can be compared to the bit, whatever was killed or moved to another process.
 """
 
-from collections.abc import Mapping, Sequence
-from time import sleep
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter, sleep
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Segment
 
 CHUNK = 1 << 14
+
+
 _GOLDEN, _MIX_1, _MIX_2 = (
     np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
+
+
 _IMAGE, _STREAM = 0xD1342543DE82EF95, 0xF1357AEA2E62A9C5
 
 
@@ -99,3 +104,57 @@ class FakeSampler:
         mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
         mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
         return (mixed ^ (mixed >> np.uint64(31))) * 2.0**-64
+
+
+Result = TypeVar("Result")
+
+
+class HostEvent:
+    """A point that has passed."""
+
+    def wait(self) -> None:
+        """Return."""
+
+
+class HostStream:
+    """Work is done when it is enqueued; see `dualsmooth.engine.samplers.stream`."""
+
+    device = torch.device("cpu")
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """Zeroed memory."""
+        return torch.zeros(shape, dtype=dtype)
+
+    def zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """Zeroed memory."""
+        return torch.zeros(shape, dtype=dtype)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy."""
+        target.copy_(source)
+
+    def zero(self, tensor: torch.Tensor) -> None:
+        """Fill with zeros."""
+        tensor.zero_()
+
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Nothing: the caller's work is done."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The work itself, after one run."""
+        work()
+        return work
+
+    def mark(self) -> HostEvent:
+        """Now."""
+        return HostEvent()
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Run."""
+        return work()
+
+    def seconds(self, work: Callable[[], None]) -> float:
+        """Time of one run."""
+        start = perf_counter()
+        work()
+        return perf_counter() - start

@@ -21,8 +21,8 @@ from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.runtime.backends import AUTO, OPENVINO
-from dualsmooth.engine.runtime.calibrate import check_rows
+from dualsmooth.engine.samplers.calibrate import check_rows
+from dualsmooth.engine.settings import AUTO, OPENVINO
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precisions."""

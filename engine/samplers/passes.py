@@ -2,7 +2,7 @@
 
 A pass is noise -> network -> votes over static tensors, so it can be captured once and replayed.
 On CPU tensors the kernels fall back to their plain references, and a pass gives the same votes as
-`dualsmooth.engine.runtime.torch_sampler`.
+`dualsmooth.engine.samplers.eager`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from typing import TypeAlias
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.fuse_cudnn import fuse_for_cudnn
-from dualsmooth.engine.models.to_kernels import folded_resnet
-from dualsmooth.engine.runtime.torch_sampler import folded_network
+from dualsmooth.engine.samplers.eager import folded_network
+from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
+from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows

@@ -85,7 +85,7 @@ class OwnedSampler(Sampler, Protocol):
 
 
 MakeSampler: TypeAlias = Callable[..., OwnedSampler]
-"""What `dualsmooth.engine.runtime.native.make_sampler` is."""
+"""What `dualsmooth.engine.samplers.choose.make_sampler` is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.runtime.segments import Segment, unroll
+from dualsmooth.engine.samplers.sampler import Segment, unroll
 from dualsmooth.kernels.rows import Rows
 
 COLUMNS = ("slot", "sigma", "stream", "image", "sample", "segment")

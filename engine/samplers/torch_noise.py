@@ -2,7 +2,7 @@
 
 Torch's float64 logarithm, sine and cosine are vectorised and do not depend on an element's
 position, and rounding their results to float32 hides their last bit, so rows agree with
-`dualsmooth.engine.noise.standard_normal` to one unit in the last place of float32.
+`dualsmooth.engine.noise.stream.standard_normal` to one unit in the last place of float32.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.noise import (
+from dualsmooth.engine.noise.stream import (
     block_words,
     blocks_per_image,
     lanes_to_images,

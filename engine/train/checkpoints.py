@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runlog import write_json
+from dualsmooth.engine.files import write_json
 
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
 

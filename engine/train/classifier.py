@@ -17,10 +17,14 @@ from dualsmooth.engine.checks import non_negative, one_of, positive_integer
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle, expert_role
 from dualsmooth.engine.models.ensemble import joined
 from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
-from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
-from dualsmooth.engine.train.smoothmix import SmoothMix, smoothmix_loss
-from dualsmooth.engine.train.workshop import Workshop
+from dualsmooth.engine.train.losses import (
+    SmoothMix,
+    consistency_loss,
+    smoothmix_loss,
+    soft_cross_entropy,
+)
 
 
 @dataclass(frozen=True, slots=True)

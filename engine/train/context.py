@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor, nn
 
-from dualsmooth.engine.data import ImageSet, as_unit_float
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.train.journal import Journal
+from dualsmooth.engine.train.checkpoints import Journal
 from dualsmooth.engine.train.loop import Step
 
 SMALL = "small_convnet"

@@ -13,12 +13,11 @@ from torch import nn
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
-from dualsmooth.engine.train.calibrate import Calibration, calibrate
-from dualsmooth.engine.train.crew import TUNED, Crew, Expert, Tuning
+from dualsmooth.engine.train.context import SMALL, Sizes, Workshop
+from dualsmooth.engine.train.experts import TUNED, Crew, Expert, Tuning
 from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.radii import Labelling, selected_shares
-from dualsmooth.engine.train.selector import SelectorLoss, train_selector
-from dualsmooth.engine.train.workshop import SMALL, Sizes, Workshop
+from dualsmooth.engine.train.selector import Calibration, SelectorLoss, calibrate, train_selector
 
 
 @dataclass(frozen=True, slots=True)

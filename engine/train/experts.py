@@ -9,6 +9,7 @@ from torch.nn import functional
 from dualsmooth.engine.checks import closed_unit, non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import expert_role
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Schedule, Step, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -16,7 +17,6 @@ from dualsmooth.engine.train.losses import (
     soft_cross_entropy,
 )
 from dualsmooth.engine.train.radii import Labelling, radii_of
-from dualsmooth.engine.train.workshop import Workshop
 
 TUNED = 4
 """Purpose of the random sources of round 1."""

@@ -15,11 +15,11 @@ from torch.nn import functional
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Schedule, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
 from dualsmooth.engine.train.radii import Labelling, radii_of
 from dualsmooth.engine.train.selector import SelectorLoss, train_selector
-from dualsmooth.engine.train.workshop import Workshop
 
 CLIP = 0.02
 """Probabilities of the search stay in [CLIP, 1 - CLIP]: a few draws say nothing about tails."""

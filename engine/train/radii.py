@@ -7,8 +7,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Step, autocast
-from dualsmooth.engine.train.workshop import Workshop
 
 _ROWS = 1024
 

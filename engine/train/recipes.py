@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-from dualsmooth.engine.train.augment import Affine
-from dualsmooth.engine.train.calibrate import Calibration
-from dualsmooth.engine.train.crew import Expert, Tuning
 from dualsmooth.engine.train.dual import DualRecipe
-from dualsmooth.engine.train.loop import Schedule
+from dualsmooth.engine.train.experts import Expert, Tuning
+from dualsmooth.engine.train.loop import Affine, Schedule
 from dualsmooth.engine.train.radii import Labelling
-from dualsmooth.engine.train.selector import SelectorLoss
+from dualsmooth.engine.train.selector import Calibration, SelectorLoss
 
 DUAL = DualRecipe(
     name="dual",
@@ -23,6 +21,7 @@ DUAL = DualRecipe(
 )
 """Selector trained for the ordered median and interval routing, not below its best expert."""
 
+
 DUAL_PUBLISHED = replace(
     DUAL,
     name="dual-published",
@@ -35,6 +34,7 @@ DUAL_PUBLISHED = replace(
 )
 """Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
 
+
 CIFAR_DUAL = replace(
     DUAL,
     name="cifar-dual",
@@ -46,6 +46,7 @@ CIFAR_DUAL = replace(
 )
 """ResNet-110 on CIFAR-10, for a CUDA device."""
 
+
 FASHION_DUAL = replace(
     DUAL,
     name="fashion-dual",
@@ -56,3 +57,17 @@ FASHION_DUAL = replace(
     half=True,
 )
 """The bundled model of that name: Fashion-MNIST, 28x28 grey, for runner-up certificates."""
+
+
+DIGITS_DUAL = DualRecipe(
+    name="digits-dual",
+    experts=(Expert(0.12), Expert(0.25), Expert(0.5, pull=5.0, entropy=0.5)),
+    tau=0.5,
+    classifying=Schedule(epochs=150, affine=Affine(0.15, 0.2, 0.1, 0.1)),
+    selecting=Schedule(epochs=100, affine=None, draws=4),
+    selector_loss=SelectorLoss(
+        temperature=0.1, radius=10.0, pull=0.0, entropy=0.0, wrong_costs=True
+    ),
+    labelling=Labelling(votes=1000, folds=2),
+)
+"""Experts trained on the digits' training split only."""

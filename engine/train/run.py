@@ -9,23 +9,27 @@ import torch
 from tqdm import tqdm
 
 from dualsmooth.engine.checks import ascending
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.splits import training_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.folders import check_target
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
-from dualsmooth.engine.models.network import sha256_of
-from dualsmooth.engine.train.card import CARD, model_card
+from dualsmooth.engine.files import check_target
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.records import sha256_of
+from dualsmooth.engine.train.checkpoints import RECIPE, Journal
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
-from dualsmooth.engine.train.digits import DIGITS_DUAL
-from dualsmooth.engine.train.general import CIFAR_DUAL, DUAL, DUAL_PUBLISHED, FASHION_DUAL
-from dualsmooth.engine.train.images import training_images
+from dualsmooth.engine.train.context import SMALL, Workshop
 from dualsmooth.engine.train.insta import INSTA
-from dualsmooth.engine.train.journal import Journal
 from dualsmooth.engine.train.loop import one_thread
-from dualsmooth.engine.train.options import with_options
+from dualsmooth.engine.train.overrides import with_options
+from dualsmooth.engine.train.recipes import (
+    CIFAR_DUAL,
+    DIGITS_DUAL,
+    DUAL,
+    DUAL_PUBLISHED,
+    FASHION_DUAL,
+)
 from dualsmooth.engine.train.variational import VARIATIONAL
-from dualsmooth.engine.train.workshop import SMALL, Workshop
 
 
 class Recipe(Protocol):
@@ -171,3 +175,51 @@ def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
         "device": device,
         "torch": torch.__version__,
     }
+
+
+CARD = "MODEL_CARD.md"
+
+
+def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) -> str:
+    """Markdown for `MODEL_CARD.md` in the bundle folder.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    configuration : dict
+        As `recipes.describe` makes it.
+    journal : Journal
+        Of the finished run.
+    """
+    height, width, channels = bundle.input_shape
+    recipe = configuration["recipe"]
+    rows = {
+        "data": f"{configuration['data']}, {configuration['images']:,} images, "
+        f"SHA-256 {configuration['images_sha256'][:16]}",
+        "recipe": f"`{recipe['name']}`, seed {recipe['seed']}; every value in `{RECIPE}` "
+        "of the training folder",
+        "noise levels": ", ".join(f"{sigma:g}" for sigma in bundle.sigmas),
+        "selector": f"smoothed at {bundle.tau:g}" if SELECTOR in bundle.networks else "none",
+        "trained with": f"PyTorch {configuration['torch']} on {configuration['device']}",
+    }
+    networks = "\n".join(
+        f"* `{role}`: {network.architecture}, final training loss {_loss(journal, role)}"
+        for role, network in sorted(bundle.networks.items())
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"# {bundle.name}\n\nFor images of {height}x{width}x{channels} pixels in [0, 1], "
+        f"{bundle.num_classes} classes.\n\n| | |\n|---|---|\n{table}\n\n{networks}\n\n"
+        "Nothing has been certified with it yet: `dualsmooth certify` measures.\n"
+    )
+
+
+def _loss(journal: Journal, role: str) -> str:
+    losses = [line["loss"] for line in journal.metrics() if _deployed(line["step"], role)]
+    return f"{losses[-1]:.4f}" if losses else "not kept"
+
+
+def _deployed(step: str, role: str) -> bool:
+    """Whether a step trained the network of that role, and not one that only labels a fold."""
+    name, *rest = step.split("-")
+    return name == role and not any(part.startswith("fold") for part in rest)

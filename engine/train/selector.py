@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from dualsmooth.engine.checks import non_negative, positive
+from dualsmooth.engine.checks import (
+    closed_unit,
+    non_negative,
+    open_unit,
+    positive,
+    positive_integer,
+)
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
@@ -109,3 +115,113 @@ def rarity(radii: Tensor) -> Tensor:
     best = radii.argmax(1)
     shares = torch.bincount(best, minlength=radii.shape[1]) / len(radii)
     return 1 / shares[best]
+
+
+_ROWS = 1024
+
+
+_TAIL = 1e-3
+
+
+_FAR = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Choose the shift with the largest worst share of the oracle.
+
+    Parameters
+    ----------
+    share : float
+        Of the labelled images; the selector is not trained on them.
+    votes : int
+        Per image.
+    slack : float
+        Shifts are preferred that stay at most this share of images below the best fixed level, at
+        every radius of the grid.
+    shifts, radii : tuple of float
+        Grids. A shift s adds s * k / (K - 1) to the logit of level k.
+    """
+
+    share: float = 0.2
+    votes: int = 200
+    slack: float = 0.01
+    shifts: tuple[float, ...] = tuple(s / 2 for s in range(-12, 13))
+    radii: tuple[float, ...] = tuple(r / 4 for r in range(13))
+
+    def __post_init__(self) -> None:
+        open_unit("share", self.share)
+        positive_integer("votes", self.votes)
+        closed_unit("slack", self.slack)
+
+
+def calibrate(
+    selector: nn.Module,
+    images: Tensor,
+    radii: Tensor,
+    tau: float,
+    options: Calibration,
+    generator: Generator,
+) -> float:
+    """Shift the last layer's biases of a selector; returns the shift, 0 if no image is certified.
+
+    Parameters
+    ----------
+    images : Tensor, shape (n, channels, height, width)
+        Images that neither the classifiers nor the selector saw.
+    radii : Tensor, shape (n, K)
+        Radius of the true class at each level, pixel units; <= 0 where it loses.
+    """
+    if not (radii > min(options.radii)).any():
+        return 0.0
+    levels = radii.shape[1]
+    logits = _logits(selector, images, tau, options.votes, generator)
+    ramp = torch.arange(levels, device=radii.device) / max(1, levels - 1)
+    grid = torch.tensor(options.radii, device=radii.device)
+
+    def certified(values: Tensor) -> Tensor:
+        return (values[:, None] > grid).float().mean(0)
+
+    oracle = certified(radii.max(1).values)
+    best = certified(radii[:, radii.clamp(min=0).mean(0).argmax()])
+    reached = oracle > 0
+
+    def rank(shift: float) -> tuple[float, float]:
+        winners = (logits + shift * ramp).argmax(-1)
+        shares = nn.functional.one_hot(winners, levels).float().mean(1)
+        found = certified(routed_radius(shares, radii, tau))
+        below = float((best - found).max())
+        return -max(below, options.slack), float((found / oracle)[reached].min())
+
+    shift = max(options.shifts, key=rank)
+    last = [part for part in selector.modules() if isinstance(part, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.add_(shift * ramp)
+    return shift
+
+
+def routed_radius(shares: Tensor, radii: Tensor, tau: float) -> Tensor:
+    """Radius of interval routing (theorem C) from vote shares [n, K] and radii [n, K]: [n]."""
+    below = shares.cumsum(1)[:, :-1]
+    margin = tau * torch.special.ndtri(below.clamp(_TAIL, 1 - _TAIL))
+    far = margin.new_full((len(shares), 1), _FAR)
+    lower, upper = torch.cat([far, -margin], 1), torch.cat([margin, far], 1)
+    best = torch.full_like(radii[:, 0], -_FAR)
+    for first in range(radii.shape[1]):
+        for last in range(first, radii.shape[1]):
+            weakest = radii[:, first : last + 1].min(1).values
+            inside = torch.minimum(lower[:, first], upper[:, last])
+            best = torch.maximum(best, torch.minimum(inside, weakest))
+    return best
+
+
+def _logits(
+    selector: nn.Module, images: Tensor, tau: float, votes: int, generator: Generator
+) -> Tensor:
+    parts = []
+    with torch.no_grad():
+        for part in torch.split(images, max(1, _ROWS // votes)):
+            copies = part.repeat_interleave(votes, 0)
+            noise = torch.randn(copies.shape, generator=generator, device=copies.device)
+            parts.append(selector(copies + tau * noise).view(len(part), votes, -1))
+    return torch.cat(parts)

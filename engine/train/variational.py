@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from dualsmooth.engine.checks import non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.architectures.ordered import OrderedLevels
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
 from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.ordered import OrderedLevels
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
-from dualsmooth.engine.train.workshop import Workshop
 
 
 @dataclass(frozen=True, slots=True)

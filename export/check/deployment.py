@@ -17,16 +17,16 @@ from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.check_int8 import check_int8
-from dualsmooth.export.check_noise import check_noise
-from dualsmooth.export.check_pairs import check_pairs
-from dualsmooth.export.check_predictor import check_predictor
+from dualsmooth.export.check.finding import Finding
+from dualsmooth.export.check.int8 import check_int8
+from dualsmooth.export.check.noise import check_noise
+from dualsmooth.export.check.pairs import check_pairs
+from dualsmooth.export.check.predictor import check_predictor
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.finding import Finding
 
 GAP = 1e-4
 """Gap of the two largest logits, relative to the largest, under which rounding may move a vote."""

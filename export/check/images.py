@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_images
 

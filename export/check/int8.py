@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.runtime.driver import drive
-from dualsmooth.engine.runtime.flight import Flight
-from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.runtime.flight import Flight, drive
+from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.finding import Finding
+from dualsmooth.export.feeds import vote_feeds
+from dualsmooth.export.graph.philox import NOISE
+from dualsmooth.export.graph.probe import probe
 from dualsmooth.export.networks import PIXELS
-from dualsmooth.export.philox_graph import NOISE
-from dualsmooth.export.probe import probe
-from dualsmooth.export.sessions import Session, make_session, vote_feeds
 
 
 class Recount:

@@ -6,12 +6,18 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.noise import block_words, blocks_per_image, counter_word3, standard_normal
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.engine.noise.stream import (
+    block_words,
+    blocks_per_image,
+    counter_word3,
+    standard_normal,
+)
+from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.finding import Finding
-from dualsmooth.export.philox_graph import NOISE, WORDS
-from dualsmooth.export.probe import probe
-from dualsmooth.export.sessions import make_session, vote_feeds
+from dualsmooth.export.feeds import vote_feeds
+from dualsmooth.export.graph.philox import NOISE, WORDS
+from dualsmooth.export.graph.probe import probe
 
 CLOSE = 2e-6
 """Largest difference of a normal."""

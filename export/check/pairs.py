@@ -7,11 +7,12 @@ from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.export.check_int8 import Recount, row_votes
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.export.check.finding import Finding
+from dualsmooth.export.check.int8 import Recount, row_votes
 from dualsmooth.export.deployment import Deployment
-from dualsmooth.export.finding import Finding
-from dualsmooth.export.sessions import make_session, vote_feeds
+from dualsmooth.export.feeds import vote_feeds
 
 
 def check_pairs(

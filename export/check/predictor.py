@@ -6,10 +6,11 @@ from numpy.typing import NDArray
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.routing import median_level, plurality_level
+from dualsmooth.engine.models.sources.onnx_guard import read_deployed
+from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import DUAL, Deployment
-from dualsmooth.export.finding import Finding
-from dualsmooth.export.onnx_file import read_deployed
-from dualsmooth.export.sessions import Session, dual_feeds, make_session, vote_feeds
+from dualsmooth.export.feeds import dual_feeds, vote_feeds
 
 VOTES = 1000
 """Votes of each stage; not a multiple of the rows of a pass."""

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from dualsmooth.engine.draws import Phase
-from dualsmooth.export.graph import (
+from dualsmooth.export.graph.nodes import (
     BOOL,
     DOUBLE,
     FLOAT,
@@ -25,8 +25,8 @@ from dualsmooth.export.graph import (
     model_of,
     value,
 )
-from dualsmooth.export.philox_graph import Stream, fourth_word, round_keys
-from dualsmooth.export.vote_graph import Request, Voter, channels_first, count_votes
+from dualsmooth.export.graph.philox import Stream, fourth_word, round_keys
+from dualsmooth.export.graph.votes import Request, Voter, channels_first, count_votes
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import math
 import numpy as np
 from onnx import ModelProto
 
-from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.votes import place, row_votes
 from dualsmooth.export.networks import PIXELS
-from dualsmooth.export.vote_graph import place, row_votes
 
 
 def pair_model(

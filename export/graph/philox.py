@@ -1,4 +1,4 @@
-"""The noise stream, version 1, as ONNX nodes: `dualsmooth.engine.noise` is the specification.
+"""The noise stream, version 1, as ONNX nodes: `dualsmooth.engine.noise.stream` is the specification.
 
 Philox words are uint64 lanes with values below 2^32 and equal the specification's exactly. The
 Box-Muller pairs are evaluated in float64 and rounded once to float32, as specified, so normals
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dualsmooth.engine.noise import ROUNDS, STREAM_VERSION, blocks_per_image
-from dualsmooth.export.graph import DOUBLE, FLOAT, UINT64, Nodes
+from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.noise.stream import ROUNDS, blocks_per_image
+from dualsmooth.export.graph.nodes import DOUBLE, FLOAT, UINT64, Nodes
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

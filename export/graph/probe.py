@@ -2,9 +2,9 @@
 
 from onnx import ModelProto, ValueInfoProto, helper
 
-from dualsmooth.export.graph import FLOAT, UINT64
-from dualsmooth.export.philox_graph import NOISE, WORDS
-from dualsmooth.export.vote_graph import LOGITS
+from dualsmooth.export.graph.nodes import FLOAT, UINT64
+from dualsmooth.export.graph.philox import NOISE, WORDS
+from dualsmooth.export.graph.votes import LOGITS
 
 KINDS = {**dict.fromkeys(WORDS, UINT64), NOISE: FLOAT, LOGITS: FLOAT}
 """Values that can be seen, and their element types."""
@@ -19,7 +19,7 @@ def probe(model: ModelProto) -> ModelProto:
     Parameters
     ----------
     model : onnx.ModelProto
-        Made by `dualsmooth.export.vote_graph.vote_model`.
+        Made by `dualsmooth.export.graph.votes.vote_model`.
     """
     seen = ModelProto()
     seen.CopyFrom(model)

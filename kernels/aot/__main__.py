@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualsmooth.kernels.sass import Machine, inspect_cubin
+from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -53,7 +53,7 @@ class Built:
 
 def build(name: str, sm: int) -> Machine:
     """Compile a case by name and read it back."""
-    from dualsmooth.kernels.aot_cases import all_cases
+    from dualsmooth.kernels.aot.cases import all_cases
 
     return build_case({c.name: c for c in all_cases()}[name], sm)
 
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> bool:
     import triton
 
-    from dualsmooth.kernels.aot_report import resource_line, work_table
+    from dualsmooth.kernels.aot.report import resource_line, work_table
 
     version = ".".join(triton.__version__.split(".")[:2])
     failed, total = False, []
@@ -192,7 +192,7 @@ def chosen(name: str, sm: int, options: argparse.Namespace, limits: Limits) -> b
 
 
 def _triton_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:
-    from dualsmooth.kernels.aot_cases import all_cases
+    from dualsmooth.kernels.aot.cases import all_cases
 
     every = [(case, sm) for case in all_cases() for sm in ARCHITECTURES]
     jobs = [(case, sm) for case, sm in every if chosen(case.name, sm, options, limits)]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dualsmooth.kernels import conv, noise, stem, vote
 from dualsmooth.kernels.launch import (
     ConvLaunch,
     NoiseLaunch,
@@ -18,6 +17,7 @@ from dualsmooth.kernels.launch import (
     VoteLaunch,
     stem_candidates,
 )
+from dualsmooth.kernels.triton import conv, noise, stem, vote
 
 POINTERS = (
     dict.fromkeys(("key", "slot", "stream", "image", "sample", "segment", "level"), "*i32")

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from dualsmooth.kernels.aot_cases import Case, all_cases
-from dualsmooth.kernels.sass import Machine
+from dualsmooth.kernels.aot.cases import Case, all_cases
+from dualsmooth.kernels.aot.sass import Machine
 
 DRAWS = 100_000
 COPY_BYTES = 4.3e12  # bytes per second read + written, measured on an H200

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
 from dualsmooth.kernels.checks import expect
 from dualsmooth.kernels.errors import KernelArgumentError
-from dualsmooth.kernels.sass import Machine, inspect_cubin
 
 SOURCE = Path(__file__).with_name("residual_stage.cu")
 THREADS = 256

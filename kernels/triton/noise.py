@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from dualsmooth.kernels.philox import key_words, normals, philox_words, row_counter
+from dualsmooth.kernels.triton.philox import key_words, normals, philox_words, row_counter
 
 
 @triton.jit

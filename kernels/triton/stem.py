@@ -10,8 +10,8 @@ noise of a pixel again for each tap that reads it. `stem_stored_kernel` reads no
 import triton
 import triton.language as tl
 
-from dualsmooth.kernels.noise import lanes
-from dualsmooth.kernels.philox import key_words, normals, row_counter
+from dualsmooth.kernels.triton.noise import lanes
+from dualsmooth.kernels.triton.philox import key_words, normals, row_counter
 
 
 @triton.jit

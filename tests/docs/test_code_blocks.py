@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from dualsmooth.engine.cli import main
+from dualsmooth.engine.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

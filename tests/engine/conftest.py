@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.folder import save_bundle
 
 
 @pytest.fixture(scope="session")

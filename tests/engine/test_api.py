@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.engine import Budget, Bundle, DualSmoothing, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)

@@ -1,13 +1,13 @@
 import pytest
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.runtime.backends import (
+from dualsmooth.engine.settings import (
+    Settings,
     backend_of_each,
     check_backend,
     recorded_backend,
     sampler_name,
 )
-from dualsmooth.engine.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from dualsmooth.engine.budget import Budget, budget_from_options
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cli.options import budget_from_options
 from dualsmooth.engine.errors import ArgumentError
 
 

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.ledger import AlphaLedger, Bound
 
 LEVELS = {"selector": 5e-4, "classifier": 5e-4}
 CERTIFICATE = Certificate(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.durable import LOCK, AppendFile, FolderLock, write_whole
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import LOCK, AppendFile, FolderLock, write_whole
 
 
 def full_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
@@ -80,7 +80,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
 HOLD = """
 import sys, time
 from pathlib import Path
-from dualsmooth.engine.durable import FolderLock
+from dualsmooth.engine.files import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

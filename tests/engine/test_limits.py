@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_DATA, LARGEST_IMAGE, check_expansion
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.readers import read_image
+from dualsmooth.engine.models.sources.folder import read_bundle
 
 
 def test_expansion_limits() -> None:

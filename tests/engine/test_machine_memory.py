@@ -5,7 +5,7 @@ import pytest
 
 CODE = """
 import ctypes, sys
-from dualsmooth.engine.runtime.memory import keep_freed_memory
+from dualsmooth.engine.machine import keep_freed_memory
 if sys.argv[1] == "tuned" and not keep_freed_memory():
     print(-1); raise SystemExit
 fields = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()

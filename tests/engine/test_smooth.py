@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dualsmooth.engine import Smooth
-from dualsmooth.engine.bounds import clopper_pearson_table
+from dualsmooth.engine.api import Smooth
+from dualsmooth.engine.bounds.binomial import clopper_pearson_table
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.radius import gaussian_radius
+from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 
 class HalfSpace(torch.nn.Module):

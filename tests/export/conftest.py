@@ -9,13 +9,14 @@ import pytest
 import torch
 from onnx import ModelProto
 
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import digest_of, network_from_module
+from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.records import digest_of
 from dualsmooth.export.deployment import INDEX, Recipe, file_digest
-from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
 from dualsmooth.export.networks import LOGITS, PIXELS
 from dualsmooth.export.write import export_bundle
 

@@ -15,16 +15,16 @@ import pytest
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import digest_of
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.sessions import make_session
 
 IMAGES = load_images("digits").images[:6]
 OTHERS = ("torch", "onnx", "onnxscript", "safetensors", "sklearn", "typer", "tqdm", "PIL")
@@ -255,7 +255,7 @@ def test_a_provider_that_refuses_an_operator_gets_noise_from_the_host(
             raise RuntimeError("This session contains graph nodes that are assigned to the CPU")
         return make_session(model)
 
-    monkeypatch.setattr("dualsmooth.export.onnx_sampler.make_session", session)
+    monkeypatch.setattr("dualsmooth.export.sampler.make_session", session)
     with pytest.warns(UserWarning, match=f"^{name} lacks operators .* made on the host and fed"):
         other = OnnxCertifier(deployed, provider=name)
     with other:

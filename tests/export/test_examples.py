@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine.data import load_images
-from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.export.deployment import Recipe
 from dualsmooth.export.write import export_bundle
 

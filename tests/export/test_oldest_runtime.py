@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from dualsmooth.export.sessions import OLDEST
+from dualsmooth.engine.models.sources.onnx_session import OLDEST
 
 FOLDER = Path(__file__).parent
 

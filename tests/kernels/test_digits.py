@@ -7,9 +7,9 @@ import torch.nn.functional as functional
 from scipy import stats
 from torch import nn
 
-from dualsmooth.engine.noise import counter_word3, standard_normal
-from dualsmooth.engine.runtime.segments import Segment, unroll
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.noise.stream import counter_word3, standard_normal
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.sampler import Segment, unroll
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import ConvLaunch, StemLaunch

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.kernels import reference
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import fold_stem

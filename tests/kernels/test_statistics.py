@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.launch import NoiseLaunch
 from dualsmooth.kernels.rows import Rows, seed_key

@@ -1,4 +1,4 @@
-"""Fuzz every parser: ``python benchmarks/fuzz_parsers.py --inputs 1000000``.
+"""Fuzz every parser: ``python benchmarks/soak/fuzz --inputs 1000000``.
 
 Each parser gets valid files, damaged at random. It may accept or raise its documented error. Any
 other error, a dead process, more than 20 processor seconds on one input, or accepting what it must
@@ -14,12 +14,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from dualsmooth.benchmarks.fuzz_inputs import spoiled
-from dualsmooth.benchmarks.fuzz_targets import Target, targets
-from dualsmooth.benchmarks.fuzz_watch import SECONDS_PER_INPUT, Tally, watched
+from dualsmooth.benchmarks.soak.fuzz.inputs import spoiled
+from dualsmooth.benchmarks.soak.fuzz.targets import Target, targets
+from dualsmooth.benchmarks.soak.fuzz.watch import SECONDS_PER_INPUT, Tally, watched
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runlog import write_json
 
 
 def outcome(target: Target, folder: Path, data: bytes, ran: Path) -> tuple[str, str]:

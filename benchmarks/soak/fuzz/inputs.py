@@ -1,12 +1,11 @@
-"""Damaged files for `dualsmooth.benchmarks.fuzz_parsers`: bytes or JSON values changed."""
+"""Damaged files for `dualsmooth.benchmarks.soak.fuzz`: bytes or JSON values changed."""
 
 import json
 import random
 from contextlib import suppress
 from typing import Any
 
-from dualsmooth.engine.certificate import checksum
-from dualsmooth.engine.models.network import digest_of
+from dualsmooth.engine.records import checksum, digest_of
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**64, 10**400, 0.5, -0.0, 1e308, "", "\0", "../x", "a" * 9000, [],

@@ -10,10 +10,10 @@ from onnx import ModelProto, TensorProto
 
 from dualsmooth.engine.limits import LARGEST_INPUT
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.models.checkpoint import read_checkpoint
-from dualsmooth.engine.models.exported import read_exported
-from dualsmooth.engine.models.network import sha256_of
+from dualsmooth.engine.models.sources.checkpoint import read_checkpoint
+from dualsmooth.engine.models.sources.exported import read_exported
+from dualsmooth.engine.models.sources.folder import read_bundle
+from dualsmooth.engine.records import sha256_of
 from dualsmooth.export.deployment import file_digest, read_deployment
 
 

@@ -11,17 +11,18 @@ import torch
 from onnx.external_data_helper import set_external_data
 from torch import nn
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, DualSmoothing
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import read_bundle, save_bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.deployment import Recipe
-from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
 from dualsmooth.export.write import index_of
 
 CLASSES = 3

@@ -1,4 +1,4 @@
-"""Parsers with valid files of each kind, for `dualsmooth.benchmarks.fuzz_parsers`.
+"""Parsers with valid files of each kind, for `dualsmooth.benchmarks.soak.fuzz`.
 
 What a parser accepts is checked once more here, by other means where there are any.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dualsmooth.benchmarks import fuzz_networks
-from dualsmooth.benchmarks.fuzz_seeds import (
+from dualsmooth.benchmarks.soak.fuzz import networks as fuzz_networks
+from dualsmooth.benchmarks.soak.fuzz.seeds import (
     Bomb,
     checkpoint_seeds,
     make_bundle,
@@ -25,15 +25,15 @@ from dualsmooth.benchmarks.fuzz_seeds import (
     onnx_seeds,
     pt2_seeds,
 )
-from dualsmooth.engine.anchors import read_anchors
-from dualsmooth.engine.audit import audit
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.memory import Memory
-from dualsmooth.engine.readers import read_image
+from dualsmooth.engine.methods.regions.anchors import read_anchors
+from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runlog import read_log, read_run
+from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.log import read_log, read_run
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.neighbours import Points, as_points
-from dualsmooth.engine.readers import npz_arrays
-from dualsmooth.engine.run_digests import arrays_digest
+from dualsmooth.engine.limits import npz_arrays
+from dualsmooth.engine.methods.regions.neighbours import Points, as_points
+from dualsmooth.engine.records import arrays_digest
 
 _CANDIDATES = 8
 _EPSILON = float(np.finfo(np.float64).eps)

@@ -20,10 +20,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.certificate import checksum
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.typed_record import typed_record
+from dualsmooth.engine.records import checksum, typed_record
 
 _EPSILON = float(np.finfo(np.float64).eps)
 

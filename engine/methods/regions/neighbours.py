@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image, unit_float
-from dualsmooth.engine.run_digests import arrays_digest
+from dualsmooth.engine.records import arrays_digest
 
 Points = NDArray[np.float64]
 

@@ -12,8 +12,9 @@ from safetensors.numpy import save
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
-from dualsmooth.engine.models.network import Network, sha256_of
-from dualsmooth.engine.models.torch_file import load_torch_file
+from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.models.sources.torch_file import load_torch_file
+from dualsmooth.engine.records import sha256_of
 
 ARCHITECTURES = ("cifar_resnet20", "cifar_resnet56", "cifar_resnet110")
 INPUT_SHAPE = (32, 32, 3)

@@ -15,8 +15,9 @@ from torch import nn
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
-from dualsmooth.engine.models.network import Network, sha256_of
-from dualsmooth.engine.models.pt2_files import Program, load_pt2
+from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.models.sources.pt2 import Program, load_pt2
+from dualsmooth.engine.records import sha256_of
 
 TRIAL_ROWS = 64
 Size = int | None
@@ -82,8 +83,8 @@ def read_exported(path: Path) -> Bundle:
 
 def _onnx(path: Path) -> tuple[bytes, Program]:
     try:
-        from dualsmooth.export.onnx_file import read_model
-        from dualsmooth.export.sessions import make_session
+        from dualsmooth.engine.models.sources.onnx_guard import read_model
+        from dualsmooth.engine.models.sources.onnx_session import make_session
     except ImportError as error:
         hint = "pip install 'dualsmooth[runtime]'"
         raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error

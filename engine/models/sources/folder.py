@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.folders import check_target, new_folder
+from dualsmooth.engine.files import check_target, new_folder
 from dualsmooth.engine.limits import LARGEST_WEIGHTS
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import Network, sha256_of
+from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.records import sha256_of
 
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.normalize import Normalize
-from dualsmooth.engine.models.place import TIMM
 from dualsmooth.engine.models.registry import register_architecture
-from dualsmooth.engine.models.torch_file import load_torch_file
+from dualsmooth.engine.models.sources.load import TIMM
+from dualsmooth.engine.models.sources.torch_file import load_torch_file
 
 _STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where a training script keeps the tensors; averaged ones first, as timm itself reads them."""

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import fx
 
-from dualsmooth.engine.models.fuse import replace_by_module
+from dualsmooth.engine.samplers.fusion.patterns import replace_by_module
 from dualsmooth.kernels.cpu.winograd_conv import WinogradChain, WinogradConv
 
 

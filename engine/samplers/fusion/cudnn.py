@@ -5,7 +5,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.fuse import following_relu, following_sum, replace, rewrite
+from dualsmooth.engine.samplers.fusion.patterns import (
+    following_relu,
+    following_sum,
+    replace,
+    rewrite,
+)
 
 
 def fuse_for_cudnn(module: nn.Module, example: torch.Tensor) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.trace import trace
+from dualsmooth.engine.samplers.fusion.trace import trace
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.chain_cpu import chain_convolutions
-from dualsmooth.engine.models.fuse import (
+from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
+from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
     following_sum,
     has_hooks,
@@ -23,7 +24,6 @@ from dualsmooth.engine.models.fuse import (
     rewrite,
     shape_of,
 )
-from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.kernels.cpu import direct_conv, winograd_conv
 
 DIRECT_CHANNELS = 16

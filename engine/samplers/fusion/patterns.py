@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.trace import trace
+from dualsmooth.engine.samplers.fusion.trace import trace
 
 TRIED_ROWS = 8
 """Rows on which a trace is compared with its network."""

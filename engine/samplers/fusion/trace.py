@@ -4,7 +4,7 @@ import copy
 
 from torch import fx, nn
 
-from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.architectures.normalize import Normalize
 
 
 class _Tracer(fx.Tracer):

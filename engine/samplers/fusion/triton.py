@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.models.resnet import BasicBlock, CifarResNet
+from dualsmooth.engine.models.architectures.resnet import BasicBlock, CifarResNet
+from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dualsmooth.benchmarks.certify_adaptive import certify_adaptive
-from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.benchmarks.accuracy.budgets import certify_adaptive
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 
 SIZES, ALPHA, BETA = (20, 60, 200), 0.05, 0.02
 

@@ -3,11 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks.accuracy import ORACLE, compare, drawn_for, measure, oracle, table
+from dualsmooth.benchmarks.accuracy.systems import (
+    ORACLE,
+    compare,
+    drawn_for,
+    measure,
+    oracle,
+    table,
+)
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.data import load_images
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.report.summary import Row, summarize
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.summary import Row, summarize
 from dualsmooth.engine.settings import Settings
 
 

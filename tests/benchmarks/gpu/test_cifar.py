@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dualsmooth.benchmarks import cifar_data, device_certify, device_cifar
-from dualsmooth.benchmarks.device_items import Place, Turn
-from dualsmooth.benchmarks.device_stretches import items_of
+from dualsmooth.benchmarks.gpu import certify as device_certify
+from dualsmooth.benchmarks.gpu import cifar as device_cifar
+from dualsmooth.benchmarks.gpu import cifar_files as cifar_data
+from dualsmooth.benchmarks.gpu.child import items_of
+from dualsmooth.benchmarks.gpu.items import Place, Turn
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train import loop
 
 

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.benchmarks import gpu_contest as contest
-from dualsmooth.benchmarks import gpu_peers as peers
-from dualsmooth.benchmarks import gpu_votes as votes
-from dualsmooth.benchmarks.deep_networks import resnet18_cifar, resnet50, wrn_28_10
-from dualsmooth.benchmarks.gpu_votes import Subject
-from dualsmooth.benchmarks.gpu_work import Work, work_of
-from dualsmooth.benchmarks.host_stream import HostStream
+from dualsmooth.benchmarks.gpu import contest, peers, votes
+from dualsmooth.benchmarks.gpu.votes import Subject, Work, work_of
+from dualsmooth.benchmarks.speed.networks import resnet18_cifar, resnet50, wrn_28_10
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.null import HostStream
 
 CPU = torch.device("cpu")
 SMALL = Subject("small", partial(create, "cifar_resnet20", {}), 8, 32, 150, 60, ("triton", "eager"))

@@ -1,4 +1,4 @@
-"""The checks of `benchmarks/gpu_kernels.py` at small sizes, and that each notices a fault."""
+"""The checks of `benchmarks/gpu/kernels.py` at small sizes, and that each notices a fault."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ import torch
 
 pytest.importorskip("triton", reason="the kernels need Triton")
 if torch.cuda.is_available():
-    pytest.skip("run benchmarks/gpu_kernels.py instead", allow_module_level=True)
+    pytest.skip("run benchmarks/gpu/kernels.py instead", allow_module_level=True)
 
 CPU = torch.device("cpu")
 
 
 def small(name: str) -> Callable[[], Any]:
     """One check at a size the interpreter can run."""
-    from dualsmooth.benchmarks import gpu_checks as checks
+    from dualsmooth.benchmarks.gpu import kernel_checks as checks
     from dualsmooth.kernels.launch import StemShape
 
     return {
@@ -35,7 +35,7 @@ NAMES = ["noise", "conv", *(pytest.param(name, marks=pytest.mark.slow) for name 
 def test_checks_pass_on_good_kernels_and_fail_on_faulty_ones(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualsmooth.benchmarks import gpu_checks as checks
+    from dualsmooth.benchmarks.gpu import kernel_checks as checks
     from dualsmooth.kernels import ops
 
     check = small(name)
@@ -62,7 +62,7 @@ def test_checks_pass_on_good_kernels_and_fail_on_faulty_ones(
 def test_without_a_device_the_script_says_so_and_succeeds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from dualsmooth.benchmarks import gpu_kernels
+    from dualsmooth.benchmarks.gpu import kernels as gpu_kernels
 
     assert gpu_kernels.main(["--checks-only"]) == 0
     assert capsys.readouterr().out == "no CUDA device: nothing checked, nothing timed\n"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dualsmooth.benchmarks import device_child as child
-from dualsmooth.benchmarks import device_stretches, gpu
-from dualsmooth.benchmarks.device_items import Item, Place, Turn, Unavailable
-from dualsmooth.benchmarks.device_report import Report
+from dualsmooth.benchmarks.gpu import __main__ as gpu
+from dualsmooth.benchmarks.gpu import child
+from dualsmooth.benchmarks.gpu import child as device_stretches
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
+from dualsmooth.benchmarks.gpu.report import Report
 
 CPU = torch.device("cpu")
 

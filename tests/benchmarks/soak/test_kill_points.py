@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks.fuzz_seeds import make_bundle
-from dualsmooth.benchmarks.kill_points import FILES, Certify, certify, disturbed, lines_of
-from dualsmooth.engine.data import load_images
-from dualsmooth.engine.models.bundle_files import read_bundle
-from dualsmooth.engine.runlog import LOG
+from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
+from dualsmooth.benchmarks.soak.kill_points import FILES, Certify, certify, disturbed, lines_of
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.models.sources.folder import read_bundle
+from dualsmooth.engine.runs.log import LOG
 
 LINES = [b"%d" % i for i in range(40)]
 

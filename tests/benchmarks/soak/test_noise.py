@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from dualsmooth.benchmarks.noise_soak import PHASE, Draw, Soak, Words, philox, places
-from dualsmooth.engine.noise import counter_word3, philox4x32
+from dualsmooth.benchmarks.soak.noise import PHASE, Draw, Soak, Words, philox, places
+from dualsmooth.engine.noise.stream import counter_word3, philox4x32
 
 good = philox(5)
 

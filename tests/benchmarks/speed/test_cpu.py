@@ -9,13 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks import cpu, peers
-from dualsmooth.benchmarks.cpu_table import ratios, table
-from dualsmooth.benchmarks.peak import PRODUCTS, SIZE, Products, flop_per_vote
-from dualsmooth.benchmarks.rounds import best, interleave, ratio, share
+from dualsmooth.benchmarks.speed import cpu, peers
+from dualsmooth.benchmarks.speed.cpu_table import ratios, table
+from dualsmooth.benchmarks.speed.networks import PRODUCTS, SIZE, Products, flop_per_vote
+from dualsmooth.benchmarks.speed.rounds import best, interleave, ratio, share
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.runtime.native import multiplies_bf16
-from dualsmooth.engine.versions import installed_version
+from dualsmooth.engine.machine import installed_version
+from dualsmooth.engine.samplers.choose import multiplies_bf16
 
 CASE = cpu.Case("small_convnet", (8, 8, 1), 640, {"widths": [4], "hidden": 8})
 

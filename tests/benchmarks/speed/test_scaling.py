@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks import dual_cost, occupancy, scaling
-from dualsmooth.benchmarks.scaling import BASE, Point
-from dualsmooth.benchmarks.scaling_table import draw_picture, exponents, table
-from dualsmooth.benchmarks.suites import run_suite
-from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.benchmarks.speed import dual_cost, occupancy, scaling
+from dualsmooth.benchmarks.speed.scaling import BASE, Point
+from dualsmooth.benchmarks.speed.scaling_table import draw_picture, exponents, table
+from dualsmooth.benchmarks.speed.suites import run_suite
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

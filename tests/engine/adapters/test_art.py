@@ -5,9 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, certify, load_bundle
-from dualsmooth.engine.data import as_unit_float, load_images
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import as_unit_float
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
 
 pytest.importorskip("art", reason="needs adversarial-robustness-toolbox (extra bench)")
 

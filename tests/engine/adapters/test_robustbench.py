@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify
 from dualsmooth.engine.adapters.robustbench import load_model
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
 
 
 def network(classes: int) -> nn.Module:

@@ -8,11 +8,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.anytime import anytime_lower
+from dualsmooth.engine.bounds.anytime import anytime_lower
+from dualsmooth.engine.bounds.sequential import crossing_probability
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.sequential import crossing_probability
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "statistics.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "statistics.json").read_text())
 ANYTIME_ERROR: list[dict[str, Any]] = REFERENCE["anytime_error"]
 
 

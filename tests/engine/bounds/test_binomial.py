@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from dualsmooth.engine.bounds import (
+from dualsmooth.engine.bounds.binomial import (
     clopper_pearson_lower,
     clopper_pearson_table,
     clopper_pearson_upper,
@@ -16,7 +16,7 @@ from dualsmooth.engine.bounds import (
 )
 from dualsmooth.engine.errors import ArgumentError
 
-REFERENCE = Path(__file__).parents[1] / "reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 CASES = json.loads((REFERENCE / "statistics.json").read_text())["clopper_pearson"]
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
+from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.order_statistics import order_statistic_lower, order_statistic_upper
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "idrs.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "idrs.json").read_text())
 CASES: list[dict[str, Any]] = REFERENCE["order_statistics"]
 MARGIN = Fraction(1) - Fraction(1, 500_000)
 

@@ -1,8 +1,8 @@
 import pytest
 
-from dualsmooth.engine.bounds import clopper_pearson_lower
-from dualsmooth.engine.radius import gaussian_radius
-from dualsmooth.engine.sample_size import Pilot, planned_votes
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
+from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 N, ALPHA = 100_000, 1e-3
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.stats import binom
 
-import dualsmooth.engine.sequential as sequential
-from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.live_counts import LiveCounts
-from dualsmooth.engine.sequential import (
+import dualsmooth.engine.bounds.sequential as sequential
+from dualsmooth.engine.bounds.live_counts import LiveCounts
+from dualsmooth.engine.bounds.sequential import (
     GroupSequentialPlan,
     crossing_probability,
     fixed_sequence,
     group_sequential_plan,
 )
+from dualsmooth.engine.errors import ArgumentError
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "statistics.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "statistics.json").read_text())
 PLANS: list[dict[str, Any]] = REFERENCE["group_sequential"]
 ANYTIME_ERROR: list[dict[str, Any]] = REFERENCE["anytime_error"][:4]
 EVERY_HUNDRED = list(range(100, 100_001, 100))

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.testing import assert_allclose
 
-from dualsmooth.engine.stirling import stirling_remainder
+from dualsmooth.engine.bounds.anytime import stirling_remainder
 
 
 def test_differences_follow_the_gamma_recurrence() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.cli import main
+from dualsmooth.engine.cli.app import main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture(scope="module")
 def certified(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
-    command = [sys.executable, "-m", "dualsmooth.engine.cli", "certify", str(tiny_bundle)]
+    command = [sys.executable, "-m", "dualsmooth.engine.cli.app", "certify", str(tiny_bundle)]
     options = ["--data", "digits", "--n0", "10", "--n", "100", "--max", "6", "--out", str(folder)]
     subprocess.run([*command, *options], check=True, capture_output=True)
     return folder
@@ -88,8 +88,8 @@ def test_an_audit_without_replay_needs_no_torch(certified: Path) -> None:
         "        assert name.split('.')[0] != 'torch', 'torch was imported'\n"
         "sys.meta_path.insert(0, Block())\n"
         "from pathlib import Path\n"
-        "from dualsmooth.engine.audit import audit\n"
-        "from dualsmooth.engine.data import load_images\n"
+        "from dualsmooth.engine.runs.audit import audit\n"
+        "from dualsmooth.engine.data.spec import load_images\n"
         f"assert not audit(Path({str(certified)!r}), load_images('digits')).findings\n"
     )
     subprocess.run([sys.executable, "-c", block], check=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cli import main
-from dualsmooth.engine.runlog import read_log
+from dualsmooth.engine.cli.app import main
+from dualsmooth.engine.runs.log import read_log
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -451,7 +451,7 @@ def test_read_only_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
 def test_interrupt_is_resumable(
     run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dualsmooth.engine.runlog import RunLog
+    from dualsmooth.engine.runs.log import RunLog
 
     certify(run, tiny_bundle, "--out", "whole")
     append = RunLog.append
@@ -492,7 +492,14 @@ def test_a_killed_process_resumes_to_the_same_files(
     """SIGKILL at whatever moment the third certificate is on disk, three times over."""
     options = ("certify", tiny_bundle, "--data", "digits", "--n", 5_000, "--max", 14)
     run(*options, "--out", "whole")
-    command = [sys.executable, "-m", "dualsmooth.engine.cli", *map(str, options), "--out", "killed"]
+    command = [
+        sys.executable,
+        "-m",
+        "dualsmooth.engine.cli.app",
+        *map(str, options),
+        "--out",
+        "killed",
+    ]
     log = tmp_path / "killed" / "certificates.jsonl"
     for kills in range(1, 4):
         process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stdout=subprocess.DEVNULL)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualsmooth.engine import doctor
-from dualsmooth.engine.versions import installed_version
+from dualsmooth.engine.cli import doctor
+from dualsmooth.engine.machine import installed_version
 from dualsmooth.kernels.cpu import noise_votes
 
 

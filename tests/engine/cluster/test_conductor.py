@@ -5,11 +5,20 @@ from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.cluster.conduct import MOST_LOSSES_IN_A_ROW, Conductor
-from dualsmooth.engine.cluster.events import Certified, Done, Event, Lost, Ready, Refused
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cluster.conductor import (
+    MOST_LOSSES_IN_A_ROW,
+    Certified,
+    Conductor,
+    Done,
+    Event,
+    Lost,
+    Ready,
+    Refused,
+)
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
+from dualsmooth.engine.ledger import AlphaLedger
 
 FACTS = {"sampler": "fake", "batch_size": 8}
 

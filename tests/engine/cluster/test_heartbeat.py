@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dualsmooth.engine.cluster import beats
-from dualsmooth.engine.cluster.beats import Voice, Watch
-from dualsmooth.engine.cluster.events import Alive
+from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.cluster.conductor import Alive
+from dualsmooth.engine.cluster.heartbeat import Voice, Watch
 from dualsmooth.engine.cluster.pulse import Pulse
 
 

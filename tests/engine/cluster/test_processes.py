@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, Bundle, DualSmoothing, load_bundle
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.cluster import beats
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, SamplerError, StoppedError
-from dualsmooth.engine.runlog import RunLog
-from dualsmooth.engine.runtime.segments import MakeSampler, Segment
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import RunLog
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
 
 IMAGES = 32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.cluster.ray_pool import _connect, warn_if_reachable
+from dualsmooth.engine.cluster.ray import _connect, warn_if_reachable
 from dualsmooth.engine.errors import ArgumentError
 
 needs_ray = pytest.mark.skipif(
@@ -18,11 +18,11 @@ RUN = """
 import os, signal, sys
 from functools import partial
 from pathlib import Path
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine import Budget, DualSmoothing, load_bundle
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.settings import Settings
 
 folder, bundle, fault = sys.argv[1:]

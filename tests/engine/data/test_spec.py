@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.data import DATA_VARIABLE, as_unit_float, load_images
+from dualsmooth.engine.data.spec import DATA_VARIABLE, load_images
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, FileError
+from dualsmooth.engine.images import as_unit_float
 
-REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data"
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the sibling folder shared/data")
 
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -321,7 +322,7 @@ def test_unit_floats() -> None:
 
 def test_reading_needs_no_torch() -> None:
     code = (
-        "import sys; from dualsmooth.engine.data import load_images; load_images('digits');"
+        "import sys; from dualsmooth.engine.data.spec import load_images; load_images('digits');"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

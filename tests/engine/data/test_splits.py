@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.data.splits import training_images, training_split
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train.images import training_images, training_split
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Bound, Certificate
-from dualsmooth.engine.decision_plan import decision_plan
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.radius.decision import decision_plan
 
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)

@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine import Budget, certify, load_bundle
-from dualsmooth.engine.anchors import Anchors
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.memory import Memory
-from dualsmooth.engine.methods.choose import choose_method
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta import AnchorSmoothing
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.methods.regions.memory import Memory
+from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 
 BUDGET = Budget.fixed(20, 200)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dualsmooth.engine.draws import Draw, Prediction, PredictProcedure
+from dualsmooth.engine.draws import Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
+from dualsmooth.engine.methods.method import PredictProcedure
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
 
 RUNS, ALPHA = 10_000, 0.05

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine.anchors import Anchors
-from dualsmooth.engine.audit import audit
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
-from dualsmooth.engine.methods.choose import choose_method
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.method import is_serial
-from dualsmooth.engine.models.bundle import load_bundle
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
 METHODS: dict[str, dict[str, object]] = {

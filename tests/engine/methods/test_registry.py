@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.engine import Budget, certify
-from dualsmooth.engine.anchors import Anchors
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.choose import choose_method
-from dualsmooth.engine.models.bundle import Bundle, load_bundle
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.target import with_target
 
 

@@ -7,7 +7,7 @@ from scipy.special import ndtr
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.networks import OneNetwork
+from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.methods.search import (
     GridSearch,
     MultiStart,

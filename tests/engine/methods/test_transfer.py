@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Bound, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods import transfer
-from dualsmooth.engine.methods.networks import OneNetwork
+from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role, transferred
 
 SIGMA, N, RUNS, ALPHA = 0.5, 300, 2_000, 0.01

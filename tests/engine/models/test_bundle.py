@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.models.bundle import Bundle, load_bundle
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.sources.load import load_bundle
 
 SHAPE = (4, 3, 1)
 

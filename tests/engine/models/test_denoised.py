@@ -8,12 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine import Budget, Bundle, DualSmoothing, FixedSmoothing, certify, load_bundle
-from dualsmooth.engine.data import as_unit_float, load_images
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models import registry
-from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.denoised import (
     Denoised,
     Diffusion,
@@ -22,7 +26,9 @@ from dualsmooth.engine.models.denoised import (
     timestep,
 )
 from dualsmooth.engine.models.network import Network, network_from_module
-from dualsmooth.engine.runtime.torch_sampler import folded_network
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.samplers.eager import folded_network
 
 LINEAR = noise_schedule("linear")
 

@@ -9,16 +9,20 @@ import torch
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting, ensemble_of
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 

@@ -37,7 +37,7 @@ def test_registering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_the_registry_needs_no_torch() -> None:
     code = (
-        "import sys, dualsmooth.engine.models.registry, dualsmooth.engine.models.bundle_files;"
+        "import sys, dualsmooth.engine.models.registry, dualsmooth.engine.models.sources.folder;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,17 +9,17 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy import stats
 
-from dualsmooth.engine import integer_noise as module
 from dualsmooth.engine.draws import Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.integer_noise import (
+from dualsmooth.engine.noise import integer as module
+from dualsmooth.engine.noise.integer import (
     LOW_WORD,
     integer_noise,
     tables_digest,
     thresholds,
     unit_of_grid,
 )
-from dualsmooth.engine.noise import counter_word3
+from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.kernels import reference
 from dualsmooth.kernels.rows import Rows, seed_key
 from dualsmooth.kernels.thresholds import noise_thresholds, threshold_tables

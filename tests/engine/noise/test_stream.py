@@ -8,14 +8,14 @@ from scipy import stats
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.noise import (
+from dualsmooth.engine.noise.stream import (
     blocks_per_image,
     counter_word3,
     philox4x32,
     standard_normal,
 )
 
-VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "philox.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "reference" / "philox.json").read_text())
 
 
 def words(hexadecimal: list[str]) -> list[int]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import ncx2
 
-from dualsmooth.engine.ball_mass import ball_mass
+from dualsmooth.engine.radius.ball_mass import ball_mass
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=150)
 degrees = st.sampled_from([0, 1, 2, 9, 29, 63, 783, 3071])

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from dualsmooth.engine.decision_plan import decision_looks, decision_plan, least_probability
-from dualsmooth.engine.radius import gaussian_radius
-from dualsmooth.engine.sequential import crossing_probability
+from dualsmooth.engine.bounds.sequential import crossing_probability
+from dualsmooth.engine.radius.decision import decision_looks, decision_plan, least_probability
+from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 
 def test_looks_are_close_at_first_and_then_five_per_cent_apart() -> None:

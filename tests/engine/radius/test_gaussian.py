@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from dualsmooth.engine.bounds import clopper_pearson_lower
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.radius import gaussian_radius, interval_radius
+from dualsmooth.engine.radius.gaussian import gaussian_radius, interval_radius
 
-REFERENCE = Path(__file__).parents[1] / "reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 
 
 def test_radii_stay_below_forty_digit_references() -> None:

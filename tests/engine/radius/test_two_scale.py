@@ -9,9 +9,9 @@ from scipy.special import ndtri
 from scipy.stats import chi2
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.two_scale import semielastic_radius, two_scale_lower_bound
+from dualsmooth.engine.radius.two_scale import semielastic_radius, two_scale_lower_bound
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "idrs.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "idrs.json").read_text())
 
 
 def inputs(case: dict[str, Any], *names: str) -> list[float]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from scipy.stats import ncx2
 
-from dualsmooth.engine.two_scale import semielastic_radius, two_scale_lower_bound
+from dualsmooth.engine.radius.two_scale import semielastic_radius, two_scale_lower_bound
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=60)
 

@@ -6,7 +6,7 @@ import pytest
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.report.summary import summarize
+from dualsmooth.engine.runs.summary import summarize
 
 HEAD = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 LOGS = Path(__file__).parents[4] / "shared/logs"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.image_set import data_digest
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.report.page import page
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.report.summary import Row, summarize
-from dualsmooth.engine.run_digests import data_digest
+from dualsmooth.engine.runs.summary import Row, summarize
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 

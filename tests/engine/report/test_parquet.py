@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.report.parquet import write_parquet
-from dualsmooth.engine.runlog import RunLog
+from dualsmooth.engine.runs.log import RunLog
 
 CERTIFICATE = Certificate(
     predicted=3, radius=0.123456789, sigma=0.25, method="fixed(0.25)", abstained_at=None,

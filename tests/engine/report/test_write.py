@@ -12,9 +12,9 @@ from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import pictures
 from dualsmooth.engine.report.plots import _certified, plots
 from dualsmooth.engine.report.reading import Run, read_runs
-from dualsmooth.engine.report.summary import Row, share_interval, summarize
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.report.write import write_report
+from dualsmooth.engine.runs.summary import Row, share_interval, summarize
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 

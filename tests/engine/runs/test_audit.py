@@ -10,16 +10,21 @@ from typing import Any
 
 import pytest
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, DualSmoothing, FixedSmoothing, load_bundle
-from dualsmooth.engine.audit import Audit, audit
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.rederive import check_disjoint
-from dualsmooth.engine.runlog import read_log
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.audit import Audit, audit
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.rederive import check_disjoint
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
 IMAGES = 8
@@ -100,7 +105,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 
     ledger = {key: value for key, value in record["alpha"].items() if key != "total"}
     record["alpha"]["total"] = AlphaLedger(**ledger).total
     unsigned = {k: v for k, v in record.items() if k not in ("checksum", "seconds")}
-    from dualsmooth.engine.certificate import checksum
+    from dualsmooth.engine.records import checksum
 
     record["checksum"] = checksum(unsigned)
     log = folder / "certificates.jsonl"
@@ -238,7 +243,7 @@ def test_lost_lines_of_a_finished_run_are_found(copied: Path) -> None:
 def test_an_altered_configuration_is_found(
     copied: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    from dualsmooth.engine.models.network import digest_of
+    from dualsmooth.engine.records import digest_of
 
     path = copied / "run.json"
     record = json.loads(path.read_text())
@@ -306,7 +311,7 @@ def test_ten_thousand_single_byte_changes_are_found(copied: Path) -> None:
 
 def test_a_broken_auditor_would_miss_them(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the second derivation a radius with a right checksum passes."""
-    monkeypatch.setattr("dualsmooth.engine.audit.differences", lambda *_: [])
+    monkeypatch.setattr("dualsmooth.engine.runs.audit.differences", lambda *_: [])
     for name in ("certificates.tsv", "summary.json"):
         (copied / name).unlink()
     assert forge(copied, lambda r: r.update(radius=9.0), certified(copied)) == []

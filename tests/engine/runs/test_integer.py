@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.engine import Budget, Bundle, FixedSmoothing, certify
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.integer_noise import tables_digest, thresholds, unit_of_grid
-from dualsmooth.engine.methods.choose import choose_method
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.runlog import read_configuration
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.noise.integer import tables_digest, thresholds, unit_of_grid
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_configuration
 from dualsmooth.engine.settings import Settings
 
 SIGMA, SCALE = 0.2, 2.0**25

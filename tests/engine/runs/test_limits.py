@@ -5,8 +5,9 @@ from math import inf
 
 import pytest
 
-from dualsmooth.engine.certificate import AlphaLedger, Bound, Certificate, DrawRecord
-from dualsmooth.engine.report.limits import sides
+from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.ledger import AlphaLedger, Bound
+from dualsmooth.engine.runs.limits import sides
 
 LEDGER = AlphaLedger("minimum", 0.001, {"selector": 0.001, "classifier": 0.001})
 
@@ -58,8 +59,11 @@ def test_abstentions_name_their_stage(bounds: tuple[Bound, ...]) -> None:
 
 def test_sides_of_a_real_run_agree_with_its_radii() -> None:
     """The smaller side is the radius, for every certificate of the bundled model."""
-    from dualsmooth.engine import Budget, DualSmoothing, certify, load_bundle
-    from dualsmooth.engine.data import load_images
+    from dualsmooth.engine.api import certify
+    from dualsmooth.engine.budget import Budget
+    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.methods.dual import DualSmoothing
+    from dualsmooth.engine.models.sources.load import load_bundle
 
     method = DualSmoothing(load_bundle("digits-dual"))
     images = load_images("digits").images[:6]

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runlog import RunLog, radius_text, read_log, table
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.runs.log import RunLog, radius_text, read_log, table
 
 CERTIFICATE = Certificate(
     predicted=3, radius=0.123456789, sigma=0.25, method="fixed(0.25)", abstained_at=None,

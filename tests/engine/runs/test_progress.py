@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.live_view import LiveView
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.runs.progress import LiveView
 
 LEDGER = AlphaLedger("single", 0.001, {"classifier": 0.001})
 

@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, Bundle, DualSmoothing, load_bundle
-from dualsmooth.engine.audit import Audit, audit
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.replay import Choice, replay, smallest_p
-from dualsmooth.engine.runlog import read_log
-from dualsmooth.engine.runtime.segments import MakeSampler
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.audit import Audit, audit
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.replay import Choice, replay, smallest_p
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
 
 BUDGET = Budget.fixed(20, 2000)
@@ -98,7 +102,7 @@ def test_another_machine_is_compared_statistically(
     run: Path, bundle: Bundle, data: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = machine() | {"processor": "another one"}
-    monkeypatch.setattr("dualsmooth.engine.replay.machine", lambda: elsewhere)
+    monkeypatch.setattr("dualsmooth.engine.runs.replay.machine", lambda: elsewhere)
     seen = replayed(run, bundle, data, share=0.3)
     assert seen.findings == []
     assert "2 of 6 certificates" in seen.passed[-1]

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Draw, Phase
-from dualsmooth.engine.runlog import RunLog
-from dualsmooth.engine.votebook import VOTES_DEPEND_ON, Votebook
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.runs.log import RunLog
+from dualsmooth.engine.runs.reuse import VOTES_DEPEND_ON, Votebook
 
 CONFIGURATION = dict.fromkeys(VOTES_DEPEND_ON, 1)
 DRAW = Draw("m", 0.25, Phase.CLASS_ESTIMATE, 100, 50, 2)

@@ -4,8 +4,8 @@ import pytest
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.report.summary import Row, summarize
 from dualsmooth.engine.report.text import text_table
+from dualsmooth.engine.runs.summary import Row, summarize
 
 ROWS = [
     Row(0.5, True, False, 200),

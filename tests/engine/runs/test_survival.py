@@ -17,15 +17,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, Bundle, FixedSmoothing, durable, load_bundle
-from dualsmooth.engine.audit import audit
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine import files as durable
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError, SamplerError, StoppedError
-from dualsmooth.engine.runlog import RunLog, read_configuration, read_log
-from dualsmooth.engine.runtime.segments import MakeSampler, Segment
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
 
 IMAGES = 24
@@ -355,10 +361,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine import Budget, FixedSmoothing, load_bundle
-from dualsmooth.engine.certify_run import certify_run
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.settings import Settings
 
 if __name__ == "__main__":
@@ -428,7 +434,7 @@ def test_signals_end_with_130_and_resume(
     tiny_bundle: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     command = [
-        sys.executable, "-m", "dualsmooth.engine.cli", "certify", str(tiny_bundle), "--data",
+        sys.executable, "-m", "dualsmooth.engine.cli.app", "certify", str(tiny_bundle), "--data",
         "digits", "--n", "20000", "--max", "40", "--slots", "2", "--workers", str(workers),
         "--out", str(tmp_path / "run"), "--resume",
     ]  # fmt: skip

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.runtime.driver import drive
-from dualsmooth.engine.runtime.flight import Flight
+from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.look_ahead import look_ahead
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.runtime.segments import Pending, Segment
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.sampler import Pending, Segment
 
 BUDGETS = {
     "fixed": Budget.fixed(100, 10_000),

@@ -8,10 +8,9 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.runtime.driver import drive
-from dualsmooth.engine.runtime.flight import Flight
+from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.runtime.segments import Pending, Segment, unroll
+from dualsmooth.engine.samplers.sampler import Pending, Segment, unroll
 
 Job = tuple[Flight[Certificate], Callable[[], np.ndarray]]
 Flights = dict[int, Flight[Certificate]]

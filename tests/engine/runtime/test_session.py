@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dualsmooth.benchmarks.fake_sampler import FakeSampler
-from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
 IMAGES, SLOTS = 60, 4

@@ -12,7 +12,7 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.runtime.segments import Segment
+from dualsmooth.engine.samplers.sampler import Segment
 
 
 class FakeStream:

@@ -11,11 +11,11 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.noise import standard_normal
-from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.native import make_sampler, multiplies_bf16
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.samplers.choose import make_sampler, multiplies_bf16
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.kernels.cpu import noise_votes
 
 SHAPE = (9, 7, 3)

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import torch
 
-from dualsmooth.engine.runtime.calibrate import agrees, fastest, is_position_free
+from dualsmooth.engine.samplers.calibrate import agrees, fastest, is_position_free
 
 
 def clock(times: dict[str, list[float]]) -> tuple[Callable[..., float], list[str]]:

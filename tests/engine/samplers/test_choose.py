@@ -11,13 +11,14 @@ import torch
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cli import main
+from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.models.network import digest_of
-from dualsmooth.engine.runtime import cuda_sampler, native
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.samplers import choose as native
+from dualsmooth.engine.samplers import cuda as cuda_sampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
@@ -121,7 +122,7 @@ def test_the_backend_is_recorded_and_kept_when_a_run_is_resumed(
         raise AssertionError("a backend was chosen again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dualsmooth.engine.runtime.graphs.fastest", measured)
+        patch.setattr("dualsmooth.engine.samplers.graphs.fastest", measured)
         assert run("--resume")[0] == 0
         with pytest.raises(AssertionError, match="chosen again"):
             run("--fresh")

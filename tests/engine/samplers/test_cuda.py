@@ -11,12 +11,13 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime import cuda_sampler, graphs, grid_levels
-from dualsmooth.engine.runtime.cuda_networks import _resnet_votes
-from dualsmooth.engine.runtime.cuda_sampler import CudaSampler
-from dualsmooth.engine.runtime.device_stream import CudaStream
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.samplers import cuda as cuda_sampler
+from dualsmooth.engine.samplers import graphs, grid_levels
+from dualsmooth.engine.samplers.cuda import CudaSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.passes import _resnet_votes
+from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.engine.samplers.stream import CudaStream
 
 SHAPE, BATCH, CLASSES = (8, 4, 3), 32, {"m": 5, "s": 3}
 IMAGES = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dualsmooth.engine.noise import counter_word3, standard_normal
-from dualsmooth.engine.runtime.torch_noise import normal_rows
+from dualsmooth.engine.noise.stream import counter_word3, standard_normal
+from dualsmooth.engine.samplers.torch_noise import normal_rows
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine import Budget, DualSmoothing, Smooth, certify, load_bundle
+from dualsmooth.engine.api import Smooth, certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.runtime import cuda_sampler, inputs
-from dualsmooth.engine.runtime.inputs import host_image, image_in_place, read_images
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.samplers import cuda as cuda_sampler
+from dualsmooth.engine.samplers import inputs
+from dualsmooth.engine.samplers.inputs import host_image, image_in_place, read_images
 
 SHAPE = (8, 8, 1)
 BYTES = np.random.default_rng(3).integers(0, 256, (4, *SHAPE), np.uint8)

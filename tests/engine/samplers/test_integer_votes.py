@@ -9,12 +9,12 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy import stats
 
-from dualsmooth.engine.bounds import clopper_pearson_lower
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.integer_noise import integer_noise, thresholds, unit_of_grid
-from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.noise.integer import integer_noise, thresholds, unit_of_grid
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.kernels.cpu import noise_votes
 
 SHAPE, CLASSES = (5, 7, 3), 4

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
+from dualsmooth.engine.machine import available_cores
+from dualsmooth.engine.models.architectures.ordered import OrderedLevels
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
-from dualsmooth.engine.models.ordered import OrderedLevels
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime import openvino_network
-from dualsmooth.engine.runtime.cores import available_cores
-from dualsmooth.engine.runtime.cpu_sampler import CpuSampler
-from dualsmooth.engine.runtime.native import make_sampler
-from dualsmooth.engine.runtime.segments import Segment
-from dualsmooth.engine.runtime.torch_sampler import TorchSampler
+from dualsmooth.engine.samplers import openvino as openvino_network
+from dualsmooth.engine.samplers.choose import make_sampler
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.kernels.cpu import noise_votes
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine import Budget, DualSmoothing, load_bundle
-from dualsmooth.engine.cli import main
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.cluster.job import facts_of
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dualsmooth.engine.runtime.device_stream import WARM_UPS, CudaStream
+from dualsmooth.engine.samplers.stream import WARM_UPS, CudaStream
 
 
 class Recorder:

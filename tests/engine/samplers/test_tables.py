@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualsmooth.engine.runtime.segments import Segment, unroll
-from dualsmooth.engine.runtime.tables import COLUMNS, device_rows, divide, fill
+from dualsmooth.engine.samplers.sampler import Segment, unroll
+from dualsmooth.engine.samplers.tables import COLUMNS, device_rows, divide, fill
 
 WORDS = st.integers(0, 2**32 - 1)
 SEGMENTS = st.lists(

@@ -1,6 +1,6 @@
 import torch
 
-from dualsmooth.engine.train.augment import Affine, random_affine
+from dualsmooth.engine.train.loop import Affine, random_affine
 
 
 def images() -> torch.Tensor:

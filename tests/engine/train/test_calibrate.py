@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from dualsmooth.engine.train.calibrate import Calibration, calibrate, routed_radius
+from dualsmooth.engine.train.selector import Calibration, calibrate, routed_radius
 
 
 class Linear(nn.Module):

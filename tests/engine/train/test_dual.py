@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train import crew
-from dualsmooth.engine.train.crew import Tuning
-from dualsmooth.engine.train.digits import DIGITS_DUAL
+from dualsmooth.engine.train import experts as crew
+from dualsmooth.engine.train.checkpoints import STATES, Journal
+from dualsmooth.engine.train.context import Sizes, Workshop
 from dualsmooth.engine.train.dual import DualRecipe
-from dualsmooth.engine.train.general import DUAL, DUAL_PUBLISHED
-from dualsmooth.engine.train.journal import STATES, Journal
+from dualsmooth.engine.train.experts import Tuning
 from dualsmooth.engine.train.radii import Labelling
-from dualsmooth.engine.train.recipes import run
-from dualsmooth.engine.train.workshop import Sizes, Workshop
+from dualsmooth.engine.train.recipes import DIGITS_DUAL, DUAL, DUAL_PUBLISHED
+from dualsmooth.engine.train.run import run
 
 TINY = replace(
     DIGITS_DUAL,

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualsmooth.engine.data import ImageSet, load_images
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.train import insta
 from dualsmooth.engine.train.insta import INSTA, widest_levels
 from dualsmooth.engine.train.radii import Labelling, radii_of
-from dualsmooth.engine.train.recipes import run
+from dualsmooth.engine.train.run import run
 
 TINY = replace(
     INSTA,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualsmooth.engine.data import ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train.journal import Journal
+from dualsmooth.engine.train.checkpoints import Journal
+from dualsmooth.engine.train.context import Workshop
 from dualsmooth.engine.train.loop import Step
 from dualsmooth.engine.train.radii import Labelling, radii_of, selected_shares, true_class_radii
-from dualsmooth.engine.train.workshop import Workshop
 
 
 class HalfSpace(nn.Module):

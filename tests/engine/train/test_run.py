@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.train import loop, recipes
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.train import loop
+from dualsmooth.engine.train import run as recipes
+from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Journal
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
-from dualsmooth.engine.train.journal import METRICS, RECIPE, STATES, Journal
-from dualsmooth.engine.train.options import with_options
-from dualsmooth.engine.train.recipes import RECIPES, train
+from dualsmooth.engine.train.overrides import with_options
+from dualsmooth.engine.train.run import RECIPES, train
 
 QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
 
@@ -160,7 +161,7 @@ def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> N
     command = [
         sys.executable,
         "-m",
-        "dualsmooth.engine.cli",
+        "dualsmooth.engine.cli.app",
         "train",
         "digits-dual",
         "--max",

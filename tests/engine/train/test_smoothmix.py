@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from dualsmooth.engine.train.smoothmix import SmoothMix, _adversarial, smoothmix_loss
+from dualsmooth.engine.train.losses import SmoothMix, _adversarial, smoothmix_loss
 
 
 class HalfSpace(nn.Module):

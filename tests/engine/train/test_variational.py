@@ -4,11 +4,14 @@ from math import log
 import pytest
 import torch
 
-from dualsmooth.engine import Budget, DualSmoothing, certify
-from dualsmooth.engine.data import ImageSet, load_images
-from dualsmooth.engine.train.recipes import run
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.train.context import Sizes, Workshop
+from dualsmooth.engine.train.run import run
 from dualsmooth.engine.train.variational import VARIATIONAL, divergence_per_dimension
-from dualsmooth.engine.train.workshop import Sizes, Workshop
 
 TINY = replace(VARIATIONAL, schedule=replace(VARIATIONAL.schedule, epochs=1))
 

@@ -11,14 +11,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.cli import main
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cli.app import main
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
-from dualsmooth.export.check import Difference, check_deployment, compare_certificates
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.export.check.deployment import Difference, check_deployment, compare_certificates
+from dualsmooth.export.check.finding import Finding, table
 from dualsmooth.export.deployment import read_deployment
-from dualsmooth.export.finding import Finding, table
 
 IMAGES = load_images("digits").images[:4]
 
@@ -88,7 +89,7 @@ def test_votes_that_rounding_may_decide_are_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a tolerance as large as the change of weights, every vote that moved has a close gap."""
-    monkeypatch.setattr("dualsmooth.export.check.GAP", 0.2)
+    monkeypatch.setattr("dualsmooth.export.check.deployment.GAP", 0.2)
     shutil.copytree(deployed, tmp_path / "copy")
     path = tmp_path / "copy" / "classifier.votes.onnx"
     model = onnx.load(path)
@@ -177,7 +178,8 @@ def test_a_failed_check_is_a_finding(
         "dualsmooth.export.write.export_bundle", lambda *_, **__: read_deployment(deployed)
     )
     monkeypatch.setattr(
-        "dualsmooth.export.check.check_noise", lambda *_: Finding("noise", False, "wrong words")
+        "dualsmooth.export.check.deployment.check_noise",
+        lambda *_: Finding("noise", False, "wrong words"),
     )
     code, out, _ = run(saved, "--out", tmp_path / "out", "--check", "--images", 1, "--n", 20)
     assert code == 1

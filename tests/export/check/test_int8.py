@@ -12,19 +12,20 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import helper, numpy_helper
 
-from dualsmooth.engine.data import load_images
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Phase
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import digest_of
-from dualsmooth.engine.noise import standard_normal
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.records import digest_of
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.check import check_deployment
+from dualsmooth.export.check.deployment import check_deployment
+from dualsmooth.export.check.finding import table
 from dualsmooth.export.deployment import INDEX, Recipe, read_deployment
-from dualsmooth.export.finding import table
+from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.networks import PIXELS
 from dualsmooth.export.quantize import Calibration
-from dualsmooth.export.sessions import make_session, vote_feeds
 from dualsmooth.export.write import export_bundle
 
 IMAGES = load_images("digits").images[:4]

@@ -10,10 +10,11 @@ from onnx import ModelProto, checker
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.methods.routing import median_level, plurality_level
-from dualsmooth.export.dual_graph import Dual, choose_level, dual_model
-from dualsmooth.export.graph import INT64, Nodes, model_of, value
-from dualsmooth.export.sessions import Session, dual_feeds, make_session, vote_feeds
-from dualsmooth.export.vote_graph import Voter, vote_model
+from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.export.feeds import dual_feeds, vote_feeds
+from dualsmooth.export.graph.dual import Dual, choose_level, dual_model
+from dualsmooth.export.graph.nodes import INT64, Nodes, model_of, value
+from dualsmooth.export.graph.votes import Voter, vote_model
 
 Make = Callable[..., ModelProto]
 SHAPE, CLASSES, BATCH, N = (4, 3, 1), 5, 16, 53

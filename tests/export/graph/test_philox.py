@@ -5,11 +5,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import checker
 
-from dualsmooth.engine import noise
-from dualsmooth.export import philox_graph
-from dualsmooth.export.graph import FLOAT, UINT32, UINT64, Nodes, model_of, value
-from dualsmooth.export.philox_graph import WORDS, Stream, normals, random_words, round_keys
-from dualsmooth.export.sessions import make_session
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.engine.noise import stream as noise
+from dualsmooth.export.graph import philox as philox_graph
+from dualsmooth.export.graph.nodes import FLOAT, UINT32, UINT64, Nodes, model_of, value
+from dualsmooth.export.graph.philox import WORDS, Stream, normals, random_words, round_keys
 
 SHAPES = [(9, 7, 3), (8, 8, 1), (5, 3, 1), (3, 5, 4), (1, 1, 2), (32, 32, 3)]
 

@@ -11,11 +11,12 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from onnx import ModelProto, checker, numpy_helper
 
-from dualsmooth.engine.noise import standard_normal
-from dualsmooth.export.graph import Nodes
-from dualsmooth.export.probe import probe
-from dualsmooth.export.sessions import Session, make_session, vote_feeds
-from dualsmooth.export.vote_graph import Voter, vote_model
+from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.export.feeds import vote_feeds
+from dualsmooth.export.graph.nodes import Nodes
+from dualsmooth.export.graph.probe import probe
+from dualsmooth.export.graph.votes import Voter, vote_model
 
 Make = Callable[..., ModelProto]
 SHAPE, CLASSES, BATCH = (5, 3, 3), 4, 16

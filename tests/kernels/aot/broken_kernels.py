@@ -6,8 +6,8 @@ import tempfile
 import triton
 import triton.language as tl
 
-from dualsmooth.kernels.aot import Built, build_case, findings
-from dualsmooth.kernels.aot_cases import Case
+from dualsmooth.kernels.aot.__main__ import Built, build_case, findings
+from dualsmooth.kernels.aot.cases import Case
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.kernels.aot import (
+from dualsmooth.kernels.aot.__main__ import (
     CEILINGS,
     CUDA,
     NEAR_SPILL,
@@ -19,9 +19,9 @@ from dualsmooth.kernels.aot import (
     findings,
     recorded,
 )
-from dualsmooth.kernels.aot_cases import all_cases
+from dualsmooth.kernels.aot.cases import all_cases
+from dualsmooth.kernels.aot.sass import Machine
 from dualsmooth.kernels.cuda.residual_stage import STAGES
-from dualsmooth.kernels.sass import Machine
 
 CLEAN = Machine(64, 0, 8192, {"HMMA": 8, "LDG": 9, "FFMA": 100, "NOP": 5})
 LIMITS = [64, 117, 8192]

@@ -8,8 +8,8 @@ import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.integer_noise import integer_noise, thresholds, unit_of_grid
-from dualsmooth.engine.noise import counter_word3, philox4x32, standard_normal
+from dualsmooth.engine.noise.integer import integer_noise, thresholds, unit_of_grid
+from dualsmooth.engine.noise.stream import counter_word3, philox4x32, standard_normal
 from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import (
     SEGMENT,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.noise import counter_word3, standard_normal
+from dualsmooth.engine.noise.stream import counter_word3, standard_normal
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import NOISE_CANDIDATES, NoiseLaunch
@@ -149,7 +149,7 @@ def crafted(limits: list[int], device: torch.device) -> Thresholds:
 
 def test_low_word_decides_on_equality_of_the_high_word(device: torch.device) -> None:
     """A threshold equal to U counts, one above it does not; the low half has its own counter."""
-    from dualsmooth.engine.noise import philox4x32
+    from dualsmooth.engine.noise.stream import philox4x32
 
     key = seed_key(1, device)
     high = int(philox4x32([0, 0, 5, counter_word3(3)], [1, 0])[0])

@@ -11,12 +11,12 @@ import triton.language as tl
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.noise import philox4x32, uniform_from_word
+from dualsmooth.engine.noise.stream import philox4x32, uniform_from_word
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.philox import minus_two_log, normal_pair, philox_words
 from dualsmooth.kernels.rows import word_bits
+from dualsmooth.kernels.triton.philox import minus_two_log, normal_pair, philox_words
 
-VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "philox.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "reference" / "philox.json").read_text())
 LOWEST, HIGHEST = 0, (1 << 32) - 1
 
 

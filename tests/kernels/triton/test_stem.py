@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from dualsmooth.engine.noise import counter_word3, standard_normal
+from dualsmooth.engine.noise.stream import counter_word3, standard_normal
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem, fold_stem

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualsmooth.benchmarks import fuzz_watch
-from dualsmooth.benchmarks.fuzz_inputs import spoiled
-from dualsmooth.benchmarks.fuzz_parsers import fuzz, input_of, outcome
-from dualsmooth.benchmarks.fuzz_targets import Target, targets
+from dualsmooth.benchmarks.soak.fuzz import watch as fuzz_watch
+from dualsmooth.benchmarks.soak.fuzz.__main__ import fuzz, input_of, outcome
+from dualsmooth.benchmarks.soak.fuzz.inputs import spoiled
+from dualsmooth.benchmarks.soak.fuzz.targets import Target, targets
 from dualsmooth.engine.errors import FileError
 
 NAMES = (

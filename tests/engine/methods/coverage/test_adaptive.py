@@ -22,16 +22,18 @@ import pytest
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from dualsmooth.engine.bounds import clopper_pearson_lower
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import AlphaLedger, Certificate
-from dualsmooth.engine.decision_plan import decision_looks
-from dualsmooth.engine.draws import Draw, Phase, Procedure
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.radius import gaussian_radius
+from dualsmooth.engine.radius.decision import decision_looks
+from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 RUNS, ALPHA = 10_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))

@@ -20,14 +20,15 @@ from scipy import stats
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Draw, Phase, Procedure
+from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.runtime.segments import Pending, Segment, unroll
-from dualsmooth.engine.runtime.torch_noise import normal_rows
+from dualsmooth.engine.samplers.sampler import Pending, Segment, unroll
+from dualsmooth.engine.samplers.torch_noise import normal_rows
 
 SHAPE = (1, 2, 1)
 LEVELS = (0.5, 1.0)

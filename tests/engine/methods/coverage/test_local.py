@@ -17,13 +17,14 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from dualsmooth.engine.anchors import Anchors
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.draws import Counts, Draw, Procedure
+from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
+from dualsmooth.engine.methods.method import Procedure
+from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.semielastic import SemielasticAt
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
 

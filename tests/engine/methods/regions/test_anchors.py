@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualsmooth.engine.anchors import Anchors, read_anchors
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.memory import Memory
+from dualsmooth.engine.methods.regions.memory import Memory
 
 
 def point(*values: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.neighbours import NeighbourNoise
+from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
 
 REFERENCES = np.random.default_rng(1).integers(0, 256, (30, 4, 3, 1)).astype(np.uint8)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.ordered import OrderedLevels
+from dualsmooth.engine.models.architectures.ordered import OrderedLevels
 from dualsmooth.engine.models.registry import create
 
 LEVELS = (0.25, 0.5, 1.0)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dualsmooth.engine.models.architectures.resnet import CIFAR10_MEAN, CIFAR10_STD, BasicBlock
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.resnet import CIFAR10_MEAN, CIFAR10_STD, BasicBlock
 
 
 @pytest.mark.parametrize(

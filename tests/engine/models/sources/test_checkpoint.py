@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.models.bundle import load_bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 
 
 def trained() -> nn.Module:

@@ -13,11 +13,13 @@ from onnx import ModelProto
 from onnx.external_data_helper import set_external_data
 from torch import nn
 
-from dualsmooth.engine import Budget, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.place import place_of
-from dualsmooth.export.graph import FLOAT, INT64, Nodes, model_of, value
+from dualsmooth.engine.models.sources.load import load_bundle, place_of
+from dualsmooth.export.graph.nodes import FLOAT, INT64, Nodes, model_of, value
 
 SHAPE, CLASSES = (6, 5, 3), 4
 IMAGES = np.random.default_rng(2).random((3, *SHAPE)).astype(np.float32)

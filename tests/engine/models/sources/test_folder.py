@@ -13,10 +13,11 @@ from safetensors.numpy import load, save
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.models.bundle import Bundle, load_bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 
 KWARGS = {"image_size": (8, 8), "widths": (2, 3), "hidden": 4}
 SELECTOR = "selector.safetensors"
@@ -272,7 +273,7 @@ def test_architectures_that_do_not_fit(folder: Path, change: dict[str, Any], rul
 
 def test_reading_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from dualsmooth.engine.models.bundle import load_bundle;"
+        "import sys; from dualsmooth.engine import load_bundle;"
         "load_bundle(sys.argv[1]).digest; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0

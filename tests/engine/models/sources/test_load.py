@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from dualsmooth.engine.data import as_unit_float, load_images
-from dualsmooth.engine.models.bundle import PRETRAINED, bundled_names, load_bundle
-from dualsmooth.engine.models.network import sha256_of
-from dualsmooth.engine.train.digits import DIGITS_DUAL
-from dualsmooth.engine.train.general import FASHION_DUAL
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.images import as_unit_float
+from dualsmooth.engine.models.sources.load import PRETRAINED, bundled_names, load_bundle
+from dualsmooth.engine.records import sha256_of
+from dualsmooth.engine.train.recipes import DIGITS_DUAL, FASHION_DUAL
 
 FOLDER = PRETRAINED / "digits-dual"
 

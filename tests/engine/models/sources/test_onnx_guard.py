@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.export.graph import FLOAT, Nodes, model_of, value
-from dualsmooth.export.onnx_file import DEEPEST, read_deployed, read_model
-from dualsmooth.export.sessions import make_session
+from dualsmooth.engine.models.sources.onnx_guard import DEEPEST, read_deployed, read_model
+from dualsmooth.engine.models.sources.onnx_session import make_session
+from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -17,12 +17,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dualsmooth.engine import Budget, FixedSmoothing, certify, load_bundle
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.bundle_files import save_bundle
-from dualsmooth.engine.models.normalize import Normalize
-from dualsmooth.engine.models.place import place_of
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle, place_of
 
 NAME, CLASSES = "test_resnet", 3
 SETTINGS = SimpleNamespace(

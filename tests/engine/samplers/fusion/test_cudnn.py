@@ -7,9 +7,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.models.fuse_cudnn import fuse_for_cudnn
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
+from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 
 RELU = torch.ops.aten.cudnn_convolution_relu.default
 ADD_RELU = torch.ops.aten.cudnn_convolution_add_relu.default

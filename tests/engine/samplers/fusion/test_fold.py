@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.fold import fold_batch_norm
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 
 X = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.fold import fold_batch_norm
-from dualsmooth.engine.models.fuse_cpu import fuse_for_cpu
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
+from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.kernels.cpu import direct_conv, winograd_conv
 
 pytestmark = pytest.mark.skipif(

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from dualsmooth.engine.models.architectures.resnet import CifarResNet
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.resnet import CifarResNet
-from dualsmooth.engine.models.to_kernels import folded_resnet
+from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import reference
 from dualsmooth.kernels.resnet import resnet_features
 from dualsmooth.kernels.rows import Rows, seed_key

@@ -1,0 +1,5 @@
+"""The command line: `dualsmooth`."""
+
+from dualsmooth.engine.cli.app import main
+
+__all__ = ["main"]

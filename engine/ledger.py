@@ -1,0 +1,127 @@
+"""Bounds, and the ledger that joins their levels: what a certificate may say it spent."""
+
+from dataclasses import dataclass
+
+from dualsmooth.engine.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusTest:
+    """Group-sequential test of P(event) <= p0, as run by a ``decide`` budget.
+
+    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of `dualsmooth.engine.radius.decision`,
+    with the sigma and the alpha of the bound it belongs to.
+
+    Parameters
+    ----------
+    radius : float
+        Radius of the grid that was tested.
+    p0 : float
+        Phi(radius / sigma), rounded up.
+    most : int
+        Votes at the last look of the plan.
+    look, n, k : int
+        Index of the look that decided, votes seen by then, and votes for the event among them.
+    threshold, futility : int
+        Counts at that look from which on it certifies, and down from which it gives up.
+    outcome : str
+        ``certified``, ``futile``, ``undecided`` (at the last look) or ``unreachable`` (not even
+        ``most`` votes for the event would do; nothing was drawn, and look is -1).
+    """
+
+    radius: float
+    p0: float
+    most: int
+    look: int
+    n: int
+    k: int
+    threshold: int
+    futility: int
+    outcome: str
+
+
+LEDGER_RULES = ("single", "minimum", "sum", "chain")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A one-sided binomial bound: P(event) >= ``lower``, wrong with probability <= ``alpha``.
+
+    With a ``decide`` budget it stands for the tests of one event: ``lower`` is the p0 of the
+    largest radius certified, ``radius`` that radius, k and n those of the last test. What the
+    alpha covers then is the radius of the certificate, not each of its bounds alone.
+
+    Parameters
+    ----------
+    stage : str
+        ``selector``, ``classifier``, ``rival`` (the strongest other class), ``earlier`` (a larger
+        noise level of a cascade) or ``agreement`` (pairs of networks that do not disagree).
+    event : str
+        What the votes counted: ``= 3`` (class or level 3), ``>= 1`` or ``<= 1`` (level index),
+        ``!= 5`` (every vote but those for class 5).
+    sigma : float
+        Noise of the votes, and scale of the radius.
+    k, n : int
+        Votes for the event, and votes in all.
+    alpha : float
+        Level of this bound.
+    lower : float
+        Clopper-Pearson lower bound, rounded down.
+    radius : float
+        sigma * z(lower), rounded down.
+    tests : tuple of RadiusTest
+        Tests of a ``decide`` budget, in the order of the radii; empty for the others.
+    """
+
+    stage: str
+    event: str
+    sigma: float
+    k: int
+    n: int
+    alpha: float
+    lower: float
+    radius: float
+    tests: tuple[RadiusTest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaLedger:
+    """Failure probability of a certificate: levels per stage and the rule that joins them.
+
+    Rules: ``single`` (one bound), ``minimum`` (only the smallest radius is claimed, so the largest
+    level is the total; intersection-union tests, Berger 1982), ``sum`` (Bonferroni) and ``chain``
+    (theorem C1 of `dualsmooth.engine.methods.dual`: selector + classifier). The radii of a
+    ``decide`` grid are claimed in a fixed sequence, which costs nothing more.
+
+    Parameters
+    ----------
+    rule : str
+        One of `LEDGER_RULES`.
+    budget : float
+        Alpha the user asked for.
+    levels : dict of str to float
+        Level of every bound of a stage, for example ``{"selector": 5e-4, "classifier": 5e-4}``.
+
+    Raises
+    ------
+    ArgumentError
+        If the rule is unknown or the joined total exceeds the budget.
+    """
+
+    rule: str
+    budget: float
+    levels: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.rule not in LEDGER_RULES:
+            raise ArgumentError("rule", f"must be one of {', '.join(LEDGER_RULES)}", self.rule)
+        if not self.levels:
+            raise ArgumentError("levels", "must name at least one stage", self.levels)
+        if not self.total <= self.budget:
+            raise ArgumentError("alpha", "ledger must not exceed its budget", self.total)
+
+    @property
+    def total(self) -> float:
+        """Joined failure probability."""
+        levels = self.levels.values()
+        return sum(levels) if self.rule in ("sum", "chain") else max(levels)

@@ -1,0 +1,85 @@
+"""Where bundles come from: one function for every kind of source."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    pass
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+_CHECKPOINTS = (".pth.tar", ".pth", ".pt")
+
+
+def load_bundle(source: str | Path) -> Bundle:
+    """Load a bundle.
+
+    Parameters
+    ----------
+    source : str or Path
+        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
+        code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
+        network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
+
+    Raises
+    ------
+    ArgumentError
+        If the source is none of these.
+    FileError
+        If a file is missing, damaged, tampered with or not what it claims to be.
+    """
+    from dualsmooth.engine.models.sources.folder import read_bundle
+
+    path = Path(source)
+    if path.is_dir():
+        return read_bundle(path)
+    if str(source).startswith(TIMM):
+        from dualsmooth.engine.models.sources.timm import read_timm
+
+        return read_timm(str(source))
+    if str(source).lower().endswith(_CHECKPOINTS):
+        from dualsmooth.engine.models.sources.checkpoint import read_checkpoint
+
+        return read_checkpoint(path)
+    if str(source).lower().endswith(EXPORTED):
+        from dualsmooth.engine.models.sources.exported import read_exported
+
+        return read_exported(path)
+    if str(source) in bundled_names():
+        return read_bundle(PRETRAINED / str(source))
+    files = ", ".join(_CHECKPOINTS + EXPORTED)
+    rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
+    raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
+
+
+def bundled_names() -> tuple[str, ...]:
+    """Names of the bundles that come with the package."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/bundle.json")))
+
+
+TIMM = "timm:"
+"""Start of the names of timm's networks: `dualsmooth.engine.models.sources.timm`."""
+
+
+EXPORTED = (".onnx", ".pt2")
+"""Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
+
+
+def place_of(source: str | Path, device: str, precision: str) -> tuple[str, str]:
+    """Device and precision for a source: exported classifiers run on the CPU in float32.
+
+    Raises
+    ------
+    ArgumentError
+        If something else is asked of one.
+    """
+    if str(source).startswith(TIMM) or not str(source).lower().endswith(EXPORTED):
+        return device, precision
+    for name, asked, only in (("device", device, "cpu"), ("precision", precision, "fp32")):
+        if asked not in ("auto", only):
+            raise ArgumentError(name, f"must be {only} for {', '.join(EXPORTED)} files", asked)
+    return "cpu", "fp32"

@@ -1,0 +1,6 @@
+"""The noise stream: words, normals, and exact noise on the grid of pixels."""
+
+from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.noise.stream import philox4x32, standard_normal
+
+__all__ = ["STREAM_VERSION", "philox4x32", "standard_normal"]
