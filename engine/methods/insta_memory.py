@@ -56,7 +56,7 @@ class MemorySmoothing:
     search : Search
         How the noise level is found.
     memory : Memory
-        Balls answered so far (`dualsmooth.engine.methods.regions.memory`): one process at a time, one image at a
+        Balls answered so far (`methods.regions.memory`): one process at a time, one image at a
         time.
     """
 

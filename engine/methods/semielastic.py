@@ -6,7 +6,7 @@ deployed classifier answers A at every x closer than
 
     R = sup{ R : L(p; R, s0, s0 e^{+rR}) > 1/2 and L(p; R, s0, s0 e^{-rR}) > 1/2 },  s0 = sigma(x0)
 
-with L the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`. Both ends decide; the upper one
+with L the Neyman-Pearson bound of `radius.two_scale`. Both ends decide; the upper one
 usually binds.
 
 Assumptions. sigma obeys the rate everywhere, which a noise function by nearest neighbours does and
