@@ -30,7 +30,10 @@ def read_folder(
     """Read one folder of images per class, as `load_images` says."""
     if most is not None:
         positive_integer("max", most)
-    files = {place.name: _images(place) for place in sorted(folder.iterdir()) if _counts(place)}
+    try:
+        files = {place.name: _images(place) for place in sorted(folder.iterdir()) if _counts(place)}
+    except OSError as error:
+        raise FileError(error.filename, "must be readable", error.strerror) from error
     files = {name: found for name, found in files.items() if found}
     if not files:
         hint = f"folder:DIR reads DIR/CLASS/FILE, known files: {' '.join(sorted(SUFFIXES))}"

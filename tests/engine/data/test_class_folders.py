@@ -1,6 +1,6 @@
 """Folders of images per class: what is a class, which number it has, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,21 @@ def test_what_does_not_fit_is_named(
     (two / place).parent.mkdir(parents=True, exist_ok=True)
     make(two / place)
     with pytest.raises(FileError, match=rule):
+        load_images(f"folder:{two}")
+
+
+def test_folders_that_cannot_be_listed_are_named(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterdir = Path.iterdir
+
+    def forbidden(path: Path) -> Iterator[Path]:
+        if path.name == "bee":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(FileError, match=r"bee: must be readable; received Permission denied"):
         load_images(f"folder:{two}")
 
 

@@ -9,7 +9,7 @@ from zlib import compress, crc32
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.errors import FileError
@@ -99,6 +99,11 @@ GREYS: dict[str, tuple[bytes, Any]] = {
     "png palette, unused transparency": (
         png(8, 3, b"\0\1", 2, PALETTE, (b"tRNS", b"\xff\xff\0")), [[1, 2, 3], [40, 50, 60]],
     ),
+    "tiff unspecified extra": (tiff(8, 2, b"\1\2\3\0\4\5\6\0", 4, t338=0), [[1, 2, 3], [4, 5, 6]]),
+    "tiff opaque": (tiff(8, 2, b"\1\2\3\xff\4\5\6\xff", 4, t338=2), [[1, 2, 3], [4, 5, 6]]),
+    "tiff opaque, premultiplied": (
+        tiff(8, 2, b"\1\2\3\xff\4\5\6\xff", 4, t338=1), [[1, 2, 3], [4, 5, 6]],
+    ),
     "pbm": (b"P4\n2 1\n\x80", [[0], [255]]),
     "tiff": (tiff(8, 1, b"\1\2"), [[1], [2]]),
     "tiff, white is 0": (tiff(8, 0, b"\1\2"), [[254], [253]]),
@@ -127,6 +132,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         png(8, 3, b"\0\1", 2, PALETTE, (b"tRNS", b"\0")), "must be opaque",
     ),
     "png alpha": (png(8, 4, b"\5\xfe\6\xff", 2), "must be opaque"),
+    "tiff alpha": (tiff(8, 2, b"\1\2\3\x80\4\5\6\xff", 4, t338=2), "must be opaque"),
+    "tiff premultiplied": (tiff(8, 2, b"\1\2\3\x80\4\5\6\xff", 4, t338=1), "must be opaque"),
     "tiff rgb 16": (tiff(16, 2, bytes(12), 3), "16 bits"),
     "tiff rgb 16 planar": (tiff(16, 2, bytes(12), 3, t284=2), "must be"),
     "tiff 12": (tiff(12, 1, b"\1\2\3"), "12 bits"),
@@ -242,6 +249,14 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     for keep in (0.3, 0.6, 0.95):
         with pytest.raises(FileError, match=r"x.png: must be"):
             read_image(written(tmp_path, data[: int(keep * len(data))]))
+
+
+def test_profiles_are_not_applied(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    picture = Image.new("RGB", (2, 2), (200, 100, 50))
+    for kind in ("PNG", "TIFF"):
+        path = saved(tmp_path, picture, kind, icc_profile=profile)
+        assert read_image(path)[0, 0].tolist() == [200, 100, 50]
 
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:
