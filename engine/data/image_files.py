@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_IMAGE
@@ -16,7 +16,8 @@ from dualsmooth.engine.limits import LARGEST_IMAGE
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
-_BITS, _PHOTOMETRIC, _LARGEST, _FORMAT, _SUBSAMPLING = 258, 262, 281, 339, 530  # tags of TIFF
+_BITS, _PHOTOMETRIC, _LARGEST, _PLANAR, _PALETTE = 258, 262, 281, 284, 320  # tags of TIFF
+_FORMAT, _SUBSAMPLING = 339, 530
 
 
 def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
@@ -59,7 +60,7 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
     return pixels
 
 
-def _checked_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+def _checked_pixels(path: Path, image: ImageFile.ImageFile) -> NDArray[np.uint8]:
     if image.width * image.height > LARGEST_IMAGE:
         raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
     most, sixteen = _largest_value(path, image), image.mode == "I"
@@ -84,7 +85,7 @@ def _checked_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     return np.rint(values * 255 / most).astype(np.uint8)[:, :, None]
 
 
-def _largest_value(path: Path, image: Image.Image) -> int | None:
+def _largest_value(path: Path, image: ImageFile.ImageFile) -> int | None:
     """The value that is white where Pillow leaves the conversion to 8 bits to us."""
     if image.format == "TIFF":
         _check_tiff(path, image)
@@ -104,14 +105,16 @@ def _largest_value(path: Path, image: Image.Image) -> int | None:
     return None
 
 
-def _check_tiff(path: Path, image: Image.Image) -> None:
+def _check_tiff(path: Path, image: ImageFile.ImageFile) -> None:
     """Refuse what Pillow reads as something else without a word."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits, white = (int(max(np.ravel(tags.get(tag, 1)))) for tag in (_BITS, _LARGEST))
     area = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in image.tile)
+    planes = len(image.getbands()) if tags.get(_PLANAR) == 2 else 1
     doubts = {
         "signed values": {*np.ravel(tags.get(_FORMAT, 1))} != {3 if image.mode == "F" else 1},
-        "missing strips": area < image.width * image.height,
+        "missing strips": area < planes * image.width * image.height,
+        "a palette of 16 bits": any(v % 256 and v % 257 for v in tags.get(_PALETTE, ())),
         "subsampled colours": image.mode == "YCbCr" and tags.get(_SUBSAMPLING) != (1, 1),
         f"{bits} bits": bits > 8 and (image.mode[:4], bits) not in (("I;16", 16), ("F", 32)),
         "white as 0": bits > 8 and tags.get(_PHOTOMETRIC) != 1,

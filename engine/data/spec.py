@@ -93,11 +93,12 @@ def load_images(
 def images_of_run(spec: str, configuration: Mapping[str, Any]) -> ImageSet:
     """Images read as the run with this configuration, which may be damaged, has read them."""
     manifest, classes = configuration.get("bundle_manifest"), None
-    shape = manifest.get("input_shape") if isinstance(manifest, dict) else None
-    known = isinstance(shape, list) and len(shape) == 3 and {*map(type, shape)} == {int}
+    sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None
+    known = isinstance(sizes, list) and len(sizes) == 3 and {*map(type, sizes)} == {int}
     if spec.startswith("folder:") and isinstance(configuration.get("classes"), list):
         classes = [str(name) for name in configuration["classes"]]
-    return load_images(spec, shape=tuple(shape) if known else None, classes=classes)
+    shape = (sizes[0], sizes[1], sizes[2]) if known and sizes else None
+    return load_images(spec, shape=shape, classes=classes)
 
 
 def check_classes(data: ImageSet, count: int, model: str) -> None:

@@ -148,6 +148,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "tiff double": (tiff(64, 1, bytes(16), t339=3), "must be one of PNG"),
     "tiff too few strips": (tiff(8, 1, b"\1\2", height=2), "missing strips"),
     "tiff subsampled": (tiff(8, 6, bytes(6), 3), "subsampled colours"),
+    "tiff, a plane too few": (tiff(8, 2, b"\1\2\3\4", 3, t284=2), "missing strips"),
     "tiff truncated": (tiff(8, 1, b"\1"), "truncated"),
     "scaled floats": (b"Pf\n2 1\n-2.0\n" + bytes(8), "must be one of 1, L"),
     "short pgm": (b"P5\n4 1\n100\nab", "must be an image"),
@@ -216,7 +217,7 @@ def test_other_colours(
         assert np.abs(read_image(path).astype(int) - expected).max() <= 1
 
 
-TURNED = {
+TURNED: dict[int, Any] = {
     1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
     5: lambda a: a.T, 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T,
     8: np.rot90, 9: lambda a: a,
@@ -231,7 +232,7 @@ def test_pictures_are_turned_as_their_exif_says(
     grey = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((8, 8), np.uint8))
     exif = Image.Exif()
     exif[274] = orientation
-    options: dict[str, Any] = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
+    options: Any = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
     kinds = [Image.fromarray(grey)]
     if kind in ("PNG", "TIFF"):
         kinds += [Image.fromarray(grey.astype(np.uint16) * 257), kinds[0].convert("P")]
@@ -249,6 +250,21 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     for keep in (0.3, 0.6, 0.95):
         with pytest.raises(FileError, match=r"x.png: must be"):
             read_image(written(tmp_path, data[: int(keep * len(data))]))
+
+
+@pytest.mark.parametrize("step", [256, 257, 1])
+def test_palettes_of_tiff_have_8_bits(tmp_path: Path, step: int) -> None:
+    path = saved(tmp_path, Image.fromarray(RAMP).convert("P"), "TIFF")
+    values = np.arange(256) * (step if step > 1 else 255)
+    pattern = struct.pack("<768H", *np.tile(np.arange(256) * 256, 3))
+    data = path.read_bytes()
+    assert pattern in data
+    path.write_bytes(data.replace(pattern, struct.pack("<768H", *np.tile(values, 3))))
+    if step > 1:
+        assert read_image(path)[..., 1].tolist() == RAMP.tolist()
+    else:
+        with pytest.raises(FileError, match="a palette of 16 bits"):
+            read_image(path)
 
 
 def test_profiles_are_not_applied(tmp_path: Path) -> None:
