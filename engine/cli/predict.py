@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,51 +89,21 @@ def predict(
         for name in ("seed", "device", "precision", "backend", "threads", "batch_size", "noise")
     }
     options, names = method_options(context.params), read_classes(classes) if classes else ()
-    answers = predict_files(bundle, images, options, n, alpha, settings, names)
-    failed = [answer for answer in answers if answer.error]
+    records = predict_files(bundle, images, options, n, alpha, settings, names)
     if json_:
-        typer.echo(json.dumps([_record(answer) for answer in answers], indent=1))
-    width = max(len(str(answer.path)) for answer in answers)
-    for answer in answers:
-        if not json_ and not answer.error:
-            levels = ", ".join(f"{sigma:g}" for sigma in answer.sigmas)
-            label = "ABSTAIN" if answer.predicted is None else f"class {answer.predicted}"
-            line = f"{answer.path!s:<{width}}  {label:<9}" + (f"  sigma {levels}" if levels else "")
-            typer.echo(line + (f"  {answer.name}" if answer.name else ""))
-    for answer in failed:
-        typer.echo(f"dualsmooth: {' '.join(str(answer.error).split())}", err=True)
-    raise typer.Exit(3 if failed else 0)
-
-
-def _record(answer: Any) -> dict[str, Any]:
-    if answer.error:
-        return {"image": str(answer.path), "error": str(answer.error)}
-    return {"image": str(answer.path), "predicted": answer.predicted,
-            "name": answer.name, "sigmas": list(answer.sigmas)}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is said of one file.
-
-    Parameters
-    ----------
-    path : Path
-    predicted : int or None
-        None for abstain.
-    name : str
-        Of the class; empty if unknown.
-    sigmas : tuple of float
-        Noise levels that voted.
-    error : FileError or None
-        Why there is no answer.
-    """
-
-    path: Path
-    predicted: int | None = None
-    name: str = ""
-    sigmas: tuple[float, ...] = ()
-    error: FileError | None = None
+        typer.echo(json.dumps(records, indent=1))
+    width = max(len(record["image"]) for record in records)
+    for record in records:
+        if "error" in record:
+            typer.echo(f"dualsmooth: {' '.join(record['error'].split())}", err=True)
+        elif not json_:
+            levels = ", ".join(f"{sigma:g}" for sigma in record["sigmas"])
+            label = "ABSTAIN" if record["predicted"] is None else f"class {record['predicted']}"
+            line = f"{record['image']:<{width}}  {label:<9}" + (
+                f"  sigma {levels}" if levels else ""
+            )
+            typer.echo(line + (f"  {record['name']}" if record["name"] else ""))
+    raise typer.Exit(3 if any("error" in record for record in records) else 0)
 
 
 def predict_files(
@@ -145,8 +114,8 @@ def predict_files(
     alpha: float,
     settings: dict[str, Any],
     classes: Sequence[str] = (),
-) -> list[Answer]:
-    """One answer per file; a file that cannot be read has its error as answer.
+) -> list[dict[str, Any]]:
+    """One record per file: image, predicted (None for abstain), name, sigmas; or image, error.
 
     Parameters
     ----------
@@ -183,16 +152,17 @@ def predict_files(
         raise next(error for error in read if isinstance(error, FileError))
     with Session(method, Settings(Budget.fixed(1, n), alpha, **settings)) as session:
         found = dict(session.predict(np.stack(list(images.values())), list(images)))
-    answers = []
+    records: list[dict[str, Any]] = []
     for i, (path, image) in enumerate(zip(paths, read, strict=True)):
+        record: dict[str, Any] = {"image": str(path)}
         if isinstance(image, FileError):
-            answers.append(Answer(path, error=image))
+            record |= {"error": str(image)}
         else:
-            label, name = found[i].predicted, ""
-            if label is not None:
-                name = names.get(label, "")
-            answers.append(Answer(path, label, name, found[i].sigmas))
-    return answers
+            label = found[i].predicted
+            name = "" if label is None else names.get(label, "")
+            record |= {"predicted": label, "name": name, "sigmas": list(found[i].sigmas)}
+        records.append(record)
+    return records
 
 
 def _names(lines: Sequence[str], count: int) -> dict[int, str]:

@@ -1,6 +1,7 @@
 """A folder of images per class, and which number each class has."""
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,11 @@ def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tu
             for name, index in known.items():
                 names[index] = name
             return tuple(names)
-    missing = next((name for name in folders if name not in dict.fromkeys(lines)), folders[0])
-    received = f"{len(lines)} lines, the first {lines[0]!r}, and the folder {folder / missing}"
+    nearest = max(({*map(itemgetter(1), reading)} for reading in readings),
+                  key=lambda names: len(names & {*folders}))  # fmt: skip
+    missing = next((name for name in folders if name not in nearest), folders[0])
+    first = "".join(lines[:1])[:40]
+    received = f"{len(lines)} lines, the first {first!r}, and the folder {folder / missing}"
     hint = "one name a line, INDEX NAME, or names that begin with the folder's name"
     raise ArgumentError("classes", "must name every folder, and none twice", received, hint)
 

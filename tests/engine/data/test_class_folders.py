@@ -160,6 +160,8 @@ def test_no_more_files_are_read_than_asked_for(two: Path) -> None:
         ("a b a", "b", ""),
         ("a b", "a c", ""),
         ("crane x|crane y", "crane", ""),
+        ("", "a", ""),
+        ('{"0":["n01","tench"]}', "n01", ""),
     ],
 )
 def test_orders_of_classes(lines: str, folders: str, expected: str) -> None:
@@ -171,6 +173,11 @@ def test_orders_of_classes(lines: str, folders: str, expected: str) -> None:
     names = order_of(listed, tuple(folders.split()), Path("d"))
     assert names == tuple("" if name == "-" else name for name in expected.split())
     assert order_of(names, tuple(folders.split()), Path("d")) == names  # as run.json has it
+
+
+def test_the_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"2 lines, the first 'n1 tench', and the folder .*n3 "):
+        order_of(["n1 tench", "n2 shark"], ("n1", "n3"), tmp_path)
 
 
 def test_whole_lines_come_first(tmp_path: Path) -> None:
