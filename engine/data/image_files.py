@@ -109,7 +109,8 @@ def _check_tiff(path: Path, image: ImageFile.ImageFile) -> None:
     """Refuse what Pillow reads as something else without a word."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits, white = (int(max(np.ravel(tags.get(tag, 1)))) for tag in (_BITS, _LARGEST))
-    area = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in image.tile)
+    corners = [tile[1] or (0, 0, 0, 0) for tile in image.tile]
+    area = sum((right - left) * (low - top) for left, top, right, low in corners)
     planes = len(image.getbands()) if tags.get(_PLANAR) == 2 else 1
     doubts = {
         "signed values": {*np.ravel(tags.get(_FORMAT, 1))} != {3 if image.mode == "F" else 1},
