@@ -135,12 +135,17 @@ class _Array:
             raise FileError(path, "data must be a complete array", "one without its state")
         _, shape, dtype, fortran, raw = self.state
         code = dtype.code if isinstance(dtype, _Dtype) else dtype
-        if code not in ("u1", b"u1") or not isinstance(raw, bytes):
-            raise FileError(path, "data must be uint8", f"dtype {code!r}")
-        if not isinstance(shape, tuple) or len(raw) % _PIXELS:
-            raise FileError(path, f"data must have rows of {_PIXELS} bytes", f"{len(raw)} bytes")
-        if shape != (len(raw) // _PIXELS, _PIXELS):
-            raise FileError(path, f"data must have shape {(len(raw) // _PIXELS, _PIXELS)}", shape)
+        if not isinstance(code, str | bytes) or code not in ("u1", b"u1"):
+            received = repr(code[:20]) if isinstance(code, str | bytes) else type(code).__name__
+            raise FileError(path, "data must be uint8", f"dtype {received}")
+        if not isinstance(raw, bytes) or len(raw) % _PIXELS:
+            received = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
+            raise FileError(path, f"data must have rows of {_PIXELS} bytes", received)
+        expected = (len(raw) // _PIXELS, _PIXELS)
+        plain = isinstance(shape, tuple) and all(type(size) is int for size in shape)
+        if not plain or shape != expected:
+            received = shape[:4] if plain else "one of other things"
+            raise FileError(path, f"data must have shape {expected}", received)
         order: Literal["C", "F"] = "F" if fortran else "C"
         return np.frombuffer(raw, np.uint8).reshape(shape, order=order)
 
