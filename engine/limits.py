@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,17 @@ def check_stored(path: Path) -> None:
         raise FileError(path, "must not hold two parts of one name")
 
 
+def check_part(folder: Path, name: str, most: int) -> Path:
+    """Path of a plain file in this very folder: no other place, no link, at most ``most`` bytes."""
+    path = folder / name
+    if Path(name).name != name or "\\" in name or not name.isprintable():
+        raise FileError(folder, "files must be plain names in the folder", ascii(name))
+    if path.is_symlink():
+        raise FileError(path, "must not be a link", path.resolve())
+    check_size(path, most)
+    return path
+
+
 def distinct_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The object of JSON that has these members; ValueError if two have one name."""
     found = dict(pairs)
@@ -105,11 +117,14 @@ def distinct_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_size(path: Path, most: int) -> None:
-    """Refuse a file that cannot be looked at, or has more than ``most`` bytes."""
+    """Refuse what cannot be looked at, is no plain file, or has more than ``most`` bytes."""
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise FileError(path, "must be readable", getattr(error, "strerror", error)) from error
+    if not S_ISREG(found.st_mode):
+        raise FileError(path, "must be readable", "a folder, pipe or device")
+    size = found.st_size
     if size > most:
         raise FileError(path, f"must be at most {most} bytes", size)
 

@@ -30,6 +30,7 @@ from dualsmooth.engine.cli.options import (
     TargetOption,
     ThreadsOption,
     ThresholdOption,
+    TrustOption,
     method_options,
 )
 from dualsmooth.engine.data.readers import read_image
@@ -43,6 +44,7 @@ def predict(
     context: typer.Context,
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    trust_model: TrustOption = False,
     method: MethodOption = None,
     sigma: SigmaOption = None,
     selector_rule: RuleOption = None,
@@ -71,7 +73,7 @@ def predict(
     options = method_options(context.params)
     settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size,
                                 "noise": noise}  # fmt: skip
-    for line in predict_files(bundle, images, options, n, alpha, settings):
+    for line in predict_files(bundle, images, options, n, alpha, settings, trust=trust_model):
         typer.echo(line)
 
 
@@ -82,6 +84,8 @@ def predict_files(
     n: int,
     alpha: float,
     settings: dict[str, Any],
+    *,
+    trust: bool = False,
 ) -> Iterator[str]:
     """Yield one line per file: path, class or ABSTAIN, noise levels that voted.
 
@@ -99,6 +103,8 @@ def predict_files(
         Probability that an answer is not the smoothed classifier's.
     settings : dict
         Further fields of `Settings`.
+    trust : bool
+        As `load_bundle` takes it.
 
     Raises
     ------
@@ -107,7 +113,7 @@ def predict_files(
     """
     from dualsmooth.engine.runtime.session import Session
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust)
     method = choose_method(loaded, **options)
     images = [read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):

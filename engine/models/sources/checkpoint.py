@@ -128,8 +128,7 @@ def _normalizing(path: Path, prefix: str, others: Mapping[str, object]) -> dict[
         if (
             match is None
             or ("0" in match[1].split(".")) != ("1" in parts)
-            or plain is not key
-            and "1" in parts
+            or (plain is not key and "1" in parts)
         ):
             raise FileError(path, "must have no other tensors", key)
         values = float_weights(path, key, value).flatten().tolist()

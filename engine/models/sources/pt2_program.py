@@ -42,7 +42,8 @@ OPERATORS = frozenset(
     "sym_constrain_range sym_constrain_range_for_size sym_numel sym_size t tan tanh tensor_split "
     "threshold tile to topk transpose tril triu trunc type_as unbind unflatten unfold "
     "unsafe_split unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
-    "upsample_nearest1d upsample_nearest2d var var_mean view view_as where zero zeros zeros_like".split()
+    "upsample_nearest1d upsample_nearest2d var var_mean view view_as where zero zeros "
+    "zeros_like".split()
 )
 """Operators of ATen that compute and do nothing else; ``NAME_`` changes a result in place."""
 
@@ -151,8 +152,7 @@ class Pt2Program:
             values.update(zip(names, found, strict=bool(names)))
             for name in done:
                 values.pop(name, None)
-        logits: torch.Tensor = values[self._logits]
-        return logits
+        return values[self._logits]  # type: ignore[no-any-return]
 
     def _refuse_own(self, target: Any, arguments: Mapping[str, Any], _: Any) -> None:
         """A pass that changes weights changes the next one."""

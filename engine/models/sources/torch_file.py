@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, read without running code from them and without doing more than they say.
+"""Files of ``torch.save``, read without running code from them or doing work without end.
 
 ``weights_only=True`` keeps code from running. It still hashes tuples that hold each other a billion
 times over and makes tensors of any size, so the file's opcodes are followed first (`_Follower`).
