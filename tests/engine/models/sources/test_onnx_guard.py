@@ -210,7 +210,7 @@ def test_bytes_beside_a_model_are_within_their_file(tmp_path: Path, key: str, te
     entry.value = text
     beside = tmp_path / "net.onnx.data"
     beside.write_bytes(WEIGHTS.tobytes())
-    with pytest.raises(FileError, match="must name bytes that are there|must be an ONNX file"):
+    with pytest.raises(FileError, match=r"must name bytes that are there|must be an ONNX"):
         read_deployed(saved(tmp_path, proto))
     entry.value = "0"
     read_deployed(saved(tmp_path, proto))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.pt2 import load_pt2
@@ -282,3 +283,21 @@ def test_a_pipe_is_no_program(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(FileError, match="must be readable; received a folder, pipe or device"):
             load_bundle(tmp_path / name)
+
+
+def test_the_command_line_refuses_in_one_line(
+    honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    text = RUN.format(str(tmp_path / "ran"))
+    bad = planted(honest, tmp_path / "bad.pt2", lambda model: model.update(guards_code=[text]))
+    for command in ("certify", "predict", "search", "export"):
+        data = [str(tmp_path / "x.png")] if command == "predict" else ["--data", "digits"]
+        out = ["--out", str(tmp_path / "out")] if command in ("search", "export") else []
+        data = [] if command == "export" else data
+        monkeypatch.setattr("sys.argv", ["dualsmooth", command, str(bad), *data, *out])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        error = capsys.readouterr().err
+        assert (stopped.value.code, error.count("\n")) == (2, 1), error
+        assert "--trust-model" in error
+    assert not (tmp_path / "ran").exists()
