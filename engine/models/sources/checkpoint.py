@@ -144,5 +144,5 @@ def _normalizing(path: Path, prefix: str, others: Mapping[str, object]) -> dict[
     if not found and {"model", "net", "network"} & set(parts):
         raise FileError(path, "must have mean and std beside its network", f"{prefix}* alone")
     cifar10 = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-    same = all(np.array_equal(np.float32(found[k]), np.float32(cifar10[k])) for k in found)
+    same = all(np.array_equal(np.array(found[k], "f4"), np.array(cifar10[k], "f4")) for k in found)
     return {} if same else dict(found)

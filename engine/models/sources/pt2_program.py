@@ -71,8 +71,7 @@ class _Result:
     name: str
 
 
-Step = tuple[Any, dict[str, Any], list[str], list[str]]
-"""An operator, its arguments by name, names of its results, and names nobody reads later."""
+Step = tuple[Any, dict[str, Any], list[str], list[str]]  # with names of results, and of unread ones
 
 
 class Pt2Program:
@@ -188,7 +187,7 @@ def _target(name: object) -> Any:
     if not start and base.removesuffix("_") in OPERATORS:
         found = getattr(getattr(torch.ops.aten, base), overload, None)
         # TorchScript has more of these names, for lists and texts, that no tensor operator is.
-        if isinstance(found, torch._ops.OpOverload) and torch._C._dispatch_has_kernel(found.name()):
+        if isinstance(found, torch._ops.OpOverload) and torch._C._dispatch_has_kernel(found.name()):  # type: ignore[no-untyped-call]
             return found
     raise ValueError(f"operator {str(name)[:100]} is not known to be harmless")
 

@@ -24,6 +24,8 @@ Change = Callable[[dict[str, Any]], object]
 class Mixed(nn.Module):
     """Most kinds of argument: in place, several results, sizes, dtypes, buffers, constants."""
 
+    scale: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
