@@ -54,8 +54,10 @@ class Exported(nn.Module):
         return torch.cat(parts)[: len(x)]
 
 
-def read_exported(path: Path) -> Bundle:
+def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
+
+    With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it.
 
     Raises
     ------
@@ -65,7 +67,8 @@ def read_exported(path: Path) -> Bundle:
         If the file is larger than a network can be, refers to other files, cannot be run, has other
         inputs or outputs than one batch of images and its logits, or fails a trial.
     """
-    data, (run, sizes) = _onnx(path) if path.suffix.lower() == ".onnx" else load_pt2(path)
+    plain = path.suffix.lower() == ".onnx"
+    data, (run, sizes) = _onnx(path) if plain else load_pt2(path, trust=trust)
     if len(sizes) != 4 or any(size is None for size in sizes[1:]):
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
