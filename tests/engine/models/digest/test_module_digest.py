@@ -1,0 +1,292 @@
+"""Digests of modules in memory: two networks never share one, one network has one everywhere."""
+
+import enum
+import functools
+import json
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.digest.module_digest import ModuleDigest
+from dualsmooth.engine.models.ensemble import SoftVoting
+from dualsmooth.engine.models.network import network_from_module
+
+MEAN: Any = 0.0
+TABLE: dict[str, Any] = {}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+class Holder(nn.Module):
+    """A network that reads whatever it holds."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value, self.net = value, net()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+
+class Kind(enum.Enum):
+    PLAIN = 1
+    TURNED = 2
+
+
+@dataclass
+class Scale:
+    factor: Any
+    shift: float = 0.0
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def method(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+class Bag(dict[str, float]):
+    pass
+
+
+def plus(amount: float) -> Callable[..., Any]:
+    return lambda *args: args[-1] + amount
+
+
+def apart(amount: float, x: torch.Tensor) -> torch.Tensor:
+    return x + amount
+
+
+def defined(body: str, **scope: Any) -> type[nn.Module]:
+    """A class as a notebook cell defines it: one name, another body."""
+    source = f"""
+class Net(nn.Module):
+    scale = 1.0
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+    def help(self, x):
+        return x
+    def forward(self, x):
+        return {body}
+"""
+    space = {"nn": nn, "net": net, "torch": torch, "__name__": "__main__", **scope}
+    exec(source, space)
+    return space["Net"]  # type: ignore[no-any-return]
+
+
+def hooked(register: Callable[[nn.Sequential], object]) -> nn.Module:
+    module = net()
+    register(module)
+    return module
+
+
+def patched(forward: Callable[..., Any]) -> nn.Module:
+    module = net()
+    module[0].forward = forward  # type: ignore[method-assign]
+    return module
+
+
+def with_class(name: str, value: object) -> nn.Module:
+    made = defined("x")
+    setattr(made, name, value)
+    return made()
+
+
+def inherited(shift: float) -> nn.Module:
+    return type("Net", (type("Base", (nn.Linear,), {"forward": plus(shift)}),), {})(4, 3)
+
+
+def parametrized(shift: float) -> nn.Module:
+    module = net()
+    parametrize.register_parametrization(module[1], "weight", patched(plus(shift))[0])
+    return module
+
+
+def scripted(shift: float, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return wrap(nn.Sequential(Normalize([shift], [1.0]), nn.Flatten(), nn.Linear(4, 3)).eval())
+
+
+def program(module: nn.Module) -> nn.Module:
+    return torch.export.export(module, (torch.zeros(2, 1, 2, 2),)).module()
+
+
+def buffered(value: float, persistent: bool) -> nn.Module:
+    module = net()
+    module.register_buffer("mean", torch.tensor(value), persistent=persistent)
+    return module
+
+
+def listed(*order: int) -> nn.Module:
+    module = nn.Module()
+    for index in order:
+        module.add_module(f"m{index}", nn.ReLU() if index else nn.Identity())
+    return module
+
+
+def in_module(value: float) -> nn.Module:
+    config = types.ModuleType("settings_of_a_user")
+    config.MEAN = value  # type: ignore[attr-defined]
+    return defined("x - config.MEAN", config=config)()
+
+
+T = torch.tensor
+KINDS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
+    "parameter": (net, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)),
+                  lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3).requires_grad_(False)),
+                  lambda: hooked(lambda m: m[1].weight.data.mul_(2))),
+    "buffer": (lambda: buffered(0.0, True), lambda: buffered(1.0, True)),
+    "non-persistent buffer": (lambda: buffered(0.0, False), lambda: buffered(1.0, False)),
+    "tensor": (lambda: Holder(T([0.0])), lambda: Holder(T([0.5])), lambda: Holder(T([-0.0]))),
+    "tensor type": tuple(
+        lambda d=d: Holder(torch.zeros(4, dtype=d))  # type: ignore[misc]
+        for d in (torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.complex64)
+    ),
+    "tensor shape": (lambda: Holder(torch.zeros(4)), lambda: Holder(torch.zeros(2, 2))),
+    "tensor in a list": (lambda: Holder([T(0.0)]), lambda: Holder([T(1.0)])),
+    "tensor in a tuple in a dict": (
+        lambda: Holder({"a": (1, T(0.0))}), lambda: Holder({"a": (1, T(1.0))}),
+    ),
+    "tensor in a dataclass": (lambda: Holder(Scale(T(0.0))), lambda: Holder(Scale(T(1.0)))),
+    "tensor in a plain object": (
+        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(0.0)))),
+        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(1.0)))),
+    ),
+    "slots": (lambda: Holder(Slotted(1.0)), lambda: Holder(Slotted(2.0))),
+    "dict of its own class": (lambda: Holder(Bag(a=1.0)), lambda: Holder(Bag(a=2.0))),
+    "module in a list": (lambda: Holder([nn.ELU(1.0)]), lambda: Holder([nn.ELU(2.0)])),
+    "number": (lambda: Holder(1), lambda: Holder(2), lambda: Holder(1.0), lambda: Holder(True),
+               lambda: Holder(None), lambda: Holder("1"), lambda: Holder(float("nan"))),
+    "enum": (lambda: Holder(Kind.PLAIN), lambda: Holder(Kind.TURNED)),
+    "dtype": (lambda: Holder(torch.float32), lambda: Holder(torch.float64)),
+    "array": (lambda: Holder(np.zeros(3)), lambda: Holder(np.ones(3)),
+              lambda: Holder(np.zeros(3, np.float32)), lambda: Holder(np.zeros((3, 1)))),
+    "array scalar": (lambda: Holder(np.float32(1)), lambda: Holder(np.float32(2))),
+    "set": (lambda: Holder({"a", "b"}), lambda: Holder({"a", "c"})),
+    "order of a dict": (lambda: Holder({"a": 1, "b": 2}), lambda: Holder({"b": 2, "a": 1})),
+    "one object or two": (lambda: Holder([[0]] * 2), lambda: Holder([[0], [0]])),
+    "order of submodules": (lambda: listed(0, 1), lambda: listed(1, 0)),
+    "name of a submodule": (lambda: listed(1), lambda: listed(2)),
+    "stride": (lambda: nn.Conv2d(1, 1, 1, 1), lambda: nn.Conv2d(1, 1, 1, 2)),
+    "slope": (lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(0.2)),
+    "forward": (lambda: defined("self.net(x)")(), lambda: defined("self.net(-x)")(),
+                lambda: defined("self.net(x) * 2")(), lambda: defined("self.net(x) * 3")()),
+    "lambda in forward": (
+        lambda: defined("(lambda y: y + 1)(x)")(), lambda: defined("(lambda y: y + 2)(x)")(),
+    ),
+    "class attribute": (lambda: with_class("scale", 1.0), lambda: with_class("scale", 2.0)),
+    "method": (lambda: with_class("help", plus(1)), lambda: with_class("help", plus(2))),
+    "property": (
+        lambda: with_class("p", property(plus(1))), lambda: with_class("p", property(plus(2))),
+    ),
+    "static method": (
+        lambda: with_class("s", staticmethod(plus(1))),
+        lambda: with_class("s", staticmethod(plus(2))),
+    ),
+    "base class": (lambda: inherited(1.0), lambda: inherited(2.0)),
+    "global number": tuple(
+        lambda v=v: defined("x - MEAN", MEAN=v)() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global tensor": tuple(
+        lambda v=v: defined("x - MEAN", MEAN=T(v))() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global table": tuple(
+        lambda v=v: defined("T['f'](x)", T={"f": plus(v)})() for v in (0, 1)  # type: ignore[misc]
+    ),
+    "global function": tuple(
+        lambda v=v: defined("f(x)", f=plus(v))() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global of a module": (lambda: in_module(0.0), lambda: in_module(1.0)),
+    "no global": (lambda: defined("x - MEAN", MEAN=None)(), lambda: defined("x - MEAN")()),
+    "hook": (net, lambda: hooked(lambda m: m.register_forward_hook(plus(1))),
+             lambda: hooked(lambda m: m.register_forward_hook(plus(2))),
+             lambda: hooked(lambda m: m[1].register_forward_hook(plus(1)))),
+    "pre-hook": (net, lambda: hooked(lambda m: m.register_forward_pre_hook(plus(1))),
+                 lambda: hooked(lambda m: m.register_forward_pre_hook(plus(2))),
+                 lambda: hooked(lambda m: m[0].register_forward_pre_hook(plus(2)))),
+    "hook with keywords": tuple(
+        lambda w=w: hooked(lambda m: m.register_forward_hook(plus(1), with_kwargs=w))  # type: ignore[misc]
+        for w in (False, True)
+    ),
+    "order of hooks": tuple(
+        lambda o=o: hooked(lambda m: [m.register_forward_hook(plus(i)) for i in o])  # type: ignore[misc]
+        for o in ((1, 2), (2, 1))
+    ),
+    "hook that is a partial": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(functools.partial(apart, v)))  # type: ignore[misc]
+        for v in (1.0, 2.0)
+    ),
+    "hook that is a bound method": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(Slotted(v).method))  # type: ignore[misc]
+        for v in (1.0, 2.0)
+    ),
+    "hook that is an object": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(Holder(v))) for v in (1.0, 2.0)  # type: ignore[misc]
+    ),
+    "patched forward": (net, lambda: patched(plus(1)), lambda: patched(plus(2)),
+                        lambda: patched(Slotted(1.0).method),
+                        lambda: patched(Slotted(2.0).method)),
+    "function": (lambda: Holder(plus(1)), lambda: Holder(plus(2)), lambda: Holder(torch.relu),
+                 lambda: Holder(torch.sigmoid), lambda: Holder(nn.functional.relu)),
+    "default": (lambda: Holder(lambda x, s=1: x), lambda: Holder(lambda x, s=2: x),
+                lambda: Holder(lambda x, *, s=2: x)),
+    "cached function": (
+        lambda: Holder(functools.cache(plus(1))), lambda: Holder(functools.cache(plus(2))),
+    ),
+    "parametrization": (net, lambda: parametrized(1.0), lambda: parametrized(2.0)),
+    "weight norm": (
+        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=0)),
+        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=1)),
+    ),
+    "script": tuple(lambda v=v: scripted(v, torch.jit.script) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "frozen script": tuple(
+        lambda v=v: scripted(v, lambda m: torch.jit.freeze(torch.jit.script(m)))  # type: ignore[misc]
+        for v in (0.0, 1e-6)
+    ),
+    "graph": tuple(lambda v=v: scripted(v, fx.symbolic_trace) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "exported program": tuple(lambda v=v: scripted(v, program) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "own class": (lambda: SoftVoting([net(), net()]), lambda: SoftVoting([net()])),
+}  # fmt: skip
+
+
+def digest(module: nn.Module) -> str:
+    found = ModuleDigest(module)
+    assert not found.opaque
+    return found.sha256
+
+
+def built(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make().eval() if make not in KINDS["exported program"] else make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_every_kind_have_digests_of_their_own(kind: str) -> None:
+    made = [built(make) for make in KINDS[kind]]
+    found = [digest(module) for module in made]
+    assert len(set(found)) == len(found)
+    networks = [network_from_module(module) for module in made]
+    assert [network.sha256 for network in networks] == found
+    assert [digest(network.build()) for network in networks] == found
+    assert [digest(built(make)) for make in KINDS[kind]] == found
+
+
+if __name__ == "__main__":
+    made = {kind: [digest(built(m)) for m in makes] for kind, makes in KINDS.items()}
+    print(json.dumps(made))
