@@ -101,13 +101,11 @@ def network_from_module(
     ArgumentError
         If the module is in training mode, or its tensors do not fit the architecture.
     """
-    # An exported program has no modes, and says so by methods of its own.
-    modes = [getattr(part, "training", False) for part in module.modules()]
-    if any(modes) and "eval" not in vars(module):
+    if in_training(module):
         raise ArgumentError("module", "must be in eval mode", type(module).__name__, "call eval()")
-    if not architecture:
-        from dualsmooth.engine.models.digest.live_module import network_of
+    from dualsmooth.engine.models.digest.live_module import check_equal, network_of
 
+    if not architecture:
         return network_of(module)
     from safetensors.numpy import save
 
@@ -118,8 +116,31 @@ def network_from_module(
     )
     network = Network(architecture, dict(kwargs or {}), sha256_of(weights), weights)
     try:
-        network.build()
+        built = network.build()
     except FileError as error:
         rule = f"must be what {architecture} builds from these kwargs"
         raise ArgumentError("module", rule, type(module).__name__, str(error)) from error
+    check_equal(module, built, architecture)
     return network
+
+
+def in_training(module: "nn.Module") -> bool:
+    """Whether a part is in training mode; exported programs and frozen scripts have no modes."""
+    modes = [getattr(part, "training", False) for part in module.modules()]
+    return any(modes) and "eval" not in vars(module)
+
+
+def check_digested(networks: Mapping[str, Network], argument: str) -> None:
+    """Refuse what must know networks again by their digests; names the argument.
+
+    Raises
+    ------
+    ArgumentError
+        If a module in memory holds what no digest covers: its digest is like no other.
+    """
+    for role, network in networks.items():
+        if not isinstance(network.weights, bytes) and UNDIGESTED in network.kwargs:
+            raise ArgumentError(
+                argument, f"needs networks that a digest covers, and {role} is none",
+                str(network.kwargs[UNDIGESTED]), "keep plain values, tensors and modules there",
+            )  # fmt: skip

@@ -8,7 +8,9 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.digest.module_digest import DRAWN, HOOKS, ModuleDigest, stable_name
+from dualsmooth.engine.models.digest.module_digest import ModuleDigest
+from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
+from dualsmooth.engine.models.digest.python_names import stable_name
 from dualsmooth.engine.models.network import UNDIGESTED, Network
 from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.records import sha256_of
@@ -36,7 +38,7 @@ def network_of(module: nn.Module) -> Network:
     copied = _copy(module, found)
     if copied is module or ModuleDigest(copied).sha256 != found.sha256:
         raise ArgumentError(
-            "module", "must be a network of its own, as copy.deepcopy makes it", type(module).__name__,
+            "module", "must be a network of its own, as a copy of it is", type(module).__name__,
             "a hook, closure or patched method holds the module itself or its parts",
         )  # fmt: skip
     kwargs, digest = {}, found.sha256
@@ -69,6 +71,25 @@ def build_copy(network: Network) -> nn.Module:
     return nn.Module.float(nn.Module.cpu(_copy(module, found)))
 
 
+def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
+    """Refuse a module that is not what its architecture builds, whatever their tensors are.
+
+    Raises
+    ------
+    ArgumentError
+        If it has hooks, attributes or code of its own: a bundle file would lose them.
+    """
+    given = _copy(module, ModuleDigest(module))
+    built.load_state_dict(given.state_dict(), strict=False, assign=True)
+    digests = {ModuleDigest(part.requires_grad_(False)).sha256 for part in (given, built)}
+    if len(digests) != 1:
+        raise ArgumentError(
+            "module", f"must be what {architecture} builds from these kwargs",
+            f"{type(module).__name__} with something of its own",
+            "hooks, attributes and patches are not saved; leave out the architecture",
+        )  # fmt: skip
+
+
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
         hint = "lazy layers need one pass over a batch of images"
@@ -87,7 +108,7 @@ def _copy(module: nn.Module, found: ModuleDigest) -> Any:
     try:
         copied = copy.deepcopy(module, memo)
     except Exception as error:  # objects refuse in many ways
-        received = f"{type(module).__name__}: {' '.join(str(error).split())[:200]}"
+        received = "; ".join([*found.opaque[:1], " ".join(str(error).split())[:200]])
         hint = "leave the object out of it, or give it __deepcopy__"
         raise ArgumentError("module", "must be copyable", received, hint) from error
     for part, twin in zip(module.modules(), copied.modules(), strict=False):

@@ -2,28 +2,18 @@
 
 It covers classes, their code and the code, closures, defaults and globals of every function they
 reach; parameters, buffers, tensors and plain values wherever they are kept; submodules in order;
-hooks, global ones too; and which of these are one object. Addresses, devices, module paths and the
-order of attributes do not enter. PyTorch, NumPy, SciPy and the standard library count by name, and
-this package by class name wherever it is kept. Code is bytecode: digests hold for one version of
-Python, and are equal in all its processes.
+hooks, global ones too; and which of these are one object. Addresses, devices and the order of
+attributes do not enter. Libraries count by name (`dualsmooth.engine.models.digest.python_names`). Code is
+bytecode: digests hold for one version of Python, and are equal in all its processes (but a module
+that each process scripts anew may have its members in another order, and then another digest).
 """
 
-import builtins
-import dis
 import enum
 import hashlib
-import io
 import os
-import pickletools
-import re
-import sys
-import sysconfig
 import types
 import weakref
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -31,40 +21,24 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
-from dualsmooth.engine.models.sources.exported import Exported
+from dualsmooth.engine.models.digest.module_state import HOOKS, fields_of, members_of
+from dualsmooth.engine.models.digest.python_names import (
+    DESCRIPTORS,
+    base_name,
+    globals_of,
+    is_known,
+    owner_of,
+    parts_of_class,
+    resolved,
+    stable_name,
+    words_of,
+)
+from dualsmooth.engine.models.digest.script_digest import script_parts
 
-_LIBRARIES = {"torch", "numpy", "scipy", "builtins"}
-_OWN = "dualsmooth"
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented),
           torch.dtype, torch.layout, torch.memory_format, np.dtype)  # fmt: skip
 _BEYOND = (eval, exec, globals, __import__, open, os.environ)
 """Through these, code reaches what no walk over objects can see."""
-HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_BOOKKEEPING = {
-    "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook", "_state_dict_hooks",
-    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-    "_non_persistent_buffers_set", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs", *HOOKS,
-}  # fmt: skip
-"""What a module keeps for training and files; hooks are read apart."""
-DRAWN = {
-    "_graph", "_code", "_lineno_map", "_prologue_start", "_graphmodule_cls_name", "meta", "_in_spec",
-    "_out_spec", "_tracer_cls", "_tracer_extras", "_replace_hooks", "_create_node_hooks",
-    "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "range_constraints", "train", "eval",
-    "validate_inputs",
-}  # fmt: skip
-"""What a `fx.GraphModule` keeps of its graph, which is read node by node."""
-_CLASS_NOTES = {
-    "__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__annotations__",
-    "__firstlineno__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
-    "__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__annotate_func__",
-    "__annotations_cache__", "__getstate__", "__setstate__", "__slotnames__",
-}  # fmt: skip
-_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
-                types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
-_HEAP_TYPE = 1 << 9
-_STANDARD = sysconfig.get_paths()["stdlib"]
-_COUNTER = "num_batches_tracked"
 
 
 class ModuleDigest:
@@ -111,7 +85,9 @@ class ModuleDigest:
         elif kind is types.MethodType:
             self._sequence("method", (value.__func__, value.__self__), path)
         elif kind in (set, frozenset):
-            self._put("set", *sorted(_alone(part, self.opaque, path) for part in value))
+            parts = [ModuleDigest(part) for part in value]  # in no order, so each alone
+            self._put("set", *sorted(part.sha256 for part in parts))
+            self.opaque += [f"{path}, {name}" for part in parts for name in part.opaque]
         elif id(value) in self._seen:
             self._put("again", self._seen[id(value)][0])
         else:
@@ -145,7 +121,7 @@ class ModuleDigest:
             self._sequence("property", (value.fget,), path)
         elif isinstance(value, np.ndarray) and kind is np.ndarray and value.dtype != object:
             self._put("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, _DESCRIPTORS):
+        elif isinstance(value, DESCRIPTORS):
             self._put(kind.__name__, value.__name__)
         elif isinstance(value, enum.Enum):
             self._put("member", value.name)
@@ -179,7 +155,7 @@ class ModuleDigest:
         self._fields(vars(tensor), path)
         try:
             values = plain.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-            self._put(memoryview(values.view(torch.uint8).numpy()).tobytes())
+            self._put(values.view(torch.uint8).numpy().tobytes())
         except (RuntimeError, NotImplementedError, TypeError, ValueError):  # no plain memory
             self._refuse(tensor, path)
 
@@ -187,25 +163,16 @@ class ModuleDigest:
         if type(module).__name__ == "OptimizedModule":  # of torch.compile
             return self._visit(module._orig_mod, path)
         self._visit(type(module), path)
-        state = {name: part for name, part in vars(module).items() if name not in _BOOKKEEPING}
         self._hooks(vars(module), path)
-        norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and _is_known(type(module))
-        for name in ("_parameters", "_buffers", "_modules"):
-            parts = state.pop(name, {})
-            self._put(name)
-            for key, part in parts.items():
-                if not (norm and key == _COUNTER) and key != "_guards_fn":
-                    self._put(key)
-                    self._visit(part, f"{path}.{key}")
-        if type(module) is Exported:
-            state.pop("_run")  # is known by the digest of its file
+        for table, name, part in members_of(module):
+            self._put(table, name)
+            self._visit(part, f"{path}.{name}")
         if isinstance(module, fx.GraphModule):
-            state = {name: part for name, part in state.items() if name not in DRAWN}
             self._put(module.code)
             for node in module.graph.nodes:
                 self._put(node.op, node.name, node.args, node.kwargs)
                 self._visit(node.target, f"{path}.{node.name}")
-        self._fields(state, path)
+        self._fields(fields_of(module), path)
 
     def _hooks(self, state: Mapping[str, Any], path: str) -> None:
         for name in HOOKS:
@@ -216,37 +183,23 @@ class ModuleDigest:
                 self._visit(hook, f"{path}.{name}[{index}]")
 
     def _script(self, module: Any, path: str) -> None:
-        file = io.BytesIO()
-        torch.jit.save(module, file)
-        with zipfile.ZipFile(file) as parts:
-            for name in sorted(parts.namelist(), key=_unmangled):
-                if not re.search(r"\.debug_pkl$|/\.data/|/traced_inputs", name):
-                    data = parts.read(name)
-                    self._put(_unmangled(name))
-                    self._put(_unmangled(_pickled(data) if name.endswith(".pkl") else data))
+        self._put(*script_parts(module))
         for name, part in module.named_modules():
             self._hooks(vars(part), f"{path}.{name}")
 
     def _class(self, cls: type, path: str) -> None:
         self._put("class")
         for base in cls.__mro__[:-1]:
-            known = _is_known(base)
-            self._put(
-                stable_name(base.__module__, base.__qualname__) if known else base.__qualname__
-            )
-            for name, value in sorted(vars(base).items()):
-                inner = getattr(value, "__func__", getattr(value, "fget", value))
-                foreign = isinstance(inner, types.FunctionType) and not _owner(inner.__globals__)
-                data = isinstance(value, (int, float, torch.Tensor)) and not name.startswith("__")
-                if name not in _CLASS_NOTES and (foreign or data or not known):
-                    self._put(name)
-                    self._visit(value, f"{path}<{base.__qualname__}>.{name}")
-        if not _is_known(type(cls)):
+            self._put(base_name(base))
+            for name, value in parts_of_class(base):
+                self._put(name)
+                self._visit(value, f"{path}<{base.__qualname__}>.{name}")
+        if not is_known(type(cls)):
             self._visit(type(cls), path)
 
     def _function(self, function: types.FunctionType, path: str) -> None:
         code, scope = function.__code__, function.__globals__
-        owner = _owner(scope)
+        owner = owner_of(scope)
         self._put("function", stable_name(owner, code.co_qualname) if owner else "")
         self._visit(function.__defaults__, path)
         self._fields(function.__kwdefaults__ or {}, path)
@@ -261,14 +214,12 @@ class ModuleDigest:
             return
         self._fields({k: v for k, v in vars(function).items() if k != "__wrapped__"}, path)
         self._visit(code, path)
-        for chain in _globals_of(code):
+        for chain in globals_of(code):
             self._put(*chain)
-            self._visit(*_resolved(chain, scope, path))
+            self._visit(*resolved(chain, scope, path))
 
     def _code(self, code: types.CodeType, path: str) -> None:
-        self._put("code", code.co_code, code.co_exceptiontable, code.co_flags, code.co_names,
-                  code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount,
-                  code.co_kwonlyargcount, code.co_posonlyargcount)  # fmt: skip
+        self._put("code", *words_of(code))
         self._visit(code.co_consts, path)
 
     def _builtin(self, value: Any, path: str) -> None:
@@ -279,7 +230,7 @@ class ModuleDigest:
 
     def _python_module(self, module: types.ModuleType, path: str) -> None:
         self._put("python module", module.__name__)
-        if not _owner(vars(module)):
+        if not owner_of(vars(module)):
             public = {k: v for k, v in vars(module).items() if not k.startswith("__")}
             self._fields(public, path)
 
@@ -307,90 +258,3 @@ class ModuleDigest:
     def _refuse(self, value: object, path: str) -> None:
         self.opaque.append(f"{path}, {type(value).__name__}")
         self._put("opaque", type(value).__qualname__)
-
-
-def _alone(value: object, opaque: list[str], path: str) -> str:
-    """Digest of a member of a set: sets have no order, so members are read one by one."""
-    walk = ModuleDigest.__new__(ModuleDigest)
-    walk._hash, walk._seen, walk.opaque = hashlib.sha256(), {}, opaque
-    walk._visit(value, path)
-    return walk.sha256
-
-
-def _pickled(data: bytes) -> str:
-    """A pickle's instructions; memory places by where they were set, not by number."""
-    places: dict[object, int] = {}
-    words: list[str] = []
-    for code, argument, _ in pickletools.genops(data):
-        if "PUT" in code.name:
-            places[argument] = len(words)
-        else:
-            words.append(f"{code.name} {places[argument] if 'GET' in code.name else argument!r}")
-    return "\n".join(words)
-
-
-def _unmangled(text: Any) -> Any:
-    """Without the numbers PyTorch gives to classes of one name in a process."""
-    mark = r"\.?___torch_mangle_\d+"
-    return re.sub(mark, "", text) if isinstance(text, str) else re.sub(mark.encode(), b"", text)
-
-
-def stable_name(module: str, name: str) -> str:
-    """Name of a class or function; of this package's wherever their file is."""
-    return f"{_OWN}:{name}" if module.partition(".")[0] == _OWN else f"{module}.{name}"
-
-
-def _owner(scope: Mapping[str, Any]) -> str:
-    """Name of the Python module if it belongs to a library or this package, else nothing."""
-    name = str(scope.get("__name__"))
-    root = name.partition(".")[0]
-    if root == _OWN or root in _LIBRARIES:
-        return name
-    file = scope.get("__file__")
-    standard = root in sys.stdlib_module_names and (file is None or str(file).startswith(_STANDARD))
-    return name if standard and name != "__main__" else ""
-
-
-def _is_known(cls: type) -> bool:
-    """Whether a class is the one of a library, or of this package, that its name says."""
-    if not cls.__flags__ & _HEAP_TYPE:  # of C, and cannot be changed
-        return True
-    found: Any = sys.modules.get(cls.__module__)
-    if found is None or not _owner(vars(found)):
-        return False
-    for part in cls.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is cls
-
-
-@lru_cache(4096)
-def _globals_of(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
-    """Global names that code reads, each with the attributes it takes of them at once."""
-    steps = list(dis.get_instructions(code))
-    chains = set()
-    for index, step in enumerate(steps):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
-            after = takewhile(
-                lambda s: s.opname in ("LOAD_ATTR", "LOAD_METHOD"), steps[index + 1 :]
-            )
-            kind = "import" if step.opname == "IMPORT_NAME" else ""
-            chains.add((kind, str(step.argval), *(str(found.argval) for found in after)))
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            chains.update(_globals_of(inner))
-    return tuple(sorted(chains))
-
-
-def _resolved(chain: tuple[str, ...], scope: Mapping[str, Any], path: str) -> tuple[object, str]:
-    """What a global name stands for: the object in the last Python module of its attributes."""
-    kind, name, *attributes = chain
-    if kind:
-        package = f"{scope.get('__package__')}.{name}"
-        found: Any = sys.modules.get(name, sys.modules.get(package))
-    else:
-        found = scope.get(name, vars(builtins).get(name, NotImplemented))
-    for attribute in attributes:
-        if not isinstance(found, types.ModuleType):
-            break
-        found, name = getattr(found, attribute, None), f"{name}.{attribute}"
-    return found, f"{path} > {name}"
