@@ -195,8 +195,9 @@ def bundle_for(
                                 "move it with .cpu()")  # fmt: skip
         if in_training(classifier):
             classifier.eval()
-    plain = isinstance(classifier, torch.nn.Module) and len(shape) == 3
-    module = classifier if plain else _Callable(classifier, shape).eval()
+    module: torch.nn.Module = _Callable(classifier, shape).eval()
+    if isinstance(classifier, torch.nn.Module) and len(shape) == 3:
+        module = classifier
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
     return Bundle.from_modules({CLASSIFIER: module}, num_classes=classes, input_shape=size)
 

@@ -151,7 +151,12 @@ def test_the_classifier_is_tried_as_any_network_is() -> None:
 def test_each_call_sees_the_classifier_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[object] = []
     build = Bundle.build
-    monkeypatch.setattr(Bundle, "build", lambda *args: tries.append(args) or build(*args))
+
+    def counted(bundle: Bundle, role: str) -> torch.nn.Module:
+        tries.append(role)
+        return build(bundle, role)
+
+    monkeypatch.setattr(Bundle, "build", counted)
     network = HalfSpace(-0.5)
     smooth = Smooth(network, 3, 0.5)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
@@ -68,7 +69,8 @@ def build_copy(network: Network) -> nn.Module:
             "a global, a closure, a class or a hook has changed; make the bundle again",
         )  # fmt: skip
     # Not module.float(): a method that a class overrides may do anything, or return nothing.
-    return nn.Module.float(nn.Module.cpu(_copy(module, found)))
+    copied: nn.Module = nn.Module.float(nn.Module.cpu(_copy(module, found)))
+    return copied
 
 
 def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
@@ -91,7 +93,7 @@ def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedTensorMixin):
         hint = "lazy layers need one pass over a batch of images"
         raise ArgumentError("module", "must have all its weights", f"{name} without values", hint)
     if tensor.is_meta:

@@ -3,13 +3,13 @@
 It covers classes, their code and the code, closures, defaults and globals of every function they
 reach; parameters, buffers, tensors and plain values wherever they are kept; submodules in order;
 hooks, global ones too; and which of these are one object. Addresses, devices and the order of
-attributes do not enter. Libraries count by name (`dualsmooth.engine.models.digest.python_names`). Code is
-bytecode: digests hold for one version of Python, and are equal in all its processes (but a module
-that each process scripts anew may have its members in another order, and then another digest).
+attributes do not enter. Libraries count by name. Code is bytecode: digests hold for one version of
+Python, and are equal in all its processes (but a module scripted anew may get another).
 """
 
 import enum
 import hashlib
+import logging
 import os
 import types
 import weakref
@@ -42,14 +42,9 @@ _BEYOND = (eval, exec, globals, __import__, open, os.environ)
 
 
 class ModuleDigest:
-    """SHA-256 of a module's structure, and the objects it was taken over.
+    """SHA-256 of a module (or another object), and the objects it was taken over."""
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-    """
-
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: object) -> None:
         self._hash = hashlib.sha256()
         self._seen: dict[int, tuple[int, object]] = {}
         self.opaque: list[str] = []
@@ -115,14 +110,13 @@ class ModuleDigest:
                 self._visit(part, f"{path}[{key!r:.40}]")
         elif isinstance(value, weakref.ref):
             self._sequence("weak", (value(),), path)
-        elif isinstance(value, (staticmethod, classmethod)):
-            self._sequence(kind.__name__, (value.__func__,), path)
-        elif isinstance(value, property):
-            self._sequence("property", (value.fget,), path)
+        elif isinstance(value, (staticmethod, classmethod, property)):
+            inner = value.fget if isinstance(value, property) else value.__func__
+            self._sequence(kind.__name__, (inner,), path)
         elif isinstance(value, np.ndarray) and kind is np.ndarray and value.dtype != object:
             self._put("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, DESCRIPTORS):
-            self._put(kind.__name__, value.__name__)
+        elif isinstance(value, (*DESCRIPTORS, logging.Logger)):
+            self._put(kind.__name__, getattr(value, "__name__", getattr(value, "name", "")))
         elif isinstance(value, enum.Enum):
             self._put("member", value.name)
             self._visit(kind, path)
@@ -134,8 +128,7 @@ class ModuleDigest:
             self._object(value, path)
 
     def _sequence(self, kind: str, values: Iterable[object], path: str) -> None:
-        parts = tuple(values)
-        self._put(kind, len(parts))
+        self._put(kind, len(parts := tuple(values)))
         for index, part in enumerate(parts):
             self._visit(part, f"{path}[{index}]" if kind in ("tuple", "list") else path)
 
@@ -147,10 +140,9 @@ class ModuleDigest:
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> None:
         plain = tensor.detach()
-        learns = tensor.requires_grad and tensor.is_leaf
         rows = plain.dim() == 4 and plain.is_contiguous(memory_format=torch.channels_last)
-        self._put("tensor", tensor.dtype, tuple(tensor.shape), learns,
-                  rows and not plain.is_contiguous())  # fmt: skip
+        self._put("tensor", tensor.dtype, tuple(tensor.shape), rows and not plain.is_contiguous())
+        self._put(tensor.requires_grad and tensor.is_leaf)
         self._visit(type(tensor), path)
         self._fields(vars(tensor), path)
         try:
@@ -244,10 +236,8 @@ class ModuleDigest:
         if isinstance(parts, str):
             return self._put(parts)
         make, arguments, state, items, pairs = (*parts, None, None, None)[:5]
-        self._visit(make, path)
-        self._visit(arguments, path)
-        self._sequence("items", items or (), path)
-        self._sequence("pairs", pairs or (), path)
+        self._sequence("made", (make, arguments), path)
+        self._sequence("items", (*(items or ()), None, *(pairs or ())), path)
         for fields in state if isinstance(state, tuple) else (state,):
             if fields is None or isinstance(fields, dict):
                 self._fields(fields or {}, path)

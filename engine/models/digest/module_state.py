@@ -19,9 +19,9 @@ _BOOKKEEPING = {
 """What a module keeps for training and files; hooks are read apart."""
 DRAWN = {
     "_graph", "_code", "_lineno_map", "_prologue_start", "_graphmodule_cls_name", "meta",
-    "_in_spec", "_out_spec", "_tracer_cls", "_tracer_extras", "_replace_hooks", "_create_node_hooks",
-    "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "range_constraints", "train", "eval",
-    "validate_inputs",
+    "_in_spec", "_out_spec", "_tracer_cls", "_tracer_extras", "_replace_hooks",
+    "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "range_constraints",
+    "train", "eval", "validate_inputs",
 }  # fmt: skip
 """What a `fx.GraphModule` keeps of its graph, which is read node by node."""
 _UNUSED = {"num_batches_tracked", "_guards_fn"}
