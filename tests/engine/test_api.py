@@ -187,5 +187,5 @@ def test_a_run_that_no_digest_names_ends_where_it_stops(tmp_path: Path) -> None:
     assert "module.settings, Closed" in str(configuration["bundle_manifest"])
     for options, name in (({"resume": True}, "resume"), ({"reuse": [tmp_path / "run"]}, "reuse")):
         with pytest.raises(ArgumentError, match=f"^{name} needs networks that a digest covers"):
-            certify_run(method, data, [0, 1], settings, tmp_path / "next", **options)  # type: ignore[arg-type]
+            certify_run(method, data, [0, 1], settings, tmp_path / "next", **options)
     assert not (tmp_path / "next").exists()

@@ -50,19 +50,19 @@ class Overriding(Holder):
         return {}
 
 
-def evaluated(module: nn.Module) -> nn.Module:
+def evaluated(module: nn.Module) -> Any:
     module.eval()
     return module
 
 
-def noted() -> nn.Module:
+def noted() -> Any:
     module = net()
-    module[1].weight.note = 2.0  # type: ignore[union-attr]
+    module[1].weight.note = 2.0
     return module
 
 
-def noting(module: nn.Module) -> nn.Module:
-    module.register_forward_hook(lambda part, args, y: y * part[1].weight.note)  # type: ignore[index]
+def noting(module: nn.Module) -> Any:
+    module.register_forward_hook(lambda part, args, y: y * part[1].weight.note)
     return module
 
 
@@ -93,7 +93,7 @@ def test_later_changes_of_the_module_do_not_matter() -> None:
     module = net()
     network, expected = network_from_module(module), module(X).detach()
     with torch.no_grad():
-        module[1].weight.zero_()  # type: ignore[union-attr]
+        module[1].weight.zero_()
     module.register_forward_hook(lambda part, args, y: y + 1)
     module.train()
     torch.testing.assert_close(network.build()(X), expected, rtol=0, atol=0)
@@ -113,23 +113,23 @@ def test_changes_of_what_it_reads_elsewhere_are_noticed(monkeypatch: pytest.Monk
             network.build()
 
 
-def to_itself() -> nn.Module:
+def to_itself() -> Any:
     module = net()
     module.register_forward_hook(lambda part, args, y: y * module[1].weight.sum())
     return module
 
 
-def to_its_dict() -> nn.Module:
+def to_its_dict() -> Any:
     module = Holder({})
     kept: Any = module.value
     module.net.register_forward_hook(lambda part, args, y: kept.__setitem__("y", y))
     return module.eval()
 
 
-def to_its_parameter() -> nn.Module:
+def to_its_parameter() -> Any:
     module = net()
     weight = module[1].weight
-    module.register_forward_pre_hook(lambda part, args: args[0] * weight.mean())  # type: ignore[operator]
+    module.register_forward_pre_hook(lambda part, args: args[0] * weight.mean())
     return module
 
 
@@ -145,14 +145,14 @@ def nested() -> list[Any]:
     return found
 
 
-def weakly() -> nn.Module:
+def weakly() -> Any:
     part = net()
     return Holder([part, weakref.ref(part)]).eval()
 
 
-def half_loaded() -> nn.Module:
+def half_loaded() -> Any:
     module = net()
-    module[1].bias = None  # type: ignore[assignment]
+    module[1].bias = None
     return module.to("meta")
 
 

@@ -97,19 +97,19 @@ class Net(nn.Module):
     return space["Net"]  # type: ignore[no-any-return]
 
 
-def hooked(register: Callable[[Any], object]) -> nn.Module:
+def hooked(register: Callable[[Any], object]) -> Any:
     module = net()
     register(module)
     return module
 
 
-def patched(forward: Callable[..., Any]) -> nn.Module:
+def patched(forward: Callable[..., Any]) -> Any:
     module = net()
-    module[0].forward = forward  # type: ignore[method-assign]
+    module[0].forward = forward
     return module
 
 
-def with_class(name: str, value: object) -> nn.Module:
+def with_class(name: str, value: object) -> Any:
     made = defined("x")
     setattr(made, name, value)
     return made()
@@ -119,35 +119,35 @@ def inherited(shift: float) -> Any:
     return type("Net", (type("Base", (nn.Linear,), {"forward": plus(shift)}),), {})(4, 3)
 
 
-def parametrized(shift: float) -> nn.Module:
+def parametrized(shift: float) -> Any:
     module: Any = net()
     parametrize.register_parametrization(module[1], "weight", patched(plus(shift))[0])
     return module
 
 
-def scripted(shift: float, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def scripted(shift: float, wrap: Callable[[nn.Module], nn.Module]) -> Any:
     torch.manual_seed(0)
     return wrap(nn.Sequential(Normalize([shift], [1.0]), nn.Flatten(), nn.Linear(4, 3)).eval())
 
 
-def program(module: nn.Module) -> nn.Module:
+def program(module: nn.Module) -> Any:
     return torch.export.export(module, (torch.zeros(2, 1, 2, 2),)).module()
 
 
-def buffered(value: float, persistent: bool) -> nn.Module:
+def buffered(value: float, persistent: bool) -> Any:
     module = net()
     module.register_buffer("mean", torch.tensor(value), persistent=persistent)
     return module
 
 
-def listed(*order: int) -> nn.Module:
+def listed(*order: int) -> Any:
     module = nn.Module()
     for index in order:
         module.add_module(f"m{index}", nn.ReLU() if index else nn.Identity())
     return module
 
 
-def in_module(value: float) -> nn.Module:
+def in_module(value: float) -> Any:
     config = types.ModuleType("settings_of_a_user")
     config.MEAN = value  # type: ignore[attr-defined]
     return defined("x - config.MEAN", config=config)()
@@ -278,7 +278,7 @@ def digest(module: nn.Module) -> str:
     return found.sha256
 
 
-def built(make: Callable[[], nn.Module]) -> nn.Module:
+def built(make: Callable[[], nn.Module]) -> Any:
     torch.manual_seed(0)
     return make().eval() if make not in KINDS["exported program"] else make()
 
