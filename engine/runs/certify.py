@@ -13,6 +13,7 @@ from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, is_serial, method_at
 from dualsmooth.engine.methods.recorded import method_record
+from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
@@ -91,6 +92,8 @@ def certify_run(
         check_grid(data.images)
     at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
+    if resume or reuse:
+        check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _as_recorded(settings, folder)

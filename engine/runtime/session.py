@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import AnyArray, check_ids
+from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, method_at
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
@@ -104,7 +104,8 @@ class Session:
         """
         array = self._checked(images)
         ids = check_ids(image_ids, len(array))
-        truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
+        classes = [] if labels is None else check_labels(labels, len(ids))
+        truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
             Flight(i, self._procedures(image).certify(budget, alpha), book)

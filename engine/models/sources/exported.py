@@ -33,14 +33,19 @@ class Exported(nn.Module):
         From float32 (rows, channels, height, width) to logits; may be called from many threads.
     rows : int or None
         Rows that ``run`` takes; None means any number.
+    sha256 : str
+        Of the file that ``run`` was read from.
     """
 
-    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size) -> None:
+    def __init__(
+        self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size, sha256: str
+    ) -> None:
         super().__init__()
+        self.sha256 = sha256
         self._run, self._rows = (run,), rows  # in a tuple, so that it is no submodule
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
-        return Exported(self._run[0], self._rows)
+        return Exported(self._run[0], self._rows, self.sha256)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.float32:
@@ -78,9 +83,10 @@ def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
-    module = Exported(run, rows or None)
+    sha256 = sha256_of(data)
+    module = Exported(run, rows or None, sha256)
     classes = _try(path, module, (channels, height, width))
-    network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))
+    network = Network(path.suffix.lower()[1:], {}, sha256, module, str(path))
     return Bundle(path.name, (height, width, channels), classes, (), None, {CLASSIFIER: network})
 
 

@@ -82,10 +82,19 @@ def read_timm(source: str) -> Bundle:
         first = " ".join(str(error).split())[:200]
         raise FileError(path, f"must hold the tensors of timm's {name}", first) from error
     _check_all_used(path, state, network.state_dict())
-    kwargs = {"name": architecture, "num_classes": classes,
-              "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
-    module = _normalized(network, settings.mean, settings.std).eval()
+    kwargs: Any = {"name": architecture, "num_classes": classes,
+                   "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
     channels, height, width = settings.input_size
+    given = _normalized(network, settings.mean, settings.std).eval()
+    module = timm_network(**kwargs).eval()
+    probe = torch.rand(1, *settings.input_size, generator=torch.Generator().manual_seed(0))
+    try:
+        module.load_state_dict(given.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(module(probe), given(probe))
+    except (RuntimeError, AssertionError) as error:  # weights may come with settings of their own
+        rule = f"must be what timm makes of {architecture} without weights"
+        raise FileError(path, rule, " ".join(str(error).split())[:200]) from error
     found = network_from_module(module, "timm", kwargs)
     return Bundle(f"timm-{name}", (height, width, channels), classes, (), None, {CLASSIFIER: found})
 
