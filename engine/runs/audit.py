@@ -16,7 +16,7 @@ from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run, table
 from dualsmooth.engine.runs.rederive import (
     OTHER_VERSION_TOLERANCE,
     Plan,
@@ -24,6 +24,7 @@ from dualsmooth.engine.runs.rederive import (
     plan_of,
     rederive,
 )
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 
 

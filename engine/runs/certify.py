@@ -14,9 +14,10 @@ from dualsmooth.engine.methods.method import Method, is_serial, method_at
 from dualsmooth.engine.methods.recorded import method_record
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
-from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
+from dualsmooth.engine.runs.log import RunLog, read_configuration
 from dualsmooth.engine.runs.progress import LiveView
 from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
