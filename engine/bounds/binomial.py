@@ -179,7 +179,7 @@ def majority_p_value(first: int, second: int) -> float:
     if first == second:
         return 1.0
     value = float(special.betainc(first, second + 1, 0.5))
-    slack = _slack(np.float64(first), max(value, LEAST_LEVEL))
+    slack = _slack(np.array(float(first)), max(value, LEAST_LEVEL))
     return min(1.0, 2.0 * value * (1.0 + float(slack)))
 
 

@@ -16,6 +16,7 @@ are independent of the n0 votes that chose A; noise is Gaussian.
 Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
-from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
+from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
@@ -59,7 +60,7 @@ class SemielasticSmoothing:
     @property
     def name(self) -> str:
         """Method and options as written into certificates."""
-        return f"semielastic({self.noise.describe()})"
+        return semielastic_name(self.noise.record)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class SemielasticSmoothing:
     @property
     def record(self) -> dict[str, Any]:
         """What the run configuration keeps of the method."""
-        return {"method": "semielastic", "noise": self.noise.describe(), "rate": self.noise.rate}
+        return {"method": "semielastic", **self.noise.record}
 
     def at(self, image: Image) -> "SemielasticAt":
         """The method at one image, whose noise level is known."""
@@ -151,3 +152,8 @@ class SemielasticAt:
 
     def _draw(self, phase: Phase, count: int) -> Draw:
         return Draw(self.networks.common_classifier(), self.sigma, phase, 0, count)
+
+
+def semielastic_name(noise: Mapping[str, Any]) -> str:
+    """Method and options as written into certificates, from a `NeighbourNoise.record`."""
+    return f"semielastic({describe(noise)})"
