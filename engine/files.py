@@ -64,9 +64,14 @@ class AppendFile:
             os.fsync(self._file)
         except BaseException:
             with suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                self.cut(self._size)
             raise
         self._size += len(data)
+
+    def cut(self, size: int) -> None:
+        """Leave the first bytes only."""
+        os.ftruncate(self._file, size)
+        self._size = size
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -4,7 +4,9 @@ import errno
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +40,7 @@ LARGEST_IMAGE = 1 << 26
 
 
 LARGEST_TABLE = 1 << 27
-"""Bytes of a table, a memory or an image file."""
+"""Bytes of a table."""
 
 
 LARGEST_RECORD = 1 << 24
@@ -118,15 +120,24 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
 def read_plain(path: Path, most: int, *, links: bool = False) -> bytes:
     """The content of a file as `open_plain` opens it, if it has at most ``most`` bytes."""
     with open_plain(path, links=links) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise FileError(path, f"must be at most {most} bytes", size)
+        size = _size(path, file, most)
         try:
             return file.read(size)
         except OSError as error:
             raise FileError(path, "must be readable", error.strerror or error) from error
         except MemoryError as error:
             raise FileError(path, "must fit into memory", f"{size} bytes") from error
+
+
+def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Lines that end in a line break, without it; one that a kill cut short is left out."""
+    for number in count(1):
+        line = file.readline(LARGEST_RECORD + 1)
+        if len(line) > LARGEST_RECORD:
+            raise FileError(path, f"line {number} must have at most {LARGEST_RECORD} bytes")
+        if not line.endswith(b"\n"):
+            return
+        yield line[:-1]
 
 
 def check_expansion(path: Path, packed: int, unpacked: int) -> None:
@@ -164,18 +175,22 @@ def check_zip(path: Path) -> None:
 
 
 def check_size(path: Path, most: int) -> None:
-    """Refuse a file that cannot be looked at, or has more than ``most`` bytes."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+    """Refuse what a name the user gave leads to, unless it is a file of at most ``most`` bytes."""
+    with open_plain(path, links=True) as file:
+        _size(path, file, most)
+
+
+def _size(path: Path, file: BinaryIO, most: int) -> int:
+    size = os.fstat(file.fileno()).st_size
     if size > most:
         raise FileError(path, f"must be at most {most} bytes", size)
+    return size
 
 
 def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
     """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
     try:
+        check_size(path, LARGEST_DATA)
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: np.asarray(archive[key]) for key in names if key in archive.files}

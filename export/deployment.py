@@ -5,7 +5,7 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 """
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import open_plain
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.registry import choose_method
@@ -202,13 +204,7 @@ def read_deployment(folder: str | Path) -> Deployment:
 
 
 def _read_index(index: Path) -> dict[str, Any]:
-    try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
-        fields = json.loads(index.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        hint = "dualsmooth export makes one"
-        raise FileError(index, "must be a readable JSON file", error, hint) from error
+    fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", repr(fields)[:80])
     for name, known in (("version", VERSION), ("stream_version", STREAM_VERSION)):
@@ -229,13 +225,11 @@ def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
     path = folder / name
     if Path(name).name != name or "\\" in name or path.resolve().parent != folder.resolve():
         raise FileError(folder / INDEX, "files must be plain names in the folder", name)
-    try:
-        size = path.stat().st_size
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if size != entry["bytes"]:
             raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
-        digest = file_digest(path)
-    except OSError as error:
-        raise FileError(path, "must be readable", error) from error
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != entry["sha256"]:
         rule = f"must have the SHA-256 that {INDEX} states"
         raise FileError(path, rule, digest, "damaged, or not from this deployment")

@@ -1,9 +1,14 @@
 """The ``dualsmooth`` command."""
 
+import os
 import signal
+import socket
 import sys
+import time
 from contextlib import suppress
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,8 +21,15 @@ from dualsmooth.engine.cli.report import parquet, report
 from dualsmooth.engine.cli.search import search
 from dualsmooth.engine.cli.train import train
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
+from dualsmooth.engine.printable import printable
 
 INTERRUPTED = 130
+GRACE = 1.0
+"""Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
+
+STOPPED = "interrupted; what was reached is on disk, go on with --resume"
+_said: list[str] = []
+"""The line that ends the process, once it has been printed."""
 
 app = typer.Typer(
     name="dualsmooth",
@@ -100,29 +112,57 @@ def main() -> None:
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _end_soon_if_interrupted()
     try:
         code = app(prog_name="dualsmooth", standalone_mode=False) or 0
+        sys.stdout.flush()
     except StoppedError as error:
         _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except MemoryError:
+        _fail("out of memory; what was reached is on disk, go on with --resume", 3)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 3
+    except OSError as error:
+        _fail(f"{error}; what was reached is on disk, go on with --resume", 3)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
         path = "dualsmooth" if context is None else context.command_path
-        _fail(f"{error.format_message()} (see {path} --help)", 2)
+        _fail(f"{' '.join(error.format_message().split())} (see {path} --help)", 2)
     if code == INTERRUPTED:
-        _fail("interrupted; what was reached is on disk, go on with --resume", code)
+        _fail(STOPPED, code)
     sys.exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    typer.echo(f"dualsmooth: {line}", err=True)
+    typer.echo(f"dualsmooth: {printable(message)}", err=True)
+    _said.append(message)
     sys.exit(code)
+
+
+def _end_soon_if_interrupted() -> None:
+    """See to it that Ctrl-C ends the process even where Python does not get to act on it."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    Thread(target=_wait_for_signal, args=(ours, theirs), daemon=True).start()
+
+
+def _wait_for_signal(ours: socket.socket, theirs: socket.socket) -> None:
+    while ours.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+        pass
+    time.sleep(GRACE)
+    for child in active_children():
+        child.kill()
+    if not _said:
+        os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ from PIL import Image
 
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion, npz_arrays
+from dualsmooth.engine.limits import (
+    LARGEST_IMAGE,
+    check_expansion,
+    npz_arrays,
+    open_plain,
+)
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 
@@ -60,7 +65,8 @@ def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
     header = 4 + 4 * axes
     try:
         packed = path.stat().st_size
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_plain(path, links=True) as raw:
+            file = gzip.open(raw) if path.suffix == ".gz" else raw
             head = file.read(header)
             size = _idx_size(path, head, magic, axes)
             if path.suffix == ".gz":
@@ -169,7 +175,7 @@ def _image_files(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path,
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3)."""
     try:
-        with Image.open(path) as image:
+        with open_plain(path, links=True) as file, Image.open(file) as image:
             if image.width * image.height > LARGEST_IMAGE:
                 raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
             return _as_array(image)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dualsmooth.engine.certificate import ABSTAIN
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_TABLE, read_plain
 from dualsmooth.engine.runs.log import COLUMNS
 from dualsmooth.engine.runs.summary import Row
 
@@ -32,9 +33,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
         If the file is unreadable, lacks a column, or a line other than a torn last one is bad.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+        text = read_plain(path, LARGEST_TABLE, links=True).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileError(path, "must be UTF-8 text", error.reason) from error
     head, *lines = [(number, line) for number, line in enumerate(text.splitlines(), 1)

@@ -7,6 +7,7 @@ networks can show, that the votes are theirs, is `dualsmooth.engine.runs.replay`
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.record import check_configuration
 from dualsmooth.engine.runs.rederive import (
     OTHER_VERSION_TOLERANCE,
     Plan,
@@ -77,13 +80,14 @@ def audit(folder: Path, data: ImageSet | None = None) -> Audit:
     FileError
         If there is no run in the folder. Everything else that is wrong is a finding.
     """
-    if not (folder / RUN).is_file():
+    if not os.path.lexists(folder / RUN):
         raise FileError(folder, "must be a run folder", f"no {RUN} in it")
     seen = Audit(folder)
     try:
         record = read_run(folder)
-        seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
+        seen.configuration, seen.machine = record["configuration"], record["machine"]
         seen.plan = plan_of(seen.configuration)
+        check_configuration(seen.configuration)
     except (FileError, ValueError, KeyError, TypeError) as error:
         seen.findings.append(f"{RUN}: {error}")
         return seen
@@ -113,9 +117,11 @@ def _tolerance(seen: Audit) -> float:
 def _check_log(seen: Audit, plan: Plan, tolerance: float) -> None:
     path = seen.folder / LOG
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except OSError as error:
-        seen.findings.append(f"{LOG}: {error.strerror}")
+        with open_plain(path) as file:
+            lines = list(whole_lines(path, file))
+            rest = os.fstat(file.fileno()).st_size > sum(len(line) + 1 for line in lines)
+    except FileError as error:
+        seen.findings.append(str(error))
         return
     if rest:
         torn = "the last line is torn"
@@ -144,10 +150,6 @@ def _checked(line: bytes, plan: Plan, tolerance: float) -> Certificate:
     certificate = Certificate.from_json(text)
     if certificate.to_json() != text:
         raise ValueError("not written as the run log writes it")
-    if not 0 <= certificate.image_id < 1 << 32:
-        raise ValueError("image_id must be in [0, 2^32)")
-    if not certificate.seconds >= 0.0:
-        raise ValueError("seconds must be >= 0")
     changed = differences(certificate, rederive(plan, certificate), tolerance)
     if changed:
         raise ValueError(f"the recorded votes give another {', '.join(changed)}")
@@ -179,9 +181,9 @@ def _check_tables(seen: Audit) -> None:
     expected = {TABLE: table(ordered), SUMMARY: json.dumps(summary, indent=1) + "\n"}
     for name, text in expected.items():
         try:
-            same = (seen.folder / name).read_bytes() == text.encode()
-        except OSError as error:
-            seen.findings.append(f"{name}: {error.strerror}")
+            same = read_plain(seen.folder / name, LARGEST_TABLE + len(text)) == text.encode()
+        except FileError as error:
+            seen.findings.append(str(error))
             continue
         if not same:
             seen.findings.append(f"{name}: is not the one of {LOG}")

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from typing import Any
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import LOCK, PART, AppendFile, FolderLock, write_json, write_whole
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.runs.record import check_configuration
 
 FORMAT = 1
 
@@ -106,9 +110,9 @@ class RunLog:
         StoppedError
             If a file cannot be written; no certificate is lost.
         """
-        self._log.close()
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
         try:
+            self._log.close()
             write_whole(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
             write_whole(self.folder / TABLE, table(ordered))
             write_json(self.folder / SUMMARY, summary)
@@ -118,8 +122,11 @@ class RunLog:
 
     def close(self) -> None:
         """Close the log and let other processes write; what was appended is on disk already."""
-        self._log.close()
-        self._lock.release()
+        try:
+            with closing(self._log):
+                self._lock.release()
+        except OSError as error:
+            raise self._stopped(error) from error
 
     def _stopped(self, error: OSError) -> StoppedError:
         why = error.strerror or str(error)
@@ -146,27 +153,31 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
         If a complete line is not a valid certificate; the line is named.
     """
     path = folder / LOG
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
-        os.truncate(path, len(whole))
     certificates: dict[int, Certificate] = {}
-    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-        try:
-            certificate = Certificate.from_json(line.decode())
-        except ValueError as error:
-            raise FileError(path, f"line {number} must be a valid certificate", error) from error
-        if certificate.image_id in certificates:
-            rule = f"line {number} must not repeat an image"
-            raise FileError(path, rule, f"image {certificate.image_id}")
-        certificates[certificate.image_id] = certificate
+    whole = 0
+    with open_plain(path) as file:
+        for number, line in enumerate(whole_lines(path, file), 1):
+            whole += len(line) + 1
+            try:
+                certificate = Certificate.from_json(line.decode())
+            except ValueError as error:
+                rule = f"line {number} must be a valid certificate"
+                raise FileError(path, rule, error) from error
+            if certificate.image_id in certificates:
+                rule = f"line {number} must not repeat an image"
+                raise FileError(path, rule, f"image {certificate.image_id}")
+            certificates[certificate.image_id] = certificate
+        torn = os.fstat(file.fileno()).st_size > whole
+    if repair and torn:
+        with closing(AppendFile(path)) as log:
+            log.cut(whole)
     return list(certificates.values())
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's ``run.json``.
+    """The configuration in a run's ``run.json``, every field of it checked.
 
     Raises
     ------
@@ -174,26 +185,27 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         If the folder holds no run, or a damaged one.
     """
     configuration: dict[str, Any] = read_run(folder)["configuration"]
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(folder / RUN, "must describe a run", error) from error
     return configuration
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
-    path = folder / RUN
-    rule = "must be the JSON record of a run"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        configuration = record["configuration"]
-        if not isinstance(configuration, dict) or record["format"] != FORMAT:
-            raise FileError(path, f"{rule}, format {FORMAT}", record["format"])
-        fingerprint = digest_of(configuration)
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileError(path, rule, error) from error
-    if record.get("fingerprint") != fingerprint:
+    path, rule = folder / RUN, "must be the JSON record of a run"
+    record = read_json(path)
+    kinds = {"format": int, "fingerprint": str, "configuration": dict, "machine": dict}
+    if not isinstance(record, dict):
+        raise FileError(path, rule, "no object")
+    if missing := [name for name in kinds if not isinstance(record.get(name), kinds[name])]:
+        raise FileError(path, rule, f"no {missing[0]} in it")
+    if record["format"] != FORMAT:
+        raise FileError(path, f"{rule}, format {FORMAT}", record["format"])
+    if record["fingerprint"] != digest_of(record["configuration"]):
         raise FileError(path, "must have the fingerprint of its configuration", "an altered one")
-    return dict(record)
+    return record
 
 
 def table(certificates: Iterable[Certificate]) -> str:
@@ -221,7 +233,7 @@ def _check_folder(folder: Path, may_hold_run: bool) -> None:
 
 
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
-    stored = read_configuration(folder)
+    stored = read_run(folder)["configuration"]
     changed = [
         f"{key} {stored.get(key)!r} -> {configuration.get(key)!r}"
         for key in sorted({*stored, *configuration})

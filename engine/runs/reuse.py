@@ -13,7 +13,7 @@ import numpy as np
 
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.log import read_log, read_run
 
 VOTES_DEPEND_ON = (
     "bundle_digest",
@@ -54,7 +54,7 @@ class Votebook:
         """
         book = cls()
         for folder in folders:
-            theirs = read_configuration(folder)
+            theirs = read_run(folder)["configuration"]
             changed = [k for k in VOTES_DEPEND_ON if theirs.get(k) != configuration[k]]
             if changed:
                 text = "; ".join(

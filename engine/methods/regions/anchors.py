@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.files import check_target, whole_file
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
 from dualsmooth.engine.methods.regions.neighbours import Points, as_points
@@ -108,7 +109,8 @@ class Anchors:
 
     def save(self, path: str | Path) -> None:
         """Write the anchors as an npz file with ``x`` and ``sigma``."""
-        with Path(path).open("xb") as file:
+        check_target(Path(path))
+        with whole_file(Path(path)) as file:
             np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
 
 

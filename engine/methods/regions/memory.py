@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.json_file import parse_json
+from dualsmooth.engine.limits import plain_descriptor, whole_lines
 from dualsmooth.engine.records import checksum, typed_record
 
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -106,7 +108,7 @@ class Memory:
 
     def _open(self, path: Path) -> BinaryIO:
         try:
-            file = path.open("a+b")
+            file = open(path, "a+b", opener=plain_descriptor)
         except OSError as error:
             raise FileError(path, "memory must be a file that can be written", error) from error
         try:
@@ -121,17 +123,16 @@ class Memory:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FileError(path, "memory must not be held by another process") from error
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        file.truncate(whole)  # a line cut off by a kill was never used
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        file.seek(whole := 0)
+        for number, line in enumerate(whole_lines(path, file), 1):
             try:
                 center, ball = _parse(line)
             except (ValueError, RecursionError) as error:
                 raise FileError(f"{path}, line {number}", "must be a ball", error) from error
             self._centers.append(center)
             self._balls.append(ball)
+            whole += len(line) + 1
+        file.truncate(whole)  # a line cut off by a kill was never used
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _line(center: Image, ball: Ball) -> bytes:
 
 
 def _parse(line: bytes) -> tuple[NDArray[np.float64], Ball]:
-    stored = typed_record(_Line, json.loads(line))
+    stored = typed_record(_Line, parse_json(line))
     fields = asdict(stored)
     if fields.pop("checksum") != checksum(fields):
         raise ValueError("checksum does not match")

@@ -12,7 +12,8 @@ from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target, new_folder
-from dualsmooth.engine.limits import LARGEST_WEIGHTS
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.records import sha256_of
@@ -133,12 +134,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _read_index(index: Path) -> dict[str, Any]:
-    try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
-        fields = json.loads(index.read_text("utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(index, "must be a readable JSON file", error) from error
+    fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", _brief(fields))
     if fields.get("version") != VERSION:
@@ -164,25 +160,13 @@ def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
     # One plain name in this very folder: no "..", no absolute path, no link to another place.
     if Path(name).name != name or "\\" in name or "\0" in name or path.suffix != ".safetensors":
         raise FileError(folder / INDEX, "weights must be a plain *.safetensors file name", name)
-    if path.resolve().parent != folder.resolve():
-        raise FileError(path, "must not be a link to another folder", path.resolve())
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_WEIGHTS:
-            raise FileError(path, f"must have at most {LARGEST_WEIGHTS} bytes", size)
-        if size != entry["bytes"]:
-            raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, "must be readable", error) from error
+    data = read_plain(path, min(LARGEST_WEIGHTS, entry["bytes"]))
+    if len(data) != entry["bytes"]:
+        raise FileError(path, f"must have {entry['bytes']} bytes", len(data), "truncated?")
     if sha256_of(data) != entry["sha256"]:
         rule = f"must have the SHA-256 that {INDEX} states"
         raise FileError(path, rule, sha256_of(data), "damaged, or not from this bundle")
     return data
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _brief(value: object) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_zip
+from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_zip, read_plain
 
 _PLAIN = re.compile(
     r"[^/]+/(archive_format|archive_version|version|byteorder|\.data/[\w.]+|models/model\.json"
@@ -42,7 +42,7 @@ def load_pt2(path: Path) -> tuple[bytes, Program]:
     check_size(path, LARGEST_MODEL)
     try:
         check_zip(path)
-        data = path.read_bytes()
+        data = read_plain(path, LARGEST_MODEL, links=True)
         _refuse_pickles(data)
         with _silence():
             program = torch.export.load(io.BytesIO(data))
