@@ -43,7 +43,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"numbers must be finite: {name}")
+    raise ValueError(f"numbers must be finite, {name} is not JSON")
 
 
 def _finite(text: str) -> float:

@@ -113,6 +113,8 @@ def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
     """
     try:
         return open(path, "rb", opener=partial(plain_descriptor, links=links))
+    except ValueError as error:  # a null character
+        raise FileError(path, _NOT_PLAIN, error) from error
     except OSError as error:
         raise FileError(path, "must be readable", error.strerror or error) from error
 

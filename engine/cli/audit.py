@@ -1,5 +1,6 @@
 """The command ``dualsmooth audit``."""
 
+import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.printable import printable
 
 FINDINGS_SHOWN = 20
 
@@ -66,18 +68,26 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.data.spec import load_images, parse_spec
     from dualsmooth.engine.errors import FileError
-    from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.log import RUN, read_configuration
 
-    if spec is None:
-        try:
-            spec = str(read_configuration(run).get("data"))
-        except FileError:
-            return None
-        if spec.partition(":")[0] != "digits":
-            return None
-    return load_images(spec)
+    if spec is not None:
+        return load_images(spec)
+    try:
+        spec = str(read_configuration(run)["data"])
+    except FileError:
+        return None
+    try:
+        kind, place, _ = parse_spec(spec)
+    except ArgumentError as error:
+        rule = "data must name images, or --data must"
+        raise FileError(run / RUN, rule, spec) from error
+    if kind == "digits":
+        return load_images(spec)
+    if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+        raise FileError(run / RUN, "data must be a file or a folder", spec)
+    return None
 
 
 def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
@@ -91,13 +101,14 @@ def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
 
 def _print(seen: Any) -> None:
     for text in seen.passed:
-        typer.echo(f"ok     {text}")
+        typer.echo(f"ok     {printable(text)}")
     for text in seen.notes:
-        typer.echo(f"note   {text}")
+        typer.echo(f"note   {printable(text)}")
     for text in seen.findings[:FINDINGS_SHOWN]:
-        typer.echo(f"FOUND  {' '.join(text.split())}")
+        typer.echo(f"FOUND  {printable(text)}")
     if len(seen.findings) > FINDINGS_SHOWN:
         typer.echo(f"FOUND  {len(seen.findings) - FINDINGS_SHOWN} more")
     typer.echo(
-        f"{seen.folder}: " + (f"{len(seen.findings)} findings" if seen.findings else "clean")
+        f"{printable(seen.folder)}: "
+        + (f"{len(seen.findings)} findings" if seen.findings else "clean")
     )

@@ -36,6 +36,7 @@ from dualsmooth.engine.data.readers import read_image
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle, place_of
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.settings import Settings
 
 
@@ -117,9 +118,10 @@ def predict_files(
     drawn = Settings(Budget.fixed(1, n), alpha, device=device, precision=precision, **settings)
     with Session(method, drawn) as session:
         answers = dict(session.predict(np.stack(images)))
-    width = max(len(str(path)) for path in paths)
-    for index, path in enumerate(paths):
+    names = [printable(path) for path in paths]
+    width = max(map(len, names))
+    for index, name in enumerate(names):
         answer = answers[index]
         levels = ", ".join(f"{sigma:g}" for sigma in answer.sigmas)
         label = "ABSTAIN" if answer.predicted is None else f"class {answer.predicted}"
-        yield f"{path!s:<{width}}  {label:<9}" + (f"  sigma {levels}" if levels else "")
+        yield f"{name:<{width}}  {label:<9}" + (f"  sigma {levels}" if levels else "")

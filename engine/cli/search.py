@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dualsmooth.engine.printable import printable
+
 
 def search(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for certify.")],
@@ -37,4 +39,4 @@ def search(
     anchors = search_anchors(loaded, chosen, make_search(loaded, search), settings, out)
     for sigma, share in anchors.shares():
         typer.echo(f"sigma {sigma:g}: {share:.1%} of {len(chosen)} anchors")
-    typer.echo(str(out))
+    typer.echo(printable(out))

@@ -58,7 +58,7 @@ def load_images(spec: str) -> ImageSet:
     # Readers import this module's ImageSet, so they are imported here.
     from dualsmooth.engine.data import cifar10, readers
 
-    kind, place, split = _parse(spec)
+    kind, place, split = parse_spec(spec)
     if kind == "digits":
         return _digits(spec, split)
     path = _path(kind, place, spec)
@@ -71,7 +71,8 @@ def load_images(spec: str) -> ImageSet:
     return readers.read_folder(path, spec)
 
 
-def _parse(spec: str) -> tuple[str, str, str]:
+def parse_spec(spec: str) -> tuple[str, str, str]:
+    """Kind, place and split of a SPEC; ArgumentError if it is none."""
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
         raise ArgumentError("data", "must start with a known kind", spec, "one of " + _forms())

@@ -5,12 +5,12 @@ labels written as ``3.0``, ``True`` for 1, a byte-order mark, empty lines, no la
 A last line that a kill cut short is left out with a warning. Everything else is an error.
 """
 
-import math
 from pathlib import Path
 
-from dualsmooth.engine.certificate import ABSTAIN
+from dualsmooth.engine.certificate import ABSTAIN, MOST_RADIUS
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, read_plain
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.runs.log import COLUMNS
 from dualsmooth.engine.runs.summary import Row
 
@@ -47,7 +47,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
         fields = line.split("\t")
         torn = len(fields) < len(names) and (number, line) == lines[-1]
         if torn and not text.endswith("\n"):
-            warnings.append(f"{path}: line {number} is cut short and was left out")
+            warnings.append(printable(f"{path}: line {number} is cut short and was left out"))
             break
         try:
             rows.append(_row(dict(zip(names, fields, strict=False))))
@@ -58,7 +58,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
 
 def _row(record: dict[str, str]) -> Row:
     radius, predicted = float(record["radius"]), _index(record["predict"])
-    if not (math.isfinite(radius) and radius >= 0.0):
+    if not 0.0 <= radius < MOST_RADIUS:
         raise ValueError(f"radius {record['radius']}")
     abstained = predicted == ABSTAIN
     label = record.get("label", "").strip()
@@ -74,8 +74,8 @@ def _row(record: dict[str, str]) -> Row:
 
 def _index(text: str) -> int:
     value = float(text)
-    if value != int(value):
-        raise ValueError(f"{text} is not an integer")
+    if value != int(value) or not abs(value) < 1 << 32:
+        raise ValueError(f"{text} is no index")
     return int(value)
 
 

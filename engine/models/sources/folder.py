@@ -6,6 +6,7 @@ size and digest of each weights file, and runs no code from it. Writing is all o
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from dualsmooth.engine.records import sha256_of
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"
 _LARGEST_INDEX = 1 << 16
+_NAME = re.compile(r"\w[\w .,:+@=()-]{0,99}")
+_NAME_RULE = "name must be at most 100 letters, digits and .,:+@=()-_, the first a letter or digit"
 _FIELDS = {
     "format": str,
     "version": int,
@@ -64,7 +67,7 @@ def read_bundle(folder: Path) -> Bundle:
             name=fields["name"],
             input_shape=tuple(fields["input_shape"]),
             num_classes=fields["num_classes"],
-            sigmas=tuple(float(sigma) for sigma in fields["sigmas"]),
+            sigmas=tuple(map(_number, fields["sigmas"])),
             tau=None if fields["tau"] is None else float(fields["tau"]),
             networks=networks,
         )
@@ -93,6 +96,8 @@ def save_bundle(
     """
     folder = Path(folder)
     check_target(folder)
+    if not _NAME.fullmatch(bundle.name):
+        raise ArgumentError("bundle", _NAME_RULE, bundle.name)
     files = dict(beside or {})
     entries = {}
     for role, network in sorted(bundle.networks.items()):
@@ -143,7 +148,15 @@ def _read_index(index: Path) -> dict[str, Any]:
     _check_fields(index, "the bundle", fields, _FIELDS)
     if fields["input_range"] != [0, 1]:
         raise FileError(index, "input_range must be [0, 1]", fields["input_range"])
+    if not _NAME.fullmatch(fields["name"]):
+        raise FileError(index, _NAME_RULE, fields["name"])
     return fields
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def _check_fields(index: Path, what: str, entry: object, kinds: dict[str, Any]) -> None:
