@@ -183,7 +183,7 @@ def _check_tables(seen: Audit) -> None:
         try:
             same = read_plain(seen.folder / name, LARGEST_TABLE + len(text)) == text.encode()
         except FileError as error:
-            seen.findings.append(str(error))
+            seen.findings.append(f"{name}: {error.value or error.rule}")
             continue
         if not same:
             seen.findings.append(f"{name}: is not the one of {LOG}")
