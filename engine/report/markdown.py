@@ -16,7 +16,8 @@ def markdown(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[
     if len(runs) > 1:
         sections.append(_comparison(runs, summaries))
     sections += [
-        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{plot.caption}" for plot in plots
+        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{_plain(plot.caption)}"
+        for plot in plots
     ]
     if warnings := [text for run in runs for text in run.warnings]:
         sections.append("## Warnings\n\n" + "\n".join(f"* {_plain(text)}" for text in warnings))

@@ -131,8 +131,9 @@ class RunLog:
     def _stopped(self, error: OSError) -> StoppedError:
         why = error.strerror or str(error)
         hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        kept = len(self.done) if (self.folder / LOG).exists() else 0
         return StoppedError(
-            f"{self.folder}: cannot be written ({why}); {len(self.done)} certificates are on disk "
+            f"{self.folder}: cannot be written ({why}); {kept} certificates are on disk "
             f"({hint}go on with --resume)"
         )
 

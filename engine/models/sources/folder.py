@@ -153,8 +153,8 @@ def _read_index(index: Path) -> dict[str, Any]:
     return fields
 
 
-def _number(value: object) -> float:
-    if not isinstance(value, int | float):
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
         raise TypeError(f"{value!r} is no number")
     return float(value)
 
