@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.benchmarks.kill_strikes import revive, strike, strike_new
 from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster import heartbeat as beats
@@ -103,26 +104,6 @@ class Timeless(FakeSampler):
         super().__init__(*arguments, **options)
 
 
-def children(pid: int | None) -> Iterator[int]:
-    """Process ids below a process."""
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                yield child
-                yield from children(child)
-
-
-def workers_of(driver: BaseProcess) -> list[int]:
-    """Process ids of a driver's workers: forked ones, fresh ones, or Ray's."""
-    found = []
-    for pid in children(driver.pid):
-        with suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"spawn_main" in command or command.startswith(b"ray::") or b"kill_p" in command:
-                found.append(pid)
-    return found
-
-
 def disturbed(
     run: Certify, folder: Path, rng: random.Random, most: int, faults: Sequence[str] = FAULTS["all"]
 ) -> Counter[str]:
@@ -143,16 +124,16 @@ def disturbed(
         while driver.is_alive() and done.total() < most:
             kind = rng.choice(faults)
             if kind == "kill starting worker":
-                done[kind] += _strike_new(driver, rng, seen)
+                done[kind] += strike_new(driver, rng, seen, LONGEST)
             else:
                 _wait_for_a_point(driver, folder, rng)
-                done[kind] += _strike(driver, kind, rng, stopped)
+                done[kind] += strike(driver, kind, rng, stopped)
             before = _grown(folder, before)
         WAITS.append(_wait_for_the_end(driver, folder))
         _grown(folder, before)
         assert driver.exitcode in (0, 3, -signal.SIGKILL), f"exit code {driver.exitcode}"
         if driver.exitcode == 0:
-            _revive(stopped)
+            revive(stopped)
             return done
         done["stopped by itself"] += driver.exitcode == 3
 
@@ -171,22 +152,6 @@ def _wait_for_the_end(driver: BaseProcess, folder: Path) -> float:
     return longest
 
 
-def _strike_new(driver: BaseProcess, rng: random.Random, seen: set[int]) -> bool:
-    """Kill a worker that has just appeared, at once or within its first second."""
-    until = time.monotonic() + LONGEST
-    while driver.is_alive():
-        new = [pid for pid in workers_of(driver) if pid not in seen]
-        if new:
-            seen.add(new[0])
-            time.sleep(rng.choice((0.0, 0.0, rng.random())))
-            with suppress(ProcessLookupError):
-                os.kill(new[0], signal.SIGKILL)
-                return True
-        if len(seen) and time.monotonic() > until:
-            return False
-    return False
-
-
 def _wait_for_a_point(driver: BaseProcess, folder: Path, rng: random.Random) -> None:
     """Wait for some time, or for some certificates and a few milliseconds."""
     if rng.random() < 0.5:
@@ -196,37 +161,6 @@ def _wait_for_a_point(driver: BaseProcess, folder: Path, rng: random.Random) -> 
     while driver.is_alive() and len(lines_of(folder)) < wanted:
         time.sleep(0.001)
     time.sleep(rng.random() * 0.01)
-
-
-def _revive(stopped: list[int]) -> None:
-    """Let workers that were stopped go on, their drivers long gone: they must end by themselves."""
-    for pid in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-    until = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in stopped):
-        assert time.monotonic() < until, "a revived worker does not end"
-        time.sleep(0.01)
-
-
-def _strike(driver: BaseProcess, kind: str, rng: random.Random, stopped: list[int]) -> bool:
-    """Do what ``kind`` says; False if there was nobody left to do it to."""
-    if kind == "kill driver":
-        driver.kill()
-        driver.join()
-        return driver.exitcode == -signal.SIGKILL
-    workers = workers_of(driver)
-    if not workers:
-        return False
-    number = signal.SIGKILL if kind == "kill worker" else signal.SIGSTOP
-    victim = rng.choice(workers)
-    try:
-        os.kill(victim, number)
-    except ProcessLookupError:
-        return False
-    if number == signal.SIGSTOP:
-        stopped.append(victim)
-    return True
 
 
 def _grown(folder: Path, before: list[bytes]) -> list[bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
 from dualsmooth.engine.cluster.pulse import Pulse
-from dualsmooth.engine.errors import ArgumentError, DualSmoothError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.printable import printable
 
@@ -106,6 +106,8 @@ class RayPool:
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE)
+        if not (ready or any(node["Alive"] for node in self._ray.nodes())):
+            raise StoppedError("Ray has lost all its nodes; go on with --resume")
         events = [event for answer in ready for event in self._answer(answer)]
         return events + [self._replace(worker, SILENT) for worker in self._pulse.silent()]
 
@@ -158,8 +160,8 @@ def _connect(address: str) -> Any:
         raise ArgumentError("ray", "needs Ray, which is not installed", address, HINT) from None
     if address == LOCAL:
         with _sigterm_kept():  # Ray takes it
-            ray.init(address=LOCAL, _node_ip_address=LOOPBACK, log_to_driver=False,
-                     include_dashboard=False)  # fmt: skip
+            quiet = {"log_to_driver": False, "include_dashboard": False}
+            ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
         return ray
     warn_if_reachable(address)
     try:

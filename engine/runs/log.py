@@ -17,11 +17,10 @@ from typing import Any
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import LOCK, PART, AppendFile, FolderLock, write_json, write_whole
-from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.runs.record import check_configuration
+from dualsmooth.engine.runs.record import checked_configuration, read_record
 
 FORMAT = 1
 
@@ -185,27 +184,18 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     FileError
         If the folder holds no run, or a damaged one.
     """
-    configuration: dict[str, Any] = read_run(folder)["configuration"]
-    try:
-        check_configuration(configuration)
-    except ValueError as error:
-        raise FileError(folder / RUN, "must describe a run", error) from error
-    return configuration
+    return checked_configuration(folder / RUN, read_run(folder)["configuration"])
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
-    path, rule = folder / RUN, "must be the JSON record of a run"
-    record = read_json(path)
-    kinds = {"format": int, "fingerprint": str, "configuration": dict, "machine": dict}
-    if not isinstance(record, dict):
-        raise FileError(path, rule, "no object")
-    if missing := [name for name in kinds if not isinstance(record.get(name), kinds[name])]:
-        raise FileError(path, rule, f"no {missing[0]} in it")
+    record = read_record(folder / RUN)
     if record["format"] != FORMAT:
-        raise FileError(path, f"{rule}, format {FORMAT}", record["format"])
+        rule = f"must be the JSON record of a run, format {FORMAT}"
+        raise FileError(folder / RUN, rule, record["format"])
     if record["fingerprint"] != digest_of(record["configuration"]):
-        raise FileError(path, "must have the fingerprint of its configuration", "an altered one")
+        rule = "must have the fingerprint of its configuration"
+        raise FileError(folder / RUN, rule, "an altered one")
     return record
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.records import typed_record
 
 
@@ -42,6 +45,26 @@ class Configuration:
             raise ValueError("images, seed, attempt and batch_size must be >= 0")
         if Budget(self.n0, self.n, self.radii, self.tolerance).kind != self.budget:
             raise ValueError("budget must be that of radii and tolerance")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in a ``run.json``, its outermost fields there and of their kind."""
+    record, rule = read_json(path), "must be the JSON record of a run"
+    kinds = {"format": int, "fingerprint": str, "configuration": dict, "machine": dict}
+    if not isinstance(record, dict):
+        raise FileError(path, rule, "no object")
+    if missing := [name for name in kinds if not isinstance(record.get(name), kinds[name])]:
+        raise FileError(path, rule, f"no {missing[0]} in it")
+    return record
+
+
+def checked_configuration(path: Path, configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, or a FileError as `check_configuration` says."""
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(path, "must describe a run", error) from error
+    return configuration
 
 
 def check_configuration(configuration: Mapping[str, Any]) -> None:

@@ -42,9 +42,14 @@ def certify(folder: Path, bundle: Bundle, data: ImageSet) -> list[bytes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dualsmooth.engine.runtime.scheduler.perf_counter", lambda: 0.0)
         certify_run(
-            FixedSmoothing(bundle, 0.25), data, [0, 1, 2], settings, folder, resume=True,
+            FixedSmoothing(bundle, 0.25),
+            data,
+            [0, 1, 2],
+            settings,
+            folder,
+            resume=True,
             make=FakeSampler,
-        )  # fmt: skip
+        )
     return [(folder / name).read_bytes() for name in FILES]
 
 
@@ -64,9 +69,17 @@ def broken(owner: object, name: str, at: int, seen: list[int]) -> Callable[..., 
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(os, "fsync"), (os, "close"), (os, "open"), (os, "write"), (os, "ftruncate"), (Path, "unlink"),
-     (Path, "replace"), (Path, "mkdir")],
-)  # fmt: skip
+    [
+        (os, "fsync"),
+        (os, "close"),
+        (os, "open"),
+        (os, "write"),
+        (os, "ftruncate"),
+        (Path, "unlink"),
+        (Path, "replace"),
+        (Path, "mkdir"),
+    ],
+)
 def test_an_error_at_any_call_stops_the_run_and_it_resumes(
     bundle: Bundle, data: ImageSet, tmp_path: Path, owner: object, name: str
 ) -> None:
@@ -94,9 +107,12 @@ def test_an_error_at_any_call_stops_the_run_and_it_resumes(
     ],
 )
 def test_whatever_ends_a_command_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException,
-    code: int, line: str,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
     def fails(**_: object) -> int:
         raise error
 

@@ -145,10 +145,22 @@ def test_a_certificate_of_another_kind(
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"[]", b"7", b"null", b"{", b"\0" * 1000, b"[" * 10**5, b'{"a":' * 10**5, b"9" * 5000,
-        b'{"format": 1, "format": 1}', b"NaN", b"\xff", b'"\\ud800"', b'{"format": 1e999}',
+        b"",
+        b"[]",
+        b"7",
+        b"null",
+        b"{",
+        b"\0" * 1000,
+        b"[" * 10**5,
+        b'{"a":' * 10**5,
+        b"9" * 5000,
+        b'{"format": 1, "format": 1}',
+        b"NaN",
+        b"\xff",
+        b'"\\ud800"',
+        b'{"format": 1e999}',
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["run.json", "certificates.jsonl"])
 def test_what_is_no_record_at_all(
     run: Path, capsys: pytest.CaptureFixture[str], text: bytes, name: str
@@ -160,9 +172,20 @@ def test_what_is_no_record_at_all(
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1, "a": 2}', "NaN", "[-Infinity]", "1e999", "9" * 5000, '"\\ud800"', '"\\uDFFF x"',
-     "[" * 10**5, "\0", "01", "{'a': 1}"],
-)  # fmt: skip
+    [
+        '{"a": 1, "a": 2}',
+        "NaN",
+        "[-Infinity]",
+        "1e999",
+        "9" * 5000,
+        '"\\ud800"',
+        '"\\uDFFF x"',
+        "[" * 10**5,
+        "\0",
+        "01",
+        "{'a': 1}",
+    ],
+)
 def test_json_is_what_the_standard_says(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
@@ -227,10 +250,23 @@ def test_a_name_that_acts_is_shown_as_text(
 @pytest.mark.parametrize(
     "name",
     [
-        "../x", "/etc/x", "..", ".hidden", "a/b", "a\\b", "a\nb", "a\x1b[m", "a\u202eb", "<b>x", "",
-        " ", "a" * 300, "a\0", '"',
+        "../x",
+        "/etc/x",
+        "..",
+        ".hidden",
+        "a/b",
+        "a\\b",
+        "a\nb",
+        "a\x1b[m",
+        "a\u202eb",
+        "<b>x",
+        "",
+        " ",
+        "a" * 300,
+        "a\0",
+        '"',
     ],
-)  # fmt: skip
+)
 def test_a_bundle_has_a_plain_name(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     fields = json.loads((folder / "bundle.json").read_text()) | {"name": name}

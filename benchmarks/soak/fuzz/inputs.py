@@ -14,9 +14,21 @@ ODD_VALUES: tuple[Any, ...] = (
     "| [a](b) `c`", [-0.25, 0.5], {"__proto__": 1},
 )  # fmt: skip
 ODD_BYTES = (
-    b"\0" * 8, b"\xff" * 8, b"\n", b"}", b"[" * 5000, b"1e999", b"NaN", b"\xed\xa0\x80", b"-Infinity",
-    b"\\ud800", b'"n":1,"n":2,', b"9" * 5000, b"\x1b]0;\x07", b"\0" * 70_000,
-)  # fmt: skip
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\n",
+    b"}",
+    b"[" * 5000,
+    b"1e999",
+    b"NaN",
+    b"\xed\xa0\x80",
+    b"-Infinity",
+    b"\\ud800",
+    b'"n":1,"n":2,',
+    b"9" * 5000,
+    b"\x1b]0;\x07",
+    b"\0" * 70_000,
+)
 
 
 def damaged(seed: bytes, rng: random.Random) -> bytes:
