@@ -6,6 +6,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from functools import partial
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -101,7 +102,7 @@ def plain_descriptor(
     raise FileError(path, _NOT_PLAIN, second if stat.S_ISREG(status.st_mode) else other)
 
 
-def open_plain(path: Path, *, links: bool = False) -> BinaryIO:
+def open_plain(path: Path, *, links: bool = False) -> BufferedReader:
     """Open a file for reading; raises FileError for whatever else is behind the name.
 
     Parameters

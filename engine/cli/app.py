@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,6 +28,7 @@ GRACE = 1.0
 """Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
 
 STOPPED = "interrupted; what was reached is on disk, go on with --resume"
+_interrupted = Event()
 _said: list[str] = []
 """The line that ends the process, once it has been printed."""
 
@@ -143,6 +144,8 @@ def main() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"dualsmooth: {printable(message)}", err=True)
     _said.append(message)
+    if _interrupted.is_set():  # Python's own end, with all threads and libraries, takes seconds
+        _end_now()
     sys.exit(code)
 
 
@@ -157,11 +160,16 @@ def _end_soon_if_interrupted() -> None:
 def _wait_for_signal(ours: socket.socket, theirs: socket.socket) -> None:
     while ours.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
         pass
+    _interrupted.set()
     time.sleep(GRACE)
-    for child in active_children():
-        child.kill()
     if not _said:
         os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
+    _end_now()
+
+
+def _end_now() -> NoReturn:
+    for child in active_children():
+        child.kill()
     os._exit(INTERRUPTED)
 
 

@@ -160,7 +160,7 @@ def _connect(address: str) -> Any:
         raise ArgumentError("ray", "needs Ray, which is not installed", address, HINT) from None
     if address == LOCAL:
         with _sigterm_kept():  # Ray takes it
-            quiet = {"log_to_driver": False, "include_dashboard": False}
+            quiet: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
             ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
         return ray
     warn_if_reachable(address)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,7 @@ def test_a_local_ray_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
             started.update(options, mode=os.environ["RAY_AUTH_MODE"])
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
 
-    def found(name: str, *rest: object) -> object:
+    def found(name: str, *rest: Any) -> object:
         return Ray("ray") if name == "ray" else honest(name, *rest)
 
     honest = builtins.__import__
