@@ -1,5 +1,6 @@
 """The ``dualsmooth`` command."""
 
+import errno
 import os
 import signal
 import socket
@@ -26,6 +27,9 @@ from dualsmooth.engine.printable import printable
 INTERRUPTED = 130
 GRACE = 1.0
 """Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
+
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+"""Errors that a name on the command line leads to before anything is reached."""
 
 STOPPED = "interrupted; what was reached is on disk, go on with --resume"
 _interrupted = Event()
@@ -129,6 +133,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 3
     except OSError as error:
+        if error.errno in _OF_NAMES:
+            _fail(f"{error.filename}: must be readable; received {error.strerror}", 2)
         _fail(f"{error}; what was reached is on disk, go on with --resume", 3)
     except Exception as error:
         if not hasattr(error, "format_message"):

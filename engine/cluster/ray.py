@@ -161,7 +161,11 @@ def _connect(address: str) -> Any:
     if address == LOCAL:
         with _sigterm_kept():  # Ray takes it
             quiet: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
-            ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
+            try:
+                ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                reason = str(error).partition("\n")[0]
+                raise StoppedError(f"Ray cannot be started on this machine: {reason}") from error
         return ray
     warn_if_reachable(address)
     try:

@@ -62,8 +62,8 @@ class RunLog:
         fresh: bool = False,
     ) -> None:
         self.folder = folder
-        _check_folder(folder, resume or fresh)
         try:
+            _check_folder(folder, resume or fresh)
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
             try:

@@ -98,6 +98,7 @@ def test_an_error_at_any_call_stops_the_run_and_it_resumes(
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "x: must be readable"),
         (OSError(errno.EIO, "Input/output error", "x\x1b"), 3, "[Errno 5] Input/output error: 'x"),
         (MemoryError(), 3, "out of memory"),
         (BrokenPipeError(), 3, ""),
@@ -141,3 +142,24 @@ def test_a_folder_deleted_while_running_is_one_line(
     monkeypatch.setattr(RunLog, "append", deleting)
     with pytest.raises(StoppedError, match=r"cannot be written.* 0 certificates"):
         certify(tmp_path / "run", bundle, data)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "ü" * 200, "a/" * 3000])
+def test_a_name_that_no_system_holds_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    long = str(tmp_path / name)
+    with pytest.raises(FileError, match="File name too long"):
+        RunLog(Path(long), {})
+    for arguments in (["report", long], ["audit", long]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["dualsmooth", *arguments])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        assert end.value.code == 2
+        assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_names_of_many_scripts_hold_a_run(bundle: Bundle, data: ImageSet, tmp_path: Path) -> None:
+    whole = certify(tmp_path / "run", bundle, data)
+    assert certify(tmp_path / "läufe 运行 \U0001f600" / ("x" * 200), bundle, data) == whole

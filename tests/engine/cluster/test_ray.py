@@ -15,7 +15,7 @@ import pytest
 
 from dualsmooth.engine.cluster import ray as ray_pool
 from dualsmooth.engine.cluster.ray import _connect, warn_if_reachable
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, StoppedError
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)"
@@ -124,8 +124,13 @@ def test_a_local_ray_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     started: dict[str, object] = {}
 
     class Ray(ModuleType):
+        class exceptions:
+            RayError = KeyError
+
         @staticmethod
         def init(**options: object) -> None:
+            if started:
+                raise RuntimeError("Timed out\nwaiting for a file")
             started.update(options, mode=os.environ["RAY_AUTH_MODE"])
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
 
@@ -142,6 +147,9 @@ def test_a_local_ray_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         _connect("local")
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        monkeypatch.delitem(sys.modules, "ray", raising=False)
+        with pytest.raises(StoppedError, match="Ray cannot be started on this machine: Timed out$"):
+            _connect("local")
     finally:
         signal.signal(signal.SIGTERM, before)
     assert started["mode"] == "token"
