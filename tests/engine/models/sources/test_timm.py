@@ -199,7 +199,7 @@ def test_files_that_do_not_fit(timm: Any, tmp_path: Path) -> None:
     refused("must hold the tensors of timm's test_resnet; received .*more")
     path.write_bytes(b"nothing")
     refused("must be a safetensors file")
-    refused("must be a safetensors file", tmp_path / "absent.safetensors")
+    refused("must be readable", tmp_path / "absent.safetensors")
     other = tmp_path / "bad.pth"
     torch.save({"state_dict": [1]}, other)
     refused("must hold tensors by name", other)
