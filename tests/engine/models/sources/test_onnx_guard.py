@@ -164,9 +164,9 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_sizes_and_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="must be (readable|a plain file)"):
+    with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
         read_model(tmp_path / "none.onnx")
-    with pytest.raises(FileError, match="must be (readable|a plain file)"):
+    with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
         read_model(tmp_path)
     path = tmp_path / "vast.onnx"
     path.touch()
