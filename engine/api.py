@@ -178,7 +178,7 @@ class Smooth:
 
         image, shape = as_image(x)
         sampler = make_sampler(
-            {OneNetwork.name: network_for(self.base_classifier, shape)},
+            {OneNetwork.name: network_for(self.base_classifier, shape, self.num_classes)},
             {OneNetwork.name: self.num_classes},
             image.shape,
             seed=self.seed,

@@ -19,7 +19,7 @@ _COUNTER = "num_batches_tracked"
 """Training statistic of batch norm that no vote depends on."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Network:
     """A network with its weights.
 

@@ -5,6 +5,8 @@ there, and image after image is copied into the sampler's slots on the device. O
 read pixels themselves (`LocalMethod`) bring an image to the host.
 """
 
+import copy
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -22,6 +24,7 @@ from dualsmooth.engine.images import (
     check_pixels,
     unit_float,
 )
+from dualsmooth.engine.models.front_door import admitted
 
 Images: TypeAlias = NDArray[np.generic] | torch.Tensor
 """Images, or one image: on the host as an array, on a device as a tensor."""
@@ -140,7 +143,7 @@ def as_image(x: torch.Tensor | AnyArray) -> tuple[NDArray[np.float32], tuple[int
 
 
 def network_for(
-    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...], outputs: int
 ) -> torch.nn.Module:
     """A module over sampler batches that calls the classifier with inputs of its own shape.
 
@@ -148,15 +151,20 @@ def network_for(
     ------
     ArgumentError
         If the classifier is a module with weights on another device than the CPU.
+    FileError
+        If `dualsmooth.engine.models.front_door.admitted` refuses it.
     """
     if isinstance(classifier, torch.nn.Module):
         devices = {tensor.device.type for tensor in classifier.state_dict().values()}
         if devices - {"cpu"}:
             raise ArgumentError("base_classifier", "must be on the CPU", devices.pop(),
                                 "move it with .cpu()")  # fmt: skip
-        if len(shape) == 3:
-            return classifier
-    return _Callable(classifier, shape)
+    module: torch.nn.Module = _Callable(classifier, shape)
+    if isinstance(classifier, torch.nn.Module):
+        module = copy.deepcopy(classifier if len(shape) == 3 else module).eval()
+    channels, height, width = shape if len(shape) == 3 else (1, 1, math.prod(shape))
+    asked = (height, width, channels), outputs, "base_classifier"
+    return admitted(module, *asked, type(classifier).__name__, classifier)
 
 
 class _Callable(torch.nn.Module):
