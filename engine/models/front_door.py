@@ -15,13 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.hidden_state import kept_state
-from dualsmooth.engine.models.rows import MANY, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
 SECONDS = 0.2
 """What trials of a small network may take; slow networks are tried on fewer rows."""
 FEWEST, MOST = 8, 256
-_PASSES = 2 * len(MANY) + 8
-_ROUNDING = 2.0**-13
+_PASSES = 2 * len(MATES) + 12
 _ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 LOGITS = "must return a tensor of logits (rows, classes)"
@@ -127,8 +126,8 @@ class _Trial:
         batch = noisy(self._rows(), self.asked[0]).contiguous()
         wanted = self._pass(batch)
         before = kept_state(self.module)
-        agree = close(_ROUNDING, wanted)
-        found = fault(self._pass, batch, agree, MANY) or self._by_number(batch, wanted, agree)
+        agree = close(BOUNDS[torch.float32], wanted)
+        found = fault(self._pass, batch, agree, MATES) or self._by_number(batch, wanted, agree)
         if found:
             rule = "must give an image the same logits whatever else is in the batch"
             if found.startswith("when"):
