@@ -182,7 +182,7 @@ class Bundle:
         ArgumentError
             If the role is not in the bundle.
         FileError
-            If the weights do not fit the architecture, or `front_door.admitted` refuses the network.
+            If the weights do not fit the architecture, or `front_door.admitted` refuses it.
         """
         from dualsmooth.engine.models.front_door import admitted
 

@@ -128,7 +128,7 @@ def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 def by_stages(
     network: nn.Module, rewrite: Callable[[nn.Module, int | None], nn.Module]
 ) -> nn.Module:
-    """Rewrite a network, or each of the two stages of a `Consensus`, which cannot be captured whole.
+    """Rewrite a network, or each of the two stages of a `Consensus`, which is no single graph.
 
     Parameters
     ----------

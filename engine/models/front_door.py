@@ -135,8 +135,8 @@ class _Trial:
             raise self._refused(rule, f"others {found}", "take batch statistics, scales of a whole "
                                 "batch and what it remembers out of it")  # fmt: skip
         if kept_state(self.module) != before:
-            raise self._refused("must not change itself", "other attributes or buffers after a "
-                                "pass", "take counters, caches and running averages out of it")  # fmt: skip
+            raise self._refused("must not change itself", "other attributes after a pass",
+                                "take counters, caches and running averages out of it")  # fmt: skip
         if fresh is not None:
             self.module, kept = fresh, self.module
             self._pass(255 * batch.flip(0))
@@ -195,12 +195,8 @@ def _describe(received: object) -> str:
 
 def _fault_of(logits: torch.Tensor, rows: int, outputs: int | None) -> str:
     shape = tuple(logits.shape)
-    if (
-        len(shape) != 2
-        or shape[0] != rows
-        or (outputs or shape[1]) != shape[1]
-        or shape[1] < (outputs or 2)
-    ):
+    fits = len(shape) == 2 and (shape[1] >= 2 if outputs is None else shape[1] == outputs)
+    if not fits or shape[0] != rows:
         return f"{shape} for {rows} images"
     if not logits.dtype.is_floating_point or logits.layout != torch.strided:
         return f"{logits.dtype}, {logits.layout}"
@@ -222,7 +218,7 @@ class _Draws(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._found: list[str] = []
-        self._python, self._numpy = random.getstate(), repr(np.random.get_state(legacy=False))
+        self._before = self._others()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -239,6 +235,10 @@ class _Draws(TorchDispatchMode):
 
     def taken(self) -> list[str]:
         """What was taken so far."""
-        others = [(random.getstate() != self._python, "the module random"),
-                  (repr(np.random.get_state(legacy=False)) != self._numpy, "numpy.random")]  # fmt: skip
-        return [*self._found, *(f"numbers of {name}" for changed, name in others if changed)]
+        found, before = self._others(), self._before
+        others = [f"numbers of {name}" for name in before if found[name] != before[name]]
+        return [*self._found, *others]
+
+    def _others(self) -> dict[str, object]:
+        drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
+        return {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}

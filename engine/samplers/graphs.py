@@ -108,9 +108,9 @@ class Capturer:
         if backend == AUTO:
             backend, built, replay = self._choose(model, network, counts)
         else:
-            truth = self._plain_scores(model, self._build("eager", network, torch.float32), classes)
+            itself = self._plain_scores(model, self._build("eager", network), classes)
             built = self._build(backend, network)
-            self._scores(model, built, truth)
+            self._scores(model, built, itself)
             replay = self._replay(built, full, counts)
         replays = [(full, replay)]
         replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
@@ -132,7 +132,7 @@ class Capturer:
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
-                scores = self._scores(model, candidate, truth)
+                scores = self._scores(model, candidate, eager)
                 if agrees(scores, eager, truth):
                     passes[name] = self._replay(candidate, batch, counts)
                     built[name] = candidate
@@ -164,9 +164,9 @@ class Capturer:
             raise ArgumentError(model, f"must return {classes} logits per row", tuple(scores.shape))
         return scores
 
-    def _scores(self, model: str, built: Network, truth: torch.Tensor) -> torch.Tensor:
+    def _scores(self, model: str, built: Network, itself: torch.Tensor) -> torch.Tensor:
         """Logits of the sampled batch: the network's own, and no bit depends on other rows."""
-        scores = self._plain_scores(model, built, truth.shape[1])
+        scores = self._plain_scores(model, built, itself.shape[1])
         mates = self.table.clone()
         mates[COLUMNS.index("sample"), 1::2] += 1
         beside = self.stream.run(
@@ -184,7 +184,7 @@ class Capturer:
                 f"{model}: a row's logits must not depend on its place in the batch; received "
                 "other ones in reverse order (try another --backend or --batch-size)"
             )
-        if not close(BOUNDS[self.dtype], truth)(scores, truth):
+        if not close(BOUNDS[self.dtype], itself)(scores, itself):
             raise SamplerError(
                 f"{model}: a backend must give the network's logits up to rounding; received "
                 "others (try another --backend)"
