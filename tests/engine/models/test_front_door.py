@@ -56,7 +56,7 @@ MIXING: dict[str, Head] = {
     "cumulative": Head(lambda x: x.cumsum(0)),
     "unique": Head(lambda x: x / len(x.unique())),
     "one scale": Head(scaled),
-    "attention": Head(lambda x: x + functional.softmax(x.flatten(1) @ x.flatten(1).T, 1)[:, :1, None, None]),
+    "attention": Head(lambda x: ((x.flatten(1) @ x.flatten(1).T).softmax(1) @ x.flatten(1))),
     "place": Head(after=lambda y: y + 0.01 * torch.arange(len(y))[:, None]),
     "a thousand on all logits": Head(lambda x: x - 0.01 * x.mean(0), lambda y: y + 1000.0),
     "size of the batch": Head(lambda x: -x if len(x) == 1 else x),
@@ -174,7 +174,7 @@ def test_logits_are_taken_out_of_what_names_them(after: Function) -> None:
         (lambda y: y.argmax(1), r"\(8,\) for 8 images"),
         (lambda y: y.int(), "torch.int32"),
         (lambda y: y + 1j, "torch.complex64"),
-        (lambda y: y.to_sparse(), "torch.sparse_coo"),
+        (lambda y: y.to_sparse(), "torch.float32, torch.sparse_coo"),
         (lambda y: y * float("nan"), "NaN or infinity"),
     ],
 )
