@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -68,7 +69,7 @@ def admitted(
         state, on random numbers or on the order of calls.
     """
     trial = _Trial(module, input_shape, outputs, role, origin)
-    if is_known(module):
+    if trial.known:
         trial.first_pass()
         return trial.module
     owner = module if owner is None else owner
@@ -90,6 +91,9 @@ class _Trial:
     ) -> None:  # fmt: skip
         self.module, self.asked = module, (shape, outputs)
         self._role, self._origin, self._draws = role, origin, _Draws()
+        self.known = is_known(module)
+        # The first operator that is watched makes PyTorch import SymPy, which takes a second.
+        self._watch = nullcontext() if self.known else self._draws
 
     def first_pass(self, rows: int = FEWEST) -> torch.Tensor:
         """Logits of ordinary rows, after what kind of thing they are was looked at."""
@@ -166,7 +170,7 @@ class _Trial:
 
     def _pass(self, batch: torch.Tensor) -> Any:
         try:
-            with torch.inference_mode(), self._draws:
+            with torch.inference_mode(), self._watch:
                 return self.module(batch)
         except Exception as error:  # whatever the network and its libraries raise
             shape, outputs = self.asked
