@@ -56,7 +56,7 @@ WRONG: dict[str, Callable[[], nn.Module]] = {
     "a weight": partial(changed, lambda net: net.head.weight[0, 0].add_(0.01)),
     "a bias": partial(changed, lambda net: net.head.bias[1].sub_(0.01)),
     "precision": partial(changed, lambda net: net.conv.weight.copy_(net.conv.weight.bfloat16())),
-    "a constant on one logit": lambda: Wrapped(lambda m, x: m.net(x) + torch.tensor([0, 0, 0, 0.01])),
+    "a constant": lambda: Wrapped(lambda m, x: m.net(x) + torch.tensor([0, 0, 0, 0.01])),
     "drift": lambda: Wrapped(drifting),
     "batch mates": lambda: Wrapped(lambda m, x: m.net(x) + 1e-4 * x.amax()),
     "one place": lambda: Wrapped(
