@@ -12,11 +12,12 @@ import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules import module as hooks_of_all
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.models.architectures.normalize import Normalize
 
@@ -30,6 +31,8 @@ _PLAIN = (
 )  # fmt: skip
 _CAPTURED = "captured"
 _ATEN = torch.ops.aten
+MOST_OPERATORS = 2500
+"""Operators of a pass that is captured; a loop over the rows of a batch has more."""
 
 
 class _Tracer(fx.Tracer):
@@ -105,14 +108,30 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Stops a network of more operators than can be captured in reasonable time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._left = MOST_OPERATORS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("it has too many operators")
+        return func(*args, **(kwargs or {}))
+
+
 def _exported(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     with quiet(), torch.no_grad():
+        with _Count():
+            copy.deepcopy(module)(example.clone())
         program = torch.export.export(module, (example,), strict=False)
         signature = program.graph_signature
         if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
             raise ValueError("it changes its buffers or its input")
         lifted = program.module(check_guards=False)
-    return _Layers(cast(fx.GraphModule, lifted)).graph_module()
+    return _Layers(lifted).graph_module()
 
 
 class _Layers:
@@ -135,10 +154,10 @@ class _Layers:
                 made = self._graph.node_copy(node, self._made.__getitem__)
             made.meta = {"shape": tuple(getattr(node.meta.get("val"), "shape", ()))}
             self._made[node] = made
-        made = fx.GraphModule(self._lifted, self._graph)
-        made.graph.eliminate_dead_code()
-        made.recompile()
-        return made
+        whole = fx.GraphModule(self._lifted, self._graph)
+        whole.graph.eliminate_dead_code()
+        whole.recompile()
+        return whole
 
     def _layer(self, node: fx.Node) -> fx.Node | None:
         """The layer that an operator with tensors of the network is, if it is one."""

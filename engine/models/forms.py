@@ -27,7 +27,7 @@ class AsItIs(nn.Module):
         self.network = copy.deepcopy(network).to(dtype).eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(x.contiguous())
+        logits: torch.Tensor = self.network(x.clone(memory_format=torch.contiguous_format))
         return logits
 
 
@@ -35,7 +35,7 @@ class OneByOne(AsItIs):
     """The network itself on one row at a time, so that no row can have a place."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.network(row.contiguous()) for row in x.split(1)])
+        return torch.cat([super(OneByOne, self).forward(row) for row in torch.split(x, 1)])
 
 
 def first_proved(

@@ -95,12 +95,13 @@ class _Trial:
         # The first operator that is watched makes PyTorch import SymPy, which takes a second.
         self._watch = nullcontext() if self.known else self._draws
 
-    def first_pass(self, rows: int = FEWEST) -> torch.Tensor:
-        """Logits of ordinary rows, after what kind of thing they are was looked at."""
-        shape, outputs = self.asked
-        batch = noisy(rows, shape).contiguous()
-        given = batch.clone()
-        received = self._pass(batch)
+    def first_pass(self) -> None:
+        """Look at what kind of thing the logits of ordinary rows are."""
+        (shape, outputs), rows = self.asked, FEWEST
+        with torch.inference_mode():
+            batch = noisy(rows, shape).contiguous()
+            given = batch.clone()
+        received = self._pass(batch, copied=False)
         if not torch.equal(given, batch) or not isinstance(received, torch.Tensor):
             self.module = Plain(self.module)
         logits = _logits(received)
@@ -110,8 +111,6 @@ class _Trial:
             if outputs is not None:
                 rule = f"{self._role} must map images {shape} to {outputs} logits, a tensor"
             raise FileError(self._origin, rule, said)
-        assert logits is not None
-        return logits
 
     def run(self) -> None:
         """All trials of a network of which nothing is known."""
@@ -144,7 +143,7 @@ class _Trial:
         if fresh is not None:
             self.module, kept = fresh, self.module
             self._pass(255 * batch.flip(0))
-            found_logits = _logits(self._pass(batch.clone()))
+            found_logits = _logits(self._pass(batch))
             self.module = kept
             if not agree(found_logits, wanted):
                 raise self._refused("must not depend on the order of calls",
@@ -168,10 +167,10 @@ class _Trial:
             f"in a batch of {2 * len(batch)}"
         )  # fmt: skip
 
-    def _pass(self, batch: torch.Tensor) -> Any:
+    def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
         try:
             with torch.inference_mode(), self._watch:
-                return self.module(batch)
+                return self.module(batch.clone() if copied else batch)
         except Exception as error:  # whatever the network and its libraries raise
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"
@@ -216,11 +215,11 @@ def _copy(module: nn.Module) -> nn.Module | None:
         return None
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes who takes random numbers: PyTorch's operators, NumPy's generator or Python's."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found: list[str] = []
         self._before = self._others()
 

@@ -96,13 +96,14 @@ def build(
             )  # fmt: skip
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
     shape = (batch, height, width, channels)
-    forward: Forward = AsItIs(network, dtype).to(device)
+    made: torch.nn.Module = AsItIs(network, dtype)
     if backend != "eager":
-        forward = folded_network(network, dtype, shape).to(device)
+        made = folded_network(network, dtype, shape)
+    forward: Forward = made.to(device)
     if backend == "cudnn":
-        forward = fuse_for_cudnn(forward, noisy(batch, shape[1:]).to(device, dtype))
+        forward = fuse_for_cudnn(made, noisy(batch, shape[1:]).to(device, dtype))
     elif backend == "compile":
-        forward = torch.compile(forward, dynamic=False)
+        forward = torch.compile(made, dynamic=False)
     return Network(
         partial(_library_scores, forward, dtype), partial(_library_votes, forward, dtype)
     )

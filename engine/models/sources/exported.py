@@ -77,7 +77,7 @@ def read_exported(path: Path) -> Bundle:
         raise FileError(path, rule, tuple(sizes))
     module = Exported(run, rows or None)
     shape = height, width, channels
-    module = admitted(Exported(run, rows or None), shape, None, CLASSIFIER, str(path))
+    module: nn.Module = admitted(Exported(run, rows or None), shape, None, CLASSIFIER, str(path))
     with torch.inference_mode():
         classes = module(torch.zeros(1, channels, height, width)).shape[1]
     network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))

@@ -37,7 +37,7 @@ class Net(nn.Module):
         return logits
 
 
-def in_place(net: Any, x: torch.Tensor) -> torch.Tensor:
+def in_place(net: Any, x: torch.Tensor) -> Any:
     bias = torch.zeros(4)
     bias += net.offset
     maps = net.bn(net.conv(x))
@@ -45,7 +45,7 @@ def in_place(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.rest(maps.relu_()) + bias
 
 
-def view_of_changed(net: Any, x: torch.Tensor) -> torch.Tensor:
+def view_of_changed(net: Any, x: torch.Tensor) -> Any:
     maps = net.bn(net.conv(x))
     maps.view(len(x), -1).relu_()
     functional.relu(maps, inplace=True)
@@ -100,6 +100,14 @@ def test_what_depends_on_values_is_not_captured() -> None:
         assert capture(Net(way).eval(), X) is None
 
 
+def test_a_loop_over_rows_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph would have the operators of every row; capturing one took minutes."""
+    net = Net(lambda net, x: torch.cat([net.rest(net.conv(row[None])) for row in x])).eval()
+    assert capture(net, X) is not None
+    monkeypatch.setattr("dualsmooth.engine.models.capture.MOST_OPERATORS", 20)
+    assert capture(net, X) is None
+
+
 def test_layers_are_known_again() -> None:
     """The fusing passes see through a foreign network as they see through their own."""
     captured = capture(Net(WAYS["types"]).eval(), X)
@@ -115,7 +123,7 @@ def test_only_known_code_is_known() -> None:
 
     def patched() -> nn.Module:
         net = nn.Sequential(nn.ReLU())
-        net[0].forward = lambda x: -x  # type: ignore[method-assign, assignment]
+        net[0].forward = lambda x: -x
         return net
 
     assert is_known(create("cifar_resnet20", {}).eval())

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Net(nn.Module):
         return logits + 1000.0
 
 
-def changed(change: Callable[[Net], None]) -> nn.Module:
+def changed(change: Callable[[Net], object]) -> nn.Module:
     net = copy.deepcopy(Net().eval())
     with torch.no_grad():
         change(net)
@@ -39,7 +40,7 @@ def changed(change: Callable[[Net], None]) -> nn.Module:
 
 
 class Wrapped(nn.Module):
-    def __init__(self, forward: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.net, self.body, self.calls = Net().eval(), forward, 0
 
@@ -48,8 +49,9 @@ class Wrapped(nn.Module):
         return self.body(self, x)
 
 
-def drifting(made: "Wrapped", x: torch.Tensor) -> torch.Tensor:
-    return made.net(x) + 0.01 * (made.calls - 1) * torch.arange(4)
+def drifting(made: Any, x: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = made.net(x) + 0.01 * (made.calls - 1) * torch.arange(4)
+    return logits
 
 
 WRONG: dict[str, Callable[[], nn.Module]] = {

@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ MIXING: dict[str, Head] = {
     "sorted": Head(lambda x: x.sort(0).values),
     "rolled": Head(lambda x: x + 0.1 * x.roll(1, 0)),
     "cumulative": Head(lambda x: x.cumsum(0)),
-    "unique": Head(lambda x: x / len(x.unique())),
+    "unique": Head(lambda x: x / len(torch.unique(x))),
     "one scale": Head(scaled),
     "attention": Head(lambda x: ((x.flatten(1) @ x.flatten(1).T).softmax(1) @ x.flatten(1))),
     "place": Head(after=lambda y: y + 0.01 * torch.arange(len(y))[:, None]),
@@ -95,8 +95,8 @@ class Keeps(Head):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.calls, self.seen = kind, 0, []
-        self.counter, self.cache = itertools.count(), None
+        self.kind, self.calls, self.seen = kind, 0, list[int]()
+        self.counter, self.cache = itertools.count(), cast(Any, None)
         self.register_buffer("average", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -107,7 +107,7 @@ class Keeps(Head):
         elif self.kind == "list":
             self.seen.append(len(x))
         elif self.kind == "running average":
-            self.average += 0.1 * x.mean()
+            self.get_buffer("average").add_(0.1 * x.mean())
         elif self.kind == "first batch":
             self.cache = x.mean() if self.cache is None else self.cache
             return super().forward(x - self.cache)
@@ -213,7 +213,7 @@ def test_what_was_admitted_is_tried_again_only_after_a_change() -> None:
         enter(module)
         assert passes[0] == once > 10
         with torch.no_grad():
-            module.head.bias += 1.0
+            module.head.bias.add_(1.0)
         enter(module)
         assert passes[0] == 2 * once
     finally:
