@@ -75,9 +75,8 @@ def read_exported(path: Path) -> Bundle:
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
-    module = Exported(run, rows or None)
     shape = height, width, channels
-    module: nn.Module = admitted(Exported(run, rows or None), shape, None, CLASSIFIER, str(path))
+    module = admitted(Exported(run, rows or None), shape, None, CLASSIFIER, str(path))
     with torch.inference_mode():
         classes = module(torch.zeros(1, channels, height, width)).shape[1]
     network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))
