@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.normalize import Normalize
 
 _OWN = tuple(
     f"dualsmooth.engine.models.{name}"
