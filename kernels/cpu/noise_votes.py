@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.kernels.cpu.compiled import compiled, required
-from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.thresholds import Thresholds
 
 SEGMENT = np.dtype(
     [
@@ -62,7 +62,7 @@ def noisy_rows(
     *,
     rows: int | None = None,
     version: str | None = None,
-    tables: GridTables | None = None,
+    tables: Thresholds | None = None,
 ) -> None:
     """Write image + sigma * noise for neighbouring rows of packed segments.
 
@@ -86,7 +86,7 @@ def noisy_rows(
         By default the whole batch.
     version : str, optional
         One of `VERSIONS` that the processor has; by default the best.
-    tables : GridTables, optional
+    tables : Thresholds, optional
         Thresholds of each level of the segments.
 
     Raises
@@ -102,14 +102,17 @@ def noisy_rows(
         raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
     if not 0 <= seed < 1 << 64:
         raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+    grid: tuple[int | None, int | None, int] = (None, None, 0)
     if tables is not None:
-        tables.check(segments["level"])
+        limits, counts = tables.limits, tables.count.long()
+        _check_tables(segments, limits)
+        grid = limits.data_ptr(), counts.data_ptr(), limits.shape[1]
     channels = images.shape[3]
     library.dualsmooth_noisy_rows(
         _version(version), seed & 0xFFFFFFFF, seed >> 32, int(np.prod(images.shape[1:])),
         channels if channels in (3, 4) else 4, images.ctypes.data, segments.ctypes.data, first,
         count, int(out.dtype == torch.bfloat16), out.data_ptr(),
-        *((None, None, 0) if tables is None else tables.pointers()),
+        *grid,
     )  # fmt: skip
 
 
@@ -179,6 +182,15 @@ def _check_images(segments: NDArray[Any], images: NDArray[np.float32], out: torc
     used = segments["image"]
     if len(used) and not 0 <= used.min() <= used.max() < len(images):
         raise KernelArgumentError("segments", f"must name images below {len(images)}", used.max())
+
+
+def _check_tables(segments: NDArray[Any], limits: torch.Tensor) -> None:
+    levels, width = limits.shape
+    if limits.device.type != "cpu" or width & (width + 1):
+        raise KernelArgumentError("tables", "must be packed for the CPU", (limits.device, width))
+    used = segments["level"]
+    if len(used) and not 0 <= used.min() <= used.max() < levels:
+        raise KernelArgumentError("segments", f"must name levels below {levels}", used.tolist())
 
 
 def _is(array: NDArray[Any], dtype: Any) -> bool:

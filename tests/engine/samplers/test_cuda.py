@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers import cuda as cuda_sampler
-from dualsmooth.engine.samplers import graphs, grid_levels
+from dualsmooth.engine.samplers import graphs, tables
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.passes import _resnet_votes
@@ -349,7 +349,7 @@ def test_integer_noise_equals_the_reference_sampler(make: Make, precision: str) 
 
 
 def test_limits_of_integer_noise_are_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_levels, "LEVELS", 2)
+    monkeypatch.setattr(tables, "LEVELS", 2)
     sampler = load_grid(make(noise="integer"))
     with pytest.raises(ArgumentError, match=r"^sigma must be at most 1\.75"):
         sampler.count("m", [segment(0, 1.9, 0, 3)])
