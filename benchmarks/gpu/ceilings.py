@@ -14,9 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
-from dualsmooth.benchmarks.gpu.library import fused
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
 from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
@@ -132,13 +131,18 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
     kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     bias = torch.randn(channels, device=place.device)
     image, half, geometry = x.permute(0, 3, 1, 2), bias.bfloat16(), ([1, 1], [1, 1], [1, 1], 1)
+    aten, other = torch.ops.aten, z.permute(0, 3, 1, 2)
     calls: dict[str, Callable[[], torch.Tensor]] = {
         "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1),
     }
-    if turn.passed(f"kernel cudnn {channels}-{channels}"):
-        calls["cudnn relu"] = partial(fused, x, kernel, None, half, geometry)
-        calls["cudnn add relu"] = partial(fused, x, kernel, z, half, geometry)
-    if place.tiny or turn.passed(f"kernel conv {channels}-{channels}"):
+    if turn.passed(CUDNN):
+        calls["cudnn relu"] = partial(
+            aten.cudnn_convolution_relu.default, image, kernel, half, *geometry
+        )
+        calls["cudnn add relu"] = partial(
+            aten.cudnn_convolution_add_relu.default, image, kernel, other, 1.0, half, *geometry
+        )
+    if turn.passed(KERNELS):
         calls["triton relu"] = partial(ops.conv, x, weight, bias)
         calls["triton add relu"] = partial(ops.conv, x, weight, bias, residual=z)
     truth = reference.conv(x[:2], weight, bias, relu=False) - bias
@@ -182,8 +186,7 @@ def items(place: Place) -> list[Item]:
         name = f"convolution {channels} channels, {side} pixels"
         found.append(Item(name, partial(convolutions, channels, side)))
     for which in STAGES if place.device.type == "cuda" else ():
-        gate = f"kernel on-chip stage {which.channels}"
-        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (gate,)))
+        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (ON_CHIP,)))
     return found
 
 

@@ -3,8 +3,8 @@
 from time import monotonic, perf_counter
 from typing import Any
 
+from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet

@@ -22,8 +22,8 @@ from dualsmooth.benchmarks.gpu import cifar_files as cifar_data
 from dualsmooth.benchmarks.gpu.certify import certify_dual, certify_fixed
 from dualsmooth.benchmarks.gpu.checks import machine
 from dualsmooth.benchmarks.gpu.cifar_files import pack, unpack
+from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle

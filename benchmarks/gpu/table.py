@@ -17,8 +17,8 @@ from dualsmooth.benchmarks.gpu import contest
 from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
 from dualsmooth.benchmarks.gpu.checks import check_backend, cifar, machine
 from dualsmooth.benchmarks.gpu.dual import compare_dual
+from dualsmooth.benchmarks.gpu.gate import CheckFailed, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import CheckFailed, require
 from dualsmooth.benchmarks.gpu.peers import Loop, careful
 from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, Subject
 from dualsmooth.benchmarks.speed import networks as deep

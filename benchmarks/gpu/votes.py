@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualsmooth.benchmarks.gpu.kernel_checks import Figures, require
+from dualsmooth.benchmarks.gpu.gate import Figures, require
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
