@@ -1,18 +1,14 @@
-"""Host side of the on-chip residual stage: weight packing, launch through CuPy, compile checks.
+"""Host side of the on-chip residual stage: weight packing and launch through CuPy.
 
 Not a default: it becomes one only when it is measured faster than the Triton convolutions.
 """
 
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
 from dualsmooth.kernels.checks import expect
 from dualsmooth.kernels.errors import KernelArgumentError
 
@@ -132,36 +128,3 @@ def _kernel(stage: Stage, device: int):
         kernel = module.get_function("residual_stage")
         kernel.max_dynamic_shared_size_bytes = stage.shared
     return kernel
-
-
-def compiler() -> str | None:
-    """Path of nvcc, or None where it is not installed."""
-    return shutil.which("nvcc")
-
-
-def build_stage(stage: Stage, sm: int) -> Machine:
-    """Compile a stage for an architecture with nvcc and read it back.
-
-    Raises
-    ------
-    RuntimeError
-        If nvcc is missing or rejects the source.
-    """
-    nvcc = compiler()
-    if nvcc is None:
-        raise RuntimeError("nvcc is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "stage.cubin"
-        command = [
-            nvcc,
-            f"-arch=sm_{sm}",
-            *stage.definitions,
-            "-cubin",
-            "-o",
-            str(cubin),
-            str(SOURCE),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
-        return inspect_cubin(cubin.read_bytes(), stage.shared)
