@@ -73,12 +73,7 @@ def resnet_features(
     x = stem(images, rows, key, network.stem, backend=backend, launch=stem_launch)
     for block in network.blocks:
         y = conv(
-            x,
-            block.weight1,
-            block.bias1,
-            stride=block.stride,
-            backend=backend,
-            launch=conv_launch,
+            x, block.weight1, block.bias1, stride=block.stride, backend=backend, launch=conv_launch
         )
         x = conv(
             y,

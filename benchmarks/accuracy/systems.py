@@ -21,18 +21,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine import (
+    Budget,
+    CascadeSmoothing,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    load_bundle,
+)
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.cascade import CascadeSmoothing
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize
@@ -154,9 +156,14 @@ def table(summaries: dict[str, Summary], compared: dict[str, dict[str, Any]]) ->
 
 
 def measure(
-    bundle: Bundle, others: Sequence[Bundle], data: ImageSet, ids: list[int], settings: Settings,
-    runs: Path, runner_up: bool = False,
-) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:  # fmt: skip
+    bundle: Bundle,
+    others: Sequence[Bundle],
+    data: ImageSet,
+    ids: list[int],
+    settings: Settings,
+    runs: Path,
+    runner_up: bool = False,
+) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:
     """Summaries of every system and of the oracle, and what binds each routed system."""
     fixed = fixed_runs(bundle, data, ids, settings, runs, runner_up)
     rows = {f"fixed {sigma:g}": rows_of(found) for sigma, found in fixed.items()}
@@ -179,8 +186,13 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--other", action="append", default=[], metavar="BUNDLE",
-                        help="its routed systems are added; may be given again")  # fmt: skip
+    parser.add_argument(
+        "--other",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="its routed systems are added; may be given again",
+    )
     parser.add_argument("--runner-up", action="store_true")
     parser.add_argument("--train", help="recipe that makes BUNDLE first, if it is not there")
     parser.add_argument("--train-max", type=int, help="train on the first images only")
@@ -211,17 +223,28 @@ def main() -> None:
     compared = compare(summaries)
     print(table(summaries, compared))
     for name, parts in lost.items():
-        print(f"{name}: mean radius lost to the oracle by the level {parts['level']:.3f}, "
-              f"by the selector's radius {parts['selector']:.3f}")  # fmt: skip
+        print(
+            f"{name}: mean radius lost to the oracle by the level {parts['level']:.3f}, "
+            f"by the selector's radius {parts['selector']:.3f}"
+        )
     if options.out:
         record = {
-            "data": data.name, "images": len(ids), "skip": options.skip, "n0": options.n0,
-            "n": options.n, "alpha": settings.alpha, "seed": settings.seed,
-            "precision": options.precision, "bundle": bundle.name, "digest": bundle.digest,
+            "data": data.name,
+            "images": len(ids),
+            "skip": options.skip,
+            "n0": options.n0,
+            "n": options.n,
+            "alpha": settings.alpha,
+            "seed": settings.seed,
+            "precision": options.precision,
+            "bundle": bundle.name,
+            "digest": bundle.digest,
             "others": {other.name: other.digest for other in others},
             "runner_up": options.runner_up,
-            "systems": compared, "mean_radius_lost": lost, "machine": machine(),
-        }  # fmt: skip
+            "systems": compared,
+            "mean_radius_lost": lost,
+            "machine": machine(),
+        }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, record)
 

@@ -76,8 +76,9 @@ def cache_rate(turn: Turn) -> dict[str, float]:
     place, block = turn.place, 4096
     blocks, passes = (2, 1) if place.tiny else (1024, 2)
     programs = 2 if place.device.type == "cpu" else 8 * _multiprocessors(place)
-    x = torch.randint(-(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32,
-                      device=place.device)  # fmt: skip
+    x = torch.randint(
+        -(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32, device=place.device
+    )
     out = torch.zeros(programs, dtype=torch.int32, device=place.device)
 
     def read() -> None:
@@ -133,7 +134,7 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
     image, half, geometry = x.permute(0, 3, 1, 2), bias.bfloat16(), ([1, 1], [1, 1], [1, 1], 1)
     aten, other = torch.ops.aten, z.permute(0, 3, 1, 2)
     calls: dict[str, Callable[[], torch.Tensor]] = {
-        "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1),
+        "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1)
     }
     if turn.passed(CUDNN):
         calls["cudnn relu"] = partial(
@@ -157,9 +158,11 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
             taken = seconds_of(call, place)
         moved = least + (2.0 * x.numel() if "add" in name else 0.0)
         found[name] = {
-            "seconds": taken, "flop_per_s": flop / taken, "bytes_per_s": moved / taken,
+            "seconds": taken,
+            "flop_per_s": flop / taken,
+            "bytes_per_s": moved / taken,
             "of the L2 prediction": slow / taken,
-        }  # fmt: skip
+        }
     return found
 
 

@@ -42,8 +42,9 @@ def cifar(blocks: int, place: Place, backends: tuple[str, ...]) -> Subject:
     """A CIFAR ResNet of depth 6 blocks + 2."""
     make = partial(create, f"cifar_resnet{6 * blocks + 2}", {})
     if place.tiny:
-        return Subject("tiny ResNet-20", partial(create, "cifar_resnet20", {}), 8, 32, 150, 60,
-                       backends)  # fmt: skip
+        return Subject(
+            "tiny ResNet-20", partial(create, "cifar_resnet20", {}), 8, 32, 150, 60, backends
+        )
     return Subject(f"ResNet-{6 * blocks + 2}", make, 32, backends=backends)
 
 
@@ -55,11 +56,15 @@ def machine(turn: Turn) -> dict[str, Any]:
     if place.device.type == "cuda":
         found = torch.cuda.get_device_properties(place.device)
         about |= {
-            "device": found.name, "sm": f"{found.major}{found.minor}", "memory": found.total_memory,
+            "device": found.name,
+            "sm": f"{found.major}{found.minor}",
+            "memory": found.total_memory,
             "multiprocessors": found.multi_processor_count,
-            "l2": getattr(found, "L2_cache_size", None), "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "cuda": torch.version.cuda, "nvidia-smi": _clocks(),
-        }  # fmt: skip
+            "l2": getattr(found, "L2_cache_size", None),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "cuda": torch.version.cuda,
+            "nvidia-smi": _clocks(),
+        }
     return about
 
 
@@ -67,8 +72,13 @@ def _clocks() -> str:
     query = "--query-gpu=driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu"
     if shutil.which("nvidia-smi") is None:
         return "not there"
-    done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True,
-                          text=True, timeout=20, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["nvidia-smi", query, "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     return done.stdout.strip()
 
 
@@ -84,10 +94,16 @@ def command(arguments: Sequence[str], turn: Turn, **variables: str) -> dict[str,
     start = time.monotonic()
     try:
         done = subprocess.run(
-            arguments, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace",
-            timeout=max(1.0, turn.left()), check=False,
-        )  # fmt: skip
+            arguments,
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=max(1.0, turn.left()),
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
         turn.keep({"output": output.decode(errors="replace")[-TAIL:]})
@@ -112,8 +128,9 @@ def sanitize(tool: str, turn: Turn) -> dict[str, Any]:
     if not found or turn.place.device.type != "cuda":
         raise Unavailable("no compute-sanitizer here")
     tools = [str(found[0]), "--tool", tool, "--error-exitcode", "9"]
-    return command([*tools, *PYTEST, SIZES, "-k", "small"], turn,
-                   PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # fmt: skip
+    return command(
+        [*tools, *PYTEST, SIZES, "-k", "small"], turn, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+    )
 
 
 def kernel_times(turn: Turn) -> dict[str, Any]:
@@ -147,8 +164,15 @@ def _programs(place: Place) -> list[Item]:
     if place.tiny:
         marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
     found = [Item("tests marked gpu", partial(pytest, marked), limit=150)]
-    kernels = ["tests/kernels", "-m", "not slow and not gpu", "-n", "6",
-               "--ignore=tests/kernels/cpu", "--ignore=tests/kernels/aot"]  # fmt: skip
+    kernels = [
+        "tests/kernels",
+        "-m",
+        "not slow and not gpu",
+        "-n",
+        "6",
+        "--ignore=tests/kernels/cpu",
+        "--ignore=tests/kernels/aot",
+    ]
     if not place.tiny:
         found.append(Item("kernel times", kernel_times, (KERNELS,), limit=60))
         found.append(Item("tests of the kernels", partial(pytest, kernels), limit=200))

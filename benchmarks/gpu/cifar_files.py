@@ -69,8 +69,9 @@ def pack(work: Path, name: str, target: Path) -> tuple[list[str], int]:
         if "module" in state:
             state["module"] = {key: _rounded(value) for key, value in state["module"].items()}
         states[path.stem] = state
-    texts = {file: (folder / file).read_text() for file in (RECIPE, METRICS)
-             if (folder / file).exists()}  # fmt: skip
+    texts = {
+        file: (folder / file).read_text() for file in (RECIPE, METRICS) if (folder / file).exists()
+    }
     kept = {"name": name, "states": states, "texts": texts}
     if (work / "plan.json").exists():
         kept["plan"] = (work / "plan.json").read_text()

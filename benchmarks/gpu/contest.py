@@ -228,9 +228,13 @@ def contest(
 
     def table(seconds: dict[str, list[float]]) -> dict[str, Any]:
         return {
-            "draws": draws, "floor_s": floor, "flop_per_draw": subject.work.flop,
-            "bytes_per_draw": subject.work.bytes, "could not run": failed,
-            "times": summary(seconds, draws, floor), "times as fast as": ratios(seconds),
-        }  # fmt: skip
+            "draws": draws,
+            "floor_s": floor,
+            "flop_per_draw": subject.work.flop,
+            "bytes_per_draw": subject.work.bytes,
+            "could not run": failed,
+            "times": summary(seconds, draws, floor),
+            "times as fast as": ratios(seconds),
+        }
 
     return table(timed(loops, draws, rounds, until, lambda seconds: keep(table(seconds))))

@@ -122,8 +122,10 @@ class Subject:
     def sampler(self, network: torch.nn.Module, backend: str, **options: Any) -> CudaSampler:
         """A sampler of the network, with the images loaded."""
         settings: dict[str, Any] = {
-            "seed": SEED, "batch_size": self.batch, "backend": backend,
-        } | options  # fmt: skip
+            "seed": SEED,
+            "batch_size": self.batch,
+            "backend": backend,
+        } | options
         made = CudaSampler({MODEL: network}, {MODEL: CLASSES}, self.shape, **settings)
         load(made, self)
         return made
@@ -206,8 +208,9 @@ def check_reference(
     limit: float = MOVED_LIMIT,
 ) -> Figures:
     """Counts of the reference sampler on the CPU in float32, but for near ties."""
-    truth = TorchSampler({MODEL: network}, {MODEL: CLASSES}, subject.shape, seed=SEED,
-                         batch_size=64)  # fmt: skip
+    truth = TorchSampler(
+        {MODEL: network}, {MODEL: CLASSES}, subject.shape, seed=SEED, batch_size=64
+    )
     votes = [each.count(MODEL, segments(draws)) for each in (sampler, load(truth, subject))]
     truth.close()
     share = moved(*votes) / float(votes[1].sum())

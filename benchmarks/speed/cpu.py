@@ -108,9 +108,15 @@ OURS = {"ours": AUTO, "ours openvino": OPENVINO}
 def ours(case: Case, precision: str, backend: str = AUTO) -> peers.Draw:
     """The sampler that ``dualsmooth certify`` makes."""
     sampler = make_sampler(
-        {"m": case.network()}, {"m": CLASSES}, case.shape, seed=0, precision=precision,
-        batch_size=own_batch(case), threads=torch.get_num_threads(), backend=backend,
-    )  # fmt: skip
+        {"m": case.network()},
+        {"m": CLASSES},
+        case.shape,
+        seed=0,
+        precision=precision,
+        batch_size=own_batch(case),
+        threads=torch.get_num_threads(),
+        backend=backend,
+    )
     sampler.load(0, case.image)
 
     def draw(n: int) -> NDArray[np.int64]:

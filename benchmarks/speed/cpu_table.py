@@ -36,9 +36,10 @@ def table(report: dict[str, dict[str, Any]], ours: Sequence[str]) -> str:
     """Markdown: a row per contestant with its speed, share of the peak and ratios."""
     lines = [
         "| network | contestant, batch | votes/s | share of float32 peak | "
-        + " | ".join(f"{name} is faster by" for name in ours) + " |",
+        + " | ".join(f"{name} is faster by" for name in ours)
+        + " |",
         "|---" * (4 + len(ours)) + "|",
-    ]  # fmt: skip
+    ]
     for name, figures in report.items():
         for contestant, speed in figures["votes_per_second"].items():
             times = [_times(figures["ratio_to_peer"], mine, contestant) for mine in ours]

@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, ratio
-from dualsmooth.engine.api import certify
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import (
+    Budget,
+    Bundle,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    certify,
+    load_bundle,
+)
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -138,9 +140,14 @@ def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> N
     bundle = load_bundle(model)
     sigma = most_picked(bundle, data)
     report: dict[str, Any] = {
-        "machine": about_machine(), "model": bundle.name, "sigma": sigma, "n": n,
-        "tolerance": TOLERANCE, "images per round": images, "rounds": rounds,
-    }  # fmt: skip
+        "machine": about_machine(),
+        "model": bundle.name,
+        "sigma": sigma,
+        "n": n,
+        "tolerance": TOLERANCE,
+        "images per round": images,
+        "rounds": rounds,
+    }
     certificates: dict[str, Found] = {}
     with ExitStack() as stack:
         for kind, budget in budgets(n, sigma).items():

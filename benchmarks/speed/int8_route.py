@@ -22,13 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, ratio
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import Bundle, Certificate, load_bundle
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Recipe
@@ -135,8 +133,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", default="digits-dual")
     parser.add_argument("--sigma", type=float, default=0.25)
-    for name, count in (("images", 100), ("n", 10_000), ("pairs", 10_000), ("rounds", 15),
-                        ("votes", 4_096), ("threads", 1)):  # fmt: skip
+    for name, count in (
+        ("images", 100),
+        ("n", 10_000),
+        ("pairs", 10_000),
+        ("rounds", 15),
+        ("votes", 4_096),
+        ("threads", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()

@@ -38,9 +38,15 @@ def art(
 
     x = np.ascontiguousarray(image.transpose(2, 0, 1))
     smooth = PyTorchRandomizedSmoothing(
-        model=network, loss=torch.nn.CrossEntropyLoss(), input_shape=x.shape, nb_classes=classes,
-        sample_size=100, scale=sigma, alpha=0.001, device_type="cpu",
-    )  # fmt: skip
+        model=network,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=x.shape,
+        nb_classes=classes,
+        sample_size=100,
+        scale=sigma,
+        alpha=0.001,
+        device_type="cpu",
+    )
 
     def draw(n: int) -> NDArray[np.int64]:
         votes: NDArray[np.int64] = smooth._prediction_counts(x, n, batch).astype(np.int64)

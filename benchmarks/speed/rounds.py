@@ -61,10 +61,7 @@ def best(seconds: Times, names: list[str]) -> str:
 def quartiles(times: list[float], work: int) -> dict[str, Any]:
     """Median and interquartile range, as work per second."""
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
-    return {
-        "per_second": round(work / middle),
-        "iqr": [round(work / high), round(work / low)],
-    }
+    return {"per_second": round(work / middle), "iqr": [round(work / high), round(work / low)]}
 
 
 def share(times: list[float], work: int, peak_times: list[float], peak_work: int) -> float:

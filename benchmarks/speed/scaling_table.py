@@ -30,13 +30,17 @@ def table(axes: Axes) -> str:
     for axis, points in axes.items():
         rows += [
             (
-                axis, str(p[axis]), f"{p['draws']:,.0f}", f"{p['seconds']:.2f}",
+                axis,
+                str(p[axis]),
+                f"{p['draws']:,.0f}",
+                f"{p['seconds']:.2f}",
                 _range(p["processor_seconds"], p["processor_seconds_of_rounds"]),
                 f"{1e6 * p['processor_seconds'] / p['draws']:.1f}",
-                f"{p['occupancy']:.1%}", f"{p['memory_mb']:.0f}",
+                f"{p['occupancy']:.1%}",
+                f"{p['memory_mb']:.0f}",
             )
             for p in points
-        ]  # fmt: skip
+        ]
         powers = exponents(axis, points)
         power = _range(float(np.median(powers)), powers)
         rows.append((f"{axis}: processor seconds grow as its power", power, *[""] * 6))

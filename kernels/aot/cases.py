@@ -94,15 +94,25 @@ def _noise_cases() -> Iterator[Case]:
         written = shape.blocks * 4 * (4 if types else 2)
         programs = math.ceil(shape.blocks / choice.blocks)
         yield Case(
-            f"noise {label}", noise.noise_kernel, constants, choice.warps, programs, written,
+            f"noise {label}",
+            noise.noise_kernel,
+            constants,
+            choice.warps,
+            programs,
+            written,
             types=types,
-        )  # fmt: skip
+        )
     choice = NoiseLaunch.choose(CIFAR.blocks)
     constants = dict(STEP=3, OUT_STEP=4, STEPS=12, BLOCK=choice.blocks)
     yield Case(
-        "integer noise", noise.integer_noise_kernel, constants, choice.warps,
-        math.ceil(CIFAR.blocks / choice.blocks), CIFAR.blocks * 8, types={"images": "*u8"},
-    )  # fmt: skip
+        "integer noise",
+        noise.integer_noise_kernel,
+        constants,
+        choice.warps,
+        math.ceil(CIFAR.blocks / choice.blocks),
+        CIFAR.blocks * 8,
+        types={"images": "*u8"},
+    )
 
 
 def _stem_cases() -> Iterator[Case]:
@@ -212,12 +222,24 @@ def _vote_cases() -> Iterator[Case]:
         programs = 1 / (choice.rows * choice.tiles)
         flop = channels * (spatial + 2 * classes)
         yield Case(
-            f"vote {label}", vote.vote_kernel, sizes | head, choice.warps, programs,
-            2 * spatial * channels, flop, mma=kind == "*bf16", straight=False,
+            f"vote {label}",
+            vote.vote_kernel,
+            sizes | head,
+            choice.warps,
+            programs,
+            2 * spatial * channels,
+            flop,
+            mma=kind == "*bf16",
+            straight=False,
             types={"weight": kind},
-        )  # fmt: skip
+        )
         if label == "cifar":
             yield Case(
-                f"vote logits {label}", vote.vote_logits_kernel, sizes, choice.warps, programs,
-                4 * classes, straight=False,
-            )  # fmt: skip
+                f"vote logits {label}",
+                vote.vote_logits_kernel,
+                sizes,
+                choice.warps,
+                programs,
+                4 * classes,
+                straight=False,
+            )

@@ -122,17 +122,19 @@ class DirectConv(torch.nn.Module):
         g, pool = self._geometry(x), 2 if self.pool else 1
         lines = 2 * max(LANES * (2 * g.out_width + max(TILES)), GREY * g.padded_out)
         return _Plan(
-            g, (g.rows, g.out_height // pool, g.out_width // pool, self.outputs),
+            g,
+            (g.rows, g.out_height // pool, g.out_width // pool, self.outputs),
             g.padded_height * g.padded_width * g.channels + lines,
-        )  # fmt: skip
+        )
 
     def _geometry(self, x: torch.Tensor) -> "_Geometry":
         _, kernel_height, kernel_width, channels, _ = self.weight.shape
         if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] != channels:
             raise KernelArgumentError(
-                "x", f"must be float32 (rows, {channels}, height, width)",
+                "x",
+                f"must be float32 (rows, {channels}, height, width)",
                 f"{x.dtype} {tuple(x.shape)}",
-            )  # fmt: skip
+            )
         rows, _, height, width = x.shape
         above, left = self.padding
         out_height = (height + 2 * above - kernel_height) // self.stride + 1
@@ -144,10 +146,25 @@ class DirectConv(torch.nn.Module):
         computed = max(-(-out_width // tile) * tile for tile in used)
         read = (computed - 1) * self.stride + kernel_width
         return _Geometry(
-            rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
-            out_height, out_width, self.outputs, self.relu, self.pool,
-            height + 2 * above, max(width + 2 * left, read), *tiles, computed * self.grey,
-        )  # fmt: skip
+            rows,
+            height,
+            width,
+            channels,
+            kernel_height,
+            kernel_width,
+            self.stride,
+            above,
+            left,
+            out_height,
+            out_width,
+            self.outputs,
+            self.relu,
+            self.pool,
+            height + 2 * above,
+            max(width + 2 * left, read),
+            *tiles,
+            computed * self.grey,
+        )
 
 
 @dataclass(frozen=True)
@@ -163,11 +180,27 @@ class _Geometry(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
-            "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
-            "padded_height", "padded_width", "tile", "wide_tile", "padded_out",
+            "rows",
+            "height",
+            "width",
+            "channels",
+            "kernel_height",
+            "kernel_width",
+            "stride",
+            "pad_height",
+            "pad_width",
+            "out_height",
+            "out_width",
+            "outputs",
+            "relu",
+            "pool",
+            "padded_height",
+            "padded_width",
+            "tile",
+            "wide_tile",
+            "padded_out",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _taken_up(

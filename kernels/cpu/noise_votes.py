@@ -109,11 +109,19 @@ def noisy_rows(
         grid = limits.data_ptr(), counts.data_ptr(), limits.shape[1]
     channels = images.shape[3]
     library.dualsmooth_noisy_rows(
-        _version(version), seed & 0xFFFFFFFF, seed >> 32, int(np.prod(images.shape[1:])),
-        channels if channels in (3, 4) else 4, images.ctypes.data, segments.ctypes.data, first,
-        count, int(out.dtype == torch.bfloat16), out.data_ptr(),
+        _version(version),
+        seed & 0xFFFFFFFF,
+        seed >> 32,
+        int(np.prod(images.shape[1:])),
+        channels if channels in (3, 4) else 4,
+        images.ctypes.data,
+        segments.ctypes.data,
+        first,
+        count,
+        int(out.dtype == torch.bfloat16),
+        out.data_ptr(),
         *grid,
-    )  # fmt: skip
+    )
 
 
 def count_votes(
@@ -142,9 +150,10 @@ def count_votes(
     library = _require()
     if logits.ndim != 2 or logits.dtype != torch.float32 or not logits.is_contiguous():
         raise KernelArgumentError(
-            "logits", "must be contiguous float32 (rows, classes)",
+            "logits",
+            "must be contiguous float32 (rows, classes)",
             f"{logits.dtype} {tuple(logits.shape)}",
-        )  # fmt: skip
+        )
     rows, classes = logits.shape
     _check_segments(segments, first, rows)
     if counts.shape != (len(segments), classes + 1) or not _is(counts, np.int64):
@@ -174,9 +183,10 @@ def _check_images(segments: NDArray[Any], images: NDArray[np.float32], out: torc
         )
     if tuple(out.shape[1:]) != images.shape[1:] or out.dtype not in DTYPES:
         raise KernelArgumentError(
-            "out", f"must be float32 or bfloat16 rows of {images.shape[1:]}",
+            "out",
+            f"must be float32 or bfloat16 rows of {images.shape[1:]}",
             f"{out.dtype} {tuple(out.shape)}",
-        )  # fmt: skip
+        )
     if not out.is_contiguous():
         raise KernelArgumentError("out", "must be contiguous", out.stride())
     used = segments["image"]
@@ -217,9 +227,21 @@ def _library() -> ctypes.CDLL | None:
         return None
     integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
     library.dualsmooth_noisy_rows.argtypes = [
-        ctypes.c_int, word, word, integer, integer, pointer, pointer, integer, integer,
-        ctypes.c_int, pointer, pointer, pointer, integer,
-    ]  # fmt: skip
+        ctypes.c_int,
+        word,
+        word,
+        integer,
+        integer,
+        pointer,
+        pointer,
+        integer,
+        integer,
+        ctypes.c_int,
+        pointer,
+        pointer,
+        pointer,
+        integer,
+    ]
     library.dualsmooth_count_votes.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     library.dualsmooth_noisy_rows.restype = library.dualsmooth_count_votes.restype = None
     return library

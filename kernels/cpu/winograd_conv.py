@@ -138,10 +138,17 @@ class _Geometry(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "height", "width", "channels", "above", "left", "out_height", "out_width", "outputs",
+            "height",
+            "width",
+            "channels",
+            "above",
+            "left",
+            "out_height",
+            "out_width",
+            "outputs",
             "relu",
         )
-    ]  # fmt: skip
+    ]
 
 
 class _Link(ctypes.Structure):
@@ -173,10 +180,15 @@ def _run(
         shortcut = _Place(None, 0) if added is None else places[added]
         links[number] = _Link(
             _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu),
-            layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address,
-            shortcut.address, places[written].address, places[read].step, shortcut.step,
+            layer.weight.data_ptr(),
+            layer.bias.data_ptr(),
+            places[read].address,
+            shortcut.address,
+            places[written].address,
+            places[read].step,
+            shortcut.step,
             places[written].step,
-        )  # fmt: skip
+        )
     scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
     required("winograd_conv", _library()).dualsmooth_winograd_chain(
         links, len(links), rows, group, BLOCK, scratch.data_ptr()
@@ -194,9 +206,10 @@ def _shapes(
     for x in inputs:
         if x.ndim != 4 or x.dtype != torch.float32 or len(x) != len(inputs[0]):
             raise KernelArgumentError(
-                "x", "must be float32 (rows, channels, height, width)",
+                "x",
+                "must be float32 (rows, channels, height, width)",
                 f"{x.dtype} {tuple(x.shape)}",
-            )  # fmt: skip
+            )
         shapes.append((x.shape[2], x.shape[3], x.shape[1]))
     for layer, (read, added) in zip(layers, wiring, strict=True):
         height, width, channels = shapes[read]

@@ -202,10 +202,10 @@ def test_a_process_that_cannot_start_is_told_once(
 
 def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
-        for stretch in child.STRETCHES:
+        for part in child.PARTS:
             place = Place(torch.device(device), device == "cpu", tmp_path)
             met = set[str]()
-            for item in child.items_of(stretch, place):
+            for item in child.items_of(part, place):
                 assert {*item.needs, *item.uses} <= met, item.name
                 assert not item.unless or item.unless in met, item.name
                 assert item.name not in met
@@ -236,13 +236,13 @@ def test_without_a_device_the_script_says_so(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's interpreter")
-@pytest.mark.parametrize("stretch", child.STRETCHES)
-def test_rehearsal(stretch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", child.PARTS)
+def test_rehearsal(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but what needs cuDNN, which fails as a backend without a device must."""
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     pytest.importorskip("triton")
-    gpu.main([str(stretch), "--rehearse", "--work", str(tmp_path / "work")])
-    items = json.loads((tmp_path / f"out/device_{stretch}.json").read_text())["items"]
+    gpu.main([str(part), "--rehearse", "--work", str(tmp_path / "work")])
+    items = json.loads((tmp_path / f"out/device_{part}.json").read_text())["items"]
     failed = {name for name, entry in items.items() if entry["state"] == "failed"}
     assert all(name.endswith(" cudnn") for name in failed)
     assert sum(entry["state"] == "done" for entry in items.values()) >= 6
