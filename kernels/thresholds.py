@@ -16,21 +16,11 @@ from dualsmooth.kernels.errors import KernelArgumentError
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Tables of some noise levels on one device; make them with `Thresholds.pack`.
+    """Tables of some noise levels on one device; make them with `Thresholds.pack`."""
 
-    Parameters
-    ----------
-    limits : int64 tensor (levels, table)
-        Bits of the uint64 thresholds, ascending, padded with ones.
-    count : int32 tensor (levels,)
-        Thresholds in use.
-    lowest : int32 tensor (levels,)
-        Noise value of a word below every threshold.
-    """
-
-    limits: torch.Tensor
-    count: torch.Tensor
-    lowest: torch.Tensor
+    limits: torch.Tensor  # int64 [levels, table], bits of uint64, ascending, padded with ones
+    count: torch.Tensor  # int32 [levels], thresholds in use
+    lowest: torch.Tensor  # int32 [levels], noise value of a word below every threshold
 
     @property
     def steps(self) -> int:

@@ -68,26 +68,10 @@ def residual_stage(
 ) -> torch.Tensor:
     """Run all identity blocks of a stage on chip; CUDA only, on torch's current stream.
 
-    Parameters
-    ----------
-    x : bfloat16 tensor [R, S, S, C]
-        Activations, channels-last; (C, S) one of (16, 32), (32, 16), (64, 8).
-    packed : bfloat16 tensor
-        `pack_weights` of the 2 B convolutions in order.
-    bias : float32 tensor [2 B, C]
-        Biases.
-    images : int or None
-        Images per thread block; None takes the choice in `STAGES`.
-
-    Returns
-    -------
-    bfloat16 tensor [R, S, S, C]
-        B blocks of relu(x + conv(relu(conv(x)))), rounded to bfloat16 after each convolution.
-
-    Raises
-    ------
-    KernelArgumentError
-        If a shape, dtype or device is wrong.
+    ``x`` is bfloat16 [R, S, S, C], (C, S) one of (16, 32), (32, 16), (64, 8); ``packed`` the
+    `pack_weights` of its 2 B convolutions in order, ``bias`` float32 [2 B, C]. The result is B
+    blocks of relu(x + conv(relu(conv(x)))), rounded to bfloat16 after each convolution. ``images``
+    per thread block; None takes the choice in `STAGES`.
     """
     expect("x", x, (None, None, None, None), (torch.bfloat16,))
     rows, size, _, channels = x.shape
