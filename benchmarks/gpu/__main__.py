@@ -40,30 +40,14 @@ GRACE = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One part.
-
-    Parameters
-    ----------
-    part : int
-        1, 2 or 3.
-    device : str
-        ``cuda`` or ``cpu``.
-    tiny : bool
-        Rehearsal sizes.
-    work : Path
-        Folder that later commands may go on with.
-    options : dict
-        Of the part.
-    deadline : float
-        On the monotonic clock.
-    """
+    """One part of a pass."""
 
     part: int
-    device: str
-    tiny: bool
-    work: Path
+    device: str  # cuda or cpu
+    tiny: bool  # rehearsal sizes
+    work: Path  # what later commands may go on with
     options: dict[str, str]
-    deadline: float
+    deadline: float  # on the monotonic clock
 
 
 def conduct(plan: Plan, report: Report) -> None:

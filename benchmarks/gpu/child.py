@@ -110,13 +110,7 @@ def _one(
 
 
 def items_of(part: int, place: Place) -> list[Item]:
-    """Items in the order in which they run: what everything else rests on comes first.
-
-    Raises
-    ------
-    ValueError
-        If the number is not 1, 2 or 3.
-    """
+    """Items in the order in which they run: what everything else rests on comes first."""
     return _only(_all(part, place), place.options.get("only", ""))
 
 

@@ -22,11 +22,6 @@ def read(folder: Path, split: str) -> tuple[ImageSet, list[int]]:
 
     A file holds ``x`` (uint8, n x 32 x 32 x 3) and ``y``, or JPEG images for training: ``jpeg``
     (all files joined), ``offsets`` (n + 1) and ``labels``. Ids are ``index``, or 0, 1, ...
-
-    Raises
-    ------
-    ArgumentError
-        If there is no such file.
     """
     paths = sorted(folder.glob(f"{split}*.npz"))
     if not paths:

@@ -14,17 +14,7 @@ LONGEST = 200
 
 
 class Report:
-    """Items in the order in which they were met, written whenever one of them ends.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    name : str
-        Start of the file names.
-    minutes : float
-        Time of the pass.
-    """
+    """Items in the order in which they were met, written whenever one of them ends."""
 
     def __init__(self, folder: Path, name: str, minutes: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)

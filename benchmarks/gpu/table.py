@@ -51,13 +51,7 @@ def gate(subject: Subject, backend: str) -> str:
 
 
 def passed(subject: Subject, turn: Turn) -> list[str]:
-    """Backends that may be timed.
-
-    Raises
-    ------
-    CheckFailed
-        If there is none.
-    """
+    """Backends that may be timed."""
     found = [b for b in subject.backends if turn.passed(gate(subject, b))]
     if not found:
         raise CheckFailed(f"no backend of {subject.name} passed its checks")

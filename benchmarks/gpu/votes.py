@@ -79,29 +79,14 @@ WORSE_LIMIT = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and the images its votes are drawn for.
-
-    Parameters
-    ----------
-    name : str
-    make : callable
-        A fresh network with a linear layer ``fc`` of ten classes.
-    side : int
-        Image sides, pixels.
-    batch : int
-        Rows of a batch.
-    checked, exact : int
-        Draws of the checks, and of the comparison with the CPU in float32.
-    backends : tuple of str
-        Of our sampler.
-    """
+    """A network and the images its votes are drawn for."""
 
     name: str
-    make: Callable[[], torch.nn.Module]
-    side: int
+    make: Callable[[], torch.nn.Module]  # with a linear layer fc of ten classes
+    side: int  # pixels
     batch: int = 4096
-    checked: int = 40_000
-    exact: int = 1500
+    checked: int = 40_000  # draws of the checks
+    exact: int = 1500  # draws of the comparison with the CPU in float32
     backends: tuple[str, ...] = ("cudnn", "eager")
 
     @property

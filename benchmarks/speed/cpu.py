@@ -184,13 +184,7 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
 
 
 def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None = None) -> None:
-    """Measure, print a table, and write it as ``cpu.md`` beside ``cpu.json``.
-
-    Raises
-    ------
-    ArgumentError
-        If a network is unknown, or rounds or threads is not an integer >= 1.
-    """
+    """Measure, print a table, and write it as ``cpu.md`` beside ``cpu.json``."""
     positive_integer("rounds", rounds)
     cores = available_cores() if threads is None else positive_integer("threads", threads)
     for name in networks:

@@ -9,12 +9,7 @@ from dualsmooth.benchmarks.speed.rounds import Times, best, ratio
 def ratios(seconds: Times, ours: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Times of each peer at its best batch, divided by those of ours at its best precision.
 
-    Parameters
-    ----------
-    seconds : dict of str to list of float
-        Of each round for the same number of votes, by ``KIND PRECISION`` or ``PEER BATCH``.
-    ours, wanted : sequence of str
-        Kinds and peers; those without times are left out.
+    ``seconds`` are named ``KIND PRECISION`` or ``PEER BATCH``; what has none is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for fastest in filter(None, (_best_of(seconds, mine) for mine in ours)):

@@ -78,13 +78,7 @@ def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, GlobalMethod]]:
 
 
 def most_picked(bundle: Bundle, data: str) -> float:
-    """The level that dual picks for most of the first images that it certifies.
-
-    Raises
-    ------
-    ArgumentError
-        If it certifies none of them.
-    """
+    """The level that dual picks for most of the first images that it certifies."""
     images = load_images(data).images[:FIRST]
     picked = [c.sigma for c in certify(DualSmoothing(bundle), images, budget=Budget.fixed(n=500))]
     counts = Counter(sigma for sigma in picked if sigma is not None)
@@ -94,13 +88,7 @@ def most_picked(bundle: Bundle, data: str) -> float:
 
 
 def check(contestants: dict[str, Contestant]) -> None:
-    """Correctness gate: votes add up, and a radius is what its bounds say.
-
-    Raises
-    ------
-    AssertionError
-        If they do not.
-    """
+    """Correctness gate: votes add up, and a radius is what its bounds say."""
     for name, contestant in contestants.items():
         for certificate in contestant.found:
             assert all(sum(r.votes) == r.count for r in certificate.counts), name

@@ -132,11 +132,6 @@ class Products:
 
     No thread waits for another, as none does in a sampler: one product divided among threads is as
     slow as the slowest of them, which on a busy machine is far below what the processor can do.
-
-    Parameters
-    ----------
-    threads : int
-        Threads that multiply at once.
     """
 
     def __init__(self, threads: int) -> None:

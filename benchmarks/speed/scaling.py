@@ -98,13 +98,7 @@ def points() -> list[Point]:
 
 
 def check(session: Session, point: Point, found: list[Certificate]) -> None:
-    """Correctness gate: votes add up, and the first image's are those of the reference driver.
-
-    Raises
-    ------
-    AssertionError
-        If they are not.
-    """
+    """Correctness gate: votes add up, and the first image's are those of the reference driver."""
     first = min(found, key=lambda c: c.image_id)
     procedure = point.method().certify(Budget.fixed(100, point.votes), 1e-3)
     session.sampler.load(0, point.pixels()[0].astype(np.float32) / np.float32(255))
