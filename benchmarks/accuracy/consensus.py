@@ -113,14 +113,9 @@ def certified(network: nn.Module, chosen: list[int], n: int) -> list[Certificate
     """Fixed smoothing of the network on test digits."""
     data = load_images("digits")
     bundle = Bundle.from_classifier(network, num_classes=10, input_shape=SHAPE)
-    return certify(
-        FixedSmoothing(bundle, SIGMA),
-        data.images[chosen],
-        image_ids=chosen,
-        labels=data.labels[chosen].tolist(),
-        budget=Budget.fixed(n=n),
-        precision="fp32",
-    )
+    method, labels = FixedSmoothing(bundle, SIGMA), data.labels[chosen].tolist()
+    options: dict[str, Any] = dict(image_ids=chosen, labels=labels, precision="fp32")
+    return certify(method, data.images[chosen], budget=Budget.fixed(n=n), **options)
 
 
 def main() -> None:

@@ -91,16 +91,8 @@ def table(lines: list[Line], radii: tuple[float, ...]) -> str:
         frozen = np.mean([frozen_radius_unsound(c) * _right(c) for c in certificates])
         unsound = "" if name.startswith("fixed") else f"{frozen:.3f}"
         shares = [f"{100 * share:.1f}" for share in map(summary.accuracy, radii)]
-        rows.append(
-            [
-                name,
-                *shares,
-                f"{summary.acr:.3f}",
-                f"{summary.draws:,.0f}",
-                f"{1000 * seconds:.1f}",
-                unsound,
-            ]
-        )
+        cells = (f"{summary.acr:.3f}", f"{summary.draws:,.0f}", f"{1000 * seconds:.1f}", unsound)
+        rows.append([name, *shares, *cells])
     rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 

@@ -55,28 +55,37 @@ SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
 def fixed_runs(
     bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
 ) -> dict[float, list[Certificate]]:
-    """Certify with every fixed sigma: certificates by sigma; votes as in `routed_runs`."""
-    found = {}
-    for sigma in bundle.sigmas:
-        folder = runs / f"{bundle.name}-fixed-{sigma:g}"
-        method = FixedSmoothing(bundle, sigma, runner_up)
-        drawn = drawn_for(bundle, runs, folder)
-        certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
-        found[sigma] = read_log(folder)
-    return found
+    """Certify with every fixed sigma: certificates by sigma."""
+    methods = [(f"fixed-{s:g}", FixedSmoothing(bundle, s, runner_up)) for s in bundle.sigmas]
+    return dict(
+        zip(bundle.sigmas, runs_of(bundle, methods, data, ids, settings, runs), strict=True)
+    )
 
 
 def routed_runs(
     bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
 ) -> dict[str, list[Certificate]]:
-    """Certify with every system of `SYSTEMS`; votes that other runs drew are read again."""
-    found: dict[str, list[Certificate]] = {}
-    for number, (name, make) in enumerate(SYSTEMS):
-        folder = runs / f"{bundle.name}-routed-{number}"
-        method = make(bundle, runner_up)
+    """Certify with every system of `SYSTEMS`."""
+    methods = [(f"routed-{i}", make(bundle, runner_up)) for i, (_, make) in enumerate(SYSTEMS)]
+    found = runs_of(bundle, methods, data, ids, settings, runs)
+    return {name: certificates for (name, _), certificates in zip(SYSTEMS, found, strict=True)}
+
+
+def runs_of(
+    bundle: Bundle,
+    methods: Sequence[tuple[str, Method]],
+    data: ImageSet,
+    ids: list[int],
+    settings: Settings,
+    runs: Path,
+) -> list[list[Certificate]]:
+    """Certify in a folder for each method; votes that other runs drew are read again."""
+    found = []
+    for name, method in methods:
+        folder = runs / f"{bundle.name}-{name}"
         drawn = drawn_for(bundle, runs, folder)
         certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
-        found[name] = read_log(folder)
+        found.append(read_log(folder))
     return found
 
 
@@ -186,13 +195,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True)
-    parser.add_argument(
-        "--other",
-        action="append",
-        default=[],
-        metavar="BUNDLE",
-        help="its routed systems are added; may be given again",
-    )
+    told = "its routed systems are added; may be given again"
+    parser.add_argument("--other", action="append", default=[], metavar="BUNDLE", help=told)
     parser.add_argument("--runner-up", action="store_true")
     parser.add_argument("--train", help="recipe that makes BUNDLE first, if it is not there")
     parser.add_argument("--train-max", type=int, help="train on the first images only")
@@ -211,9 +215,8 @@ def main() -> None:
     if options.train and not Path(options.bundle).exists():
         from dualsmooth.engine.train.run import train
 
-        train(
-            options.train, options.data, options.bundle, max_images=options.train_max, resume=True
-        )
+        most = options.train_max
+        train(options.train, options.data, options.bundle, max_images=most, resume=True)
     bundle = load_bundle(options.bundle)
     others = [load_bundle(name) for name in options.other]
     data = load_images(options.data)
@@ -223,24 +226,20 @@ def main() -> None:
     compared = compare(summaries)
     print(table(summaries, compared))
     for name, parts in lost.items():
+        level, selector = parts["level"], parts["selector"]
         print(
-            f"{name}: mean radius lost to the oracle by the level {parts['level']:.3f}, "
-            f"by the selector's radius {parts['selector']:.3f}"
+            f"{name}: mean radius lost to the oracle by the level {level:.3f}, "
+            f"by the selector's radius {selector:.3f}"
         )
     if options.out:
+        asked = ("skip", "n0", "n", "precision", "runner_up")
         record = {
             "data": data.name,
             "images": len(ids),
-            "skip": options.skip,
-            "n0": options.n0,
-            "n": options.n,
-            "alpha": settings.alpha,
-            "seed": settings.seed,
-            "precision": options.precision,
-            "bundle": bundle.name,
-            "digest": bundle.digest,
+            **{name: getattr(options, name) for name in asked},
+            **{"alpha": settings.alpha, "seed": settings.seed},
+            **{"bundle": bundle.name, "digest": bundle.digest},
             "others": {other.name: other.digest for other in others},
-            "runner_up": options.runner_up,
             "systems": compared,
             "mean_radius_lost": lost,
             "machine": machine(),

@@ -24,8 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,29 +69,12 @@ def _process(plan: Plan, report: Report) -> int:
     with tempfile.TemporaryDirectory(prefix="device-pass-") as folder:
         path, events = Path(folder) / "plan.json", Path(folder) / "events.jsonl"
         events.touch()
-        path.write_text(
-            json.dumps(
-                {
-                    "part": plan.part,
-                    "device": plan.device,
-                    "tiny": plan.tiny,
-                    "work": str(plan.work),
-                    "options": plan.options,
-                    "known": report.ended(),
-                    "deadline": plan.deadline,
-                    "events": str(events),
-                }
-            )
-        )
+        told = asdict(plan) | {"known": report.ended(), "events": events}
+        path.write_text(json.dumps(told, default=str))
         command = [sys.executable, *CHILD, str(path)]
         with report.log.open("ab") as log, events.open(encoding="utf-8") as lines:
-            child = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(plan),
-                process_group=0,
-            )
+            streams: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
+            child = subprocess.Popen(command, env=_environment(plan), process_group=0, **streams)
             why = ""
             while child.poll() is None:
                 report.follow(lines)

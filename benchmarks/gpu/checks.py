@@ -42,9 +42,8 @@ def cifar(blocks: int, place: Place, backends: tuple[str, ...]) -> Subject:
     """A CIFAR ResNet of depth 6 blocks + 2."""
     make = partial(create, f"cifar_resnet{6 * blocks + 2}", {})
     if place.tiny:
-        return Subject(
-            "tiny ResNet-20", partial(create, "cifar_resnet20", {}), 8, 32, 150, 60, backends
-        )
+        make = partial(create, "cifar_resnet20", {})
+        return Subject("tiny ResNet-20", make, 8, 32, 150, 60, backends)
     return Subject(f"ResNet-{6 * blocks + 2}", make, 32, backends=backends)
 
 
@@ -72,13 +71,8 @@ def _clocks() -> str:
     query = "--query-gpu=driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu"
     if shutil.which("nvidia-smi") is None:
         return "not there"
-    done = subprocess.run(
-        ["nvidia-smi", query, "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     return done.stdout.strip()
 
 
@@ -128,9 +122,8 @@ def sanitize(tool: str, turn: Turn) -> dict[str, Any]:
     if not found or turn.place.device.type != "cuda":
         raise Unavailable("no compute-sanitizer here")
     tools = [str(found[0]), "--tool", tool, "--error-exitcode", "9"]
-    return command(
-        [*tools, *PYTEST, SIZES, "-k", "small"], turn, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-    )
+    tools += [*PYTEST, SIZES, "-k", "small"]
+    return command(tools, turn, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def kernel_times(turn: Turn) -> dict[str, Any]:

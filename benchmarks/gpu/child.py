@@ -89,13 +89,8 @@ def _one(
         state = NOT_RUN
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:LONGEST]
-        tell(
-            item.name,
-            FAILED,
-            reason=reason,
-            traceback=traceback.format_exc(),
-            seconds=time.monotonic() - start,
-        )
+        taken = time.monotonic() - start
+        tell(item.name, FAILED, reason=reason, traceback=traceback.format_exc(), seconds=taken)
         state = STUCK if isinstance(error, TimeoutError) else FAILED
     else:
         results[item.name] = result

@@ -76,29 +76,15 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
     made, key = list[Contestant](), seed_key(SEED, device)
     half = torch.randn(1 << 28, device=device, dtype=torch.bfloat16)
     made.append(Contestant("copy of 512 MB", 1, lambda: half.clone(), 4 * half.numel()))
-    for label, shape, batch in (
-        ("cifar", CIFAR, CIFAR_BATCH),
-        ("imagenet", IMAGENET, IMAGENET_BATCH),
-    ):
+    kinds = ("cifar", CIFAR, CIFAR_BATCH), ("imagenet", IMAGENET, IMAGENET_BATCH)
+    for label, shape, batch in kinds:
         side = (shape.height, shape.width, 3)
         images, rows = torch.rand(16, *side, device=device), rows_of(batch, device)
         values, pixels = side[0] * side[1] * 3, shape.out_height * shape.out_width
-        made.append(
-            Contestant(
-                f"torch.randn {label}",
-                batch,
-                partial(torch.randn, batch, *side, device=device),
-                4 * values,
-            )
-        )
-        made.append(
-            Contestant(
-                f"noise {label}",
-                batch,
-                partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True),
-                8 * values / 3,
-            )
-        )
+        randn = partial(torch.randn, batch, *side, device=device)
+        noise = partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True)
+        made.append(Contestant(f"torch.randn {label}", batch, randn, 4 * values))
+        made.append(Contestant(f"noise {label}", batch, noise, 8 * values / 3))
         weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
         bias, mean, std = (
             torch.full((n,), v, device=device)
@@ -139,11 +125,8 @@ def layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     head, bias = torch.randn(64, 10, device=device).bfloat16(), torch.zeros(10, device=device)
     rows = rows_of(batch, device)
     counts = torch.zeros(16, 11, dtype=torch.int64, device=device)
-    made.append(
-        Contestant(
-            "vote", batch, lambda: ops.vote(features, head, bias, rows.segment, counts), 8192, 5376
-        )
-    )
+    vote = partial(ops.vote, features, head, bias, rows.segment, counts)
+    made.append(Contestant("vote", batch, vote, 8192, 5376))
     images, key = torch.rand(16, 32, 32, 3, device=device), seed_key(SEED, device)
     votes = partial(resnet_votes, images, rows, key, network, counts)
     made.append(Contestant("ResNet-110 with noise and votes", batch, votes, 5.2e6, 0.5063e9))
