@@ -32,6 +32,10 @@ LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
 
 
+LARGEST_TABLE = 1 << 28
+"""Bytes of a table of results."""
+
+
 _UNSUSPECTED = 1 << 28
 
 

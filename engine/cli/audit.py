@@ -66,18 +66,21 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.data.spec import images_of_run
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.log import read_configuration
 
-    if spec is None:
-        try:
-            spec = str(read_configuration(run).get("data"))
-        except FileError:
+    configuration: dict[str, Any] = {}
+    try:
+        configuration = read_configuration(run)
+    except FileError:
+        if spec is None:
             return None
+    if spec is None:
+        spec = str(configuration.get("data"))
         if spec.partition(":")[0] != "digits":
             return None
-    return load_images(spec)
+    return images_of_run(spec, configuration)
 
 
 def _bundle(configuration: dict[str, Any], source: str | None) -> Any:

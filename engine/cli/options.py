@@ -178,6 +178,30 @@ NoiseOption = Annotated[
 ]
 
 
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file of the model's classes in order: one name a line, or INDEX NAME; folders "
+        "of folder:DIR may be called by the first word of a name."
+    ),
+]
+
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+
+
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        help="On cuda: auto (measured), cudnn, triton, compile or eager. On cpu: auto or "
+        "openvino (extra cpu)."
+    ),
+]
+
+
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),

@@ -31,7 +31,8 @@ def search(
     from dualsmooth.engine.runs.search import search_anchors
     from dualsmooth.engine.settings import Settings
 
-    loaded, images = load_bundle(bundle), load_images(data)
+    loaded = load_bundle(bundle)
+    images = load_images(data, shape=loaded.input_shape, most=max_)
     chosen = images.images[choose_images(len(images.labels), skip, max_)]
     settings = Settings(seed=seed, threads=threads)
     anchors = search_anchors(loaded, chosen, make_search(loaded, search), settings, out)

@@ -103,7 +103,7 @@ def _semielastic(bundle: Bundle, options: MethodOptions) -> Method:
     assert options.sigma is not None
     assert options.references is not None
     given = {name: getattr(options, name) for name in ("rate", "offset", "neighbours")}
-    images = load_images(options.references).images
+    images = load_images(options.references, shape=bundle.input_shape).images
     noise = NeighbourNoise(
         images, options.sigma, **{name: value for name, value in given.items() if value is not None}
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, is_serial, method_at
@@ -82,7 +83,10 @@ def certify_run(
     StoppedError
         If the run cannot go on, or images were given up; what was reached is on disk.
     """
-    check_images(data.images, bundle_of(method).input_shape)
+    bundle = bundle_of(method)
+    check_images(data.images, bundle.input_shape)
+    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
+    settings = settings.at(bundle)
     if settings.noise == "integer":
         check_grid(data.images)
     at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
@@ -203,4 +207,4 @@ def describe(
         "device": settings.device_kind,
         "precision": settings.arithmetic,
         "noise": settings.noise,
-    }
+    } | ({"classes": list(data.classes)} if data.classes_given else {})

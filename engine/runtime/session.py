@@ -50,10 +50,11 @@ class Session:
     """
 
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
+        self.bundle = bundle_of(method)
+        settings = settings.at(self.bundle)
         _check_fit(method, settings)
         self.method, self.settings = method, settings
         self._slots = settings.in_flight(is_serial(method))
-        self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
         self._digest = self.bundle.digest
         self.sampler = (make or make_sampler)(

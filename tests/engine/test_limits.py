@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_DATA, LARGEST_IMAGE, check_expansion

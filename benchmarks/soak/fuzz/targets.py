@@ -26,7 +26,7 @@ from dualsmooth.benchmarks.soak.fuzz.seeds import (
     pt2_seeds,
 )
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.regions.anchors import read_anchors

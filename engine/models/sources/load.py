@@ -1,5 +1,6 @@
 """Where bundles come from: one function for every kind of source."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,15 +70,15 @@ EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
 
-def place_of(source: str | Path, device: str, precision: str) -> tuple[str, str]:
-    """Device and precision for a source: exported classifiers run on the CPU in float32.
+def place_of(architectures: Iterable[str], device: str, precision: str) -> tuple[str, str]:
+    """Device and precision for networks: exported classifiers run on the CPU in float32.
 
     Raises
     ------
     ArgumentError
         If something else is asked of one.
     """
-    if str(source).startswith(TIMM) or not str(source).lower().endswith(EXPORTED):
+    if not any(f".{architecture}" in EXPORTED for architecture in architectures):
         return device, precision
     for name, asked, only in (("device", device, "cpu"), ("precision", precision, "fp32")):
         if asked not in ("auto", only):

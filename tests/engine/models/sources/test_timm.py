@@ -24,7 +24,7 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
-from dualsmooth.engine.models.sources.load import load_bundle, place_of
+from dualsmooth.engine.models.sources.load import load_bundle
 
 NAME, CLASSES = "test_resnet", 3
 SETTINGS = SimpleNamespace(
@@ -211,7 +211,3 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ArgumentError, match=r"needs timm for timm:NAME.*dualsmooth\[timm\]"):
         load_bundle("timm:resnet18:weights.pth")
-
-
-def test_the_ending_of_the_file_does_not_decide_where_it_runs() -> None:
-    assert place_of("timm:resnet18:weights.onnx", "cuda", "bf16") == ("cuda", "bf16")
