@@ -5,6 +5,7 @@ block is two launches: conv + ReLU, and conv + shortcut + ReLU with the shortcut
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ def resnet_features(
     for block in network.blocks:
         shortcut = None if block.projection is None else (x, block.projection)
         residual = x if shortcut is None else None
-        options = dict(backend=backend, launch=conv_launch)
+        options: Any = dict(backend=backend, launch=conv_launch)
         y = conv(x, block.weight1, block.bias1, stride=block.stride, **options)
         x = conv(y, block.weight2, block.bias2, residual=residual, shortcut=shortcut, **options)
     return x

@@ -90,7 +90,8 @@ def build_stage(stage: Stage, sm: int) -> Machine:
     """Compile an on-chip stage for an architecture with nvcc and read it back."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "stage.cubin"
-        command = ["nvcc", f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o", cubin, SOURCE]
+        command = ["nvcc", f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o"]
+        command += [str(cubin), str(SOURCE)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")

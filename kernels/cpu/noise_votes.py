@@ -165,9 +165,9 @@ def _library() -> ctypes.CDLL | None:
     if library is None:
         return None
     integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
-    rows = [pointer, pointer, integer, integer, ctypes.c_int, pointer]
-    counters = [ctypes.c_int, word, word, integer, integer]
-    library.dualsmooth_noisy_rows.argtypes = [*counters, *rows, pointer, pointer, integer]
+    types: list[Any] = [ctypes.c_int, word, word, integer, integer, pointer, pointer, integer]
+    types += [integer, ctypes.c_int, pointer, pointer, pointer, integer]
+    library.dualsmooth_noisy_rows.argtypes = types
     library.dualsmooth_count_votes.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     library.dualsmooth_noisy_rows.restype = library.dualsmooth_count_votes.restype = None
     return library
