@@ -16,9 +16,6 @@ class NoiseLaunch:
         return cls(128, 4) if blocks <= 128 else cls()
 
 
-NOISE_CANDIDATES = (NoiseLaunch(128, 4), NoiseLaunch(256, 4))
-
-
 @dataclass(frozen=True, slots=True)
 class VoteLaunch:
     """Vote kernels: rows per tile, tiles per program, channels per dot, warps."""
@@ -39,9 +36,6 @@ class VoteLaunch:
         """Sizes as the device code names them; BINS has one for rows that do not vote."""
         padded, bins = _power_of_two(max(16, classes)), _power_of_two(classes + 2)
         return dict(CLASSES_PAD=padded, BINS=bins, ROWS=self.rows, TILES=self.tiles)
-
-
-VOTE_CANDIDATES = (VoteLaunch(), VoteLaunch(rows=16, tiles=1, chunk=16, warps=8))
 
 
 @dataclass(frozen=True, slots=True)

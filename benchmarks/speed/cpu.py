@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed import networks as deep_networks
 from dualsmooth.benchmarks.speed import peers
-from dualsmooth.benchmarks.speed.cpu_table import ratios, table
 from dualsmooth.benchmarks.speed.networks import Products, flop_per_vote
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, share
+from dualsmooth.benchmarks.speed.tables import cpu_table, ratios
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
@@ -195,9 +195,9 @@ def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None =
     found: dict[str, dict[str, Any]] = {}
     for name in networks:
         found[name] = measure(name, rounds, list(PEERS))
-        print(table({name: found[name]}, tuple(OURS)), flush=True)
+        print(cpu_table({name: found[name]}, tuple(OURS)), flush=True)
         out.mkdir(parents=True, exist_ok=True)
         about = {"machine": about_machine(), "threads": cores, "load_average": os.getloadavg()}
         write_json(out / "cpu.json", about | found)
-        (out / "cpu.md").write_text(table(found, tuple(OURS)))
+        (out / "cpu.md").write_text(cpu_table(found, tuple(OURS)))
     print(out / "cpu.json")

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed.rounds import about_machine
-from dualsmooth.benchmarks.speed.scaling_table import draw_picture, table
+from dualsmooth.benchmarks.speed.tables import draw_picture, scaling_table
 from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.methods.method import GlobalMethod
@@ -162,7 +162,7 @@ def run(rounds: int, out: Path) -> None:
         ]
         for axis, values in AXES.items()
     }
-    text = table(axes)
+    text = scaling_table(axes)
     print(text)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "scaling.json", {"machine": about_machine(), "rounds": rounds} | axes)
