@@ -130,10 +130,8 @@ def main() -> None:
     chosen = list(range(0, len(data), max(1, len(data) // options.images)))[: options.images]
     images = as_unit_float(data.images[chosen])
     joined = {k: Consensus(parts, k).eval() for k in range(2, options.members)}
-    networks: dict[str, nn.Module] = {
-        "one member": parts[0],
-        "soft voting": SoftVoting(parts).eval(),
-    }
+    networks: dict[str, nn.Module] = {"one member": parts[0]}
+    networks["soft voting"] = SoftVoting(parts).eval()
     networks |= {f"consensus {k}": network for k, network in joined.items()}
     batches = noisy_batches(images)
     for network in joined.values():

@@ -18,6 +18,7 @@ Run folders resume: an interrupted command goes on where it was. Radii are stric
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,36 +53,18 @@ SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
 """Routed systems of a bundle with a selector, with or without the runner-up bound."""
 
 
-def fixed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
-) -> dict[float, list[Certificate]]:
-    """Certify with every fixed sigma: certificates by sigma."""
-    methods = [(f"fixed-{s:g}", FixedSmoothing(bundle, s, runner_up)) for s in bundle.sigmas]
-    return dict(
-        zip(bundle.sigmas, runs_of(bundle, methods, data, ids, settings, runs), strict=True)
-    )
-
-
-def routed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
-) -> dict[str, list[Certificate]]:
-    """Certify with every system of `SYSTEMS`."""
-    methods = [(f"routed-{i}", make(bundle, runner_up)) for i, (_, make) in enumerate(SYSTEMS)]
-    found = runs_of(bundle, methods, data, ids, settings, runs)
-    return {name: certificates for (name, _), certificates in zip(SYSTEMS, found, strict=True)}
-
-
 def runs_of(
     bundle: Bundle,
-    methods: Sequence[tuple[str, Method]],
+    methods: dict[str, Method],
+    *,
     data: ImageSet,
     ids: list[int],
     settings: Settings,
     runs: Path,
 ) -> list[list[Certificate]]:
-    """Certify in a folder for each method; votes that other runs drew are read again."""
+    """Certificates of each method; votes that other runs drew are read again."""
     found = []
-    for name, method in methods:
+    for name, method in methods.items():
         folder = runs / f"{bundle.name}-{name}"
         drawn = drawn_for(bundle, runs, folder)
         certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
@@ -174,7 +157,9 @@ def measure(
     runner_up: bool = False,
 ) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:
     """Summaries of every system and of the oracle, and what binds each routed system."""
-    fixed = fixed_runs(bundle, data, ids, settings, runs, runner_up)
+    certified = partial(runs_of, data=data, ids=ids, settings=settings, runs=runs)
+    levels = {f"fixed-{s:g}": FixedSmoothing(bundle, s, runner_up) for s in bundle.sigmas}
+    fixed = dict(zip(bundle.sigmas, certified(bundle, levels), strict=True))
     rows = {f"fixed {sigma:g}": rows_of(found) for sigma, found in fixed.items()}
     rows[ORACLE] = oracle(list(rows.values()))
     lost = {}
@@ -182,7 +167,8 @@ def measure(
         if SELECTOR not in routed.networks:
             continue
         mark = "" if routed is bundle else f", {routed.name}"
-        for name, found in routed_runs(routed, data, ids, settings, runs, runner_up).items():
+        systems = {f"routed-{i}": make(routed, runner_up) for i, (_, make) in enumerate(SYSTEMS)}
+        for (name, _), found in zip(SYSTEMS, certified(routed, systems), strict=True):
             marked = name.replace(")", mark + ")")
             rows[marked] = rows_of(found)
             if routed is bundle:

@@ -133,16 +133,12 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
     bias = torch.randn(channels, device=place.device)
     image, half, geometry = x.permute(0, 3, 1, 2), bias.bfloat16(), ([1, 1], [1, 1], [1, 1], 1)
     aten, other = torch.ops.aten, z.permute(0, 3, 1, 2)
-    calls: dict[str, Callable[[], torch.Tensor]] = {
-        "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1)
-    }
+    plain = partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1)
+    calls: dict[str, Callable[[], torch.Tensor]] = {"cudnn": plain}
     if turn.passed(CUDNN):
-        calls["cudnn relu"] = partial(
-            aten.cudnn_convolution_relu.default, image, kernel, half, *geometry
-        )
-        calls["cudnn add relu"] = partial(
-            aten.cudnn_convolution_add_relu.default, image, kernel, other, 1.0, half, *geometry
-        )
+        relu, add_relu = aten.cudnn_convolution_relu, aten.cudnn_convolution_add_relu
+        calls["cudnn relu"] = partial(relu, image, kernel, half, *geometry)
+        calls["cudnn add relu"] = partial(add_relu, image, kernel, other, 1.0, half, *geometry)
     if turn.passed(KERNELS):
         calls["triton relu"] = partial(ops.conv, x, weight, bias)
         calls["triton add relu"] = partial(ops.conv, x, weight, bias, residual=z)

@@ -204,9 +204,13 @@ def test_bad_tables_are_named() -> None:
         with pytest.raises(KernelArgumentError, match=r"^tables must"):
             Thresholds.pack(bad)
     segments, out = table(), torch.zeros(1, 1, 1, 1)
+    packed = Thresholds.pack([good])
+    narrow = Thresholds(packed.limits[:, :2].contiguous(), packed.count, packed.lowest)
+    with pytest.raises(KernelArgumentError, match=r"^tables must be packed for the CPU"):
+        noisy_rows(segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out, tables=narrow)
     segments["level"] = [0, 1, 0]
     with pytest.raises(KernelArgumentError, match=r"^segments must name levels below 1"):
         noisy_rows(
             segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out,
-            tables=Thresholds.pack([good]),
+            tables=packed,
         )  # fmt: skip
