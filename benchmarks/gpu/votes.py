@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dualsmooth.benchmarks.gpu.gate import Figures, require
+from dualsmooth.benchmarks.speed.networks import Bottleneck, WideBlock, flop_per_vote
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
@@ -42,25 +43,17 @@ class Work:
 
 def work_of(network: nn.Module, shape: tuple[int, int, int]) -> Work:
     """Count one image of shape (height, width, channels)."""
-    from dualsmooth.benchmarks.speed.networks import Bottleneck, WideBlock
-
-    flop, values = 0.0, 0.0
+    values = 0.0
 
     def layer(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal flop, values
+        nonlocal values
         if isinstance(module, nn.Conv2d):
-            terms = module.in_channels // module.groups * module.kernel_size[0] ** 2
-            flop += 2.0 * output.numel() * terms
             values += inputs[0].numel() + output.numel()
-        elif isinstance(module, nn.Linear):
-            flop += 2.0 * output.numel() * module.in_features
         elif isinstance(module, BasicBlock | Bottleneck | WideBlock):
             values += output.numel()
 
     hooks = [part.register_forward_hook(layer) for part in network.modules()]
-    height, width, channels = shape
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, channels, height, width))
+    flop = flop_per_vote(network.eval(), shape)
     for hook in hooks:
         hook.remove()
     return Work(flop, 2 * values)

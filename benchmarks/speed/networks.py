@@ -62,11 +62,8 @@ def resnet18_cifar() -> nn.Module:
 
 def resnet50() -> nn.Module:
     """ResNet-50 v1.5 with ten classes, 8.2 GFLOP for 224x224 pixels."""
-    layers: list[nn.Module] = [
-        *_convolution(3, 64, 7, 2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, 1),
-    ]
+    layers: list[nn.Module] = [*_convolution(3, 64, 7, 2), nn.ReLU(inplace=True)]
+    layers.append(nn.MaxPool2d(3, 2, 1))
     inputs = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
