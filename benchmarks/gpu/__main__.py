@@ -12,7 +12,7 @@ process of their own: one that fails, hangs or breaks the device costs the other
 
 ``--only TEXT`` runs items whose name holds the text, and what they need. ``--rehearse`` runs
 everything on the processor at tiny sizes. Part 3 also takes ``--work DIR``, a folder to go on
-with (`device_cifar.py`), and ``--network``. The exit code is 1 if anything failed. Without a device
+with (`cifar.py`), and ``--network``. The exit code is 1 if anything failed. Without a device
 it says so and exits with 0.
 """
 

@@ -1,4 +1,4 @@
-"""Ceilings of a device, and cuDNN's rates beside predictions; see `gpu.py`.
+"""Ceilings of a device, and cuDNN's rates beside predictions; see `__main__.py`.
 
 They decide which program of a network can be the fastest: one that reads every activation nine
 times through the L2 cache cannot beat what the cache delivers.

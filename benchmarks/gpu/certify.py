@@ -1,4 +1,4 @@
-"""CIFAR-10 test images certified on a device, beside published figures; see `device_cifar.py`."""
+"""CIFAR-10 test images certified on a device, beside published figures; see `cifar.py`."""
 
 from time import monotonic, perf_counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Correctness on a device: kernels, samplers, tests and sanitizers; see `gpu.py`."""
+"""Correctness on a device: kernels, samplers, tests and sanitizers; see `__main__.py`."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""Runs the items of a device pass in a process of their own; started by `gpu.py`.
+"""Runs the items of a device pass in a process of their own; started by `__main__.py`.
 
 A broken device, a crash or a hang ends this process, and the pass goes on in another one. What is
 reached is written line by line, as JSON.

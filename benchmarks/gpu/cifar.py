@@ -1,6 +1,6 @@
-"""CIFAR-10 on a device: train experts and a selector, then certify; see `gpu.py`.
+"""CIFAR-10 on a device: train experts and a selector, then certify; see `__main__.py`.
 
-``--data DIR`` is a folder with ``train*.npz`` and ``test*.npz`` (`cifar_data.py`). The folder
+``--data DIR`` is a folder with ``train*.npz`` and ``test*.npz`` (`cifar_files.py`). The folder
 ``--work`` keeps the state of every network after every epoch, and the finished bundle
 ``cifar-dual``; a second command goes on with what is there. What comes back beside the figures fits
 through a narrow door: ``cifar_bundle.tar`` (weights in float16), or, if training was cut off,

@@ -1,4 +1,4 @@
-"""Dual smoothing against a fixed sigma on a device, for every budget; see `gpu.py`."""
+"""Dual smoothing against a fixed sigma on a device, for every budget; see `__main__.py`."""
 
 from time import perf_counter
 from typing import Any

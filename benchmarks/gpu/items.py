@@ -1,4 +1,4 @@
-"""What a device pass is made of: items that run one after the other; see `gpu.py`."""
+"""What a device pass is made of: items that run one after the other; see `__main__.py`."""
 
 import time
 from collections.abc import Callable, Mapping

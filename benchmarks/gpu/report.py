@@ -1,4 +1,4 @@
-"""What a device pass has found so far, as files; see `gpu.py`."""
+"""What a device pass has found so far, as files; see `__main__.py`."""
 
 import json
 import sys

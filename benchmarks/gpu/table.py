@@ -1,4 +1,4 @@
-"""Speeds beside other loops, and where the time goes; see `gpu.py`.
+"""Speeds beside other loops, and where the time goes; see `__main__.py`.
 
 Every network's backends are checked first; the table times those that passed, and peers with the
 same weights. N is 100,000 votes per round where five rounds of it fit into an item's time, else
