@@ -17,7 +17,7 @@ Run folders resume: an interrupted command goes on where it was. Radii are stric
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
 
 def runs_of(
     bundle: Bundle,
-    methods: dict[str, Method],
+    methods: Mapping[str, Method],
     *,
     data: ImageSet,
     ids: list[int],
