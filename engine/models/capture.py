@@ -23,7 +23,10 @@ from dualsmooth.engine.models.normalize import Normalize
 
 _OWN = tuple(
     f"dualsmooth.engine.models.{name}"
-    for name in ("denoised", "ensemble", "normalize", "ordered", "resnet", "small")
+    for name in (
+        *("denoised", "ensemble", "architectures.normalize", "architectures.ordered"),
+        *("architectures.resnet", "architectures.small"),
+    )
 )
 _PLAIN = (
     nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear,
