@@ -121,8 +121,11 @@ class Anchors:
             If it cannot be written.
         """
         check_target(Path(path))
-        with whole_file(Path(path)) as file:
-            np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
+        try:
+            with whole_file(Path(path)) as file:
+                np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
+        except OSError as error:
+            raise FileError(path, "must be writable", error.strerror or error) from error
 
 
 def read_anchors(path: str | Path) -> Anchors:
