@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError
 
-if TYPE_CHECKING:
-    pass
-
+STREAM_VERSION = 1
 LEVELS = 16
 """Number of noise levels with counters of their own."""
 
@@ -96,6 +94,3 @@ class Prediction:
     predicted: int | None
     sigmas: tuple[float, ...]
     abstained_at: str | None
-
-
-STREAM_VERSION = 1

@@ -1,5 +1,6 @@
 """Bounds, and the ledger that joins their levels: what a certificate may say it spent."""
 
+import re
 from dataclasses import dataclass
 
 from dualsmooth.engine.errors import ArgumentError
@@ -9,8 +10,8 @@ from dualsmooth.engine.errors import ArgumentError
 class RadiusTest:
     """Group-sequential test of P(event) <= p0, as run by a ``decide`` budget.
 
-    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of `dualsmooth.engine.radius.decision`,
-    with the sigma and the alpha of the bound it belongs to.
+    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of
+    `dualsmooth.engine.radius.decision`, with the sigma and the alpha of the bound it belongs to.
 
     Parameters
     ----------
@@ -41,6 +42,7 @@ class RadiusTest:
 
 
 LEDGER_RULES = ("single", "minimum", "sum", "chain")
+_EVENT = re.compile(r"(=|>=|<=|!=) \d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,20 @@ class Bound:
     lower: float
     radius: float
     tests: tuple[RadiusTest, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _EVENT.fullmatch(self.event):
+            raise ArgumentError("event", "must be a relation and an index, like >= 1", self.event)
+
+    @property
+    def relation(self) -> str:
+        """``=``, ``>=``, ``<=`` or ``!=``."""
+        return self.event.partition(" ")[0]
+
+    @property
+    def index(self) -> int:
+        """The class or level index that votes are compared with."""
+        return int(self.event.partition(" ")[2])
 
 
 @dataclass(frozen=True, slots=True)

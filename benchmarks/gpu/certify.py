@@ -10,7 +10,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runs.summary import rows_of, summarize
 from dualsmooth.engine.runtime.session import Session
@@ -64,7 +64,7 @@ def certify_fixed(bundle: Bundle, data: ImageSet, ids: list[int], turn: Turn) ->
 
 
 def _certified(
-    method: GlobalMethod, budget: Budget, data: ImageSet, ids: list[int], turn: Turn, until: float
+    method: Method, budget: Budget, data: ImageSet, ids: list[int], turn: Turn, until: float
 ) -> dict[str, Any]:
     """Groups of consecutive images until the time is over; whole groups only.
 
@@ -100,7 +100,7 @@ def _check_repeats(session: Session, data: ImageSet, ids: list[int]) -> None:
 
 
 def _figures(
-    method: GlobalMethod, budget: Budget, done: list[Certificate], seconds: float, session: Session
+    method: Method, budget: Budget, done: list[Certificate], seconds: float, session: Session
 ) -> dict[str, Any]:
     summary = summarize(method.name, rows_of(done), RADII)
     return {

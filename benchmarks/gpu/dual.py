@@ -10,7 +10,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -28,7 +28,7 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
         "decide": Budget.decide(RADII, n=n),
     }  # fmt: skip
     for name, budget in budgets.items():
-        methods: dict[str, GlobalMethod] = {
+        methods: dict[str, Method] = {
             "dual": DualSmoothing(bundle),
             "fixed sigma": FixedSmoothing(bundle, SIGMA),
         }
@@ -40,7 +40,7 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
     return found
 
 
-def certified(method: GlobalMethod, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
+def certified(method: Method, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
     """One run over the images, after a check that a rerun gives the same certificates."""
     settings = Settings(budget, device=turn.place.device.type, slots=64)
     with Session(method, settings) as session:

@@ -30,7 +30,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
@@ -69,7 +69,7 @@ class Contestant:
         self.found += sorted(found, key=lambda c: c.image_id)
 
 
-def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, GlobalMethod]]:
+def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, Method]]:
     """Dual, and fixed at one level."""
     yield "dual", DualSmoothing(bundle)
     yield "fixed", FixedSmoothing(bundle, sigma)

@@ -14,7 +14,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -28,7 +28,7 @@ BUDGETS = (
 """Few votes each: the more there are, the easier batches are to fill."""
 
 
-def measure(method: GlobalMethod, budget: Budget, images: int) -> dict[str, Any]:
+def measure(method: Method, budget: Budget, images: int) -> dict[str, Any]:
     """One run on the first images of the digits.
 
     Raises

@@ -32,7 +32,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime.flight import Flight, drive
@@ -52,7 +52,7 @@ class Point:
     classes: int = 10
     side: int = 16
 
-    def method(self) -> GlobalMethod:
+    def method(self) -> Method:
         """Fixed or dual smoothing of random networks."""
         levels = [float(s) for s in np.geomspace(0.12, 1.0, self.levels)]
         modules = {f"classifier@{s:g}": self._network(self.classes) for s in levels}

@@ -2,39 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.options import (
-    AnchorsOption,
     BatchOption,
     BundleArgument,
-    MemoryOption,
-    MethodOption,
-    NeighboursOption,
     NoiseOption,
-    OffsetOption,
-    RateOption,
-    ReferencesOption,
-    RegionOption,
-    RoutingOption,
-    RuleOption,
-    RunnerUpOption,
-    SearchOption,
     SeedOption,
-    SigmaOption,
-    SplitOption,
-    TargetOption,
     ThreadsOption,
-    ThresholdOption,
-    method_options,
+    with_method_options,
 )
 
 
+@with_method_options()
 def certify(
-    context: typer.Context,
     bundle: BundleArgument,
     data: Annotated[
         str,
@@ -43,22 +27,6 @@ def certify(
             "optional :train. An empty DIR is $DUALSMOOTH_DATA."
         ),
     ],
-    method: MethodOption = None,
-    sigma: SigmaOption = None,
-    selector_rule: RuleOption = None,
-    routing: RoutingOption = None,
-    published_split: SplitOption = False,
-    runner_up: RunnerUpOption = False,
-    target_sigma: TargetOption = None,
-    threshold: ThresholdOption = None,
-    region: RegionOption = None,
-    anchors: AnchorsOption = None,
-    memory: MemoryOption = None,
-    search: SearchOption = None,
-    references: ReferencesOption = None,
-    rate: RateOption = None,
-    offset: OffsetOption = None,
-    neighbours: NeighboursOption = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -119,6 +87,7 @@ def certify(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
     ] = False,
+    **options: Any,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -139,7 +108,7 @@ def certify(
     device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     loaded = load_bundle(bundle)
-    chosen = choose_method(loaded, **method_options(context.params))
+    chosen = choose_method(loaded, **options)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads,
         slots, backend, noise,

@@ -9,28 +9,12 @@ import typer
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cli.options import (
-    AnchorsOption,
     BatchOption,
     BundleArgument,
-    MemoryOption,
-    MethodOption,
-    NeighboursOption,
     NoiseOption,
-    OffsetOption,
-    RateOption,
-    ReferencesOption,
-    RegionOption,
-    RoutingOption,
-    RuleOption,
-    RunnerUpOption,
-    SearchOption,
     SeedOption,
-    SigmaOption,
-    SplitOption,
-    TargetOption,
     ThreadsOption,
-    ThresholdOption,
-    method_options,
+    with_method_options,
 )
 from dualsmooth.engine.data.readers import read_image
 from dualsmooth.engine.errors import FileError
@@ -39,36 +23,19 @@ from dualsmooth.engine.models.sources.load import load_bundle, place_of
 from dualsmooth.engine.settings import Settings
 
 
+@with_method_options()
 def predict(
-    context: typer.Context,
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    method: MethodOption = None,
-    sigma: SigmaOption = None,
-    selector_rule: RuleOption = None,
-    routing: RoutingOption = None,
-    published_split: SplitOption = False,
-    runner_up: RunnerUpOption = False,
-    target_sigma: TargetOption = None,
-    threshold: ThresholdOption = None,
-    region: RegionOption = None,
-    anchors: AnchorsOption = None,
-    memory: MemoryOption = None,
-    search: SearchOption = None,
-    references: ReferencesOption = None,
-    rate: RateOption = None,
-    offset: OffsetOption = None,
-    neighbours: NeighboursOption = None,
     n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     batch_size: BatchOption = None,
     noise: NoiseOption = "gaussian",
+    **options: Any,
 ) -> None:
     """Print the smoothed classifier's class of image files, or abstain."""
-
-    options = method_options(context.params)
     settings: dict[str, Any] = {"seed": seed, "threads": threads, "batch_size": batch_size,
                                 "noise": noise}  # fmt: skip
     for line in predict_files(bundle, images, options, n, alpha, settings):

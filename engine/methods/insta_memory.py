@@ -9,20 +9,25 @@ order of the queries, and the first to come owns the region.
 Assumptions and failure budget: those of `dualsmooth.engine.methods.insta`.
 """
 
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, Protocol
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+import numpy as np
+
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.insta import within
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure, Recorded
 from dualsmooth.engine.methods.regions.memory import Ball
-from dualsmooth.engine.methods.search import Search
+from dualsmooth.engine.methods.search import Search, search_of
+from dualsmooth.engine.models.bundle import Bundle
 
 
 class Known(Protocol):
@@ -46,7 +51,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class MemorySmoothing:
+class MemorySmoothing(Method):
     """Certify by a search at the input, and remember the ball.
 
     Parameters
@@ -56,101 +61,99 @@ class MemorySmoothing:
     search : Search
         How the noise level is found.
     memory : Memory
-        Balls answered so far (`dualsmooth.engine.methods.regions.memory`): one process at a time, one image at a
-        time.
+        Balls answered so far: one process at a time, one image at a time.
     """
 
     networks: Networks
     search: Search
     memory: Asked
     serial = True
+    needs_image = True
+    budgets = KINDS
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"insta(memory, {self.search.name}, stateful)"
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        roles = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas or (1.0,))
-        return tuple(dict.fromkeys(roles))
+    def sigmas(self) -> tuple[float, ...]:
+        return self.networks.sigmas or (1.0,)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
         search = {"kind": self.search.name, **asdict(self.search)}  # type: ignore[call-overload]
         return {"method": "insta", "region": "memory", "search": search}
 
     def at(self, image: Image) -> "MemoryAt":
-        """The method at one image."""
-        return MemoryAt(self, image)
+        return MemoryAt(self.networks, self.search, self.memory, image)
+
+    def predict(self, n: int, alpha: float) -> PredictProcedure:
+        """Refused: an answer outside the memory would have to be remembered with a radius."""
+        hint = "certify answers and remembers"
+        raise ArgumentError("region", "must not be memory to predict", "memory", hint)
 
 
 @dataclass(frozen=True, eq=False)
-class MemoryAt:
-    """The procedures of `MemorySmoothing` for one image."""
+class MemoryAt(MemorySmoothing):
+    """The memory first, then a search and a certificate that is remembered."""
 
-    method: MemorySmoothing
-    image: Image
+    image: Image = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """Method and options as written into certificates."""
-        return self.method.name
-
-    @property
-    def networks(self) -> Networks:
-        """The networks it votes with."""
-        return self.method.networks
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        return self.method.roles
-
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: the memory first, then a search and a certificate that is remembered."""
-        some_sigma = (*self.networks.sigmas, 1.0)[0]
-        empty = FixedSmoothing(self.networks, some_sigma).certify(budget, alpha)
-        empty.close()  # it has checked the budget
-        return self._certify(budget, alpha)
+    def check(self, budget: Budget, alpha: float) -> None:
+        FixedSmoothing(self.networks, self.sigmas[0]).check(budget, alpha)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
-        memory = self.method.memory
-        with memory.query(self.image) as query:
+        with self.memory.query(self.image) as query:
             found = query.find()
             if found:
-                return self._remembered(found, alpha)
-            sigma = yield from self.method.search.run(self.networks)
-            procedure = FixedSmoothing(self.networks, sigma).certify(budget, alpha)
-            certificate = replace((yield from procedure), method=self.name)
-            if certificate.predicted is None:
-                return certificate
-            certificate = within(certificate, query.room(certificate.predicted))
-            if certificate.predicted is not None:
-                query.remember(certificate.predicted, certificate.radius, sigma)
-            return certificate
+                return Claim(
+                    predicted=found.predicted, radius=found.radius, sigma=found.sigma,
+                    abstained_at=None, alpha=AlphaLedger("single", alpha, {"classifier": alpha}),
+                    bounds=(), region=found.radius,
+                )  # fmt: skip
+            sigma = yield from self.search.run(self.networks)
+            claim = yield from FixedSmoothing(self.networks, sigma).certify(budget, alpha)
+            if claim.predicted is None:
+                return claim
+            claim = claim.within(query.room(claim.predicted))
+            if claim.predicted is not None:
+                query.remember(claim.predicted, claim.radius, sigma)
+            return claim
 
-    def _remembered(self, found: Ball, alpha: float) -> Certificate:
-        return Certificate(
-            predicted=found.predicted,
-            radius=found.radius,
-            sigma=found.sigma,
-            method=self.name,
-            abstained_at=None,
-            alpha=AlphaLedger("single", alpha, {"classifier": alpha}),
-            bounds=(),
-            region=found.radius,
-        )
 
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """Refused: an answer outside the memory would have to be remembered with a radius.
+def recorded(bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
+    """The method of a run, whose memory answers as a certificate states."""
+    method = MemorySmoothing(bundle, search_of(options["search"]), _RecordedMemory(None))
+    nothing = np.zeros((1, 1, 1), np.float32)
 
-        Raises
-        ------
-        ArgumentError
-            Always; CERTIFY answers and remembers.
-        """
-        raise ArgumentError("region", "must not be memory to predict", "memory",
-                            "certify answers and remembers")  # fmt: skip
+    def of(certificate: Certificate) -> MemoryAt:
+        return replace(method, memory=_RecordedMemory(certificate)).at(nothing)
+
+    return Recorded(method.name, of, trusts_image=True)
+
+
+class _RecordedMemory:
+    """What a memory answered for one certificate."""
+
+    def __init__(self, certificate: Certificate | None) -> None:
+        self.certificate = certificate
+
+    @contextmanager
+    def query(self, image: Image) -> Iterator["_RecordedMemory"]:
+        """Answer as recorded."""
+        yield self
+
+    def find(self) -> Ball | None:
+        """The recorded answer, if no vote was drawn for it."""
+        c = self.certificate
+        if c is None or c.counts or c.predicted is None:
+            return None
+        return Ball(c.predicted, c.radius, positive("sigma", c.sigma))
+
+    def room(self, predicted: int) -> float:
+        """The recorded region."""
+        assert self.certificate is not None
+        return inf if self.certificate.region is None else self.certificate.region
+
+    def remember(self, predicted: int, radius: float, sigma: float) -> None:
+        """Nothing: the answer is in the memory already."""

@@ -6,8 +6,8 @@ deployed classifier answers A at every x closer than
 
     R = sup{ R : L(p; R, s0, s0 e^{+rR}) > 1/2 and L(p; R, s0, s0 e^{-rR}) > 1/2 },  s0 = sigma(x0)
 
-with L the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`. Both ends decide; the upper one
-usually binds.
+with L the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`. Both ends decide; the upper
+one usually binds.
 
 Assumptions. sigma obeys the rate everywhere, which a noise function by nearest neighbours does and
 a network does not; the same f is deployed at every sigma; n0 and n fixed beforehand; the n votes
@@ -16,30 +16,35 @@ are independent of the n0 votes that chose A; noise is Gaussian.
 Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Annotated, Any
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import (
-    check_votes,
-    non_negative,
-    open_unit,
-    positive,
-    positive_integer,
-)
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import non_negative, positive, positive_integer
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import (
+    CommonNetworks,
+    Method,
+    Options,
+    PredictProcedure,
+    Procedure,
+    Recorded,
+)
 from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.two_scale import semielastic_radius
 
 
 @dataclass(frozen=True)
-class SemielasticSmoothing:
+class SemielasticSmoothing(Method):
     """Certify with a noise level from the distances to reference images.
 
     Parameters
@@ -52,54 +57,40 @@ class SemielasticSmoothing:
 
     networks: CommonNetworks
     noise: NeighbourNoise
+    needs_image = True
 
     def __post_init__(self) -> None:
         self.networks.common_classifier()
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"semielastic({self.noise.describe()})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return (self.networks.common_classifier(),)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
         return {"method": "semielastic", "noise": self.noise.describe(), "rate": self.noise.rate}
 
     def at(self, image: Image) -> "SemielasticAt":
-        """The method at one image, whose noise level is known."""
-        return SemielasticAt(
-            self.networks, self.name, self.noise.at(image), self.noise.rate, image.size
-        )
+        return SemielasticAt(self.networks, self.noise.at(image), self.noise.rate, image.size)
 
 
 @dataclass(frozen=True)
-class SemielasticAt:
-    """Semi-elastic smoothing at an image with a known noise level.
+class SemielasticAt(Method):
+    """Semi-elastic smoothing at an image whose noise level is known.
 
-    Parameters
-    ----------
-    networks : Networks
-    name : str
-        Method and options as written into certificates.
-    sigma : float
-        Noise level of the image.
-    rate : float
-        Semi-elasticity of sigma per unit of L2 distance.
-    dim : int
-        Number of input components.
+    ``rate`` is the semi-elasticity of sigma per unit of L2 distance, ``dim`` the number of input
+    components.
     """
 
     networks: CommonNetworks
-    name: str
     sigma: float
     rate: float
     dim: int
+    name = "semielastic"
 
     def __post_init__(self) -> None:
         positive("sigma", self.sigma)
@@ -108,38 +99,17 @@ class SemielasticAt:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return (self.networks.common_classifier(),)
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: a class and a radius, or abstain."""
-        if budget.kind != "fixed":
-            raise ArgumentError("budget", "must be fixed for semielastic", budget.kind)
-        level = open_unit("alpha", alpha)
-        return self._certify(budget, AlphaLedger("single", level, {"classifier": level}))
-
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        ledger = AlphaLedger("single", alpha, {"classifier": alpha})
         candidate = top_class((yield self._draw(Phase.CLASS_GUESS, budget.n0)))
-        radius, bounds = 0.0, []
-        if candidate is not None:
-            counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
-            bound = event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total)
-            bounds = [bound]
-            radius = semielastic_radius(bound.lower, self.sigma, self.rate, self.dim)
-        certified = radius > 0.0
-        return Certificate(
-            predicted=candidate if certified else None,
-            radius=radius,
-            sigma=self.sigma,
-            method=self.name,
-            abstained_at=None if certified else "classifier",
-            alpha=ledger,
-            bounds=tuple(bounds),
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
+        if candidate is None:
+            return Claim.of(None, 0.0, self.sigma, ledger)
+        counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
+        bound = event_bound("classifier", counts, "=", candidate, self.sigma, alpha)
+        radius = semielastic_radius(bound.lower, self.sigma, self.rate, self.dim)
+        return Claim.of(candidate, radius, self.sigma, ledger, [bound])
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         predicted = majority_class((yield self._draw(Phase.CLASS_PREDICT, n)), alpha)
@@ -148,3 +118,36 @@ class SemielasticAt:
 
     def _draw(self, phase: Phase, count: int) -> Draw:
         return Draw(self.networks.common_classifier(), self.sigma, phase, 0, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemielasticOptions(Options):
+    """Options of ``semielastic``."""
+
+    sigma: Annotated[float | None, "level at --offset"] = None
+    references: Annotated[
+        str | None, "SPEC of the reference images, part of the deployed classifier"
+    ] = None
+    rate: Annotated[float, "change of ln sigma per unit of distance"] = NeighbourNoise.rate
+    offset: Annotated[float, "typical mean distance"] = NeighbourNoise.offset
+    neighbours: Annotated[int, "nearest references to average"] = NeighbourNoise.neighbours
+
+    def build(self, bundle: Bundle) -> SemielasticSmoothing:
+        for name in ("sigma", "references"):
+            if getattr(self, name) is None:
+                raise ArgumentError(name, "is required by --method semielastic", None)
+        assert self.sigma is not None
+        assert self.references is not None
+        images = load_images(self.references).images
+        noise = NeighbourNoise(images, self.sigma, self.rate, self.offset, self.neighbours)
+        return SemielasticSmoothing(bundle, noise)
+
+    @classmethod
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
+        """At the noise level that a certificate states."""
+        rate, dim = options["rate"], prod(bundle.input_shape)
+
+        def of(certificate: Certificate) -> SemielasticAt:
+            return SemielasticAt(bundle, positive("sigma", certificate.sigma), rate, dim)
+
+        return Recorded(f"semielastic({options['noise']})", of, trusts_image=True)

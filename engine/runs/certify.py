@@ -10,8 +10,7 @@ from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
-from dualsmooth.engine.methods.method import Method, is_serial, method_at
-from dualsmooth.engine.methods.recorded import method_record
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
@@ -85,8 +84,8 @@ def certify_run(
     check_images(data.images, bundle_of(method).input_shape)
     if settings.noise == "integer":
         check_grid(data.images)
-    at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
-    at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
+    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
+    first.check(settings.budget, settings.alpha)
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _as_recorded(settings, folder)
@@ -112,7 +111,7 @@ def _session(
 ) -> "Session | Team":
     if workers is not None:
         positive_integer("workers", workers)
-    if is_serial(method) and (ray is not None or workers not in (None, 1)):
+    if method.serial and (ray is not None or workers not in (None, 1)):
         raise ArgumentError("workers", f"must be left out with {method.name}", workers,
                             "an answer depends on all answers before it")  # fmt: skip
     if ray is None and workers in (None, 1):
@@ -184,7 +183,7 @@ def describe(
     bundle = bundle_of(method)
     return {
         "method": method.name,
-        "options": method_record(method),
+        "options": method.record,
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
         "bundle_manifest": bundle.manifest,

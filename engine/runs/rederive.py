@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.recorded import Recorded, recorded_method
+from dualsmooth.engine.methods.method import Recorded
+from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.manifest import bundle_of_manifest
 from dualsmooth.engine.noise.integer import tables_digest
@@ -38,15 +39,15 @@ class Plan:
         Made from them.
     budget, alpha
         Votes per stage, and failure probability per image.
-    stamp : dict
-        Fields that are equal in all certificates of the run.
+    stamp : Stamp
+        Of all certificates of the run.
     """
 
     bundle: Bundle
     method: Recorded
     budget: Budget
     alpha: float
-    stamp: dict[str, Any]
+    stamp: Stamp
 
 
 def plan_of(configuration: Mapping[str, Any]) -> Plan:
@@ -69,7 +70,8 @@ def plan_of(configuration: Mapping[str, Any]) -> Plan:
         if (method.name, budget.kind) != (configuration["method"], configuration["budget"]):
             raise ValueError("method or budget is not that of its options")
         names = ("seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
-        stamp = {name: configuration[name] for name in names} | {"bundle": bundle.digest}
+        shared = {name: configuration[name] for name in names}
+        stamp = Stamp(method=method.name, bundle=bundle.digest, **shared)
         return Plan(bundle, method, budget, configuration["alpha"], stamp)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -90,7 +92,7 @@ def rederive(plan: Plan, recorded: Certificate) -> Certificate:
         try:
             draw = next(procedure) if votes is None else procedure.send(votes)
         except StopIteration as stop:
-            derived: Certificate = stop.value
+            derived: Claim = stop.value
             break
         if used == len(recorded.counts):
             raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
@@ -99,14 +101,10 @@ def rederive(plan: Plan, recorded: Certificate) -> Certificate:
     if used < len(recorded.counts):
         raise ValueError(f"{len(recorded.counts) - used} draws are recorded that nothing asks for")
     tables = ""
-    if plan.stamp["noise"] == "integer":
+    if plan.stamp.noise == "integer":
         tables = tables_digest(record.sigma for record in recorded.counts)
-    return dataclasses.replace(
-        derived, image_id=recorded.image_id, label=recorded.label, counts=recorded.counts,
-        draws=sum(record.count for record in recorded.counts), seconds=recorded.seconds,
-        noise_tables=tables,
-        **plan.stamp,
-    )  # fmt: skip
+    image_id, label, seconds = recorded.image_id, recorded.label, recorded.seconds
+    return Certificate.of(derived, plan.stamp, image_id, label, recorded.counts, seconds, tables)
 
 
 def check_disjoint(records: tuple[DrawRecord, ...]) -> None:

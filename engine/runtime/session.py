@@ -1,16 +1,14 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
-import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray, check_ids
-from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, method_at
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
@@ -21,9 +19,6 @@ from dualsmooth.engine.samplers.choose import make_sampler
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
-
-if TYPE_CHECKING:
-    from dualsmooth.engine.certificate import Certificate
 
 
 def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
@@ -52,10 +47,9 @@ class Session:
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         _check_fit(method, settings)
         self.method, self.settings = method, settings
-        self._slots = settings.in_flight(is_serial(method))
+        self._slots = settings.in_flight(method.serial)
         self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
-        self._digest = self.bundle.digest
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
@@ -68,6 +62,17 @@ class Session:
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
             precision=settings.arithmetic,
+            noise=settings.noise,
+        )
+        self._stamp = Stamp(
+            method=method.name,
+            seed=settings.seed,
+            attempt=settings.attempt,
+            bundle=self.bundle.digest,
+            precision=settings.arithmetic,
+            device=settings.device_kind,
+            sampler=self.sampler.name,
+            batch_size=self.sampler.batch_size,
             noise=settings.noise,
         )
         self.occupancy = Occupancy()
@@ -106,7 +111,7 @@ class Session:
         truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
-            Flight(i, self._procedures(image).certify(budget, alpha), book)
+            Flight(i, self._at(image).certify(budget, alpha), book)
             for i, image in zip(ids, array, strict=True)
         ]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
@@ -122,7 +127,7 @@ class Session:
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
         flights = [
-            Flight(i, self._procedures(image).predict(n, alpha))
+            Flight(i, self._at(image).predict(n, alpha))
             for i, image in zip(ids, array, strict=True)
         ]
         for flight in self._run(flights, array):
@@ -160,37 +165,28 @@ class Session:
         flights.reverse()  # taken from the list, so that finished ones are not kept
         return scheduler.run((flights.pop(), partial(read, image)) for image in images)
 
-    def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
+    def _stamped(self, flight: Flight[Claim], truth: dict[int, int]) -> Certificate:
         assert flight.result is not None
-        label = truth.get(flight.image_id)
-        return dataclasses.replace(
+        label, records = truth.get(flight.image_id), flight.records
+        tables = ""
+        if self._stamp.noise == "integer":
+            tables = tables_digest(record.sigma for record in records)
+        return Certificate.of(
             flight.result,
-            image_id=flight.image_id,
-            label=None if label is None or label < 0 else int(label),
-            counts=tuple(flight.records),
-            draws=sum(record.count for record in flight.records),
-            seed=self.settings.seed,
-            attempt=self.settings.attempt,
-            bundle=self._digest,
-            precision=self.settings.arithmetic,
-            device=self.settings.device_kind,
-            sampler=self.sampler.name,
-            noise=self.settings.noise,
-            noise_tables=self._tables_of(flight),
-            batch_size=self.sampler.batch_size,
-            seconds=round(flight.seconds, 6),
+            self._stamp,
+            flight.image_id,
+            None if label is None or label < 0 else int(label),
+            records,
+            round(flight.seconds, 6),
+            tables,
         )
 
-    def _procedures(self, image: Images) -> GlobalMethod:
-        return method_at(self.method, partial(host_image, image))
+    def _at(self, image: Images) -> Method:
+        method = self.method
+        return method.at(host_image(image)) if method.needs_image else method
 
     def _checked(self, images: AnyArray) -> Images:
         return read_images(images, self.shape, on_grid=self.settings.noise == "integer")
-
-    def _tables_of(self, flight: Flight[Certificate]) -> str:
-        if self.settings.noise != "integer":
-            return ""
-        return tables_digest(record.sigma for record in flight.records)
 
     def close(self) -> None:
         """Stop the sampler's threads."""
@@ -209,10 +205,10 @@ class Session:
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
-    if is_serial(method) and settings.in_flight(serial=True) != 1:
+    if method.serial and settings.in_flight(serial=True) != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
-    if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
+    if method.needs_fp32 and settings.arithmetic != "fp32":
         rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
         raise ArgumentError("precision", rule, settings.arithmetic, hint)
 
