@@ -30,7 +30,7 @@ from scipy.special import ndtr
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.radius.decision import decision_plan
@@ -72,7 +72,7 @@ def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -
         try:
             draw = procedure.send(np.array([k, draw.count - k, 0], np.int64))
         except StopIteration as stop:
-            result: Certificate = stop.value
+            result: Claim = stop.value
             return result.radius, votes
 
 

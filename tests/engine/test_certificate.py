@@ -3,24 +3,21 @@ import json
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 
 LEVELS = {"selector": 5e-4, "classifier": 5e-4}
-CERTIFICATE = Certificate(
-    predicted=3,
-    radius=0.1 + 0.2,
-    sigma=0.25,
-    method="dual(median, interval)",
-    abstained_at=None,
-    alpha=AlphaLedger("chain", 1e-3, LEVELS),
-    bounds=(Bound("classifier", "= 3", 0.25, 99, 100, 5e-4, 0.9, 0.3),),
-    interval=(0, 1),
-    counts=(DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 1, 0, 100, (1, 99, 0)),),
-    seed=2**64 - 1,
-    seconds=1.5,
-)
+CLAIM = Claim.of(
+    3, 0.1 + 0.2, 0.25, AlphaLedger("chain", 1e-3, LEVELS),
+    [Bound("classifier", "= 3", 0.25, 99, 100, 5e-4, 0.9, 0.3)], interval=(0, 1),
+)  # fmt: skip
+STAMP = Stamp(
+    method="dual(median, interval)", seed=2**64 - 1, attempt=0, bundle="b", precision="fp32",
+    device="cpu", sampler="torch", batch_size=8,
+)  # fmt: skip
+RECORD = DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 1, 0, 100, (1, 99, 0))
+CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, None, [RECORD], 1.5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
@@ -20,6 +20,10 @@ from dualsmooth.engine.radius.decision import decision_plan
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)
 Answers = dict[tuple[str, int], list[int]]
+
+STAMP = Stamp(
+    method="", seed=0, attempt=0, bundle="", precision="", device="", sampler="", batch_size=0
+)
 
 
 class Three:
@@ -44,8 +48,7 @@ def play(
         try:
             draw = procedure.send(votes)
         except StopIteration as stop:
-            result: Certificate = stop.value
-            return result, draws
+            return Certificate.of(stop.value, STAMP, 0, None, (), 0.0), draws
 
 
 def estimates(draws: list[Draw]) -> list[tuple[str, int]]:

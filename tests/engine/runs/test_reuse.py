@@ -4,24 +4,25 @@ from pathlib import Path
 import pytest
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runs.reuse import VOTES_DEPEND_ON, Votebook
 
 CONFIGURATION = dict.fromkeys(VOTES_DEPEND_ON, 1)
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
+)  # fmt: skip
 DRAW = Draw("m", 0.25, Phase.CLASS_ESTIMATE, 100, 50, 2)
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Votebook:
     record = DrawRecord("m", 0.25, "CLASS_ESTIMATE", 2, 100, 50, (20, 29, 1))
-    certificate = Certificate(
-        predicted=None, radius=0.0, sigma=0.25, method="fixed(0.25)", abstained_at="classifier",
-        alpha=AlphaLedger("single", 0.001, {"classifier": 0.001}), bounds=(), counts=(record,),
-        image_id=7,
-    )  # fmt: skip
+    claim = Claim.of(None, 0.0, 0.25, AlphaLedger("single", 0.001, {"classifier": 0.001}))
+    certificate = Certificate.of(claim, STAMP, 7, None, [record], 0.0)
     log = RunLog(tmp_path / "run", CONFIGURATION)
     log.append(certificate)
     log.close()

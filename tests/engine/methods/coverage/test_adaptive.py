@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
@@ -86,7 +86,7 @@ def two(p: float) -> tuple[float, float]:
 Make = Callable[[Population], Procedure]
 
 
-def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Certificate:
+def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Claim:
     """Drive a procedure with votes from the true probabilities; no sample is drawn twice."""
     following: dict[tuple[Phase, int], int] = {}
     draw = next(procedure)
@@ -97,7 +97,7 @@ def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Ce
         try:
             draw = procedure.send(rng.multinomial(draw.count, scene.votes[draw.model]))
         except StopIteration as stop:
-            result: Certificate = stop.value
+            result: Claim = stop.value
             return result
 
 
@@ -183,13 +183,13 @@ def test_dual_keeps_its_promise(
     assert wrong(DUAL[name], make, rule)[1] <= LIMIT
 
 
-def abstained(scene: Population) -> Certificate:
+def abstained(scene: Population) -> Claim:
     empty = FixedSmoothing(scene, scene.sigmas[0]).certify(Budget.fixed(1, 1), ALPHA)
     next(empty)
     try:
         empty.send(np.zeros(3, np.int64))
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
     raise AssertionError("no votes must end in abstention")
 
