@@ -62,8 +62,7 @@ aot: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p build/links/dualsmooth
-	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks build/links/dualsmooth/
+	$(BIN)/python setup.py -q stubs
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 

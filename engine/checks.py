@@ -59,7 +59,8 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
 
 def ascending(argument: str, values: Sequence[float]) -> None:
     """Refuse noise levels that are not finite, > 0 and ascending."""
-    if not all(low < high for low, high in pairwise((0.0, *values, math.inf))):
+    numbers = [_number(argument, value) for value in values]
+    if not all(low < high for low, high in pairwise((0.0, *numbers, math.inf))):
         raise ArgumentError(argument, "must be finite, > 0 and ascending", values)
 
 

@@ -10,8 +10,8 @@ from dualsmooth.engine.errors import ArgumentError
 class RadiusTest:
     """Group-sequential test of P(event) <= p0, as run by a ``decide`` budget.
 
-    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of
-    `dualsmooth.engine.radius.decision`, with the sigma and the alpha of the bound it belongs to.
+    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of `radius.decision`,
+    with the sigma and the alpha of the bound it belongs to.
 
     Parameters
     ----------

@@ -1,11 +1,13 @@
 """How a run draws its votes: everything but the method and the images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import one_of, open_unit, positive_integer
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import place_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -87,6 +89,18 @@ class Settings:
         for name, known in names:
             one_of(name, getattr(self, name), known)
         check_backend(self.backend, self.device)
+
+    def at(self, bundle: Bundle) -> "Settings":
+        """These settings with device and precision where the networks of a bundle can run.
+
+        Raises
+        ------
+        ArgumentError
+            If another place is asked for.
+        """
+        kinds = [network.architecture for network in bundle.networks.values()]
+        device, precision = place_of(kinds, self.device, self.precision)
+        return replace(self, device=device, precision=precision)
 
     def padded_batch(self, shape: tuple[int, int, int]) -> int:
         """Batch shape used for images of shape (height, width, channels)."""

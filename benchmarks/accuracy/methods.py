@@ -1,7 +1,7 @@
 """Every method on one bundle and the same images: certified accuracy, ACR, votes and seconds.
 
-    python benchmarks/accuracy/methods.py BUNDLE --data SPEC --anchors SPEC [--skip 1] [--max M] [--n 10000]
-        [--runs DIR] [--out FILE.md]
+    python benchmarks/accuracy/methods.py BUNDLE --data SPEC --anchors SPEC [--skip 1] [--max M]
+        [--n 10000] [--runs DIR] [--out FILE.md]
 
 BUNDLE has one classifier for all its levels and a real-valued selector (`dualsmooth train
 variational`), so that every method can certify it. Equal draws give equal votes; they are drawn

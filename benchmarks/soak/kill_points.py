@@ -1,4 +1,6 @@
-"""Kill a run of two workers at random points: ``python benchmarks/soak/kill_points.py --kills 200``.
+"""Kill a run of two workers at random points.
+
+    python benchmarks/soak/kill_points.py --kills 200
 
 A run of a tiny bundle with a fake sampler is started, its driver or a worker is killed with
 SIGKILL, or a worker is stopped with SIGSTOP, and the run is resumed until it is finished. Then its

@@ -139,6 +139,18 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     rows[image_id - ids[0], prediction.predicted] = 1.0
         return rows
 
+    def set_params(self, **kwargs: object) -> None:
+        """Refuse: what was made once is what is certified.
+
+        Raises
+        ------
+        ArgumentError
+            If a parameter is given, for example ``preprocessing_defences`` or ``clip_values``.
+        """
+        if kwargs:
+            rule = "must be part of the network, or of the images that are passed"
+            raise ArgumentError(next(iter(kwargs)), rule, "set_params", "make another estimator")
+
     def fit(self, x: ArrayLike, y: ArrayLike, **kwargs: object) -> None:
         """Refuse: bundles are trained by ``dualsmooth train`` or by your own code.
 
@@ -151,8 +163,14 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _images(self, x: ArrayLike) -> tuple[NDArray[np.generic], list[int]]:
         """Channels-last images with ids never used before."""
-        images = np.asarray(x)
-        if self.channels_first and images.ndim == 4:
+        from dualsmooth.engine.samplers.inputs import share
+
+        images = np.asarray(share(x, "x"))
+        if images.shape[1:] != self._input_shape:
+            rule = f"must have shape (count, {str(self._input_shape)[1:]}"
+            order = "first" if self.channels_first else "last"
+            raise ArgumentError("x", rule, images.shape, f"channels come {order}: channels_first")
+        if self.channels_first:
             images = images.transpose(0, 2, 3, 1)
         first = self._images_seen
         self._images_seen += len(images)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.errors import ArgumentError
 
 FINDINGS_SHOWN = 20
@@ -27,6 +28,7 @@ def audit(
     choice: Annotated[
         int | None, typer.Option(help="Seed of the random choice. Default: a fresh one, printed.")
     ] = None,
+    trust_model: TrustOption = False,
     compare: Annotated[
         str, typer.Option(help="auto, exact or statistical (other machines) comparison of votes.")
     ] = "auto",
@@ -46,7 +48,7 @@ def audit(
 
     images = _images(run, data)
     seen = examine(run, images)
-    networks = _bundle(seen.configuration, bundle)
+    networks = _bundle(seen.configuration, bundle, trust_model)
     if networks is None:
         seen.notes.append("bundle not at hand: its digest is unchecked (--bundle)")
     elif seen.plan is not None:
@@ -66,27 +68,30 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.data.spec import images_of_run
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.log import read_configuration
 
-    if spec is None:
-        try:
-            spec = str(read_configuration(run).get("data"))
-        except FileError:
+    configuration: dict[str, Any] = {}
+    try:
+        configuration = read_configuration(run)
+    except FileError:
+        if spec is None:
             return None
+    if spec is None:
+        spec = str(configuration.get("data"))
         if spec.partition(":")[0] != "digits":
             return None
-    return load_images(spec)
+    return images_of_run(spec, configuration)
 
 
-def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
+def _bundle(configuration: dict[str, Any], source: str | None, trust: bool) -> Any:
     from dualsmooth.engine.models.sources.load import bundled_names, load_bundle
 
     name = configuration.get("bundle")
     if source is None and name in bundled_names():
         source = str(name)
-    return None if source is None else load_bundle(source)
+    return None if source is None else load_bundle(source, trust=trust)
 
 
 def _print(seen: Any) -> None:

@@ -8,11 +8,16 @@ import typer
 
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.options import (
+    BackendOption,
     BatchOption,
     BundleArgument,
+    ClassesOption,
+    DeviceOption,
     NoiseOption,
+    PrecisionOption,
     SeedOption,
     ThreadsOption,
+    TrustOption,
     with_method_options,
 )
 
@@ -27,6 +32,8 @@ def certify(
             "optional :train. An empty DIR is $DUALSMOOTH_DATA."
         ),
     ],
+    classes: ClassesOption = None,
+    trust_model: TrustOption = False,
     budget: Annotated[
         str,
         typer.Option(
@@ -54,15 +61,9 @@ def certify(
     skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
     seed: SeedOption = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="On cuda: auto (measured), cudnn, triton, compile or eager. On cpu: auto or "
-            "openvino (extra cpu)."
-        ),
-    ] = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
     noise: NoiseOption = "gaussian",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
@@ -98,24 +99,28 @@ def certify(
     dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
     """
     from dualsmooth.engine.cli.options import budget_from_options
+    from dualsmooth.engine.data.class_folders import read_classes
     from dualsmooth.engine.data.spec import choose_images, load_images
     from dualsmooth.engine.methods.registry import choose_method
-    from dualsmooth.engine.models.sources.load import load_bundle, place_of
+    from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
+    from dualsmooth.engine.runs.log import RUN, read_configuration
     from dualsmooth.engine.settings import Settings
 
-    device, precision = place_of(bundle, device, precision)
     votes = budget_from_options(budget, radii, tolerance, n0, n)
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust_model)
     chosen = choose_method(loaded, **options)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads,
         slots, backend, noise,
     )  # fmt: skip
-    images = load_images(data)
-    ids = choose_images(len(images.labels), skip, max_)
     folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
+    order = read_classes(classes) if classes else None
+    if resume and classes is None and (folder / RUN).exists():
+        order = read_configuration(folder).get("classes")
+    images = load_images(data, shape=loaded.input_shape, classes=order, most=max_)
+    ids = choose_images(len(images.labels), skip, max_)
     summary, occupancy = certify_run(
         chosen,
         images,

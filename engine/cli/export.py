@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dualsmooth.engine.cli.options import with_method_options
+from dualsmooth.engine.cli.options import TrustOption, with_method_options
 
 CHECK_FAILED = 1
 
@@ -47,6 +47,7 @@ def export(
     threads: Annotated[
         int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
     ] = None,
+    trust_model: TrustOption = False,
     **options: Any,
 ) -> None:
     """Write ONNX models that certify without PyTorch, with the same noise.
@@ -77,7 +78,7 @@ def export(
         hint = "pip install 'dualsmooth[export]'"
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
     recipe = Recipe(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
     shape = loaded.input_shape

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection
 from inspect import Parameter
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -22,6 +23,15 @@ BundleArgument = Annotated[
 ]
 
 
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        help="Let PyTorch load a .pt2 that is refused without it. The file can run any code.",
+    ),
+]
+
+
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
 
 
@@ -35,6 +45,30 @@ NoiseOption = Annotated[
     typer.Option(
         help="gaussian, or integer: exact noise without floating point, for images on the 1/255 "
         "grid."
+    ),
+]
+
+
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file of the model's classes in order: one name a line, or INDEX NAME; folders "
+        "of folder:DIR may be called by the first word of a name."
+    ),
+]
+
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+
+
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        help="On cuda: auto (measured), cudnn, triton, compile or eager. On cpu: auto or "
+        "openvino (extra cpu)."
     ),
 ]
 

@@ -24,13 +24,16 @@ class ImageSet:
     name : str
         The SPEC the images came from.
     classes : tuple of str
-        Class names.
+        Class names; empty for a number without a name.
+    classes_given : bool
+        Whether the user said which number each class has.
     """
 
     images: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.int64]
     name: str
     classes: tuple[str, ...]
+    classes_given: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,4 +1,4 @@
-"""Readers of image files: MNIST layout, npz archives and class folders.
+"""Readers of arrays of images: MNIST layout and npz archives.
 
 Whatever a file holds, the only error that leaves a reader is a FileError naming that file.
 """
@@ -6,16 +6,14 @@ Whatever a file holds, the only error that leaves a reader is a FileError naming
 import gzip
 import math
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_IMAGE, check_expansion, npz_arrays
+from dualsmooth.engine.limits import check_expansion, npz_arrays
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 
@@ -29,7 +27,7 @@ _IDX_FILES = {
 }
 
 
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
+_NPZ_PAIRS = (("x", "images"), ("y", "labels"))
 
 
 _MOST_CLASSES = 1 << 16
@@ -49,11 +47,12 @@ def read_idx(folder: Path, split: str, name: str) -> ImageSet:
 
 
 def _plain_or_gz(path: Path) -> Path:
-    zipped = path.with_name(path.name + ".gz")
-    for candidate in (path, zipped):
-        if candidate.is_file():
-            return candidate
-    raise FileError(path, "is missing", hint=f"{zipped.name} would do as well")
+    dotted = path.name.replace("-idx", ".idx")
+    names = (path.name, f"{path.name}.gz", dotted, f"{dotted}.gz")
+    for name in names:
+        if path.with_name(name).is_file():
+            return path.with_name(name)
+    raise FileError(path, "is missing", hint=f"{', '.join(names[1:])} would do as well")
 
 
 def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
@@ -90,11 +89,17 @@ def _idx_size(path: Path, head: bytes, magic: int, axes: int) -> int:
 
 
 def read_npz(path: Path, name: str) -> ImageSet:
-    """Read an archive with ``x`` (uint8, or float in [0, 1], NHWC) and, if present, ``y``."""
-    arrays = npz_arrays(path, "x", "y")
-    if "x" not in arrays:
-        raise FileError(path, "must hold an array x", f"arrays {sorted(arrays)}")
-    x, y = arrays["x"], arrays.get("y")
+    """Read an archive with ``x`` (uint8, or float in [0, 1], NHWC) and, if present, ``y``.
+
+    ``images`` and ``labels`` are other names of the two.
+    """
+    arrays = npz_arrays(path, "x", "y", "images", "labels")
+    for one, other in _NPZ_PAIRS:
+        if one in arrays and other in arrays:
+            raise FileError(path, f"must hold {one} or {other}, not both", f"{sorted(arrays)}")
+    x, y = (arrays.get(one, arrays.get(other)) for one, other in _NPZ_PAIRS)
+    if x is None:
+        raise FileError(path, "must hold an array x or images", f"arrays {sorted(arrays)}")
     if x.dtype not in (np.uint8, np.float32, np.float64):
         raise FileError(path, "x must be uint8, float32 or float64", x.dtype)
     check_images(path, x)
@@ -138,48 +143,3 @@ def check_labels(path: Path, labels: NDArray[np.generic], classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise FileError(path, f"labels must be in 0 .. {classes - 1}", f"{low} .. {high}")
-
-
-def read_folder(folder: Path, name: str) -> ImageSet:
-    """Read one folder of images per class; classes in the order of their sorted names."""
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-    if not classes:
-        raise FileError(folder, "must hold one folder per class", "no folder")
-    arrays: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    for path, label in _image_files(folder, classes):
-        pixels = read_image(path)
-        if arrays and pixels.shape != arrays[0].shape:
-            rule = f"must have the shape of the images before it, {arrays[0].shape}"
-            raise FileError(path, rule, pixels.shape, "resize the images first")
-        arrays.append(pixels)
-        labels.append(label)
-    if not arrays:
-        raise FileError(folder, "must hold images", "none", "known: " + " ".join(sorted(_SUFFIXES)))
-    return ImageSet(np.stack(arrays), np.array(labels, np.int64), name, classes)
-
-
-def _image_files(folder: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
-    for label, name in enumerate(classes):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in _SUFFIXES:
-                yield path, label
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3)."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
-            return _as_array(image)
-    except FileError:
-        raise
-    except Exception as error:  # decoders raise many kinds
-        raise FileError(path, "must be an image", f"{type(error).__name__}: {error}") from error
-
-
-def _as_array(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode == "L":
-        return np.asarray(image, np.uint8)[:, :, None]
-    return np.asarray(image.convert("RGB"), np.uint8)

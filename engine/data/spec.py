@@ -5,20 +5,21 @@
 | `digits[:train]` | scikit-learn's digits, 8x8 grey; the last 540 are the test split |
 | `idx:DIR[:train]` | MNIST layout, official file names, plain or gzipped |
 | `cifar10:DIR[:train]` | CIFAR-10, the official Python or binary batches |
-| `npz:FILE` | `x` uint8 or float NHWC, `y` integers (may be left out) |
+| `npz:FILE` | `x` uint8 or float NHWC, `y` integers (may be left out); or `images`, `labels` |
 | `folder:DIR` | one folder of images per class, read with Pillow |
 
 The split is `test` unless the text ends in `:train`. An empty DIR means `$DUALSMOOTH_DATA`.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 
 if TYPE_CHECKING:
@@ -36,13 +37,27 @@ _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
 _WITH_SPLIT = ("digits", "idx", "cifar10")
 
 
-def load_images(spec: str) -> ImageSet:
+def load_images(
+    spec: str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    most: int | None = None,
+) -> ImageSet:
     """Read the images a SPEC names.
 
     Parameters
     ----------
     spec : str
         See the table at the top of this module.
+    shape : tuple of int, optional
+        Shape (height, width, channels) the networks expect: image files of grey become three equal
+        channels where they ask for three. Without it they do so beside files of colour.
+    classes : sequence of str, optional
+        Which number each class of `folder:` has, as `dualsmooth.engine.data.class_folders.order_of`
+        reads it; by default the order of the names as text.
+    most : int, optional
+        Read no more image files than these.
 
     Returns
     -------
@@ -59,6 +74,8 @@ def load_images(spec: str) -> ImageSet:
     from dualsmooth.engine.data import cifar10, readers
 
     kind, place, split = _parse(spec)
+    if classes is not None and kind != "folder":
+        raise ArgumentError("classes", "goes with folder:DIR", spec)
     if kind == "digits":
         return _digits(spec, split)
     path = _path(kind, place, spec)
@@ -68,7 +85,48 @@ def load_images(spec: str) -> ImageSet:
         return cifar10.read_cifar10(path, split, spec)
     if kind == "npz":
         return readers.read_npz(path, spec)
-    return readers.read_folder(path, spec)
+    from dualsmooth.engine.data.class_folders import read_folder
+
+    return read_folder(path, spec, shape=shape, classes=classes, most=most)
+
+
+def images_of_run(spec: str, configuration: Mapping[str, Any]) -> ImageSet:
+    """Images read as the run with this configuration, which may be damaged, has read them."""
+    manifest, classes = configuration.get("bundle_manifest"), None
+    sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None
+    known = isinstance(sizes, list) and len(sizes) == 3 and {*map(type, sizes)} == {int}
+    if spec.startswith("folder:") and isinstance(configuration.get("classes"), list):
+        classes = [str(name) for name in configuration["classes"]]
+    shape = (sizes[0], sizes[1], sizes[2]) if known and sizes else None
+    return load_images(spec, shape=shape, classes=classes)
+
+
+def check_classes(data: ImageSet, count: int, model: str) -> None:
+    """Refuse data whose labels cannot be, or can hardly be, those of a model's classes.
+
+    Raises
+    ------
+    ArgumentError
+        Names the classes of both.
+    """
+    highest = int(data.labels.max(initial=UNKNOWN_LABEL))
+    if highest >= count:
+        rule = f"must have labels in 0 .. {count - 1}, the {count} classes of {model}"
+        raise ArgumentError("data", rule, f"label {highest} in {data.name}")
+    if not data.name.startswith("folder:"):
+        return
+    names = data.classes
+    shown = ", ".join(names[:12]) + (", .." if len(names) > 12 else "")
+    if len(names) != count and not ("" in names and len(names) < count):
+        rule = f"must have the {count} classes of {model}"
+        received = f"{len(names)} in {data.name}: {shown}"
+        raise ArgumentError("data", rule, received, "say which they are by --classes FILE")
+    if not data.classes_given and all(name.isdecimal() for name in names):
+        wrong = [f"{name} as class {i}" for i, name in enumerate(names) if int(name) != i]
+        if wrong:
+            rule = f"must have numeric names in the order of the {count} classes of {model}"
+            received = f"{wrong[0]} in {data.name}: {shown}"
+            raise ArgumentError("data", rule, received, "give their order by --classes FILE")
 
 
 def _parse(spec: str) -> tuple[str, str, str]:

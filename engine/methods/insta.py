@@ -9,8 +9,7 @@ Three rules make the search sound:
 
 * ``anchor`` (default, `AnchorSmoothing`): levels are searched at anchors, beforehand; sigma(x) is
   the level of the nearest anchor. sigma is constant inside a distance rho that is plain geometry
-  (`dualsmooth.engine.methods.regions.anchors`), so g = c inside min(rho, sigma z(p)) (Cohen et
-  al., 2019).
+  (`methods.regions.anchors`), so g = c inside min(rho, sigma z(p)) (Cohen et al., 2019).
 * ``memory`` (`dualsmooth.engine.methods.insta_memory`, after Alfarra et al., 2020): the search runs
   at the input, and the answer is remembered as a ball; every later input inside a ball gets its
   answer, and balls of different classes never overlap. The claim is about the stateful system: it

@@ -6,8 +6,8 @@ deployed classifier answers A at every x closer than
 
     R = sup{ R : L(p; R, s0, s0 e^{+rR}) > 1/2 and L(p; R, s0, s0 e^{-rR}) > 1/2 },  s0 = sigma(x0)
 
-with L the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`. Both ends decide; the upper
-one usually binds.
+with L the Neyman-Pearson bound of `radius.two_scale`. Both ends decide; the upper one
+usually binds.
 
 Assumptions. sigma obeys the rate everywhere, which a noise function by nearest neighbours does and
 a network does not; the same f is deployed at every sigma; n0 and n fixed beforehand; the n votes
@@ -138,7 +138,7 @@ class SemielasticOptions(Options):
                 raise ArgumentError(name, "is required by --method semielastic", None)
         assert self.sigma is not None
         assert self.references is not None
-        images = load_images(self.references).images
+        images = load_images(self.references, shape=bundle.input_shape).images
         noise = NeighbourNoise(images, self.sigma, self.rate, self.offset, self.neighbours)
         return SemielasticSmoothing(bundle, noise)
 

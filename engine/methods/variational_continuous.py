@@ -8,10 +8,10 @@ every x closer than
     R = sup{ e : L(p; e, s0, lo(e)) > 1/2 and L(p; e, s0, up(e)) > 1/2 }
 
 where lo and up bound those quantiles by order statistics of one sample of votes into bins (edges of
-bins), and L is the Neyman-Pearson bound of `dualsmooth.engine.radius.two_scale`: two ends at
-distance e decide for all levels between them and all smaller distances. The same f must be deployed
-at every level. L allows ratios of a few percent at d = 784 and of a few tenths of a percent at d =
-150528, so this form certifies only where the selector hardly moves;
+bins), and L is the Neyman-Pearson bound of `radius.two_scale`: two ends at distance e
+decide for all levels between them and all smaller distances. The same f must be deployed at every
+level. L allows ratios of a few percent at d = 784 and of a few tenths of a percent at d = 150528,
+so this form certifies only where the selector hardly moves;
 `dualsmooth.engine.methods.variational` has no such limit.
 
 Assumptions. n0 and n are fixed beforehand; the n0 selection votes (level, class) are independent of

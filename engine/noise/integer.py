@@ -7,7 +7,7 @@ independent integers E, P(E <= i) = Phi((i + 1/2) / (255 sigma)). From 64 random
     E = min {i : U < T_i},   T_i = floor(2^64 Phi((i + 1/2) / (255 sigma))),
 
 and the last i, the first with T_i = 2^64 - 1, takes the rest. The high half of U is the word that
-`dualsmooth.engine.noise.stream` gives the same value; the low half is that of the same counter with bit 15
+`noise.stream` gives the same value; the low half is that of the same counter with bit 15
 of its fourth word set, which the version byte leaves free. The network gets float32(x + E) times
 float32(1/255): nothing is clipped, and equal integers are equal inputs.
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dualsmooth.engine.data.image_set import data_digest
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.data.spec import images_of_run
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.report.compare import compare
@@ -125,7 +125,7 @@ def thumbnails(runs: Sequence[Run]) -> tuple[dict[str, dict[int, str]], list[str
             continue
         ids = [row.image_id for row in run.rows if row.image_id is not None]
         try:
-            data = load_images(run.configuration["data"])
+            data = images_of_run(run.configuration["data"], run.configuration)
             fits = max(ids, default=-1) < len(data)
             if not (fits and data_digest(data, ids) == key):
                 notes.append(f"{run.name}: no thumbnails, the data are not those of the run")

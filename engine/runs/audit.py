@@ -1,7 +1,7 @@
 """Check a run without trusting it: what ``dualsmooth audit`` does.
 
 Nothing here needs a network or torch. Every line of the log is checked and its certificate is
-derived once more from the recorded votes (`dualsmooth.engine.runs.rederive`), the tables must be those
+derived once more from the recorded votes (`runs.rederive`), the tables must be those
 of the log, and digests are compared with the bundle and the data where they are at hand. What only
 networks can show, that the votes are theirs, is `dualsmooth.engine.runs.replay`'s part.
 """

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
@@ -81,11 +83,16 @@ def certify_run(
     StoppedError
         If the run cannot go on, or images were given up; what was reached is on disk.
     """
-    check_images(data.images, bundle_of(method).input_shape)
+    bundle = bundle_of(method)
+    check_images(data.images, bundle.input_shape)
+    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
+    settings = settings.at(bundle)
     if settings.noise == "integer":
         check_grid(data.images)
     first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
     first.check(settings.budget, settings.alpha)
+    if resume or reuse:
+        check_digested(bundle.networks, "resume" if resume else "reuse")
     configuration = describe(method, data, image_ids, settings)
     if resume:
         settings = _as_recorded(settings, folder)
@@ -202,4 +209,4 @@ def describe(
         "device": settings.device_kind,
         "precision": settings.arithmetic,
         "noise": settings.noise,
-    }
+    } | ({"classes": list(data.classes)} if data.classes_given else {})

@@ -7,7 +7,7 @@ from types import TracebackType
 from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import AnyArray, check_ids
+from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
@@ -45,10 +45,11 @@ class Session:
     """
 
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
+        self.bundle = bundle_of(method)
+        settings = settings.at(self.bundle)
         _check_fit(method, settings)
         self.method, self.settings = method, settings
         self._slots = settings.in_flight(method.serial)
-        self.bundle = bundle_of(method)
         self.shape = self.bundle.input_shape
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
@@ -108,7 +109,8 @@ class Session:
         """
         array = self._checked(images)
         ids = check_ids(image_ids, len(array))
-        truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
+        classes = [] if labels is None else check_labels(labels, len(ids))
+        truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
             Flight(i, self._at(image).certify(budget, alpha), book)

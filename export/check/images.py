@@ -46,4 +46,4 @@ def _named(
     if spec is None and shape != DIGITS:
         rule = f"must name images of shape {shape} for {option}"
         raise ArgumentError(argument, rule, None, "for example npz:FILE")
-    return load_images(spec or digits).images
+    return load_images(spec or digits, shape=shape).images

@@ -1,4 +1,4 @@
-"""The noise stream, version 1, as ONNX nodes: `dualsmooth.engine.noise.stream` is the specification.
+"""The noise stream, version 1, as ONNX nodes: `noise.stream` is the specification.
 
 Philox words are uint64 lanes with values below 2^32 and equal the specification's exactly. The
 Box-Muller pairs are evaluated in float64 and rounded once to float32, as specified, so normals

@@ -26,7 +26,7 @@ from dualsmooth.benchmarks.soak.fuzz.seeds import (
     pt2_seeds,
 )
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.regions.anchors import read_anchors
@@ -81,7 +81,7 @@ def _files(run: Path, bomb: Bomb) -> dict[str, Target]:
         "anchors": Target([_anchors_seed()], _anchors),
         "memory": Target([_memory_seed()], _memory, True),
         "cifar pickle": Target(
-            [_cifar_pickle(), pickle.dumps({b"data": bomb})], _cifar_pickle_file
+            [_cifar_pickle(), pickle.dumps({b"data": bomb}), _cifar_nest()], _cifar_pickle_file
         ),
         "cifar records": Target([bytes([3]) + bytes(3072)], _cifar_records),
         "image": Target(_image_seeds(), _image),
@@ -178,6 +178,12 @@ def _npz(folder: Path, data: bytes) -> None:
 
 def _cifar_pickle() -> bytes:
     return pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [3]}, 2)
+
+
+def _cifar_nest() -> bytes:
+    """A key that is a tuple of tuples, each holding the one before twice."""
+    nest = b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(60))
+    return b"\x80\x02}K\x01\x85" + nest + b"K\x01s."
 
 
 def _cifar_pickle_file(folder: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Where bundles come from: one function for every kind of source."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt")
 
 
-def load_bundle(source: str | Path) -> Bundle:
+def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
     """Load a bundle.
 
     Parameters
@@ -24,6 +25,8 @@ def load_bundle(source: str | Path) -> Bundle:
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
         code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
         network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
+    trust : bool
+        Let PyTorch load a `.pt2` that is refused otherwise. The file can then run any code.
 
     Raises
     ------
@@ -48,7 +51,7 @@ def load_bundle(source: str | Path) -> Bundle:
     if str(source).lower().endswith(EXPORTED):
         from dualsmooth.engine.models.sources.exported import read_exported
 
-        return read_exported(path)
+        return read_exported(path, trust=trust)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
     files = ", ".join(_CHECKPOINTS + EXPORTED)
@@ -69,15 +72,15 @@ EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
 
-def place_of(source: str | Path, device: str, precision: str) -> tuple[str, str]:
-    """Device and precision for a source: exported classifiers run on the CPU in float32.
+def place_of(architectures: Iterable[str], device: str, precision: str) -> tuple[str, str]:
+    """Device and precision for networks: exported classifiers run on the CPU in float32.
 
     Raises
     ------
     ArgumentError
         If something else is asked of one.
     """
-    if str(source).startswith(TIMM) or not str(source).lower().endswith(EXPORTED):
+    if not any(f".{architecture}" in EXPORTED for architecture in architectures):
         return device, precision
     for name, asked, only in (("device", device, "cpu"), ("precision", precision, "fp32")):
         if asked not in ("auto", only):

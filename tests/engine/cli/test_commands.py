@@ -275,8 +275,72 @@ def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path
     assert "class" in out or "ABSTAIN" in out
     assert run("predict", tiny_bundle, "a.png", "--n", 200, "--noise", "integer")[0] == 0
     Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
-    code, _, err = run("predict", tiny_bundle, "a.png", "b.png", "--n", 200)
-    assert (code, "b.png: image must have shape (8, 8, 1)" in err) == (2, True)
+    places = ("--precision", "fp32", "--device", "cpu", "--backend", "auto", "--batch-size", 64)
+    assert run("predict", tiny_bundle, "a.png", "--n", 200, *places)[:2] == (0, out)
+    assert run("predict", tiny_bundle, "a.png", "--device", "tpu")[0] == 2
+
+
+def test_a_file_that_cannot_be_read_does_not_lose_the_others(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for name in ("a.png", "d.png"):
+        Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / name)
+    Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_text("not an image")
+    files = ("a.png", "b.png", "c.png", "missing.png", "d.png")
+    alone = run("predict", tiny_bundle, "a.png", "--n", 200)[1]
+    code, out, err = run("predict", tiny_bundle, *files, "--n", 200)
+    assert code == 3
+    assert [line.split()[0] for line in out.splitlines()] == ["a.png", "d.png"]
+    assert out.splitlines()[0].split()[1:] == alone.split()[1:]
+    assert "b.png: image must have shape (8, 8, 1)" in err.splitlines()[0]
+    assert [line.split(": ")[1] for line in err.splitlines()] == list(files[1:4])
+    (tmp_path / "names").write_text("".join(f"the {'abcdefghij'[i]}\n" for i in range(10)))
+    options = ("--n", 200, "--json", "--classes", "names")
+    answers = json.loads(run("predict", tiny_bundle, *files, *options)[1])
+    assert [answer["image"] for answer in answers] == list(files)
+    assert ["error" in answer for answer in answers] == [False, True, True, True, False]
+    first = answers[0]["predicted"]
+    assert answers[0]["name"] == ("" if first is None else f"the {'abcdefghij'[first]}")
+    code, out, err = run("predict", tiny_bundle, *files[1:4], "--n", 200)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    (tmp_path / "names").write_text("one\ntwo\n")
+    code, _, err = run("predict", tiny_bundle, "a.png", "--classes", "names")
+    assert (code, "classes must name the 10 classes" in err) == (2, True)
+
+
+def test_an_order_of_classes_is_recorded_and_found_again(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for i in (0, 1, 2, 10):
+        (tmp_path / "data" / f"n{i}").mkdir(parents=True)
+        for k in range(2):
+            Image.fromarray(np.full((8, 8), 20 * i + k, np.uint8)).save(f"data/n{i}/{k}.png")
+    options = ("certify", tiny_bundle, "--data", "folder:data", "--n0", 10, "--n", 50, "--out", "a")
+    assert_refused(run(*options), "must have the 10 classes of bundle tiny", tmp_path / "a")
+    names = [f"n{10 - i}" for i in range(10)]
+    (tmp_path / "names").write_text("\n".join(names[:9]))
+    assert_refused(run(*options, "--classes", "names"), "folder data/n0", tmp_path / "a")
+    (tmp_path / "names").write_text("\n".join(f"{name} word" for name in names))
+    assert_refused(run(*options, "--classes", "names"), "data/n0", tmp_path / "a")
+    (tmp_path / "data" / "n0").rename(tmp_path / "data" / "n3")
+    code, _, err = run(*options, "--classes", "names")
+    assert (code, err) == (0, "")
+    labels = [c.label for c in read_log(tmp_path / "a")]
+    assert labels == [9, 9, 0, 0, 8, 8, 7, 7]  # n1, n10, n2, n3
+    before = (tmp_path / "a" / "certificates.tsv").read_bytes()
+    assert run(*options, "--resume")[0] == 0
+    assert (tmp_path / "a" / "certificates.tsv").read_bytes() == before
+    code, out, _ = run(
+        "audit", "a", "--bundle", tiny_bundle, "--data", "folder:data", "--replay", 1
+    )
+    assert (code, "a: clean" in out) == (0, True)
+    code, _, err = run("certify", tiny_bundle, "--data", "digits", "--classes", "names")
+    assert (code, "classes goes with folder:DIR" in err) == (2, True)
 
 
 BAD_OPTIONS = {

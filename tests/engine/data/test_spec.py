@@ -66,6 +66,18 @@ def test_idx_plain_and_gzipped(grey: Path) -> None:
     assert_array_equal(zipped.labels, plain.labels)
 
 
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_idx_files_may_have_a_dot_in_their_name(grey: Path, ending: str, split: str) -> None:
+    stem = "t10k" if split == "test" else "train"
+    for name in (TEST_IMAGES, TEST_LABELS):
+        data = (grey / name).read_bytes()
+        (grey / name).unlink()
+        other = name.replace("-idx", ".idx").replace("t10k", stem)
+        (grey / f"{other}{ending}").write_bytes(gzip.compress(data) if ending else data)
+    assert_array_equal(load_images(f"idx:{grey}:{split}").labels, [7, 0, 9])
+
+
 def test_folder_defaults_to_the_variable(grey: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DATA_VARIABLE, str(grey))
     assert len(load_images("idx:")) == 3
@@ -145,6 +157,11 @@ def test_npz_keeps_bytes_and_makes_floats_float32(tmp_path: Path) -> None:
     assert as_doubles.images.dtype == np.float32
     assert_array_equal(as_doubles.labels, [-1, -1])
     assert_array_equal(as_unit_float(as_bytes.images), as_unit_float(as_doubles.images))
+    for names in (("images", "labels"), ("x", "labels"), ("images", "y")):
+        arrays = dict(zip(names, (pixels, np.array([2, 0])), strict=True))
+        renamed = load_images(save(tmp_path / "c.npz", **arrays))
+        assert_array_equal(renamed.images, pixels)
+        assert_array_equal(renamed.labels, [2, 0])
 
 
 GOOD = np.zeros((2, 3, 3, 1))
@@ -153,7 +170,9 @@ GOOD = np.zeros((2, 3, 3, 1))
 @pytest.mark.parametrize(
     ("arrays", "rule"),
     [
-        ({"images": GOOD}, "array x"),
+        ({"pictures": GOOD}, "array x or images"),
+        ({"x": GOOD, "images": GOOD}, "x or images, not both"),
+        ({"images": GOOD, "y": np.array([0, 1]), "labels": np.array([0, 1])}, "y or labels, not"),
         ({"x": GOOD[..., 0]}, "axes"),
         ({"x": GOOD[:0]}, "at least one image"),
         ({"x": GOOD.astype(np.int16)}, "uint8, float32 or float64"),
@@ -250,6 +269,14 @@ def test_only_the_listed_opcodes_and_memo_slots(tmp_path: Path) -> None:
             load_images(f"cifar10:{tmp_path}")
 
 
+def nested(times: int, pair: bytes) -> bytes:
+    """A mapping whose key is a tuple of tuples, each holding the one before more than once."""
+    if not pair:
+        return b"\x80\x02}K\x01" + b"\x85" * times + b"K\x01s."
+    parts = b"".join(b"q%c0" % i + pair.replace(b"%b", b"h%c" % i) for i in range(times))
+    return b"\x80\x02}K\x01\x85" + parts + b"K\x01s."
+
+
 def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
     assert old in data
     return data.replace(old, new)
@@ -263,6 +290,10 @@ def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
         (replaced(official_pickle([3, 4]), b"K\x03K\x04e", b"K\x03e"), "one label for each"),
         (replaced(official_pickle([3]), b"u1", b"O8"), "data must be uint8"),
         (replaced(official_pickle([3]), b"M\x01\x00M", b"M\x02\x00M"), "shape"),
+        (nested(60, b"%b%b\x86"), "tuples in each other"),
+        (nested(60, b"(%b%b%btq\xff"), "tuples in each other"),
+        (nested(1_000_000, b""), "tuples in each other"),
+        (replaced(official_pickle([3]), b"U\x02u1", b"K\x01\x85"), "data must be uint8"),
         (pickle.dumps([], 2), "must hold a dictionary"),
         (pickle.dumps({b"labels": [1]}, 2), "data must be an array"),
         (pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": 3}, 2), "labels"),
@@ -281,33 +312,6 @@ def test_bad_cifar10_binary(tmp_path: Path) -> None:
         (tmp_path / "test_batch.bin").write_bytes(data)
         with pytest.raises(FileError, match=rule):
             load_images(f"cifar10:{tmp_path}")
-
-
-def test_folder_of_classes(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
-    for label, name in enumerate(("bee", "ant")):
-        (tmp_path / name).mkdir()
-        image.fromarray(np.full((4, 3, 3), 50 + label, np.uint8)).save(tmp_path / name / "0.png")
-    (tmp_path / "ant" / "notes.txt").write_text("not an image")
-    images = load_images(f"folder:{tmp_path}")
-    assert images.classes == ("ant", "bee")
-    assert_array_equal(images.labels, [0, 1])
-    assert_array_equal(images.images[:, 0, 0, 0], [51, 50])
-    assert images.shape == (4, 3, 3)
-    image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "bee" / "1.png")
-    with pytest.raises(FileError, match=r"bee.1.png: must have the shape"):
-        load_images(f"folder:{tmp_path}")
-    (tmp_path / "bee" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    with pytest.raises(FileError, match=r"bee.1.png: must be an image"):
-        load_images(f"folder:{tmp_path}")
-
-
-def test_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="one folder per class"):
-        load_images(f"folder:{tmp_path}")
-    (tmp_path / "ant").mkdir()
-    with pytest.raises(FileError, match="must hold images"):
-        load_images(f"folder:{tmp_path}")
 
 
 def test_unit_floats() -> None:

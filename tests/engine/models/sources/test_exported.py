@@ -15,10 +15,16 @@ from torch import nn
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle, place_of
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_configuration
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.settings import Settings
 from dualsmooth.export.graph.nodes import FLOAT, INT64, Nodes, model_of, value
 
 SHAPE, CLASSES = (6, 5, 3), 4
@@ -212,7 +218,7 @@ class Bomb:
         return (Path.touch, (self.target,))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("part", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0"])
+@pytest.mark.parametrize("part", ["data/weights/model.pt", "data/constants/opaque_obj_0"])
 def test_a_program_with_pickled_objects_is_refused_unread(tmp_path: Path, part: str) -> None:
     plain, planted = pt2_file(tmp_path / "net.pt2", Linear().eval()), tmp_path / "bad.pt2"
     payload = io.BytesIO()
@@ -227,13 +233,34 @@ def test_a_program_with_pickled_objects_is_refused_unread(tmp_path: Path, part: 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_every_road_finds_the_place_where_they_run(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine whose `auto` is a GPU or bf16, where they cannot run."""
+    monkeypatch.setattr("dualsmooth.engine.samplers.choose.multiplies_bf16", lambda: True)
+    path = tmp_path / f"net.{kind}"
+    bundle = load_bundle(onnx_file(path) if kind == "onnx" else pt2_file(path, Linear().eval()))
+    method, budget = FixedSmoothing(bundle, 0.5), Budget.fixed(10, 50)
+    certificates = certify(method, IMAGES, budget=budget)
+    assert {(c.device, c.precision) for c in certificates} == {("cpu", "fp32")}
+    with Session(method, Settings(budget)) as session:
+        assert len(dict(session.predict(IMAGES))) == 3
+        assert len(dict(session.search(IMAGES, make_search(bundle, "quasiconcave")))) == 3
+    data = ImageSet(IMAGES, np.zeros(3, np.int64), "three", ())
+    certify_run(method, data, [0, 2], Settings(budget), tmp_path / "run")
+    assert read_configuration(tmp_path / "run")["precision"] == "fp32"
+    with pytest.raises(ArgumentError, match=r"^precision must be fp32"):
+        certify(method, IMAGES, precision="bf16")
+
+
 def test_they_run_on_the_cpu_in_float32_only(tmp_path: Path) -> None:
-    assert place_of("net.onnx", "auto", "auto") == ("cpu", "fp32")
-    assert place_of("digits-dual", "auto", "bf16") == ("auto", "bf16")
+    assert place_of(["onnx"], "auto", "auto") == ("cpu", "fp32")
+    assert place_of(["resnet", "timm:a.onnx"], "auto", "bf16") == ("auto", "bf16")
     with pytest.raises(ArgumentError, match=r"^precision must be fp32 for .onnx, .pt2 files"):
-        place_of("net.pt2", "auto", "bf16")
+        place_of(["resnet", "pt2"], "auto", "bf16")
     with pytest.raises(ArgumentError, match=r"^device must be cpu for"):
-        place_of("net.ONNX", "cuda", "auto")
+        place_of(["onnx"], "cuda", "auto")
     module = load_bundle(onnx_file(tmp_path / "net.onnx")).build("classifier")
     with pytest.raises(RuntimeError, match="float32 only"):
         module(torch.zeros(1, 3, 6, 5, dtype=torch.bfloat16))

@@ -1,0 +1,143 @@
+"""A folder of images per class, and which number each class has."""
+
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.data.image_files import SUFFIXES, read_image
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.limits import check_size
+
+_NO_CLASSES = frozenset(
+    ("__macosx", "@eadir", "lost+found", "__pycache__", "$recycle.bin", "#recycle", "@recycle",
+     "system volume information")
+)  # fmt: skip
+_LARGEST_LIST = 1 << 24
+
+
+def read_folder(
+    folder: Path,
+    name: str,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    most: int | None = None,
+) -> ImageSet:
+    """Read one folder of images per class, as `load_images` says."""
+    if most is not None:
+        positive_integer("max", most)
+    try:
+        files = {place.name: _images(place) for place in sorted(folder.iterdir()) if _counts(place)}
+    except OSError as error:
+        raise FileError(error.filename, "must be readable", error.strerror) from error
+    files = {name: found for name, found in files.items() if found}
+    if not files:
+        hint = f"folder:DIR reads DIR/CLASS/FILE, known files: {' '.join(sorted(SUFFIXES))}"
+        raise FileError(folder, "must hold one folder per class, with images", "none", hint)
+    names = tuple(files) if classes is None else order_of(classes, tuple(files), folder)
+    pairs = [(path, names.index(name)) for name, found in files.items() for path in found]
+    pixels = list(_read([path for path, _ in pairs[:most]], shape))
+    if len({image.shape[2] for image in pixels}) > 1:
+        pixels = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in pixels]
+    labels = np.array([label for _, label in pairs[:most]], np.int64)
+    return ImageSet(np.stack(pixels), labels, name, names, classes is not None)
+
+
+def _counts(place: Path) -> bool:
+    """Whether an entry of the folder may be a class."""
+    return place.is_dir() and not place.name.startswith(".") and (
+        place.name.lower() not in _NO_CLASSES
+    )  # fmt: skip
+
+
+def _images(place: Path) -> list[Path]:
+    """The image files of a class; a folder in it that has some as well is refused."""
+    entries = sorted(place.iterdir())
+    for inner in filter(_counts, entries):
+        if lost := next(filter(_is_image, sorted(inner.rglob("*"))), None):
+            hint = f"{place} would be a class: perhaps you mean folder:{place}"
+            raise FileError(lost, "must lie in DIR/CLASS/FILE, not deeper", "one further in", hint)
+    return [path for path in entries if _is_image(path)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and not path.is_dir()
+
+
+def _read(paths: list[Path], shape: tuple[int, int, int] | None) -> Iterator[NDArray[np.uint8]]:
+    size = shape and shape[:2]
+    for path in paths:
+        pixels = read_image(path, shape and shape[2])
+        size = size or pixels.shape[:2]
+        if pixels.shape[:2] != size:
+            of = "the network" if shape else f"the first image, {paths[0]}"
+            rule = f"must have the height and width of {of}: {size}"
+            raise FileError(path, rule, pixels.shape[:2], "images are not resized")
+        yield pixels
+
+
+def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Names of classes by number, so that each folder is among them.
+
+    A line is a name, or `INDEX NAME`; where the folders are named so, the first word of the name
+    (`n01440764 tench`) or the index stands for it.
+
+    Raises
+    ------
+    ArgumentError
+        If no reading of the list has all folders; the missing one is named.
+    """
+    rows = numbered(lines)
+    plain = list(enumerate(lines))
+    first_words = [(index, name.split()[0] if name else "") for index, name in rows]
+    readings = [plain, rows, first_words]
+    if rows != plain:
+        readings.append([(index, str(index)) for index, _ in rows])
+    for reading in readings:
+        known = {name: index for index, name in reading if name}
+        if set(folders) <= set(known) and len(known) == sum(bool(name) for _, name in reading):
+            names = [""] * (1 + max(known.values()))
+            for name, index in known.items():
+                names[index] = name
+            return tuple(names)
+    nearest = max(({*map(itemgetter(1), reading)} for reading in readings),
+                  key=lambda names: len(names & {*folders}))  # fmt: skip
+    missing = next((name for name in folders if name not in nearest), folders[0])
+    first = "".join(lines[:1])[:40]
+    received = f"{len(lines)} lines, the first {first!r}, and the folder {folder / missing}"
+    hint = "one name a line, INDEX NAME, or names that begin with the folder's name"
+    raise ArgumentError("classes", "must name every folder, and none twice", received, hint)
+
+
+def numbered(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """(index, name) of each line: `INDEX NAME` if all lines are, each index once, else by line."""
+    rows = [line.split(maxsplit=1) for line in lines]
+    if all(len(row) == 2 and row[0].isascii() and row[0].isdecimal() for row in rows if row):
+        pairs = [(int(row[0]), row[1]) for row in rows if row]
+        if pairs and len(dict(pairs)) == len(pairs) and max(pairs)[0] < 1 << 16:
+            return pairs
+    return list(enumerate(lines))
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The lines of a list of classes.
+
+    Raises
+    ------
+    FileError
+        If it is no text, is empty, or has an empty line between others.
+    """
+    check_size(path, _LARGEST_LIST)
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(path, "must be a text of one class a line", error) from error
+    if not all(lines) or not lines:
+        raise FileError(path, "must have a class on every line", f"line {1 + lines.index('')} empty"
+                        if lines else "an empty file")  # fmt: skip
+    return tuple(lines)
