@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.checks import error_level, positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_WEIGHTS, check_part, distinct_keys
@@ -67,7 +67,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         Budget.fixed(self.n0, self.n)
-        open_unit("alpha", self.alpha)
+        error_level("alpha", self.alpha)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

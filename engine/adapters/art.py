@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import ABSTAIN
-from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.checks import error_level, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import bundle_of
@@ -63,7 +63,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         super().__init__(model=method, clip_values=(0.0, 1.0))
         self.method, self.channels_first, self.seed = method, channels_first, seed
         self.sample_size = positive_integer("sample_size", sample_size)
-        self.alpha = open_unit("alpha", alpha)
+        self.alpha = error_level("alpha", alpha)
         self.precision, self.device = precision, device
         self.nb_classes = bundle.num_classes
         height, width, channels = bundle.input_shape

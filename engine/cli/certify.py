@@ -105,7 +105,8 @@ def certify(
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
-    from dualsmooth.engine.runs.log import RUN, read_configuration
+    from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.run_checks import RUN
     from dualsmooth.engine.settings import Settings
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)

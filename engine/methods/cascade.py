@@ -70,6 +70,10 @@ class CascadeSmoothing(Method):
     def name(self) -> str:
         return f"cascade({self.threshold:g})"
 
+    @property
+    def shares(self) -> int:
+        return 2 * len(self.sigmas)
+
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("minimum", alpha, {"classifier": alpha, "earlier": alpha})
         for stage in reversed(range(len(self.sigmas))):
@@ -99,7 +103,7 @@ class CascadeSmoothing(Method):
         have probabilities that sum to at most 1, and P(Bin(n, p) >= m) is convex in p up to p0, so
         all of them together exceed m > n p0 votes no more often than two of them.
         """
-        level, asked = alpha / (2 * len(self.sigmas)), tuple[float, ...]()
+        level, asked = alpha / self.shares, tuple[float, ...]()
         for sigma in reversed(self.sigmas):
             counts = yield self.classify(Phase.CLASS_PREDICT, sigma, n)
             asked = (*asked, sigma)

@@ -116,6 +116,10 @@ class DualSmoothing(Method):
     def roles(self) -> tuple[str, ...]:
         return ("selector", *super().roles)
 
+    @property
+    def shares(self) -> int:
+        return 4
+
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
         check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)

@@ -74,6 +74,10 @@ class FixedSmoothing(Method):
     def sigmas(self) -> tuple[float, ...]:
         return (self.sigma,)
 
+    @property
+    def shares(self) -> int:
+        return 2 if self.runner_up else 1
+
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
         check_grid(budget.radii, self.sigma, budget.n, alpha)

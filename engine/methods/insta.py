@@ -33,10 +33,18 @@ from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.methods import insta_memory
 from dualsmooth.engine.methods.dual import ROUTING_HELP, RULE_HELP, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import Method, Networks, Options, Procedure, Recorded
+from dualsmooth.engine.methods.insta_memory import MemorySmoothing, recorded_memory
+from dualsmooth.engine.methods.method import (
+    Given,
+    Method,
+    Networks,
+    Options,
+    Procedure,
+    Recorded,
+    check_same,
+)
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import make_search
@@ -66,7 +74,7 @@ class AnchorSmoothing(Method):
 
     @property
     def name(self) -> str:
-        return f"insta(anchor, {self.anchors.digest})"
+        return anchor_name(self.anchors.sha256)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -74,7 +82,7 @@ class AnchorSmoothing(Method):
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"method": "insta", "region": "anchor", "anchors": self.anchors.digest}
+        return {"method": "insta", "region": "anchor", "anchors": self.anchors.sha256}
 
     def at(self, image: Image) -> "AnchorAt":
         sigma, region = self.anchors.locate(image)
@@ -128,25 +136,35 @@ class InstaOptions(Options):
             return DualSmoothing(bundle, rule, self.routing)
         if self.region == "memory":
             search = make_search(bundle, self.search)
-            return insta_memory.MemorySmoothing(bundle, search, Memory(self.memory))
+            return MemorySmoothing(bundle, search, Memory(self.memory))
         if self.anchors is None:
             hint = "dualsmooth search makes the file"
             raise ArgumentError("anchors", "is required by --method insta", None, hint)
         return AnchorSmoothing(bundle, read_anchors(self.anchors))
 
     @classmethod
-    def recorded(cls, bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
-        """At the noise level and region that a certificate states; no file is opened."""
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """With the anchors that are given, or at the level and region that a certificate states."""
         if options["region"] == "memory":
-            return insta_memory.recorded(bundle, options)
+            return recorded_memory(bundle, options, given)
         if options["region"] != "anchor":
-            raise ValueError("insta is recorded with its region: anchor or memory")
+            raise ValueError("options of a run must be those of anchors or of a memory")
+        if given.images is not None and given.anchors is not None:
+            method = AnchorSmoothing(bundle, given.anchors)
+            check_same("anchors", method.record, {"method": "insta", **options})
+            return Recorded.at(method, given.images)
 
         def of(certificate: Certificate) -> AnchorAt:
             region = inf if certificate.region is None else certificate.region
             return AnchorAt(bundle, positive("sigma", certificate.sigma), region=region)
 
-        return Recorded(f"insta(anchor, {options['anchors']})", of, trusts_image=True)
+        trusted = "the noise level and the region of each image (--data, --anchors)"
+        return Recorded(anchor_name(options["anchors"]), of, trusted)
+
+
+def anchor_name(sha256: str) -> str:
+    """Method and options as written into certificates, from the digest of all anchors."""
+    return f"insta(anchor, {sha256[:8]})"
 
 
 def frozen_radius_unsound(certificate: Certificate | Claim) -> float:

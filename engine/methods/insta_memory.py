@@ -24,8 +24,16 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure, Recorded
-from dualsmooth.engine.methods.regions.memory import Ball
+from dualsmooth.engine.methods.method import (
+    Given,
+    Method,
+    Networks,
+    PredictProcedure,
+    Procedure,
+    Recorded,
+)
+from dualsmooth.engine.methods.regions.balls import Ball
+from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import Search, search_of
 from dualsmooth.engine.models.bundle import Bundle
 
@@ -33,18 +41,25 @@ from dualsmooth.engine.models.bundle import Bundle
 class Known(Protocol):
     """What a memory says about one image."""
 
-    def find(self) -> Ball | None:
-        """The answer of a ball around the image."""
+    def find(self, alpha: float) -> Ball | None:
+        """The answer of a ball around the image that holds at alpha."""
 
     def room(self, predicted: int) -> float:
         """Radius a new ball of a class may have."""
 
-    def remember(self, predicted: int, radius: float, sigma: float) -> None:
+    def remember(self, predicted: int, radius: float, sigma: float, alpha: float) -> None:
         """Store an answer."""
 
 
 class Asked(Protocol):
     """A memory: `Memory`, or an audit's record of one."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Number and digest of the balls."""
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Refuse balls that are about something else."""
 
     def query(self, image: Image) -> AbstractContextManager[Known]:
         """Ask about one image."""
@@ -81,8 +96,36 @@ class MemorySmoothing(Method):
 
     @property
     def record(self) -> dict[str, Any]:
-        search = {"kind": self.search.name, **asdict(self.search)}  # type: ignore[call-overload]
-        return {"method": "insta", "region": "memory", "search": search}
+        kept = {"search": self._searched, "memory": self.memory.state}
+        return {"method": "insta", "region": "memory", **kept}
+
+    @property
+    def _searched(self) -> dict[str, Any]:
+        return {"kind": self.search.name, **asdict(self.search)}  # type: ignore[call-overload]
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Let the memory hold balls of this method with these networks and arithmetic only."""
+        self.memory.bind({"method": self.name, "search": self._searched, **about})
+
+    def follow_log(self, configuration: Mapping[str, Any] | None) -> None:
+        """Begin as a run that is resumed did, or here; balls reach the file after the log."""
+        memory, options = self._stored, (configuration or {}).get("options")
+        begun = options.get("memory") if isinstance(options, dict) else None
+        memory.follow_log(begun if isinstance(begun, dict) else None)
+
+    def settle(self, certificate: Certificate) -> None:
+        """Write the ball of a certificate that has just been logged, if it has one."""
+        if certificate.predicted is not None and certificate.counts:
+            self._stored.settle(certificate.image_id)
+
+    def check_settled(self) -> None:
+        """Refuse balls in the file that no certificate of the resumed run shows."""
+        self._stored.check_settled()
+
+    @property
+    def _stored(self) -> Memory:
+        assert isinstance(self.memory, Memory)
+        return self.memory
 
     def at(self, image: Image) -> "MemoryAt":
         return MemoryAt(self.networks, self.search, self.memory, image)
@@ -104,11 +147,11 @@ class MemoryAt(MemorySmoothing):
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         with self.memory.query(self.image) as query:
-            found = query.find()
+            found = query.find(alpha)
             if found:
                 return Claim(
                     predicted=found.predicted, radius=found.radius, sigma=found.sigma,
-                    abstained_at=None, alpha=AlphaLedger("single", alpha, {"classifier": alpha}),
+                    abstained_at=None, alpha=AlphaLedger("single", alpha, {"classifier": found.alpha}),
                     bounds=(), region=found.radius,
                 )  # fmt: skip
             sigma = yield from self.search.run(self.networks)
@@ -117,43 +160,53 @@ class MemoryAt(MemorySmoothing):
                 return claim
             claim = claim.within(query.room(claim.predicted))
             if claim.predicted is not None:
-                query.remember(claim.predicted, claim.radius, sigma)
+                query.remember(claim.predicted, claim.radius, sigma, alpha)
             return claim
 
 
-def recorded(bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
-    """The method of a run, whose memory answers as a certificate states."""
-    method = MemorySmoothing(bundle, search_of(options["search"]), _RecordedMemory(None))
+def recorded_memory(bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+    """The method of a run, from the balls it began with, or as certificates state its answers."""
+    search, begun = search_of(options["search"]), options["memory"]
+    before = begun["balls"]
+    if given.images is not None and (before == 0 or given.memory is not None):
+        memory = Memory.as_begun(given.memory if before else None, begun)
+        trusted = f"{before} balls from before (audit the runs that made them)" if before else ""
+        return Recorded.at(MemorySmoothing(bundle, search, memory), given.images, trusted)
+    method = MemorySmoothing(bundle, search, _RecordedMemory(None, begun))
     nothing = np.zeros((1, 1, 1), np.float32)
 
     def of(certificate: Certificate) -> MemoryAt:
-        return replace(method, memory=_RecordedMemory(certificate)).at(nothing)
+        return replace(method, memory=_RecordedMemory(certificate, begun)).at(nothing)
 
-    return Recorded(method.name, of, trusts_image=True)
+    files = "--data, --memory" if before else "--data"
+    return Recorded(method.name, of, f"what the memory answered and where it ends ({files})")
 
 
 class _RecordedMemory:
     """What a memory answered for one certificate."""
 
-    def __init__(self, certificate: Certificate | None) -> None:
-        self.certificate = certificate
+    def __init__(self, certificate: Certificate | None, state: dict[str, Any]) -> None:
+        self.certificate, self.state = certificate, state
 
     @contextmanager
     def query(self, image: Image) -> Iterator["_RecordedMemory"]:
         """Answer as recorded."""
         yield self
 
-    def find(self) -> Ball | None:
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Nothing: no ball is kept."""
+
+    def find(self, alpha: float) -> Ball | None:
         """The recorded answer, if no vote was drawn for it."""
         c = self.certificate
         if c is None or c.counts or c.predicted is None:
             return None
-        return Ball(c.predicted, c.radius, positive("sigma", c.sigma))
+        return Ball(c.predicted, c.radius, positive("sigma", c.sigma), c.alpha.total)
 
     def room(self, predicted: int) -> float:
         """The recorded region."""
         assert self.certificate is not None
         return inf if self.certificate.region is None else self.certificate.region
 
-    def remember(self, predicted: int, radius: float, sigma: float) -> None:
+    def remember(self, predicted: int, radius: float, sigma: float, alpha: float) -> None:
         """Nothing: the answer is in the memory already."""

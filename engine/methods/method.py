@@ -3,14 +3,18 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+
+from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
-from dualsmooth.engine.checks import check_votes, open_unit
+from dualsmooth.engine.checks import check_votes, error_level
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import Image
+from dualsmooth.engine.images import Image, unit_float
+from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.models.bundle import Bundle
 
 Procedure: TypeAlias = Generator[Draw, Counts, Claim]
@@ -88,6 +92,11 @@ class Method(ABC):
         return tuple(dict.fromkeys(self.networks.classifier_at(sigma) for sigma in self.sigmas))
 
     @property
+    def shares(self) -> int:
+        """Equal parts that alpha is split into at most; each must be a level bounds are exact at."""
+        return 1
+
+    @property
     def record(self) -> dict[str, Any]:
         """Kind and options as JSON, for the run configuration; `recorded_method` reads it."""
         assert dataclasses.is_dataclass(self)
@@ -99,9 +108,21 @@ class Method(ABC):
         """The method at one image, float32 in [0, 1], channels-last."""
         return self
 
+    def bind(self, about: Mapping[str, Any]) -> None:  # noqa: B027
+        """Hear what votes are about before any is drawn: bundle, arithmetic, sampler."""
+
+    def follow_log(self, configuration: Mapping[str, Any] | None) -> None:  # noqa: B027
+        """Hear that answers are logged, by a run that is resumed where there is a configuration."""
+
+    def settle(self, certificate: Certificate) -> None:  # noqa: B027
+        """Hear that a certificate is on disk."""
+
+    def check_settled(self) -> None:  # noqa: B027
+        """Refuse to go on if what is kept does not agree with the log."""
+
     def check(self, budget: Budget, alpha: float) -> None:
         """Raise `ArgumentError` if a certificate cannot have this budget or this alpha."""
-        open_unit("alpha", alpha)
+        error_level("alpha", alpha, self.shares)
         if budget.kind not in self.budgets:
             rule = f"must be {' or '.join(self.budgets)} with {self.name}"
             raise ArgumentError("budget", rule, budget.kind)
@@ -113,7 +134,7 @@ class Method(ABC):
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT for one image: P(class returned is not the deployed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
+        return self._predict(check_votes("n", n), error_level("alpha", alpha, self.shares))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         raise self._without_image
@@ -135,14 +156,43 @@ class Method(ABC):
         return Draw(self.networks.classifier_at(sigma), sigma, phase, first, count, level)
 
 
+class Given(NamedTuple):
+    """What an auditor has beside a run; None for what is not at hand."""
+
+    images: NDArray[Any] | None = None
+    """Of the data set, by image id."""
+    anchors: Anchors | None = None
+    references: NDArray[Any] | None = None
+    memory: Path | None = None
+    """File with the balls that a memory began with; not needed if it began with none."""
+
+
 class Recorded(NamedTuple):
-    """A method of a run as an audit makes it again, without networks, images or files."""
+    """A method of a run as an audit makes it again, without networks."""
 
     name: str
     of: Callable[[Certificate], Method]
     """The procedures that made a certificate."""
-    trusts_image: bool = False
-    """Whether a certificate's noise level and region are taken as recorded."""
+    trusted: str = ""
+    """What is taken as recorded, and what would show it; empty if nothing is."""
+
+    @classmethod
+    def at(cls, method: Method, images: NDArray[Any], trusted: str = "") -> "Recorded":
+        """A method that reads images, from those of the data set."""
+
+        def of(certificate: Certificate) -> Method:
+            if not 0 <= certificate.image_id < len(images):
+                raise ValueError(f"the data have no image {certificate.image_id}")
+            return method.at(unit_float(images[certificate.image_id]))
+
+        return cls(method.name, of, trusted)
+
+
+def check_same(what: str, ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Refuse what an auditor gives for a file of the run if the record names another."""
+    changed = [key for key in sorted({*ours, *recorded}) if ours.get(key) != recorded.get(key)]
+    if changed:
+        raise ArgumentError(what, "must be those of the run", f"another {', '.join(changed)}")
 
 
 class Options(ABC):
@@ -161,7 +211,7 @@ class Options(ABC):
         """The method; raises `ArgumentError` if an option is missing or does not fit."""
 
     @classmethod
-    def recorded(cls, bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
-        """The method of a `Method.record`."""
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """The method of a `Method.record`; no file that the record names is opened."""
         method = cls(**options).build(bundle)
         return Recorded(method.name, lambda _: method)

@@ -11,7 +11,7 @@ from dualsmooth.engine.methods.cascade import CascadeOptions, CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualOptions, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedOptions, FixedSmoothing
 from dualsmooth.engine.methods.insta import InstaOptions
-from dualsmooth.engine.methods.method import Method, Options, Recorded
+from dualsmooth.engine.methods.method import Given, Method, Options, Recorded
 from dualsmooth.engine.methods.semielastic import SemielasticOptions
 from dualsmooth.engine.methods.variational import VariationalOptions
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
@@ -63,16 +63,16 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
     return METHODS[method](**given).build(bundle)
 
 
-def recorded_method(bundle: Bundle, record: Mapping[str, Any]) -> Recorded:
+def recorded_method(bundle: Bundle, record: Mapping[str, Any], given: Given) -> Recorded:
     """The method of a `Method.record`.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        If the record is not one of a method.
+        If the record is not one of a method, or what is given is not what it names.
     """
     options = {name: value for name, value in record.items() if name != "method"}
-    return METHODS[record["method"]].recorded(bundle, options)
+    return METHODS[record["method"]].recorded(bundle, options, given)
 
 
 def method_with_all(bundle: Bundle) -> Method:

@@ -31,16 +31,18 @@ from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import (
     CommonNetworks,
+    Given,
     Method,
     Options,
     PredictProcedure,
     Procedure,
     Recorded,
+    check_same,
 )
-from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
+from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.radius.two_scale import semielastic_radius
+from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class SemielasticSmoothing(Method):
 
     @property
     def name(self) -> str:
-        return f"semielastic({self.noise.describe()})"
+        return f"semielastic({describe(self.noise.record)})"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class SemielasticSmoothing(Method):
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"method": "semielastic", "noise": self.noise.describe(), "rate": self.noise.rate}
+        return {"method": "semielastic", **self.noise.record}
 
     def at(self, image: Image) -> "SemielasticAt":
         return SemielasticAt(self.networks, self.noise.at(image), self.noise.rate, image.size)
@@ -108,7 +110,8 @@ class SemielasticAt(Method):
             return Claim.of(None, 0.0, self.sigma, ledger)
         counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
         bound = event_bound("classifier", counts, "=", candidate, self.sigma, alpha)
-        radius = semielastic_radius(bound.lower, self.sigma, self.rate, self.dim)
+        scale, error = noise_scale(self.sigma), SCALE_ERROR if self.rate else 0.0
+        radius = semielastic_radius(bound.lower, scale, self.rate, self.dim, error)
         return Claim.of(candidate, radius, self.sigma, ledger, [bound])
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
@@ -143,11 +146,17 @@ class SemielasticOptions(Options):
         return SemielasticSmoothing(bundle, noise)
 
     @classmethod
-    def recorded(cls, bundle: Bundle, options: Mapping[str, Any]) -> Recorded:
-        """At the noise level that a certificate states."""
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """With the references that are given, or at the noise level that a certificate states."""
+        if given.images is not None and given.references is not None:
+            numbers = {key: options[key] for key in ("base", "rate", "offset", "neighbours")}
+            noise = NeighbourNoise(given.references, **numbers)
+            check_same("references", noise.record, options)
+            return Recorded.at(SemielasticSmoothing(bundle, noise), given.images)
         rate, dim = options["rate"], prod(bundle.input_shape)
 
         def of(certificate: Certificate) -> SemielasticAt:
             return SemielasticAt(bundle, positive("sigma", certificate.sigma), rate, dim)
 
-        return Recorded(f"semielastic({options['noise']})", of, trusts_image=True)
+        trusted = "the noise level of each image (--data, --references)"
+        return Recorded(f"semielastic({describe(options)})", of, trusted)

@@ -90,6 +90,10 @@ class TransferSmoothing(Method):
         (role,) = super().roles
         return (role, pair_role(role))
 
+    @property
+    def shares(self) -> int:
+        return 2
+
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("sum", alpha, {"classifier": alpha / 2, "agreement": alpha / 2})
         guess = yield self.classify(Phase.CLASS_GUESS, self.sigma, budget.n0)

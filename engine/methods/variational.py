@@ -65,6 +65,10 @@ class VariationalSmoothing(Method):
     def _dual(self) -> DualSmoothing:
         return DualSmoothing(self.networks, "median", self.routing)
 
+    @property
+    def shares(self) -> int:
+        return self._dual.shares
+
     def check(self, budget: Budget, alpha: float) -> None:
         self._dual.check(budget, alpha)
 

@@ -40,11 +40,11 @@ from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import CommonNetworks, Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import median_level
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.radius.two_scale import two_scale_lower_bound
+from dualsmooth.engine.radius.two_scale import noise_scale, two_scale_lower_bound
 
 _STEPS = 24
 _EDGE = 1e-6
-"""How far, relatively, a float32 vote may put a level beyond the edge of its bin."""
+"""How far, relatively, float32 votes and scales may put a level beyond the edge of its bin."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ class ContinuousVariational(Method):
     def record(self) -> dict[str, Any]:
         return {"method": "variational", "routing": "continuous", "target_sigma": self.target_sigma}
 
+    @property
+    def shares(self) -> int:
+        return 2
+
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
         bin_ = median_level((yield self._select(Phase.SELECT_GUESS, budget.n0)))
@@ -123,7 +127,7 @@ class ContinuousVariational(Method):
         def holds(distance: float) -> bool:
             lower, upper = self.ends(selection, distance, ledger.levels["selector"])
             return all(
-                two_scale_lower_bound(p, distance, sigma, end, self.dim) > 0.5
+                two_scale_lower_bound(p, distance, noise_scale(sigma), end, self.dim) > 0.5
                 for end in (upper, lower)
             )
 
@@ -149,7 +153,7 @@ class ContinuousVariational(Method):
             limits where there is none.
         """
         n, invalid = int(selection.sum()), int(selection[-1])
-        shift = positive("tau", self.networks.tau)
+        shift = noise_scale(positive("tau", self.networks.tau))
         low = order_statistic_lower(n, float(ndtr(-distance / shift)) * (1 - 1e-12), alpha)
         high = order_statistic_upper(
             n, min(1.0, float(ndtr(distance / shift)) * (1 + 1e-12)), alpha

@@ -20,6 +20,9 @@ from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
 
+BOUND = ("bundle", "noise", "precision", "device", "sampler", "batch_size")
+"""Parts of the stamp that answers kept for later runs are about (`Method.bind`)."""
+
 
 def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
     for draw in draws:  # noqa: UP028 (`yield from` would send the votes to the list)
@@ -76,6 +79,11 @@ class Session:
             batch_size=self.sampler.batch_size,
             noise=settings.noise,
         )
+        try:
+            method.bind({name: getattr(self._stamp, name) for name in BOUND})
+        except BaseException:
+            self.sampler.close()
+            raise
         self.occupancy = Occupancy()
         self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
         self.failed: list[int] = []

@@ -1,6 +1,7 @@
 """Radii of training images, estimated by networks that did not see them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -114,10 +115,16 @@ def radii_of(
     runner_up: bool = False,
 ) -> Tensor:
     """`true_class_radii`, kept in the journal so that a resumed run need not vote again."""
-    state = step.journal.load(step.name)
-    if state is not None:
+
+    def use(state: dict[str, Any]) -> Tensor:
         generator.set_state(state["generator"])
         kept: Tensor = state["radii"].to(images.device)
+        if kept.shape[-1:] != (len(images),):
+            raise ValueError(f"radii of shape {tuple(kept.shape)}")
+        return kept
+
+    kept = step.journal.restore(step.name, use)
+    if kept is not None:
         return kept
     radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
     step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})

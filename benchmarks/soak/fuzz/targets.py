@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from dualsmooth.benchmarks.soak.fuzz.seeds import (
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.regions.anchors import read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.report.cohen import read_table
@@ -228,8 +229,9 @@ def _anchors(folder: Path, data: bytes) -> None:
 def _memory_seed() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(path := Path(folder) / "memory")
+        memory.bind({"bundle": "0", "method": "insta(memory)"})
         with memory.query(np.zeros((2, 2, 1), np.float32)) as query:
-            query.remember(3, 0.5, 0.25)
+            query.remember(3, 0.5, 0.25, 0.001)
         memory.close()
         return path.read_bytes()
 
@@ -237,5 +239,7 @@ def _memory_seed() -> bytes:
 def _memory(folder: Path, data: bytes) -> None:
     (folder / "memory").write_bytes(data)
     memory = Memory(folder / "memory")
+    with suppress(ArgumentError):
+        memory.bind({"bundle": "1"})
     memory.close()
     assert all(0.0 < ball.radius < float("inf") for ball in memory.balls)
