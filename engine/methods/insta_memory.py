@@ -149,11 +149,9 @@ class MemoryAt(MemorySmoothing):
         with self.memory.query(self.image) as query:
             found = query.find(alpha)
             if found:
-                return Claim(
-                    predicted=found.predicted, radius=found.radius, sigma=found.sigma,
-                    abstained_at=None, alpha=AlphaLedger("single", alpha, {"classifier": found.alpha}),
-                    bounds=(), region=found.radius,
-                )  # fmt: skip
+                ledger = AlphaLedger("single", alpha, {"classifier": found.alpha})
+                claim = Claim.of(found.predicted, found.radius, found.sigma, ledger)
+                return claim.within(found.radius)
             sigma = yield from self.search.run(self.networks)
             claim = yield from FixedSmoothing(self.networks, sigma).certify(budget, alpha)
             if claim.predicted is None:

@@ -93,7 +93,7 @@ class Method(ABC):
 
     @property
     def shares(self) -> int:
-        """Equal parts that alpha is split into at most; each must be a level bounds are exact at."""
+        """Parts that alpha is split into at most: bounds must be exact at each."""
         return 1
 
     @property
@@ -156,7 +156,8 @@ class Method(ABC):
         return Draw(self.networks.classifier_at(sigma), sigma, phase, first, count, level)
 
 
-class Given(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Given:
     """What an auditor has beside a run; None for what is not at hand."""
 
     images: NDArray[Any] | None = None
