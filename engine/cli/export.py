@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dualsmooth.engine.cli.options import TrustOption, with_method_options
+from dualsmooth.engine.printable import printable
 
 CHECK_FAILED = 1
 
@@ -90,7 +91,7 @@ def export(
         if int8 else None
     )  # fmt: skip
     deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)
-    typer.echo(f"{out}/deployment.json")
+    typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:
         return
     from dualsmooth.export.check.deployment import check_deployment
