@@ -132,7 +132,7 @@ def _parameter(name: str, kind: Any, text: str, panel: str) -> Parameter:
     flag = kind is bool
     names = [f"--{name.replace('_', '-')}"] if flag else []  # a flag has no --no-NAME
     option = typer.Option(*names, help=text, rich_help_panel=panel)
-    annotation: Any = Annotated[bool if flag else kind | None, option]  # type: ignore[valid-type]
+    annotation: Any = Annotated[bool if flag else kind | None, option]
     default = False if flag else None
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -140,13 +140,7 @@ def _parameter(name: str, kind: Any, text: str, panel: str) -> Parameter:
 def budget_from_options(
     kind: str, radii: str | None, tolerance: float | None, n0: int | None, n: int
 ) -> Budget:
-    """A budget as the command line gives it; ``radii`` is a comma-separated list.
-
-    Raises
-    ------
-    ArgumentError
-        If the kind is unknown or an option does not belong to it.
-    """
+    """A budget as the command line gives it; ``radii`` is a comma-separated list."""
     if kind not in KINDS:
         raise ArgumentError("budget", f"must be one of {', '.join(KINDS)}", kind)
     for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):

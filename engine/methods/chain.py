@@ -9,14 +9,14 @@ from math import inf
 from scipy.special import ndtri
 
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
-from dualsmooth.engine.methods.decide import Stream, Trial
+from dualsmooth.engine.methods.decide import EventTests, VoteStream
 from dualsmooth.engine.methods.routing import Route, constancy_events
 from dualsmooth.engine.methods.votes import event_votes
 
 
 def chain_trials(
-    route: Route, selector: Stream, classifiers: Sequence[Stream], candidate: int
-) -> list[list[Trial]]:
+    route: Route, selector: VoteStream, classifiers: Sequence[VoteStream], candidate: int
+) -> list[list[EventTests]]:
     """One set of trials per interval: the selector stays in it, and all its levels answer alike.
 
     ``classifiers`` are the votes at each noise level, lowest first. Sets share trials: an event or
@@ -25,12 +25,12 @@ def chain_trials(
     events = [constancy_events(route.rule, part, len(classifiers)) for part in route.chain]
     levels = route.ledger.levels
     constancy = {
-        event: Trial("selector", event, selector, levels["selector"])
+        event: EventTests("selector", event, selector, levels["selector"])
         for part in events
         for event in part
     }
     agreement = [
-        Trial("classifier", ("=", candidate), stream, levels["classifier"])
+        EventTests("classifier", ("=", candidate), stream, levels["classifier"])
         for stream in classifiers
     ]
     return [

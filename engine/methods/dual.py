@@ -37,7 +37,7 @@ from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.chain import chain_sizes, chain_trials
-from dualsmooth.engine.methods.decide import Stream, decide
+from dualsmooth.engine.methods.decide import VoteStream, decide
 from dualsmooth.engine.methods.fixed import RunnerUp
 from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import (
@@ -52,7 +52,7 @@ from dualsmooth.engine.methods.routing import (
 )
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.radius.decision import check_grid
+from dualsmooth.engine.radius.decision import check_reachable
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
@@ -122,7 +122,7 @@ class DualSmoothing(Method):
 
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
-        check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)
+        check_reachable(budget.radii, max(self.networks.sigmas), budget.n, alpha)
         check_runner_up(self.runner_up, budget)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
@@ -143,8 +143,7 @@ class DualSmoothing(Method):
         claim, bounds = route.constancy(estimate)
         candidate = None
         if claim.next_levels():
-            pilot = yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)
-            candidate = top_class(pilot)
+            candidate = top_class((yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)))
         return (yield from self._agreement(route, candidate, claim, bounds, budget.n))
 
     def _precise(self, route: Route, budget: Budget) -> Procedure:
@@ -165,10 +164,10 @@ class DualSmoothing(Method):
         candidate = top_class(pilot)
         if candidate is None:
             return self._claim(route, None, Outcome(0.0, None, "classifier"), [])
-        selector = Stream(self._select(Phase.SELECT_ESTIMATE, budget.n), route.guess)
+        selector = VoteStream(self._select(Phase.SELECT_ESTIMATE, budget.n), route.guess)
         pilots = {route.start: pilot}
         classifiers = [
-            Stream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n), pilots.get(level))
+            VoteStream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n), pilots.get(level))
             for level in range(len(self.sigmas))
         ]
         sets = chain_trials(route, selector, classifiers, candidate)
@@ -198,11 +197,10 @@ class DualSmoothing(Method):
         return growing_chain(guess, start) if grows else [(start, start)]
 
     def _ledger(self, alpha: float, sets: int) -> AlphaLedger:
-        if self.published_split:
-            return AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
-        if sets <= 1:
-            return AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
-        return AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        if self.published_split or sets > 1:
+            rule = "sum" if self.published_split else "chain"
+            return AlphaLedger(rule, alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        return AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
 
     def _claim(
         self, route: Route, candidate: int | None, outcome: Outcome, bounds: list[Bound]

@@ -26,11 +26,11 @@ from dualsmooth.engine.checks import positive
 from dualsmooth.engine.draws import Counts, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.decide import Stream, Trial, decide
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.radius.decision import check_grid
+from dualsmooth.engine.radius.decision import check_reachable
 
 RunnerUp = Annotated[
     bool, "bound the strongest rival too; certifies classes below half of the votes"
@@ -80,7 +80,7 @@ class FixedSmoothing(Method):
 
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
-        check_grid(budget.radii, self.sigma, budget.n, alpha)
+        check_reachable(budget.radii, self.sigma, budget.n, alpha)
         check_runner_up(self.runner_up, budget)
 
     def _ledger(self, alpha: float) -> AlphaLedger:
@@ -95,8 +95,8 @@ class FixedSmoothing(Method):
         if candidate is None:
             return Claim.of(None, 0.0, self.sigma, ledger)
         if budget.kind == "decide":
-            stream = Stream(self.classify(Phase.CLASS_ESTIMATE, self.sigma, budget.n), guess)
-            trial = Trial("classifier", ("=", candidate), stream, alpha)
+            stream = VoteStream(self.classify(Phase.CLASS_ESTIMATE, self.sigma, budget.n), guess)
+            trial = EventTests("classifier", ("=", candidate), stream, alpha)
             radius = (yield from decide(budget.radii, [[trial]])).radius
             return Claim.of(candidate, radius, self.sigma, ledger, [trial.bound])
         n = self._sample_size(guess, candidate, budget, alpha)

@@ -100,12 +100,8 @@ class Outcome(NamedTuple):
 class ChainClaim:
     """Radius of a growing chain as the classifiers' radii come in (steps 3 and 4 of C1).
 
-    Parameters
-    ----------
-    chain : list of Interval
-        Growing sets of levels, fixed before the estimation votes.
-    constancy : list of float
-        Radius per set inside which the selected level stays in it; non-decreasing.
+    ``constancy`` has the radius per set inside which the selected level stays in it, non-
+    decreasing; the chain is fixed before the estimation votes.
     """
 
     chain: list[Interval]

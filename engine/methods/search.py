@@ -42,21 +42,9 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class MultiStart:
-    """Ascent from several noise levels.
+    """Ascent from several noise levels, the first and last of which limit the search.
 
-    Parameters
-    ----------
-    starts : tuple of float
-        Levels to start from; the first and last limit the search.
-    votes : int
-        Votes per evaluation of J.
-    steps : int
-        Ascent steps per start; a step that fails is halved.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
+    ``votes`` are spent per evaluation of J; a step that fails is halved.
     """
 
     starts: tuple[float, ...] = (0.12, 0.25, 0.5, 1.0)
@@ -96,23 +84,9 @@ class MultiStart:
 
 @dataclass(frozen=True)
 class Quasiconcave:
-    """Bisection for the peak of J.
+    """Bisection for the peak of J between two noise levels.
 
-    Parameters
-    ----------
-    low, high : float
-        Limits of the noise level.
-    votes : int
-        Votes per evaluation of J.
-    step : float
-        Half of the distance between the two levels compared.
-    steps : int
-        Bisections.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
+    ``step`` is half of the distance between the two levels that are compared.
     """
 
     low: float = 0.12
@@ -146,20 +120,7 @@ class Quasiconcave:
 
 @dataclass(frozen=True)
 class GridSearch:
-    """The best of given noise levels.
-
-    Parameters
-    ----------
-    sigmas : tuple of float
-        Levels, ascending.
-    votes : int
-        Votes per level.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
-    """
+    """The best of given noise levels, ascending."""
 
     sigmas: tuple[float, ...]
     votes: int = 100
@@ -210,13 +171,7 @@ def check_range(name: str, values: tuple[float, ...]) -> None:
 
 
 def make_search(bundle: Bundle, name: str | None) -> Search:
-    """A search by name, between the bundle's levels; by default multi-start, or grid over experts.
-
-    Raises
-    ------
-    ArgumentError
-        If the name is unknown.
-    """
+    """A search by name; by default multi-start, or grid over experts."""
     sigmas = bundle.sigmas or (0.12, 0.25, 0.5, 1.0)
     experts = any("@" in role for role in bundle.networks)
     makers: dict[str, Callable[[], Search]] = {

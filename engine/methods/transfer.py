@@ -38,12 +38,7 @@ def pair_role(role: str) -> str:
 def transferred(votes: Bound, agreement: Bound) -> float:
     """Lower bound of P(f = c), rounded down, at least 0.
 
-    Parameters
-    ----------
-    votes : Bound
-        Of the event s = c.
-    agreement : Bound
-        Of the complement of the event s = c, f != c.
+    ``agreement`` is the bound of the complement of the event s = c, f != c.
     """
     missing = nextafter(1.0 - agreement.lower, 1.0)
     return max(0.0, nextafter(votes.lower - missing, 0.0))
@@ -51,21 +46,9 @@ def transferred(votes: Bound, agreement: Bound) -> float:
 
 @dataclass(frozen=True)
 class TransferSmoothing(Method):
-    """Certify f with one noise level from votes of s and pairs of both.
+    """Certify f with one noise level from votes of s and ``pairs`` samples that both answer.
 
-    Parameters
-    ----------
-    networks : Networks
-        Names of s by level; the sampler also knows `pair_role` of each.
-    sigma : float
-        Noise standard deviation in [0, 1] pixel units.
-    pairs : int
-        Samples on which both networks answer, >= 1.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is out of range, or there is no classifier for sigma.
+    ``networks`` name s by level; the sampler also knows `pair_role` of each.
     """
 
     networks: Networks

@@ -78,8 +78,8 @@ class NeighbourNoise:
     @property
     def record(self) -> dict[str, Any]:
         """Everything that decides the noise level."""
-        return {"base": self.base, "rate": self.rate, "offset": self.offset,
-                "neighbours": self.neighbours, "references": self._digest}  # fmt: skip
+        names = ("base", "rate", "offset", "neighbours")
+        return {name: getattr(self, name) for name in names} | {"references": self._digest}
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -100,8 +100,8 @@ def as_points(images: ArrayLike) -> Points:
     """
     array = np.asarray(images)
     if array.ndim != 4 or not len(array):
-        raise ArgumentError("references", "must be images (count, height, width, channels)",
-                            array.shape)  # fmt: skip
+        rule = "must be images (count, height, width, channels)"
+        raise ArgumentError("references", rule, array.shape)
     points = np.stack([unit_float(image).astype(np.float64).ravel() for image in array])
     if not np.isfinite(points).all():
         raise ArgumentError("references", "must hold finite numbers", "NaN or infinity")

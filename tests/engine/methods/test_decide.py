@@ -12,7 +12,7 @@ from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
-from dualsmooth.engine.methods.decide import Stream, Trial, decide
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.radius.decision import decision_plan
@@ -190,8 +190,8 @@ def test_invalid_votes_abstain(rule: str, budget: Budget) -> None:
 
 
 def test_a_failed_test_rules_out_every_set_it_is_in() -> None:
-    streams = [Stream(Draw("m", 0.2, Phase.CLASS_ESTIMATE, 0, 1000, k)) for k in range(3)]
-    first, second, third = (Trial("classifier", ("=", 0), s, 0.01) for s in streams)
+    streams = [VoteStream(Draw("m", 0.2, Phase.CLASS_ESTIMATE, 0, 1000, k)) for k in range(3)]
+    first, second, third = (EventTests("classifier", ("=", 0), s, 0.01) for s in streams)
     asked = []
     procedure = decide((0.1, 0.2), [[first], [first, second], [third]])
     draw = next(procedure)
