@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings, libraries_of
@@ -59,7 +59,7 @@ class Parcel:
     lease : int
     images : ndarray, shape (count, height, width, channels)
     image_ids, labels : list of int
-    book : Votebook
+    book : RecordedVotes
         Votes of these images that are known already.
     """
 
@@ -67,14 +67,14 @@ class Parcel:
     images: NDArray[np.generic]
     image_ids: list[int]
     labels: list[int]
-    book: Votebook
+    book: RecordedVotes
 
 
 class Parcels:
     """Cuts parcels from a data set."""
 
     def __init__(
-        self, images: Any, image_ids: Sequence[int], labels: Sequence[int], book: Votebook,
+        self, images: Any, image_ids: Sequence[int], labels: Sequence[int], book: RecordedVotes,
         shape: tuple[int, int, int],
     ) -> None:  # fmt: skip
         self._images = check_images(images, shape)

@@ -66,7 +66,7 @@ class Memory:
             raise ArgumentError("slots", rule, "images in parallel", hint)
         self._busy = True
         try:
-            yield Query(self, image)
+            yield Query(image, self.distances(image), self.balls, self.add)
         finally:
             self._busy = False
 
