@@ -129,13 +129,7 @@ class Anchors:
 
 
 def read_anchors(path: str | Path) -> Anchors:
-    """Read a file written by `Anchors.save`.
-
-    Raises
-    ------
-    FileError
-        If it is missing or not such a file.
-    """
+    """Anchors that `Anchors.save` wrote."""
     arrays = npz_arrays(Path(path), "x", "sigma")
     try:
         return Anchors(arrays["x"], arrays["sigma"])
