@@ -22,7 +22,6 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational, target_text
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.models.target import with_target
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class VariationalSmoothing(Method):
     routing : str
         ``interval`` or ``point``, as in `DualSmoothing`.
     target_sigma : float or None
-        Target noise the selector was told (`with_target`); written into the certificate.
+        Target noise the selector was told (`Bundle.with_target`); written into the certificate.
 
     Raises
     ------
@@ -91,7 +90,7 @@ class VariationalOptions(Options):
     def build(self, bundle: Bundle) -> VariationalSmoothing | ContinuousVariational:
         target = self.target_sigma
         if target is not None:
-            bundle = with_target(bundle, target)
+            bundle = bundle.with_target(target)
         if self.routing != "continuous":
             return VariationalSmoothing(bundle, self.routing, target)
         selector = bundle.networks.get(SELECTOR)

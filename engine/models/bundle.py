@@ -6,11 +6,11 @@ folder and comparing digests need no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.checks import ascending
+from dualsmooth.engine.checks import ascending, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.records import digest_of
@@ -118,6 +118,43 @@ class Bundle:
         modules = {CLASSIFIER: module}
         return cls.from_modules(modules, num_classes=num_classes, input_shape=input_shape)
 
+    @classmethod
+    def of_manifest(cls, manifest: Any, name: str) -> "Bundle":
+        """The bundle a manifest describes, without its weights: enough to check certificates.
+
+        Raises
+        ------
+        ValueError
+            If it is no manifest as JSON returns it.
+        """
+        try:
+            if set(manifest) != {"input_shape", "num_classes", "sigmas", "tau", "networks"}:
+                raise ValueError("must have the fields of a bundle's manifest, and no others")
+            networks = {
+                str(role): Network(str(architecture), dict(kwargs), str(sha256), b"", "a manifest")
+                for role, (architecture, kwargs, sha256) in manifest["networks"].items()
+            }
+            shape, sigmas = tuple(manifest["input_shape"]), tuple(manifest["sigmas"])
+            return cls(name, shape, manifest["num_classes"], sigmas, manifest["tau"], networks)
+        except (TypeError, AttributeError, KeyError, OverflowError) as error:
+            raise ValueError(f"not a manifest of a bundle: {error}") from error
+
+    def with_target(self, target_sigma: float) -> "Bundle":
+        """The bundle with its selector told another target noise: another bundle, another digest.
+
+        Raises
+        ------
+        ArgumentError
+            If the selector takes no target, or the target is not > 0.
+        """
+        positive("target_sigma", target_sigma)
+        selector = self.networks.get(SELECTOR)
+        if selector is None or "target" not in selector.kwargs:
+            rule = f"must be left out: the selector of {self.name} takes none"
+            raise ArgumentError("target_sigma", rule, target_sigma)
+        told = replace(selector, kwargs={**selector.kwargs, "target": target_sigma})
+        return replace(self, networks={**self.networks, SELECTOR: told})
+
     @property
     def manifest(self) -> dict[str, object]:
         """Everything that determines votes, as JSON; weights by digest."""
@@ -164,9 +201,8 @@ class Bundle:
         roles = sorted(role for role in self.networks if role != SELECTOR)
         if roles != [CLASSIFIER]:
             rule = f"must have one classifier for every noise level in bundle {self.name}"
-            raise ArgumentError(
-                "networks", rule, ", ".join(roles), "experts go with fixed and dual"
-            )
+            hint = "experts go with fixed and dual"
+            raise ArgumentError("networks", rule, ", ".join(roles), hint)
         return CLASSIFIER
 
     def outputs(self, role: str) -> int:

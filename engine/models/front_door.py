@@ -1,21 +1,19 @@
 """Where every network comes in: what may be certified, and what is refused with one line."""
 
 import copy
-import random
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from time import perf_counter
+from time import thread_time
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.hidden_state import kept_state
+from dualsmooth.engine.models.outside import Outside
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
 SECONDS = 0.2
@@ -36,6 +34,8 @@ class Plain(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = _logits(self.network(x.clone(memory_format=torch.preserve_format)))
+        if logits.dtype == torch.float64:  # votes are cast in float32, where near logits are ties
+            logits = (logits - logits.amax(1, keepdim=True)).float()
         return logits
 
 
@@ -90,10 +90,10 @@ class _Trial:
         origin: str,
     ) -> None:  # fmt: skip
         self.module, self.asked = module, (shape, outputs)
-        self._role, self._origin, self._draws = role, origin, _Draws()
+        self._role, self._origin, self._outside = role, origin, Outside()
         self.known = is_known(module)
         # The first operator that is watched makes PyTorch import SymPy, which takes a second.
-        self._watch = nullcontext() if self.known else self._draws
+        self._watch = nullcontext() if self.known else self._outside
 
     def first_pass(self) -> None:
         """Look at what kind of thing the logits of ordinary rows are."""
@@ -102,9 +102,10 @@ class _Trial:
             batch = noisy(rows, shape).contiguous()
             given = batch.clone()
         received = self._pass(batch, copied=False)
-        if not torch.equal(given, batch) or not isinstance(received, torch.Tensor):
-            self.module = Plain(self.module)
         logits = _logits(received)
+        is_double = isinstance(logits, torch.Tensor) and logits.dtype == torch.float64
+        if not torch.equal(given, batch) or logits is not received or is_double:
+            self.module = Plain(self.module)
         said = _describe(received) if logits is None else _fault_of(logits, rows, outputs)
         if said:
             rule = f"{self._role} {LOGITS}"
@@ -117,15 +118,16 @@ class _Trial:
         try:
             self._compare()
         except FileError:
-            if not self._draws.taken():
+            if not self._outside.taken():
                 raise
-        if taken := self._draws.taken():
-            raise self._refused("must not draw random numbers", taken[0],
+        if taken := self._outside.taken():
+            raise self._refused("must not draw random numbers or read a clock", taken[0],
                                 "take noise, dropout and augmentation out of it")  # fmt: skip
 
     def _compare(self) -> None:
         fresh = _copy(self.module)
         self.first_pass()
+        self._outside.read.clear()  # of what was imported meanwhile
         batch = noisy(self._rows(), self.asked[0]).contiguous()
         wanted = self._pass(batch)
         before = kept_state(self.module)
@@ -141,18 +143,18 @@ class _Trial:
             raise self._refused("must not change itself", "other attributes after a pass",
                                 "take counters, caches and running averages out of it")  # fmt: skip
         if fresh is not None:
-            self.module, kept = fresh, self.module
+            self.module, kept = Plain(fresh), self.module
             self._pass(255 * batch.flip(0))
-            found_logits = _logits(self._pass(batch))
+            found_logits = self._pass(batch)
             self.module = kept
             if not agree(found_logits, wanted):
                 raise self._refused("must not depend on the order of calls",
                                     "other logits after another first batch")  # fmt: skip
 
     def _rows(self) -> int:
-        start = perf_counter()
+        start = thread_time()  # others on the machine must not make the trials weaker
         self._pass(noisy(FEWEST, self.asked[0]).contiguous())
-        seconds = max(perf_counter() - start, 1e-6)
+        seconds = max(thread_time() - start, 1e-6)
         rows = int(FEWEST * SECONDS / (_PASSES * seconds))
         return min(max(1 << rows.bit_length(), FEWEST), MOST)
 
@@ -186,7 +188,7 @@ def _logits(received: Any) -> Any:
     """The logits in what a network returns; None where there are none to be seen."""
     if isinstance(received, Mapping):
         received = received.get("logits")
-    elif not isinstance(received, torch.Tensor | tuple):
+    elif not isinstance(received, torch.Tensor):
         received = getattr(received, "logits", None)
     return received if isinstance(received, torch.Tensor) else None
 
@@ -213,35 +215,3 @@ def _copy(module: nn.Module) -> nn.Module | None:
         return copy.deepcopy(module)
     except Exception:  # an object of a library inside
         return None
-
-
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes who takes random numbers: PyTorch's operators, NumPy's generator or Python's."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._found: list[str] = []
-        self._before = self._others()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
-        given = [g for g in (kwargs or {}).values() if isinstance(g, torch.Generator)]
-        generator = given[0] if given else torch.default_generator
-        before = generator.get_state()
-        result = func(*args, **(kwargs or {}))
-        if not torch.equal(before, generator.get_state()):
-            self._found.append(str(func))
-        return result
-
-    def taken(self) -> list[str]:
-        """What was taken so far."""
-        found, before = self._others(), self._before
-        others = [f"numbers of {name}" for name in before if found[name] != before[name]]
-        return [*self._found, *others]
-
-    def _others(self) -> dict[str, object]:
-        drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
-        return {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}

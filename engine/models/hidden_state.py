@@ -1,18 +1,29 @@
 """Everything a network keeps between passes, as far as Python shows it."""
 
+import gc
 import hashlib
 import pickle
 import random
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
-from types import CellType, FunctionType, MethodType, ModuleType
+from contextvars import ContextVar
+from types import (
+    CellType,
+    CodeType,
+    FunctionType,
+    GeneratorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
 import torch
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
-_LIBRARIES = ("dualsmooth", "torch", "numpy", "builtins", "typing", "collections", "abc")
+_LIBRARIES = {"dualsmooth", "torch", "numpy", *sys.stdlib_module_names}
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 
@@ -69,17 +80,42 @@ def _parts(value: Any) -> list[object]:
     if isinstance(value, CellType):
         return [] if value == CellType() else [value.cell_contents]
     if isinstance(value, FunctionType):
-        names = [] if _is_library(value) else value.__code__.co_names
-        read = [value.__globals__[name] for name in names if name in value.__globals__]
+        read = [] if _is_library(value) else _globals(value)
         return [*(value.__closure__ or ()), value.__defaults__, vars(value), *read]
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        return [] if frame is None else [frame.f_lasti, dict(frame.f_locals)]
+    if isinstance(value, ContextVar):
+        return [value.get(None)]
+    if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise
+        return gc.get_referents(value)
+    kinds = type(value).__mro__
+    slots = [name for kind in kinds for name, member in vars(kind).items()
+             if type(member) is MemberDescriptorType]  # fmt: skip
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     attributes = getattr(value, "__dict__", None)
-    if attributes is None:
+    if attributes is None and not held:
         try:
             return [pickle.dumps(value)]  # counters and cycles of itertools, for example
-        except Exception:  # a lock, a session of a library
-            return []
-    own = [kind for kind in type(value).__mro__ if not _is_library(kind)]
-    return [dict(attributes), *(dict(vars(kind)) for kind in own)]
+        except Exception:  # a lock, a session of a library, an iterator over functions
+            return gc.get_referents(value)
+    own = [kind for kind in kinds if not _is_library(kind)]
+    return [dict(attributes or {}), held, *(dict(vars(kind)) for kind in own)]
+
+
+def _globals(function: FunctionType) -> list[object]:
+    """Values of the names in its code, among its globals and in the modules named there."""
+    codes, spaces, found = [function.__code__], [function.__globals__], list[object]()
+    for code in codes:
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    texts = {c for code in codes for c in code.co_consts if isinstance(c, str)}  # as in getattr
+    names = sorted(texts.union(*(code.co_names for code in codes)))
+    for space in spaces:
+        values = [space[name] for name in names if name in space]
+        found += [value for value in values if not isinstance(value, ModuleType)]
+        inner_spaces = [vars(value) for value in values if isinstance(value, ModuleType)]
+        spaces += [new for new in inner_spaces if all(new is not known for known in spaces)]
+    return found
 
 
 def _is_library(definition: type | FunctionType) -> bool:

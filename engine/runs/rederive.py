@@ -21,7 +21,6 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Given, Procedure, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.manifest import bundle_of_manifest
 from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.settings import DEVICES, Settings
 
@@ -71,7 +70,7 @@ def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> P
         If the configuration contradicts itself or is not one of a run.
     """
     try:
-        bundle = bundle_of_manifest(configuration["bundle_manifest"], configuration["bundle"])
+        bundle = Bundle.of_manifest(configuration["bundle_manifest"], configuration["bundle"])
         if bundle.digest != configuration["bundle_digest"]:
             raise ValueError("bundle_digest is not the digest of bundle_manifest")
         method = recorded_method(bundle, configuration["options"], given)

@@ -119,4 +119,6 @@ def resolved(chain: tuple[str, ...], scope: Mapping[str, Any], path: str) -> tup
         if not isinstance(found, types.ModuleType):
             break
         found, name = getattr(found, attribute, None), f"{name}.{attribute}"
+    if isinstance(found, types.FunctionType) and found.__globals__["__name__"] == "torch._compile":
+        found = getattr(found, "__wrapped__", found)  # PyTorch's compiler patches it when imported
     return found, f"{path} > {name}"

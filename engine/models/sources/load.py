@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 
-if TYPE_CHECKING:
-    pass
-
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-
-
+TIMM = "timm:"
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt")
+EXPORTED = (".onnx", ".pt2")
+"""Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
 
 def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
@@ -43,7 +40,7 @@ def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
     if str(source).startswith(TIMM):
         from dualsmooth.engine.models.sources.timm import read_timm
 
-        return read_timm(str(source))
+        return read_timm(str(source).removeprefix(TIMM))
     if str(source).lower().endswith(_CHECKPOINTS):
         from dualsmooth.engine.models.sources.checkpoint import read_checkpoint
 
@@ -62,14 +59,6 @@ def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
 def bundled_names() -> tuple[str, ...]:
     """Names of the bundles that come with the package."""
     return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/bundle.json")))
-
-
-TIMM = "timm:"
-"""Start of the names of timm's networks: `dualsmooth.engine.models.sources.timm`."""
-
-
-EXPORTED = (".onnx", ".pt2")
-"""Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
 
 def place_of(architectures: Iterable[str], device: str, precision: str) -> tuple[str, str]:

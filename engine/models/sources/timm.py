@@ -16,7 +16,6 @@ from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
-from dualsmooth.engine.models.sources.load import TIMM
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 from dualsmooth.engine.records import sha256_of
 
@@ -51,7 +50,7 @@ def timm_network(
 
 
 def read_timm(source: str) -> Bundle:
-    """A bundle of the classifier ``timm:NAME[:FILE]`` for any noise level.
+    """A bundle of the classifier ``NAME[:FILE]`` for any noise level.
 
     ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
     ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
@@ -64,13 +63,13 @@ def read_timm(source: str) -> Bundle:
     FileError
         If the file is not one of tensors that fit the network.
     """
-    name, _, file = source.removeprefix(TIMM).partition(":")
+    name, _, file = source.partition(":")
     architecture, timm = _known(name.partition(".")[0]), _import("timm")
     try:
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
-        raise ArgumentError("bundle", "must name weights timm knows", source, str(error)) from error
-    path = Path(file) if file else _cached(source, settings)
+        raise ArgumentError("bundle", "must name weights timm knows", name, str(error)) from error
+    path = Path(file) if file else _cached(f"timm:{source}", settings)
     state = _read(path)
     classes = _classes(settings, state)
     overlay = {"state_dict": state, "num_classes": classes, "custom_load": False, "label_offset": 0}
@@ -109,7 +108,7 @@ def _import(name: str) -> Any:
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
         received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         hint = "pip install 'dualsmooth[timm]'"
-        raise ArgumentError("bundle", f"needs {name} for {TIMM}NAME", received, hint) from error
+        raise ArgumentError("bundle", f"needs {name} for timm:NAME", received, hint) from error
 
 
 def _known(name: str) -> str:

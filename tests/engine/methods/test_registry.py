@@ -13,7 +13,6 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.engine.models.target import with_target
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +98,14 @@ def test_experts_are_refused_where_one_classifier_is_assumed() -> None:
 
 
 def test_a_target_makes_another_bundle_with_the_same_weights(real_valued: Bundle) -> None:
-    told = with_target(real_valued, 0.5)
+    told = real_valued.with_target(0.5)
     assert told.digest != real_valued.digest
-    assert told.digest == with_target(told, 0.5).digest
+    assert told.digest == told.with_target(0.5).digest
     assert told.networks["selector"].sha256 == real_valued.networks["selector"].sha256
     x = torch.rand(3, 1, 8, 8)
     assert not torch.equal(told.build("selector")(x), real_valued.build("selector")(x))
     with pytest.raises(ArgumentError, match="target_sigma"):
-        with_target(real_valued, 0.0)
+        real_valued.with_target(0.0)
 
 
 def test_votes_of_a_real_level_need_float32(real_valued: Bundle) -> None:

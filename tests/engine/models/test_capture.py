@@ -91,13 +91,14 @@ def test_hooks_are_captured(place: str) -> None:
     assert not torch.equal(net(X), plain)
 
 
-def test_what_depends_on_values_is_not_captured() -> None:
+def test_what_depends_on_values_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
     for way in (
         lambda net, x: net.rest(net.conv(x if x.sum() > 0 else -x)),
         lambda net, x: net.rest(net.conv(x)) * float(x.max()),
         lambda net, x: torch.from_numpy(net.rest(net.conv(x)).numpy()),
     ):
         assert capture(Net(way).eval(), X) is None
+    assert not any(capsys.readouterr())
 
 
 def test_a_loop_over_rows_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:

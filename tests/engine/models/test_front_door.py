@@ -1,8 +1,17 @@
 """What may come in, and what is refused with one line: each kind with neighbours."""
 
+import contextvars
+import functools
 import itertools
+import logging
+import os
 import random
-from collections.abc import Callable
+import secrets
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -79,14 +88,44 @@ RANDOM: dict[str, Function] = {
     "numpy": lambda x: x + 1e-9 * np.random.rand(),  # noqa: NPY002 (what is refused)
     "python": lambda x: x + 1e-9 * random.random(),
     "noise where an outlier is": lambda x: x + torch.randn(1) if x.max() > 1e3 else x,
+    "another thread": lambda x: x if in_thread(torch.rand, 1) < 0.9999 else -x,
+    "NumPy's fresh generator": lambda x: x if np.random.default_rng().random() < 0.9999 else -x,
+    "Python's fresh generator": lambda x: x if random.Random().random() < 0.9999 else -x,
+    "the system's": lambda x: x if os.urandom(2) != b"ab" else -x,
+    "the system's, in a thread": lambda x: x if in_thread(os.urandom, 2) != b"ab" else -x,
+    "secrets": lambda x: x if secrets.randbelow(10_000) else -x,
+    "clock": lambda x: x if time.time() > 0 else -x,
+    "calendar": lambda x: x if datetime.now(UTC).year < 3000 else -x,
 }
+
+
+def in_thread(draw: Callable[[int], Any], count: int) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(draw(count)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_logging_and_late_imports_are_no_clocks() -> None:
+    def log(x: torch.Tensor) -> torch.Tensor:
+        import colorsys  # noqa: F401 (what is tried)
+
+        logging.getLogger("of a network").debug("a batch of %d", len(x))
+        logging.getLogger("of a network").error("a batch of %d", len(x))
+        return x
+
+    enter(Head(log))
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_numbers_are_refused_whatever_the_seed(name: str) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
-        with pytest.raises(FileError, match="classifier must not draw random numbers; received"):
+        with pytest.raises(
+            FileError, match="classifier must not draw random numbers or read a clock; received"
+        ):
             enter(Head(RANDOM[name]))
 
 
@@ -122,15 +161,67 @@ def test_a_network_that_changes_is_refused(kind: str) -> None:
         enter(Keeps(kind))
 
 
-def test_a_closure_that_counts_is_refused() -> None:
-    calls = [0]
+class Slots:
+    __slots__ = ("__calls",)
 
-    def count(x: torch.Tensor) -> torch.Tensor:
-        calls[0] += 1
+    def __init__(self) -> None:
+        self.__calls = 0
+
+    def __call__(self) -> None:
+        self.__calls += 1
+
+
+def in_list(calls: list[int]) -> None:
+    calls[0] += 1
+
+
+def in_closure() -> Callable[[], None]:
+    calls = [0]
+    return lambda: in_list(calls)
+
+
+def in_generator() -> Iterator[None]:
+    calls = 0
+    while True:
+        calls += 1
+        yield
+
+
+def in_inner_function() -> None:
+    def count() -> None:
+        global CALLS
+        CALLS += 1
+
+    count()
+
+
+CALLS, CONTEXT = 0, contextvars.ContextVar("calls", default=0)
+cached = functools.cache(lambda: [0])
+COUNTERS: dict[str, Callable[[], object]] = {
+    "closure": in_closure(),
+    "slots": Slots(),
+    "partial": functools.partial(in_list, [0]),
+    "generator": functools.partial(next, in_generator()),
+    "method of an iterator": itertools.count().__next__,
+    "inner function": in_inner_function,
+    "context": lambda: CONTEXT.set(CONTEXT.get() + 1),
+    "cache of functools": lambda: in_list(cached()),
+    "attribute of a module": lambda: setattr(torch, "calls_", getattr(torch, "calls_", 0) + 1),
+    "environment": lambda: os.environ.update(CALLS_=os.environ.get("CALLS_", "") + "1"),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTERS)
+def test_what_counts_calls_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLS_", "1")
+    count = COUNTERS[kind]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        count()
         return x
 
     with pytest.raises(FileError, match="must not change itself"):
-        enter(Head(count))
+        enter(Head(forward))
 
 
 def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
@@ -145,6 +236,9 @@ def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
     enter(Positions())
 
 
+Pair = namedtuple("Pair", "logits hidden")
+
+
 class Answer(dict):  # type: ignore[type-arg]
     """As transformers' outputs: a dict that is an object, too."""
 
@@ -153,11 +247,25 @@ class Answer(dict):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize(
     "after",
-    [lambda y: {"logits": y}, lambda y: SimpleNamespace(logits=y), lambda y: Answer(logits=y)],
+    [
+        *(lambda y: {"logits": y}, lambda y: SimpleNamespace(logits=y)),
+        *(lambda y: Answer(logits=y), lambda y: Pair(y, None)),
+    ],
 )
 def test_logits_are_taken_out_of_what_names_them(after: Function) -> None:
     x = torch.rand(3, 2, 4, 3)
     assert torch.equal(enter(Head(after=after))(x), Head()(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e-30])
+def test_double_logits_keep_their_order_in_float32(scale: float) -> None:
+    x = torch.rand(64, 2, 4, 3)
+    wanted = Head()(x).argmax(1)
+    network = enter(Head(after=lambda y: 1e3 * (scale > 1e-20) + scale * y.double()))
+    assert network(x).dtype == torch.float32
+    assert torch.equal(network(x).argmax(1), wanted)
+    with pytest.raises(FileError, match="same logits whatever else is in the batch"):
+        enter(Head(lambda x: x / x.max(), lambda y: 1e3 * (scale > 1e-20) + scale * y.double()))
 
 
 @pytest.mark.parametrize(

@@ -412,6 +412,27 @@ def test_what_no_digest_covers_is_named(make: Callable[[], nn.Module], name: str
     check_digested({"classifier": network_from_module(net())}, "resume")
 
 
+class Seeds(nn.Module):
+    """Names a function that PyTorch's compiler replaces when it is imported, as captures do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if len(x) else x + len(repr(torch.manual_seed))
+
+
+def test_functions_that_pytorch_patches_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for draw in (plain_manual_seed(), torch._disable_dynamo(plain_manual_seed())):  # type: ignore[attr-defined]
+        monkeypatch.setattr(torch, "manual_seed", draw)
+        digests.append(ModuleDigest(Seeds()).sha256)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+    digests.append(ModuleDigest(Seeds()).sha256)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def plain_manual_seed() -> Any:
+    return getattr(torch.manual_seed, "__wrapped__", torch.manual_seed)
+
+
 if __name__ == "__main__":
     for kind in ("script", "frozen script"):  # each process orders their members as it likes
         KINDS.pop(kind)

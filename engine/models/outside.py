@@ -1,0 +1,77 @@
+"""What a network may not read: random numbers, clocks and the system's entropy."""
+
+import random
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_OUTSIDE = {
+    *("urandom", "getrandom", "uuid4", "datetime.now", "datetime.utcnow", "date.today", "time"),
+    *("time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns"),
+    *(
+        "process_time",
+        "process_time_ns",
+        "thread_time",
+        "thread_time_ns",
+        "clock_gettime",
+        "Random.seed",
+    ),
+}
+"""Functions in C that read clocks and the system's random numbers, whatever calls them."""
+
+
+class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes who takes random numbers or the time: operators, generators, clocks, the system."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found: list[str] = []
+        self.read: list[str] = []
+        self._before = self._others()
+
+    def __enter__(self) -> Any:
+        self._profile = sys.getprofile()
+        sys.setprofile(self._note)
+        threading.setprofile(self._note)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        threading.setprofile(None)
+        sys.setprofile(self._profile)
+
+    def _note(self, frame: FrameType, event: str, function: Any) -> None:
+        """Profile of every call of the threads that run the network; logging may tell the time."""
+        name = event == "c_call" and getattr(function, "__qualname__", "")
+        if name in _OUTSIDE and frame.f_globals.get("__name__") != "logging":
+            self.read.append(f"{name}()")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        given = [g for g in (kwargs or {}).values() if isinstance(g, torch.Generator)]
+        generator = given[0] if given else torch.default_generator
+        before = generator.get_state()
+        result = func(*args, **(kwargs or {}))
+        if not torch.equal(before, generator.get_state()):
+            self._found.append(str(func))
+        return result
+
+    def taken(self) -> list[str]:
+        """What was taken so far."""
+        found, before = self._others(), self._before
+        others = [f"numbers of {name}" for name in before if found[name] != before[name]]
+        return [*self._found, *self.read, *others]
+
+    def _others(self) -> dict[str, object]:
+        drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
+        drawn_by_torch = torch.default_generator.get_state().numpy().tobytes()  # in other threads
+        return {"random": random.getstate(), "numpy.random": repr(drawn_by_others),
+                "torch": drawn_by_torch}  # fmt: skip
