@@ -74,16 +74,22 @@ class OnnxCertifier:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
         self.method = (
-            self.deployment.method(sigma) if pairs is None
+            self.deployment.method(sigma)
+            if pairs is None
             else self.deployment.transfer(sigma, pairs)
-        )  # fmt: skip
+        )
         about = self.deployment.precision
         self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
         self.sampler = OnnxSampler(
-            self.deployment, self.method.roles, seed=seed, attempt=attempt, provider=provider,
-            feed_noise=feed_noise, threads=threads,
-        )  # fmt: skip
+            self.deployment,
+            self.method.roles,
+            seed=seed,
+            attempt=attempt,
+            provider=provider,
+            feed_noise=feed_noise,
+            threads=threads,
+        )
 
     def certify(
         self,

@@ -13,17 +13,13 @@ from onnx import ModelProto, inliner
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.sources.onnx_session import make_session
-from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
+from dualsmooth.export.graph.nodes import IR_VERSION, LOGITS, OPSET, PIXELS
 
 if TYPE_CHECKING:
     from torch import nn
 
-PIXELS, LOGITS = "pixels", "logits"
-"""Input (rows, channels, height, width) in [0, 1] units and output (rows, outputs), float32."""
-
 TOLERANCE = 1e-4
 """Largest difference of logits from PyTorch's, relative to the largest logit."""
-
 
 OTHER_ROWS = 4.0
 """How much larger the rows are that replace others in a trial."""
@@ -109,10 +105,15 @@ def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> Mo
     try:
         with _silence():
             program = torch.onnx.export(
-                network, (torch.from_numpy(trial),), dynamo=True, verbose=False,
-                opset_version=OPSET, dynamic_shapes=({0: rows},),
-                input_names=[PIXELS], output_names=[LOGITS],
-            )  # fmt: skip
+                network,
+                (torch.from_numpy(trial),),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                dynamic_shapes=({0: rows},),
+                input_names=[PIXELS],
+                output_names=[LOGITS],
+            )
     except Exception as error:  # the exporter runs the network on symbols and fails in many ways
         raise refused(role, "must consist of layers that ONNX has", _cause(error)) from error
     assert program is not None

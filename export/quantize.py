@@ -22,14 +22,15 @@ from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.records import sha256_of
-from dualsmooth.export.networks import PIXELS, refused, without_notes
+from dualsmooth.export.graph.nodes import PIXELS
+from dualsmooth.export.networks import refused, without_notes
 
 SEED = 0
 """Noise of the calibration; its phase is its own, so no vote shares it whatever the vote's seed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
+class Int8Calibration:
     """What int8 networks are calibrated on.
 
     Parameters
@@ -91,12 +92,17 @@ def quantized_model(path: Path, role: str, batches: Iterable[NDArray[np.float32]
         try:
             quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
             quantization.quantize_static(
-                prepared, made, _Reader(batches), quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True, reduce_range=True, nodes_to_exclude=[logits],
+                prepared,
+                made,
+                _Reader(batches),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=True,
+                nodes_to_exclude=[logits],
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.MinMax,
-            )  # fmt: skip
+            )
             model = onnx.load(made)
         except Exception as error:  # the quantiser's errors share no base
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -18,7 +18,7 @@ from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.machine import available_cores
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
-from dualsmooth.engine.models.sources.onnx_session import CPU, Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import CPU, OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.export.deployment import Deployment
@@ -138,28 +138,37 @@ class OnnxSampler:
             raise FileError(path, rule, str(error).splitlines()[0]) from error
         return self._fed(session, self._outputs[role]) if fed else self._in_graph(session)
 
-    def _in_graph(self, session: Session) -> Count:
+    def _in_graph(self, session: OrtSession) -> Count:
         seed, phase = self._stream.seed, self._stream.attempt << 16
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             feeds = vote_feeds(
-                image, segment.count, sigma=segment.sigma, seed=seed, image_id=segment.image_id,
-                phase=phase | segment.stream, first=segment.first,
-            )  # fmt: skip
+                image,
+                segment.count,
+                sigma=segment.sigma,
+                seed=seed,
+                image_id=segment.image_id,
+                phase=phase | segment.stream,
+                first=segment.first,
+            )
             votes: NDArray[np.int64] = session.run(None, feeds)[0]
             return votes
 
         return count
 
-    def _fed(self, session: Session, outputs: int) -> Count:
+    def _fed(self, session: OrtSession, outputs: int) -> Count:
         (pixels,) = (entry.name for entry in session.get_inputs())
 
         def one_pass(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             samples = np.arange(segment.first, segment.first + segment.count)
             noise = standard_normal(
-                self._stream.seed, segment.image_id, segment.stream, samples, self.shape,
+                self._stream.seed,
+                segment.image_id,
+                segment.stream,
+                samples,
+                self.shape,
                 attempt=self._stream.attempt,
-            )  # fmt: skip
+            )
             batch = np.zeros((self.batch_size, *self.shape), np.float32)
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

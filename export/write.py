@@ -34,7 +34,7 @@ from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
 from dualsmooth.export.graph.pairs import pair_model
 from dualsmooth.export.graph.votes import Voter, vote_model
 from dualsmooth.export.networks import check_network, check_rows, network_model
-from dualsmooth.export.quantize import Calibration, quantized_model
+from dualsmooth.export.quantize import Int8Calibration, quantized_model
 
 LARGEST_FILE = 2**31 - 1
 """Bytes one protobuf message can hold; larger models keep their weights beside them."""
@@ -51,7 +51,7 @@ def export_bundle(
     recipe: Recipe,
     *,
     batch_size: int | None = None,
-    int8: Calibration | None = None,
+    int8: Int8Calibration | None = None,
 ) -> Deployment:
     """Write every network, its vote graph, the dual predictor where there is a selector, the index.
 
@@ -69,7 +69,7 @@ def export_bundle(
     batch_size : int, optional
         Rows of every pass through a network, part of what is certified. By default the largest
         power of two, 8 to 256, with at most 65,536 pixels in a batch.
-    int8 : Calibration, optional
+    int8 : Int8Calibration, optional
         Images to calibrate int8 networks on, with noise of every level a network is used at.
 
     Raises
@@ -139,7 +139,7 @@ def _levels(bundle: Bundle, role: str, recipe: Recipe) -> tuple[float, ...]:
 
 
 def _about_int8(
-    draft: Path, int8: Calibration, levels: dict[str, tuple[float, ...]]
+    draft: Path, int8: Int8Calibration, levels: dict[str, tuple[float, ...]]
 ) -> dict[str, Any]:
     """What the index says of int8 networks; the float32 ones still stand in the draft."""
     return {
@@ -170,9 +170,13 @@ def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
     assert bundle.tau is not None
     roles = tuple(bundle.classifier_at(sigma) for sigma in bundle.sigmas)
     return Dual(
-        voters[SELECTOR], bundle.tau, bundle.sigmas, {role: voters[role] for role in roles}, roles,
+        voters[SELECTOR],
+        bundle.tau,
+        bundle.sigmas,
+        {role: voters[role] for role in roles},
+        roles,
         recipe.selector_rule or "median",
-    )  # fmt: skip
+    )
 
 
 def index_of(
@@ -213,17 +217,16 @@ def _save(model: ModelProto, path: Path) -> None:
         written = ModelProto()
         written.CopyFrom(model)  # saving marks tensors as standing elsewhere, for good
         onnx.save_model(
-            written, path, save_as_external_data=True, location=f"{path.name}.data",
+            written,
+            path,
+            save_as_external_data=True,
+            location=f"{path.name}.data",
             size_threshold=SMALLEST_OUTSIDE,
-        )  # fmt: skip
+        )
     else:
         path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(path, full_check=True)
 
 
 def _versions() -> dict[str, Any]:
-    return {
-        "opset": OPSET,
-        "ir_version": IR_VERSION,
-        "onnxruntime": f">={OLDEST[0]}.{OLDEST[1]}",
-    }
+    return {"opset": OPSET, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST[0]}.{OLDEST[1]}"}

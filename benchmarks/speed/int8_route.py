@@ -32,7 +32,7 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Recipe
-from dualsmooth.export.quantize import Calibration
+from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 CALIBRATED_ON, EPOCHS, BATCH = 128, 3, 64
@@ -75,7 +75,9 @@ def deploy(name: str, sigma: float, folder: Path) -> tuple[Path, Path, Images]:
     step = len(train) // CALIBRATED_ON
     recipe = Recipe("fixed", sigma)
     export_bundle(bundle, folder / "fp32", recipe)
-    export_bundle(bundle, folder / "int8", recipe, int8=Calibration(train[::step][:CALIBRATED_ON]))
+    export_bundle(
+        bundle, folder / "int8", recipe, int8=Int8Calibration(train[::step][:CALIBRATED_ON])
+    )
     return folder / "fp32", folder / "int8", test
 
 

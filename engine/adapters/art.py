@@ -20,8 +20,9 @@ try:
     from art.estimators.classification.classifier import ClassifierMixin
     from art.estimators.estimator import BaseEstimator
 except ImportError as error:
-    raise ArgumentError("art", "must be installed", str(error),
-                        "pip install adversarial-robustness-toolbox") from error  # fmt: skip
+    raise ArgumentError(
+        "art", "must be installed", str(error), "pip install adversarial-robustness-toolbox"
+    ) from error
 
 
 class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -101,10 +102,16 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         images, ids = self._images(x)
         found = certify(
-            self.method, images, image_ids=ids, budget=Budget.fixed(self.sample_size, n),
-            alpha=self.alpha, seed=self.seed, batch_size=batch_size, precision=self.precision,
+            self.method,
+            images,
+            image_ids=ids,
+            budget=Budget.fixed(self.sample_size, n),
+            alpha=self.alpha,
+            seed=self.seed,
+            batch_size=batch_size,
+            precision=self.precision,
             device=self.device,
-        )  # fmt: skip
+        )
         classes = [ABSTAIN if c.predicted is None else c.predicted for c in found]
         return np.array(classes, np.int64), np.array([c.radius for c in found], np.float64)
 
@@ -130,8 +137,15 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from dualsmooth.engine.runtime.session import Session
 
         images, ids = self._images(x)
-        settings = Settings(Budget.fixed(self.sample_size, self.sample_size), self.alpha, self.seed,
-                            0, self.device, self.precision, batch_size)  # fmt: skip
+        settings = Settings(
+            Budget.fixed(self.sample_size, self.sample_size),
+            self.alpha,
+            self.seed,
+            0,
+            self.device,
+            self.precision,
+            batch_size,
+        )
         rows = np.zeros((len(ids), self.nb_classes), np.float32)
         with Session(self.method, settings) as session:
             for image_id, prediction in session.predict(images, ids):

@@ -84,7 +84,7 @@ def export(
     from dualsmooth.export.deployment import Recipe
 
     try:
-        from dualsmooth.export.quantize import Calibration
+        from dualsmooth.export.quantize import Int8Calibration
         from dualsmooth.export.write import export_bundle
     except ImportError as error:
         hint = "pip install 'dualsmooth[export]'"
@@ -101,7 +101,7 @@ def export(
     if calibration is not None and not int8:
         raise ArgumentError("calibration", "belongs to --int8", calibration)
     quantization = (
-        Calibration(images_for_calibration(calibration, shape, calibration_images))
+        Int8Calibration(images_for_calibration(calibration, shape, calibration_images))
         if int8 else None
     )  # fmt: skip
     deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)

@@ -14,9 +14,17 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import check_size
 
 _NO_CLASSES = frozenset(
-    ("__macosx", "@eadir", "lost+found", "__pycache__", "$recycle.bin", "#recycle", "@recycle",
-     "system volume information")
-)  # fmt: skip
+    (
+        "__macosx",
+        "@eadir",
+        "lost+found",
+        "__pycache__",
+        "$recycle.bin",
+        "#recycle",
+        "@recycle",
+        "system volume information",
+    )
+)
 _LARGEST_LIST = 1 << 24
 
 
@@ -50,9 +58,11 @@ def read_folder(
 
 def _counts(place: Path) -> bool:
     """Whether an entry of the folder may be a class."""
-    return place.is_dir() and not place.name.startswith(".") and (
-        place.name.lower() not in _NO_CLASSES
-    )  # fmt: skip
+    return (
+        place.is_dir()
+        and not place.name.startswith(".")
+        and (place.name.lower() not in _NO_CLASSES)
+    )
 
 
 def _images(place: Path) -> list[Path]:
@@ -105,8 +115,10 @@ def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tu
             for name, index in known.items():
                 names[index] = name
             return tuple(names)
-    nearest = max(({*map(itemgetter(1), reading)} for reading in readings),
-                  key=lambda names: len(names & {*folders}))  # fmt: skip
+    nearest = max(
+        ({*map(itemgetter(1), reading)} for reading in readings),
+        key=lambda names: len(names & {*folders}),
+    )
     missing = next((name for name in folders if name not in nearest), folders[0])
     first = "".join(lines[:1])[:40]
     received = f"{len(lines)} lines, the first {first!r}, and the folder {folder / missing}"
@@ -138,6 +150,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(path, "must be a text of one class a line", error) from error
     if not all(lines) or not lines:
-        raise FileError(path, "must have a class on every line", f"line {1 + lines.index('')} empty"
-                        if lines else "an empty file")  # fmt: skip
+        raise FileError(
+            path,
+            "must have a class on every line",
+            f"line {1 + lines.index('')} empty" if lines else "an empty file",
+        )
     return tuple(lines)

@@ -49,8 +49,12 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ArgumentError("out", "needs matplotlib for its plots", "matplotlib not installed",
-                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+        raise ArgumentError(
+            "out",
+            "needs matplotlib for its plots",
+            "matplotlib not installed",
+            "pip install 'dualsmooth[report]'",
+        ) from None
 
 
 def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
@@ -98,11 +102,26 @@ def plain(name: str) -> str:
 
 
 def _style(ink: str) -> Any:
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor",
-             "xtick.color", "ytick.color", "grid.color", "legend.labelcolor")  # fmt: skip
-    return {**dict.fromkeys(names, ink), "font.size": 9, "axes.titlesize": 9, "font.family":
-            "sans-serif", "font.sans-serif": ["DejaVu Sans"], "legend.frameon": False,
-            "svg.hashsalt": "dualsmooth", "svg.fonttype": "path"}  # fmt: skip
+    names = (
+        "text.color",
+        "axes.labelcolor",
+        "axes.edgecolor",
+        "axes.titlecolor",
+        "xtick.color",
+        "ytick.color",
+        "grid.color",
+        "legend.labelcolor",
+    )
+    return {
+        **dict.fromkeys(names, ink),
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "legend.frameon": False,
+        "svg.hashsalt": "dualsmooth",
+        "svg.fonttype": "path",
+    }
 
 
 def _figure(plot: Plot, ink: str) -> "Figure":
@@ -126,7 +145,11 @@ def _saved(figure: "Figure", kind: str, ink: str) -> bytes:
     dated = {"pdf": "CreationDate", "svg": "Date"}
     with matplotlib.rc_context(_style(ink)):
         figure.savefig(
-            buffer, format=kind, dpi=160, bbox_inches="tight", transparent=clear,
+            buffer,
+            format=kind,
+            dpi=160,
+            bbox_inches="tight",
+            transparent=clear,
             metadata={dated[kind]: None} if kind in dated else None,
-        )  # fmt: skip
+        )
     return buffer.getvalue()

@@ -33,8 +33,9 @@ def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise ArgumentError("html", "needs jinja2", "jinja2 not installed",
-                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+        raise ArgumentError(
+            "html", "needs jinja2", "jinja2 not installed", "pip install 'dualsmooth[report]'"
+        ) from None
     pictures, notes = thumbnails(runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_part("page.html")).render(
@@ -44,12 +45,19 @@ def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot
         runs=list(zip(runs, summaries, strict=True)),
         radii=list(summaries[0].certified),
         sign="≥" if summaries[0].at_least else ">",
-        pairs=[(other.name, compare(runs[0], other, list(summaries[0].certified),
-                                    at_least=summaries[0].at_least)) for other in runs[1:]],
+        pairs=[
+            (
+                other.name,
+                compare(
+                    runs[0], other, list(summaries[0].certified), at_least=summaries[0].at_least
+                ),
+            )
+            for other in runs[1:]
+        ],
         plots=[(plot, Markup(inline_svg(plot))) for plot in plots],
         notes=[*(text for run in runs for text in run.warnings), *notes],
         version=metadata.version("dualsmooth"),
-    )  # fmt: skip
+    )
 
 
 def _part(name: str) -> str:

@@ -7,9 +7,18 @@ from dualsmooth.engine.files import PART
 from dualsmooth.engine.runs.log import read_configuration, read_log
 
 COLUMNS = (
-    "image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at", "method",
-    "draws", "seed", "seconds",
-)  # fmt: skip
+    "image_id",
+    "label",
+    "predicted",
+    "radius",
+    "sigma",
+    "correct",
+    "abstained_at",
+    "method",
+    "draws",
+    "seed",
+    "seconds",
+)
 
 
 def write_parquet(run: Path, file: Path) -> int:
@@ -40,10 +49,16 @@ def write_parquet(run: Path, file: Path) -> int:
     columns = {name: [getattr(c, name) for c in certificates] for name in COLUMNS}
     columns["certificate"] = [c.to_json() for c in certificates]
     types = {
-        "image_id": pa.int64(), "label": pa.int64(), "predicted": pa.int64(),
-        "radius": pa.float64(), "sigma": pa.float64(), "correct": pa.bool_(),
-        "draws": pa.int64(), "seed": pa.uint64(), "seconds": pa.float64(),
-    }  # fmt: skip
+        "image_id": pa.int64(),
+        "label": pa.int64(),
+        "predicted": pa.int64(),
+        "radius": pa.float64(),
+        "sigma": pa.float64(),
+        "correct": pa.bool_(),
+        "draws": pa.int64(),
+        "seed": pa.uint64(),
+        "seconds": pa.float64(),
+    }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     draft = file.with_name(file.name + PART)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
-from dualsmooth.engine.report.drawing import (  # fmt: skip
+from dualsmooth.engine.report.drawing import (
     ABSTAINED,
     COLOURS,
     CORRECT,
@@ -39,26 +39,42 @@ def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
     seen = [run for run in runs if run.rows]
     if not seen:
         return []
-    found = [_curves(seen, at_least), _panels(
-        "radii", "Certified radii", seen, _radius_panel,
-        "Images by certified radius, rounded down; abstentions stand at 0.",
-    )]  # fmt: skip
+    found = [
+        _curves(seen, at_least),
+        _panels(
+            "radii",
+            "Certified radii",
+            seen,
+            _radius_panel,
+            "Images by certified radius, rounded down; abstentions stand at 0.",
+        ),
+    ]
     bound = [run for run in seen if any(row.selector_radius is not None for row in run.rows)]
     sigmas = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
     routed = [run for run in seen if len(sigmas[run.name]) > 1 or (run in bound)]
     if routed:
-        found.append(_panels(
-            "sigmas", "Noise level routed to", routed, sigma_panel,
-            "Images by true class and routed sigma: area is the number of images, colour the "
-            "share certified correctly at radius 0. Images without a level are left out.",
-        ))  # fmt: skip
+        found.append(
+            _panels(
+                "sigmas",
+                "Noise level routed to",
+                routed,
+                sigma_panel,
+                "Images by true class and routed sigma: area is the number of images, colour the "
+                "share certified correctly at radius 0. Images without a level are left out.",
+            )
+        )
     if bound:
-        found.append(_panels(
-            "binding", "What limits the radius", bound, binding_panel,
-            "One point per certified image. Below the diagonal the selector limits the radius, "
-            "above it the classifier; on the top edge no selector is needed, because every level "
-            "agrees.",
-        ))  # fmt: skip
+        found.append(
+            _panels(
+                "binding",
+                "What limits the radius",
+                bound,
+                binding_panel,
+                "One point per certified image. Below the diagonal the selector limits the radius, "
+                "above it the classifier; on the top edge no selector is needed, because every level "
+                "agrees.",
+            )
+        )
     if any(row.draws for run in seen for row in run.rows):
         found.append(_draws([run for run in seen if any(row.draws for row in run.rows)]))
     return found
@@ -92,11 +108,20 @@ def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
     for index, run in enumerate(runs):
         counts = _certified(run.rows, grid, at_least)
         colour, images = COLOURS[index % len(COLOURS)], len(run.rows)
-        low, high = (100 * np.asarray(bound(counts, images, tail))
-                     for bound in (clopper_pearson_lower, clopper_pearson_upper))  # fmt: skip
+        low, high = (
+            100 * np.asarray(bound(counts, images, tail))
+            for bound in (clopper_pearson_lower, clopper_pearson_upper)
+        )
         axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
-        axes.step(grid, 100 * counts / images, where="post", color=colour, label=plain(run.name),
-                  linestyle=DASHES[index % len(DASHES)], linewidth=1.5)  # fmt: skip
+        axes.step(
+            grid,
+            100 * counts / images,
+            where="post",
+            color=colour,
+            label=plain(run.name),
+            linestyle=DASHES[index % len(DASHES)],
+            linewidth=1.5,
+        )
     tidy(axes, RADIUS, "certified accuracy (%)")
     axes.set_xlim(0, grid[-1])
     axes.set_ylim(0, 100)
@@ -133,9 +158,13 @@ def _radius_panel(axes: "Axes", run: Run) -> None:
         ("abstained", ABSTAINED, [0.0 for row in run.rows if row.abstained]),
     )
     largest = max(row.radius for row in run.rows) or 1.0
-    axes.hist([radii for _, _, radii in groups], bins=np.linspace(0, largest, 31).tolist(),
-              stacked=True, color=[colour for _, colour, _ in groups],
-              label=[f"{label} ({len(radii):,})" for label, _, radii in groups])  # fmt: skip
+    axes.hist(
+        [radii for _, _, radii in groups],
+        bins=np.linspace(0, largest, 31).tolist(),
+        stacked=True,
+        color=[colour for _, colour, _ in groups],
+        label=[f"{label} ({len(radii):,})" for label, _, radii in groups],
+    )
     tidy(axes, RADIUS, "images")
     axes.margins(y=0.25)  # room for the legend above every bar
     axes.legend(fontsize=8, ncols=3, loc="upper center")
@@ -147,9 +176,15 @@ def _draws(runs: Sequence[Run]) -> Plot:
         for index, run in enumerate(runs):
             votes = np.sort([row.draws for row in run.rows])
             share = 100 * np.arange(1, len(votes) + 1) / len(votes)
-            axes.step([votes[0], *votes], [0, *share], where="post", label=plain(run.name),
-                      color=COLOURS[index % len(COLOURS)], linewidth=1.5,
-                      linestyle=DASHES[index % len(DASHES)])  # fmt: skip
+            axes.step(
+                [votes[0], *votes],
+                [0, *share],
+                where="post",
+                label=plain(run.name),
+                color=COLOURS[index % len(COLOURS)],
+                linewidth=1.5,
+                linestyle=DASHES[index % len(DASHES)],
+            )
         axes.set_xscale("log")
         tidy(axes, "votes used (log scale)", "images decided (%)")
         axes.set_ylim(0, 103)
@@ -176,17 +211,23 @@ def sigma_panel(axes: "Axes", run: Run) -> None:
         cells.setdefault((sigmas.index(row.sigma), y), []).append(row.correct)
     most = max(map(len, cells.values()))
     dots = axes.scatter(
-        [x for x, _ in cells], [y for _, y in cells],
+        [x for x, _ in cells],
+        [y for _, y in cells],
         s=[110 * len(hits) / most for hits in cells.values()],
         c=[100 * float(np.mean(hits)) for hits in cells.values()],
-        cmap="cividis", vmin=0, vmax=100, edgecolors="#8c8c8c", linewidths=0.6,
-    )  # fmt: skip
+        cmap="cividis",
+        vmin=0,
+        vmax=100,
+        edgecolors="#8c8c8c",
+        linewidths=0.6,
+    )
     bar = axes.figure.colorbar(dots, ax=axes)
     bar.set_label("certified correctly (%)")
     tidy(axes, r"routed $\sigma$ (input units)", "true class" if by_class else "")
     axes.set_xticks(range(len(sigmas)), [f"{sigma:g}" for sigma in sigmas])
-    axes.set_yticks(range(len(labels)) if by_class else [],
-                    [str(label) for label in labels] if by_class else [])  # fmt: skip
+    axes.set_yticks(
+        range(len(labels)) if by_class else [], [str(label) for label in labels] if by_class else []
+    )
     axes.margins(x=0.3, y=0.1)
 
 
@@ -202,10 +243,18 @@ def binding_panel(axes: "Axes", run: Run) -> None:
     for index, limit in enumerate(("classifier", "selector", "both")):
         chosen = [point for point in points if point[2] == limit]
         if chosen:
-            axes.scatter([p[0] for p in chosen], [min(p[1], top) for p in chosen], s=13, alpha=0.55,
-                         color=COLOURS[index], marker="os^"[index], linewidths=0, clip_on=False,
-                         label=f"limited by {limit}: {len(chosen):,}",
-                         rasterized=len(points) > 2000)  # fmt: skip
+            axes.scatter(
+                [p[0] for p in chosen],
+                [min(p[1], top) for p in chosen],
+                s=13,
+                alpha=0.55,
+                color=COLOURS[index],
+                marker="os^"[index],
+                linewidths=0,
+                clip_on=False,
+                label=f"limited by {limit}: {len(chosen):,}",
+                rasterized=len(points) > 2000,
+            )
     axes.plot([0, top], [0, top], color="#8c8c8c", linewidth=0.8, linestyle="--")
     tidy(axes, "radius the classifiers allow", "radius the selector allows")
     axes.set_xlim(0, top)

@@ -18,7 +18,7 @@ from dualsmooth.engine.files import write_json
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
 
 
-class Journal:
+class Checkpoints:
     """States and metrics of one training run.
 
     Parameters
@@ -136,6 +136,7 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
     except ValueError as error:
         raise FileError(folder / RECIPE, "must be a JSON file", error) from error
     if stored != configuration:
-        changed = sorted(k for k in {*stored, *configuration}
-                         if stored.get(k) != configuration.get(k))  # fmt: skip
+        changed = sorted(
+            k for k in {*stored, *configuration} if stored.get(k) != configuration.get(k)
+        )
         raise FileError(folder / RECIPE, "must be the same recipe to resume", ", ".join(changed))

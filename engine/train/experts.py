@@ -9,7 +9,7 @@ from torch.nn import functional
 from dualsmooth.engine.checks import closed_unit, non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import expert_role
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, Step, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -72,7 +72,7 @@ class Tuning:
         closed_unit("least", self.least)
 
 
-class Crew:
+class ExpertTrainer:
     """The networks of one level: the deployed one, and those that label images they did not see.
 
     With cross fitting there is one labelling network per fold; with images held out the deployed
@@ -85,14 +85,14 @@ class Crew:
         level: int,
         schedule: Schedule,
         labelling: Labelling,
-        workshop: Workshop,
+        context: TrainingContext,
     ) -> None:
-        self.expert, self.level, self.workshop = expert, level, workshop
+        self.expert, self.level, self.context = expert, level, context
         self.schedule, self.labelling = schedule, labelling
-        self.source = workshop.source(level, 1)
+        self.source = context.source(level, 1)
         self.modules: list[nn.Module] = []
 
-    def train(self, below: "Crew | None" = None) -> None:
+    def train(self, below: "ExpertTrainer | None" = None) -> None:
         """Round 0; the networks of the folds are trained when their radii are asked for.
 
         Raises
@@ -102,16 +102,16 @@ class Crew:
             tell the networks of a fold about images they must not see.
         """
         self.targets = self._targets(below)
-        held = self.labelling.held(self.workshop, self.level, self.source)
+        held = self.labelling.held(self.context, self.level, self.source)
         everything = torch.ones_like(held[0])
         self.seen = [~part for part in held] if len(held) == 1 else [everything]
         self.held = held
-        self.deployed = self._fit(None, self.seen[0], self.workshop.source(self.level, 0), "")
+        self.deployed = self._fit(None, self.seen[0], self.context.source(self.level, 0), "")
         self.modules = [self.deployed] if len(held) == 1 else []
 
     def radii(self, number: int) -> Tensor:
         """Radius of each image by a network that did not see it, NaN where there is none: [n]."""
-        radii = torch.full((len(self.workshop.images),), torch.nan, device=self.workshop.device)
+        radii = torch.full((len(self.context.images),), torch.nan, device=self.context.device)
         for fold, held in enumerate(self.held):
             name = f"fold{fold}"
             if fold == len(self.modules):
@@ -122,7 +122,7 @@ class Crew:
     def tune(self, tuning: Tuning, share: Tensor) -> None:
         """Round 1: train on with the selector's share of this level as the weight of an image."""
         weights = tuning.least + (1 - tuning.least) * share
-        source = self.workshop.source(self.level, TUNED)
+        source = self.context.source(self.level, TUNED)
         names = [f"fold{fold}-tuned" for fold in range(len(self.held))]
         if len(self.held) == 1:  # the deployed network labels
             names = ["tuned"]
@@ -138,21 +138,21 @@ class Crew:
             )
         self.modules = folds
 
-    def _targets(self, below: "Crew | None") -> Tensor:
-        labels = functional.one_hot(self.workshop.labels, self.workshop.classes).float()
+    def _targets(self, below: "ExpertTrainer | None") -> Tensor:
+        labels = functional.one_hot(self.context.labels, self.context.classes).float()
         share = self.expert.teacher
         if not share:
             return labels
         if below is None or self.labelling.folds > 1:
             rule = "must be 0 for the smallest level and with cross fitting"
             raise ArgumentError("teacher", rule, share)
-        source = self.workshop.source(self.level, TAUGHT)
-        images, sigma = self.workshop.images, below.expert.sigma
+        source = self.context.source(self.level, TAUGHT)
+        images, sigma = self.context.images, below.expert.sigma
         return (1 - share) * labels + share * mean_answer(below.deployed, images, sigma, source)
 
     def _radii(self, module: nn.Module, held: Tensor, name: str) -> Tensor:
-        step = self.workshop.step(f"radii@{self.expert.sigma:g}-{name}")
-        images, labels = self.workshop.images[held], self.workshop.labels[held]
+        step = self.context.step(f"radii@{self.expert.sigma:g}-{name}")
+        images, labels = self.context.images[held], self.context.labels[held]
         votes, runner_up = self.labelling.votes, self.labelling.runner_up
         sigma = self.expert.sigma
         return radii_of(module, images, labels, sigma, votes, self.source, step, runner_up)
@@ -166,7 +166,7 @@ class Crew:
         schedule: Schedule | None = None,
         weights: Tensor | None = None,
     ) -> nn.Module:
-        workshop, expert = self.workshop, self.expert
+        context, expert = self.context, self.expert
         targets = self.targets[seen]
         weight = None if weights is None else weights[seen]
 
@@ -176,12 +176,12 @@ class Crew:
             return value + consistency_loss(logs, expert.pull, expert.entropy, share)
 
         role = expert_role(expert.sigma)
-        step = Step(f"{role}-{name}" if name else role, workshop.journal)
-        module = module or workshop.new(workshop.classes, source)
-        images = workshop.images[seen]
+        step = Step(f"{role}-{name}" if name else role, context.checkpoints)
+        module = module or context.new(context.classes, source)
+        images = context.images[seen]
         schedule = schedule or self.schedule
         train_on_noise(module, images, expert.sigma, loss, schedule, source, step)
-        workshop.report(step.name)
+        context.report(step.name)
         return module
 
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
-from dualsmooth.engine.train.checkpoints import Journal
+from dualsmooth.engine.train.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One network of a training run: its name, and the journal that keeps its state."""
+    """One network of a training run: its name, and the checkpoints that keeps its state."""
 
     name: str
-    journal: Journal
+    checkpoints: Checkpoints
 
 
 def fit(
@@ -182,15 +182,14 @@ def _optimizer(
     )
     warm_up = max(1, total // 10)
     cycle = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / warm_up) * (1 + cos(pi * step / total)) / 2,
+        optimizer, lambda step: min(1.0, (step + 1) / warm_up) * (1 + cos(pi * step / total)) / 2
     )
     return optimizer, cycle
 
 
 def _restore(parts: dict[str, object], generator: Generator, step: Step | None) -> int:
     """Epochs done before."""
-    state = step.journal.load(step.name) if step else None
+    state = step.checkpoints.load(step.name) if step else None
     if state is None:
         return 0
     for name in parts.keys() & state.keys():  # a finished network keeps its weights only
@@ -204,9 +203,9 @@ def _keep(
 ) -> None:
     if step is None:
         return
-    step.journal.metric(step.name, epoch, loss=loss)
+    step.checkpoints.metric(step.name, epoch, loss=loss)
     states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
-    step.journal.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
+    step.checkpoints.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
 
 
 @contextmanager

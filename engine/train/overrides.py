@@ -10,7 +10,7 @@ from dualsmooth.engine.errors import ArgumentError
 Recipe = TypeVar("Recipe")
 
 
-def with_options(recipe: Recipe, options: Sequence[str]) -> Recipe:
+def with_overrides(recipe: Recipe, options: Sequence[str]) -> Recipe:
     """A copy of a recipe with fields changed, one after the other.
 
     Parameters
@@ -47,8 +47,9 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
         return (*part[:position], new, *part[position + 1 :])
     known = {} if not dataclasses.is_dataclass(part) else {f.name for f in dataclasses.fields(part)}
     if key not in known:
-        raise ArgumentError("set", f"must name one of {', '.join(sorted(known)) or 'no'} fields",
-                            option)  # fmt: skip
+        raise ArgumentError(
+            "set", f"must name one of {', '.join(sorted(known)) or 'no'} fields", option
+        )
     return dataclasses.replace(part, **{key: _new(getattr(part, key), rest, value, option)})
 
 

@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Step, autocast
 
 _ROWS = 1024
@@ -48,14 +48,14 @@ class Labelling:
         positive_integer("folds", self.folds)
         open_unit("held_out", self.held_out)
 
-    def held(self, workshop: Workshop, level: int, generator: Generator) -> list[Tensor]:
+    def held(self, context: TrainingContext, level: int, generator: Generator) -> list[Tensor]:
         """Masks [n] of the images each labelling network must not see.
 
         Folds are drawn per level; held-out images are the same for all levels.
         """
-        count = len(workshop.images)
+        count = len(context.images)
         if self.folds == 1:
-            generator = workshop.source(0, 2)
+            generator = context.source(0, 2)
         order = torch.randperm(count, generator=generator, device=generator.device)
         if self.folds == 1:
             return [order < max(1, int(count * self.held_out))]
@@ -113,14 +113,14 @@ def radii_of(
     step: Step,
     runner_up: bool = False,
 ) -> Tensor:
-    """`true_class_radii`, kept in the journal so that a resumed run need not vote again."""
-    state = step.journal.load(step.name)
+    """`true_class_radii`, kept in the checkpoints so that a resumed run need not vote again."""
+    state = step.checkpoints.load(step.name)
     if state is not None:
         generator.set_state(state["generator"])
         kept: Tensor = state["radii"].to(images.device)
         return kept
     radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
-    step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
+    step.checkpoints.save(step.name, {"radii": radii, "generator": generator.get_state()})
     return radii
 
 

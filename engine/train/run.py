@@ -16,12 +16,12 @@ from dualsmooth.engine.files import check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.records import sha256_of
-from dualsmooth.engine.train.checkpoints import RECIPE, Journal
+from dualsmooth.engine.train.checkpoints import RECIPE, Checkpoints
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
-from dualsmooth.engine.train.context import SMALL, Workshop
+from dualsmooth.engine.train.context import SMALL, TrainingContext
 from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.loop import one_thread
-from dualsmooth.engine.train.overrides import with_options
+from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.recipes import (
     CIFAR_DUAL,
     DIGITS_DUAL,
@@ -51,7 +51,7 @@ class Recipe(Protocol):
     def steps(self) -> int:
         """Number of networks that are trained."""
 
-    def make(self, workshop: Workshop) -> Bundle:
+    def make(self, context: TrainingContext) -> Bundle:
         """Train every network."""
 
 
@@ -121,23 +121,23 @@ def train(
         raise ArgumentError("recipe", f"must be one of {', '.join(sorted(RECIPES))}", name)
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
-    recipe: Recipe = with_options(RECIPES[name], [f"seed={seed}", *options])
+    recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])
     out = Path(out)
     ascending("sigmas", recipe.sigmas)  # before the work, not after it
     check_target(out)
     images = training_images(data, max_images)
     configuration = describe(recipe, images, device)
-    journal = Journal(out.with_name(out.name + ".train"), configuration, resume=resume)
-    bundle = run(recipe, images, journal, device=device, progress=progress)
-    save_bundle(bundle, out, {CARD: model_card(bundle, configuration, journal).encode()})
-    journal.close()
+    checkpoints = Checkpoints(out.with_name(out.name + ".train"), configuration, resume=resume)
+    bundle = run(recipe, images, checkpoints, device=device, progress=progress)
+    save_bundle(bundle, out, {CARD: model_card(bundle, configuration, checkpoints).encode()})
+    checkpoints.close()
     return bundle
 
 
 def run(
     recipe: Recipe,
     images: ImageSet,
-    journal: Journal | None = None,
+    checkpoints: Checkpoints | None = None,
     *,
     device: str = "cpu",
     progress: bool = False,
@@ -159,8 +159,10 @@ def run(
             bar.update()
 
         sizes, network = getattr(recipe, "sizes", None), getattr(recipe, "network", SMALL)
-        kept = journal or Journal(None, {})
-        return recipe.make(Workshop(images, recipe.seed, sizes, report, kept, device, network))
+        kept = checkpoints or Checkpoints(None, {})
+        return recipe.make(
+            TrainingContext(images, recipe.seed, sizes, report, kept, device, network)
+        )
 
 
 def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
 CARD = "MODEL_CARD.md"
 
 
-def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) -> str:
+def model_card(bundle: Bundle, configuration: dict[str, Any], checkpoints: Checkpoints) -> str:
     """Markdown for `MODEL_CARD.md` in the bundle folder.
 
     Parameters
@@ -188,7 +190,7 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
     bundle : Bundle
     configuration : dict
         As `recipes.describe` makes it.
-    journal : Journal
+    checkpoints : Checkpoints
         Of the finished run.
     """
     height, width, channels = bundle.input_shape
@@ -203,7 +205,7 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
         "trained with": f"PyTorch {configuration['torch']} on {configuration['device']}",
     }
     networks = "\n".join(
-        f"* `{role}`: {network.architecture}, final training loss {_loss(journal, role)}"
+        f"* `{role}`: {network.architecture}, final training loss {_loss(checkpoints, role)}"
         for role, network in sorted(bundle.networks.items())
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -214,8 +216,8 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
     )
 
 
-def _loss(journal: Journal, role: str) -> str:
-    losses = [line["loss"] for line in journal.metrics() if _deployed(line["step"], role)]
+def _loss(checkpoints: Checkpoints, role: str) -> str:
+    losses = [line["loss"] for line in checkpoints.metrics() if _deployed(line["step"], role)]
     return f"{losses[-1]:.4f}" if losses else "not kept"
 
 

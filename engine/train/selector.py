@@ -127,7 +127,7 @@ _FAR = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Shift:
     """Choose the shift with the largest worst share of the oracle.
 
     Parameters
@@ -160,7 +160,7 @@ def calibrate(
     images: Tensor,
     radii: Tensor,
     tau: float,
-    options: Calibration,
+    options: Shift,
     generator: Generator,
 ) -> float:
     """Shift the last layer's biases of a selector; returns the shift, 0 if no image is certified.

@@ -101,9 +101,14 @@ def _with_engine(
 
     recipe = deployment.recipe
     settings = Settings(
-        Budget.fixed(recipe.n0, recipe.n), recipe.alpha, seed, device="cpu", precision="fp32",
-        batch_size=deployment.batch_size, threads=threads,
-    )  # fmt: skip
+        Budget.fixed(recipe.n0, recipe.n),
+        recipe.alpha,
+        seed,
+        device="cpu",
+        precision="fp32",
+        batch_size=deployment.batch_size,
+        threads=threads,
+    )
     with Session(method_of(bundle, recipe), settings) as session:
         return sorted(session.certify(images), key=lambda c: c.image_id)
 
@@ -141,8 +146,12 @@ def _difference(
     found = Difference()
     for a, b in zip(ours.counts, theirs.counts, strict=False):
         if (a.model, a.phase, a.level, a.first, a.count) != (
-            b.model, b.phase, b.level, b.first, b.count,
-        ):  # fmt: skip
+            b.model,
+            b.phase,
+            b.level,
+            b.first,
+            b.count,
+        ):
             break
         moved = sum(abs(x - y) for x, y in zip(a.votes, b.votes, strict=True)) // 2
         if moved:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
+from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.graph.philox import NOISE
 from dualsmooth.export.graph.probe import probe
-from dualsmooth.export.networks import PIXELS
 
 
 class Recount:
@@ -65,9 +65,14 @@ class Recount:
     def rows(self, model: str, segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Vote of each row, and the noisy images (rows, channels, height, width)."""
         feeds = vote_feeds(
-            self._image, segment.count, sigma=segment.sigma, seed=self.seed,
-            image_id=segment.image_id, phase=segment.stream, first=segment.first,
-        )  # fmt: skip
+            self._image,
+            segment.count,
+            sigma=segment.sigma,
+            seed=self.seed,
+            image_id=segment.image_id,
+            phase=segment.stream,
+            first=segment.first,
+        )
         (noise,) = self._seen[model].run([NOISE], feeds)  # [passes, rows, height, width, channels]
         noisy = self._image + np.float32(segment.sigma) * noise
         pixels = np.ascontiguousarray(noisy.transpose(0, 1, 4, 2, 3))
@@ -141,6 +146,6 @@ def _beside_floats(ours: Sequence[Certificate], floats: Sequence[Certificate]) -
     return Finding("beside float32", True, text)
 
 
-def _probed(deployment: Deployment, role: str) -> Session:
+def _probed(deployment: Deployment, role: str) -> OrtSession:
     model = probe(onnx.load(deployment.votes_file(role)))
     return make_session(model.SerializeToString())

@@ -38,9 +38,14 @@ def check_noise(
     for image_id, image in enumerate(images):
         for first in FIRSTS:
             feeds = vote_feeds(
-                unit_float(image), deployment.batch_size, sigma=0.5, seed=seed, image_id=image_id,
-                phase=stream, first=first,
-            )  # fmt: skip
+                unit_float(image),
+                deployment.batch_size,
+                sigma=0.5,
+                seed=seed,
+                image_id=image_id,
+                phase=stream,
+                first=first,
+            )
             seen = dict(zip(names, session.run(None, feeds), strict=True))
             samples = np.arange(first, first + deployment.batch_size, dtype=np.uint64)
             expected = _words(seed, image_id, stream, samples, deployment.bundle.input_shape)
@@ -59,11 +64,7 @@ def check_noise(
 
 
 def _words(
-    seed: int,
-    image_id: int,
-    stream: int,
-    samples: NDArray[np.uint64],
-    shape: tuple[int, int, int],
+    seed: int, image_id: int, stream: int, samples: NDArray[np.uint64], shape: tuple[int, int, int]
 ) -> list[NDArray[np.uint64]]:
     ids = np.full(len(samples), image_id, np.uint64)
     word3 = np.full(len(samples), counter_word3(stream), np.uint64)

@@ -85,9 +85,11 @@ def dual_model(dual: Dual) -> ModelProto:
     sigmas = nodes.constant(dual.sigmas, np.float32)
     sigma = nodes.add("Gather", sigmas, usable, output="sigma")
     shifted = nodes.add(
-        "BitShift", nodes.add("Cast", usable, to=UINT64), nodes.constant(4, np.uint64),
+        "BitShift",
+        nodes.add("Cast", usable, to=UINT64),
+        nodes.constant(4, np.uint64),
         direction="LEFT",
-    )  # fmt: skip
+    )
     base = _phase(nodes, attempt, Phase.CLASS_PREDICT)
     rows = nodes.add("Where", known, "n", nodes.constant(0, np.int64))
     stream = replace(select.stream, word3=nodes.add("BitwiseOr", base, shifted))

@@ -10,9 +10,8 @@ import math
 import numpy as np
 from onnx import ModelProto
 
-from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import FLOAT, PIXELS, Nodes, model_of, value
 from dualsmooth.export.graph.votes import place, row_votes
-from dualsmooth.export.networks import PIXELS
 
 
 def pair_model(
@@ -40,9 +39,11 @@ def pair_model(
     chosen = nodes.add("Unsqueeze", votes[0], column)
     one_hot = nodes.add("Equal", chosen, nodes.constant(np.arange(outputs), np.int64))
     rows = nodes.add(
-        "Where", nodes.add("Unsqueeze", silent, column), nodes.constant(math.inf, np.float32),
+        "Where",
+        nodes.add("Unsqueeze", silent, column),
+        nodes.constant(math.inf, np.float32),
         nodes.add("Cast", one_hot, to=FLOAT),
-    )  # fmt: skip
+    )
     nodes.add("Identity", rows, output="rows")
     height, width, channels = shape
     pixels = value(PIXELS, FLOAT, ("rows", channels, height, width))

@@ -2,9 +2,8 @@
 
 from onnx import ModelProto, ValueInfoProto, helper
 
-from dualsmooth.export.graph.nodes import FLOAT, UINT64
+from dualsmooth.export.graph.nodes import FLOAT, LOGITS, UINT64
 from dualsmooth.export.graph.philox import NOISE, WORDS
-from dualsmooth.export.graph.votes import LOGITS
 
 KINDS = {**dict.fromkeys(WORDS, UINT64), NOISE: FLOAT, LOGITS: FLOAT}
 """Values that can be seen, and their element types."""

@@ -13,11 +13,18 @@ import numpy as np
 from onnx import ModelProto, compose, helper
 
 from dualsmooth.engine.noise.stream import blocks_per_image
-from dualsmooth.export.graph.nodes import BOOL, FLOAT, INT64, UINT32, UINT64, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import (
+    BOOL,
+    FLOAT,
+    INT64,
+    LOGITS,
+    UINT32,
+    UINT64,
+    Nodes,
+    model_of,
+    value,
+)
 from dualsmooth.export.graph.philox import Stream, fourth_word, normals, random_words, round_keys
-
-LOGITS = "logits"
-"""Name of the logits inside the Loop, shape (batch, outputs)."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.records import digest_of
 from dualsmooth.export.deployment import INDEX, Recipe, file_digest
-from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
-from dualsmooth.export.networks import LOGITS, PIXELS
+from dualsmooth.export.graph.nodes import FLOAT, LOGITS, PIXELS, Nodes, model_of, value
 from dualsmooth.export.write import export_bundle
 
 Shape = tuple[int, int, int]

@@ -24,12 +24,12 @@ from dualsmooth.export.check.deployment import check_deployment
 from dualsmooth.export.check.finding import table
 from dualsmooth.export.deployment import INDEX, Recipe, read_deployment
 from dualsmooth.export.feeds import vote_feeds
-from dualsmooth.export.networks import PIXELS
-from dualsmooth.export.quantize import Calibration
+from dualsmooth.export.graph.nodes import PIXELS
+from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 IMAGES = load_images("digits").images[:4]
-CALIBRATION = Calibration(load_images("digits:train").images[:32])
+CALIBRATION = Int8Calibration(load_images("digits:train").images[:32])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_calibration_noise_has_a_phase_of_its_own(monkeypatch: pytest.MonkeyPatc
         return standard_normal(seed, image_id, stream, *rest)
 
     monkeypatch.setattr("dualsmooth.export.quantize.standard_normal", noted)
-    batches = list(Calibration(IMAGES).batches((0.25, 0.5), 3))
+    batches = list(Int8Calibration(IMAGES).batches((0.25, 0.5), 3))
     assert [batch.shape for batch in batches] == [(3, 1, 8, 8), (1, 1, 8, 8)] * 2
     assert {stream & 15 for _, stream in streams} == {Phase.CALIBRATE}
     assert len(set(streams)) == len(streams) == 8

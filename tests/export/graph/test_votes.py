@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from onnx import ModelProto, checker, numpy_helper
 
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.graph.nodes import Nodes
@@ -23,7 +23,7 @@ SHAPE, CLASSES, BATCH = (5, 3, 3), 4, 16
 IMAGE = np.random.default_rng(0).random(SHAPE).astype(np.float32)
 
 
-def session_of(model: ModelProto) -> Session:
+def session_of(model: ModelProto) -> OrtSession:
     return make_session(model.SerializeToString())
 
 
