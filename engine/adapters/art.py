@@ -4,6 +4,8 @@
 ``certify`` with the same arguments and results, for every method of this engine.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,9 +22,8 @@ try:
     from art.estimators.classification.classifier import ClassifierMixin
     from art.estimators.estimator import BaseEstimator
 except ImportError as error:
-    raise ArgumentError(
-        "art", "must be installed", str(error), "pip install adversarial-robustness-toolbox"
-    ) from error
+    hint = "pip install adversarial-robustness-toolbox"
+    raise ArgumentError("art", "must be installed", str(error), hint) from error
 
 
 class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -66,6 +67,8 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.sample_size = positive_integer("sample_size", sample_size)
         self.alpha = open_unit("alpha", alpha)
         self.precision, self.device = precision, device
+        votes = Budget.fixed(sample_size, sample_size)
+        self._predicting = Settings(votes, alpha, seed, device=device, precision=precision)
         self.nb_classes = bundle.num_classes
         height, width, channels = bundle.input_shape
         self._input_shape = (channels, height, width) if channels_first else bundle.input_shape
@@ -137,15 +140,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from dualsmooth.engine.runtime.session import Session
 
         images, ids = self._images(x)
-        settings = Settings(
-            Budget.fixed(self.sample_size, self.sample_size),
-            self.alpha,
-            self.seed,
-            0,
-            self.device,
-            self.precision,
-            batch_size,
-        )
+        settings = replace(self._predicting, batch_size=batch_size)
         rows = np.zeros((len(ids), self.nb_classes), np.float32)
         with Session(self.method, settings) as session:
             for image_id, prediction in session.predict(images, ids):

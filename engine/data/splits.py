@@ -14,11 +14,6 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
 
     Images that lie class after class, as `folder:` reads them, are shuffled first, always the same
     way: the first ones then hold every class, and so does whatever a recipe sets apart.
-
-    Raises
-    ------
-    ArgumentError, FileError
-        If there are fewer images, or the data cannot be read.
     """
     images = load_images(training_split(spec))
     if count is not None and (type(count) is not int or not 1 <= count <= len(images)):

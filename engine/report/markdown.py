@@ -46,10 +46,8 @@ def _about(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     ]
     for run, s in zip(runs, summaries, strict=True):
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
-        lines.append(
-            f"* **{s.name}** ({run.path.name}): {s.images:,} images, {s.abstained:,} "
-            f"abstained{draws}; {run.conditions}."
-        )
+        counts = f"{s.images:,} images, {s.abstained:,} abstained{draws}"
+        lines.append(f"* **{s.name}** ({run.path.name}): {counts}; {run.conditions}.")
     return "\n".join(lines)
 
 
@@ -62,16 +60,12 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
             lines.append(f"{runs[0].name} and {other.name} have no image in common.\n")
             continue
         images = pairs[0].images
-        lines += [
-            f"{runs[0].name} (first) and {other.name} (second), {images:,} images in common:",
-            "",
-            "| radius | both | only first | only second | neither |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {p.radius:g} | {p.both} | {p.only_first} | {p.only_second} | {p.neither} |"
-            for p in pairs
-            if p.neither < p.images
-        ]
+        names = f"{runs[0].name} (first) and {other.name} (second)"
+        lines += [f"{names}, {images:,} images in common:", ""]
+        lines += ["| radius | both | only first | only second | neither |", "|---" * 5 + "|"]
+        for p in pairs:
+            if p.neither < images:
+                cells = (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()

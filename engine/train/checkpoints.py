@@ -19,22 +19,9 @@ RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
 
 
 class Checkpoints:
-    """States and metrics of one training run.
+    """States and metrics of one training run, in a folder or (None) nowhere.
 
-    Parameters
-    ----------
-    folder : Path or None
-        Folder to keep; None keeps nothing.
-    configuration : dict
-        Everything that decides the weights; must be equal on resume.
-    resume : bool
-        Go on with the run in the folder, if there is one.
-
-    Raises
-    ------
-    FileError
-        If the folder holds a run and is not to be resumed, holds another run or something else, or
-        cannot be written.
+    The configuration is everything that decides the weights: it must be equal on resume.
     """
 
     def __init__(
@@ -56,13 +43,7 @@ class Checkpoints:
             raise FileError(folder, "must be writable", error.strerror or error) from error
 
     def load(self, step: str) -> dict[str, Any] | None:
-        """State a step reached, None if it has not begun.
-
-        Raises
-        ------
-        FileError
-            If the state is damaged.
-        """
+        """State a step reached, None if it has not begun."""
         path = self._path(step)
         if path is None or not path.exists():
             return None

@@ -29,15 +29,7 @@ from dualsmooth.engine.train.losses import (
 
 @dataclass(frozen=True, slots=True)
 class ClassifierLoss:
-    """Terms of a classifier's loss beside cross entropy.
-
-    Parameters
-    ----------
-    pull, entropy : float
-        Weights of the consistency loss.
-    smoothmix : SmoothMix or None
-        Mixing with adversarial images.
-    """
+    """Beside cross entropy: weights of the consistency loss, mixing with adversarial images."""
 
     pull: float = 0.0
     entropy: float = 0.0
@@ -52,20 +44,8 @@ class ClassifierLoss:
 class ClassifierRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    loss : ClassifierLoss
-    schedule : Schedule
-    sigmas : tuple of float
-        Noise levels in pixel units, ascending.
-    networks : str
-        ``experts``: one network per level. ``shared``: one network, trained with a level drawn for
-        each image.
-    members : int
-        Networks whose logits are averaged, per expert.
-    seed : int
+    Noise levels ascend. ``experts`` are one network per level; ``shared`` is one network, trained
+    with a level drawn for each image. `members` networks per expert have their logits averaged.
     """
 
     name: str

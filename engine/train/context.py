@@ -1,4 +1,4 @@
-"""What every recipe trains with: images as tensors, random sources, fresh networks, a checkpoints."""
+"""What every recipe trains with: images as tensors, random sources, fresh networks, checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,27 +32,10 @@ def sizes_for(shape: tuple[int, int, int]) -> Sizes:
 
 @dataclass(frozen=True, eq=False)
 class TrainingContext:
-    """Images and tools of one training run.
+    """Labelled images and tools of one training run.
 
-    Parameters
-    ----------
-    data : ImageSet
-        Training images with labels.
-    seed : int
-    sizes : Sizes or None
-        Of every network; None means `sizes_for` the images.
-    report : callable
-        Called with the name of each step when it is done.
-    checkpoints : Checkpoints
-    device : str
-        ``cpu`` or ``cuda``.
-    network : str
-        A registered architecture that every network has; `sizes` are those of ``small_convnet``.
-
-    Raises
-    ------
-    ArgumentError
-        If an image has no label, or the architecture is not known or cannot read the images.
+    Every network has the registered architecture `network`; `sizes` are those of ``small_convnet``,
+    None the ones for these images. `report` gets the name of each step when it is done.
     """
 
     data: ImageSet

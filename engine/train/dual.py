@@ -24,27 +24,10 @@ from dualsmooth.engine.train.selector import SelectorLoss, Shift, calibrate, tra
 class DualRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    experts : tuple of Expert
-        One per noise level, ascending.
-    tau : float
-        Noise level of the selector.
-    classifying, selecting : Schedule
-    selector_loss : SelectorLoss
-    labelling : Labelling
-        How the radii are found that teach the selector.
-    tuning : Tuning or None
-        Round 1, if there is one.
-    sizes : Sizes or None
-        Of every network; None means by the size of the images.
-    network : str
-        A registered architecture for every network, for example ``cifar_resnet110``.
-    half : bool
-        Round the finished weights to float16.
-    seed : int
+    Experts are in ascending order of their noise level; the selector's is tau, and it is taught
+    with the radii that `labelling` finds, from the weights of the nearest expert with `warm_start`.
+    `tuning` is round 1, if there is one; `half` rounds the finished weights to float16. `network`
+    and `sizes` are those of every network (`TrainingContext`).
     """
 
     name: str
@@ -77,13 +60,7 @@ class DualRecipe:
         return (per_expert * len(self.experts) + 1) * (1 if self.tuning is None else 2)
 
     def make(self, context: TrainingContext) -> Bundle:
-        """Train every network; the same seed gives the same bytes on one kind of machine.
-
-        Raises
-        ------
-        ArgumentError
-            If there are too few images to label.
-        """
+        """Train every network; the same seed gives the same bytes on one kind of machine."""
         if len(context.data) < max(2, self.labelling.folds):
             rule = f"must be at least {max(2, self.labelling.folds)} images"
             raise ArgumentError("data", rule, context.data.name)
@@ -95,13 +72,8 @@ class DualRecipe:
             trainer.train(below)
         selector = self._selector(context, trainers, 0)
         if self.tuning is not None:
-            shares = selected_shares(
-                selector,
-                context.images,
-                self.tau,
-                self.labelling.votes,
-                context.source(len(trainers), TUNED),
-            )
+            votes, source = self.labelling.votes, context.source(len(trainers), TUNED)
+            shares = selected_shares(selector, context.images, self.tau, votes, source)
             for trainer in trainers:
                 trainer.tune(self.tuning, shares[:, trainer.level])
             selector = self._selector(context, trainers, 1)
@@ -128,16 +100,9 @@ class DualRecipe:
             nearest = min(trainers, key=lambda trainer: abs(trainer.expert.sigma - self.tau))
             copy_features(nearest.deployed, module)
         name = SELECTOR if number == 0 else f"{SELECTOR}-round{number}"
-        train_selector(
-            module,
-            context.images[labelled],
-            radii[labelled],
-            self.tau,
-            self.selector_loss,
-            self.selecting,
-            source,
-            context.step(name),
-        )
+        images, known, terms = context.images[labelled], radii[labelled], self.selector_loss
+        step = context.step(name)
+        train_selector(module, images, known, self.tau, terms, self.selecting, source, step)
         if self.calibration is not None:
             images, known = context.images[apart], radii[apart]
             calibrate(module, images, known, self.tau, self.calibration, source)

@@ -29,17 +29,10 @@ _ANSWERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """How the classifier of one level is trained.
+    """How the classifier of one level, sigma in pixel units, is trained.
 
-    Parameters
-    ----------
-    sigma : float
-        Noise level in pixel units.
-    pull, entropy : float
-        Weights of the consistency loss.
-    teacher : float
-        Weight, in [0, 1], of the answers of the next smaller level's network, which sees more of
-        an image, in the targets; the rest is the label's. 0 for the smallest level.
+    `pull` and `entropy` weigh the consistency loss; `teacher`, in [0, 1], the answers of the next
+    smaller level's network, which sees more of an image, in the targets. The rest is the label's.
     """
 
     sigma: float
@@ -56,14 +49,7 @@ class Expert:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Round 1.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    least : float
-        Weight, in [0, 1], of an image to an expert the selector never picks for it.
-    """
+    """Round 1; `least`, in [0, 1], is the weight of an image to an expert never picked for it."""
 
     schedule: Schedule
     least: float
@@ -72,6 +58,7 @@ class Tuning:
         closed_unit("least", self.least)
 
 
+@dataclass(eq=False)
 class ExpertTrainer:
     """The networks of one level: the deployed one, and those that label images they did not see.
 
@@ -79,35 +66,27 @@ class ExpertTrainer:
     network labels them itself.
     """
 
-    def __init__(
-        self,
-        expert: Expert,
-        level: int,
-        schedule: Schedule,
-        labelling: Labelling,
-        context: TrainingContext,
-    ) -> None:
-        self.expert, self.level, self.context = expert, level, context
-        self.schedule, self.labelling = schedule, labelling
-        self.source = context.source(level, 1)
+    expert: Expert
+    level: int
+    schedule: Schedule
+    labelling: Labelling
+    context: TrainingContext
+
+    def __post_init__(self) -> None:
+        self.source = self.context.source(self.level, 1)
         self.modules: list[nn.Module] = []
 
     def train(self, below: "ExpertTrainer | None" = None) -> None:
         """Round 0; the networks of the folds are trained when their radii are asked for.
 
-        Raises
-        ------
-        ArgumentError
-            If the expert has a teacher, but `below` is None or there are folds: the teacher would
-            tell the networks of a fold about images they must not see.
+        With folds there is no teacher: it would tell their networks about images they must not see.
         """
         self.targets = self._targets(below)
-        held = self.labelling.held(self.context, self.level, self.source)
-        everything = torch.ones_like(held[0])
-        self.seen = [~part for part in held] if len(held) == 1 else [everything]
-        self.held = held
-        self.deployed = self._fit(None, self.seen[0], self.context.source(self.level, 0), "")
-        self.modules = [self.deployed] if len(held) == 1 else []
+        self.held = self.labelling.held(self.context, self.level, self.source)
+        alone = len(self.held) == 1
+        self.seen = ~self.held[0] if alone else torch.ones_like(self.held[0])
+        self.deployed = self._fit(None, self.seen, self.context.source(self.level, 0), "")
+        self.modules = [self.deployed] if alone else []
 
     def radii(self, number: int) -> Tensor:
         """Radius of each image by a network that did not see it, NaN where there is none: [n]."""
@@ -126,17 +105,14 @@ class ExpertTrainer:
         names = [f"fold{fold}-tuned" for fold in range(len(self.held))]
         if len(self.held) == 1:  # the deployed network labels
             names = ["tuned"]
-        folds = [
-            self._fit(module, ~held, source, name, tuning.schedule, weights)
+        schedule, deployed = tuning.schedule, self.deployed
+        self.modules = [
+            self._fit(module, ~held, source, name, schedule, weights)
             for name, module, held in zip(names, self.modules, self.held, strict=True)
         ]
-        if len(folds) == 1:
-            self.deployed = folds[0]
-        else:
-            self.deployed = self._fit(
-                self.deployed, self.seen[0], source, "tuned", tuning.schedule, weights
-            )
-        self.modules = folds
+        self.deployed = self.modules[0]
+        if len(self.held) > 1:
+            self.deployed = self._fit(deployed, self.seen, source, "tuned", schedule, weights)
 
     def _targets(self, below: "ExpertTrainer | None") -> Tensor:
         labels = functional.one_hot(self.context.labels, self.context.classes).float()
@@ -153,9 +129,8 @@ class ExpertTrainer:
     def _radii(self, module: nn.Module, held: Tensor, name: str) -> Tensor:
         step = self.context.step(f"radii@{self.expert.sigma:g}-{name}")
         images, labels = self.context.images[held], self.context.labels[held]
-        votes, runner_up = self.labelling.votes, self.labelling.runner_up
-        sigma = self.expert.sigma
-        return radii_of(module, images, labels, sigma, votes, self.source, step, runner_up)
+        sigma, labelling = self.expert.sigma, self.labelling
+        return radii_of(module, images, labels, sigma, labelling, self.source, step)
 
     def _fit(
         self,

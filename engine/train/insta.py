@@ -29,24 +29,9 @@ CLIP = 0.02
 class InstaRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    sigmas : tuple of float
-        Noise levels, ascending.
-    first : float
-        Noise level of stage 1.
-    tau : float
-        Noise level of the selector.
-    classifying, tuning, selecting : Schedule
-        Of stage 1, of each round of stage 2, and of the selector.
-    rounds, draws : int
-        Times the table is searched, and noise draws per image and level.
-    selector_loss : SelectorLoss
-    labelling : Labelling
-        ``folds`` must be 1: one classifier, so images are held out.
-    seed : int
+    Noise levels ascend; stage 1 has `first`, the selector tau. Stage 1 is on the schedule
+    `classifying`; stage 2 is so many `rounds` of searching the table, with so many `draws` per
+    image and level, and of `tuning`. One classifier labels, so images are held out.
     """
 
     name: str
@@ -111,19 +96,10 @@ class InstaRecipe:
     def _selector(self, context: TrainingContext, classifier: nn.Module, held: Tensor) -> nn.Module:
         images, labels = context.images[held], context.labels[held]
         votes = context.source(1, 0)
-        radii = [
-            radii_of(
-                classifier,
-                images,
-                labels,
-                sigma,
-                self.labelling.votes,
-                votes,
-                context.step(f"radii@{sigma:g}"),
-                self.labelling.runner_up,
-            )
-            for sigma in self.sigmas
-        ]
+        radii = []
+        for sigma in self.sigmas:
+            step = context.step(f"radii@{sigma:g}")
+            radii.append(radii_of(classifier, images, labels, sigma, self.labelling, votes, step))
         source = context.source(1, 1)
         module = context.new(len(self.sigmas), source)
         known, step = torch.stack(radii, 1), context.step(SELECTOR)

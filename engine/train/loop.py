@@ -47,13 +47,7 @@ def random_affine(images: Tensor, limits: Affine, generator: Generator) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to train.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is out of its range: counts and the rate are > 0, the decay is >= 0.
-    """
+    """How long and how fast to train: `draws` of noise per image, the largest learning rate."""
 
     epochs: int
     affine: Affine | None
@@ -85,22 +79,11 @@ def fit(
     generator: Generator,
     step: Step | None = None,
 ) -> nn.Module:
-    """Minimize an objective; returns the module in eval mode.
+    """Minimize an objective of clean images [B, C, H, W] and their indices [B].
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Holds every parameter that is trained. On CUDA devices it runs in bfloat16 where PyTorch's
-        autocast says so.
-    images : Tensor, shape (n, channels, height, width)
-        Clean images in [0, 1], on the module's device.
-    objective : callable
-        Takes clean images [B, C, H, W] and their indices [B], and returns the loss.
-    schedule : Schedule
-    generator : torch.Generator
-        Source of the order, the augmentation and all noise, on the images' device.
-    step : Step, optional
-        Where to keep the state of every epoch; a state found there is gone on with.
+    Every parameter of the module is trained, on the images' device; the generator, there as well,
+    is the source of the order, the augmentation and all noise. The step keeps the state of every
+    epoch, and one found there is gone on with. Returns the module in eval mode.
     """
     for parameter in module.parameters():
         if parameter.dim() == 4:  # channels-last convolutions are the fast ones on a CPU
@@ -144,16 +127,9 @@ def train_on_noise(
     generator: Generator,
     step: Step | None = None,
 ) -> nn.Module:
-    """Minimize a loss of the outputs under Gaussian noise; returns the module in eval mode.
+    """`fit` a loss of the log softmax [M, B, K] under Gaussian noise and of the indices [B].
 
-    Parameters
-    ----------
-    sigma : float, or Tensor of shape (n,)
-        Noise level in pixel units, of all images or of each.
-    loss : callable
-        Takes log softmax outputs [M, B, K] and the indices [B] of their images.
-    module, images, schedule, generator, step
-        See `fit`.
+    sigma, in pixel units, is one number or that of each image, [n].
     """
 
     def objective(clean: Tensor, chosen: Tensor) -> Tensor:

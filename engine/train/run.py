@@ -16,19 +16,13 @@ from dualsmooth.engine.files import check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.records import sha256_of
+from dualsmooth.engine.train import recipes
 from dualsmooth.engine.train.checkpoints import RECIPE, Checkpoints
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
 from dualsmooth.engine.train.context import SMALL, TrainingContext
 from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.loop import one_thread
 from dualsmooth.engine.train.overrides import with_overrides
-from dualsmooth.engine.train.recipes import (
-    CIFAR_DUAL,
-    DIGITS_DUAL,
-    DUAL,
-    DUAL_PUBLISHED,
-    FASHION_DUAL,
-)
 from dualsmooth.engine.train.variational import VARIATIONAL
 
 
@@ -58,16 +52,9 @@ class Recipe(Protocol):
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        GAUSSIAN,
-        CONSISTENCY,
-        SMOOTHMIX,
-        DUAL,
-        DUAL_PUBLISHED,
-        DIGITS_DUAL,
-        FASHION_DUAL,
-        CIFAR_DUAL,
-        INSTA,
-        VARIATIONAL,
+        *(GAUSSIAN, CONSISTENCY, SMOOTHMIX, INSTA, VARIATIONAL),
+        *(recipes.DUAL, recipes.DUAL_PUBLISHED, recipes.CIFAR_DUAL),
+        *(recipes.DIGITS_DUAL, recipes.FASHION_DUAL),
     )
 }
 
@@ -87,35 +74,9 @@ def train(
     """Run a recipe on the training split of a data set and write the bundle folder.
 
     Beside the folder, `OUT.train` keeps the recipe, the metrics of every epoch and, until the
-    bundle is written, the state of every network.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``RECIPES``.
-    data : str
-        SPEC of the images. Without a split it means the training split: a model that is to be
-        certified must not have seen the test images.
-    out : str or Path
-        Folder to make.
-    seed : int
-        The same seed gives the same bytes on one kind of machine.
-    options : sequence of str
-        Fields to change, ``field=value`` or ``field.field=value`` with JSON values.
-    max_images : int, optional
-        Only the first images (`training_images`).
-    device : str
-        ``cpu`` or ``cuda``.
-    resume : bool
-        Go on with a run that was interrupted.
-    progress : bool
-        Show a bar if the output is a terminal.
-
-    Raises
-    ------
-    ArgumentError, FileError
-        If the name or an option is not known, the data cannot be read or trained on, or the folder
-        cannot be made.
+    bundle is written, the state of every network. A SPEC without a split means the training split:
+    a model that is to be certified must not have seen the test images. The same seed gives the same
+    bytes on one kind of machine. `options` change fields of the recipe (`with_overrides`).
     """
     if name not in RECIPES:
         raise ArgumentError("recipe", f"must be one of {', '.join(sorted(RECIPES))}", name)
@@ -142,13 +103,7 @@ def run(
     device: str = "cpu",
     progress: bool = False,
 ) -> Bundle:
-    """Train a recipe on images in memory, on one thread of the processor.
-
-    Raises
-    ------
-    ArgumentError
-        If the images cannot be trained on.
-    """
+    """Train a recipe on images in memory, on one thread of the processor."""
     with (
         one_thread(),
         tqdm(total=recipe.steps, unit="network", disable=None if progress else True) as bar,
@@ -183,16 +138,7 @@ CARD = "MODEL_CARD.md"
 
 
 def model_card(bundle: Bundle, configuration: dict[str, Any], checkpoints: Checkpoints) -> str:
-    """Markdown for `MODEL_CARD.md` in the bundle folder.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    configuration : dict
-        As `recipes.describe` makes it.
-    checkpoints : Checkpoints
-        Of the finished run.
-    """
+    """Markdown for `MODEL_CARD.md` in the bundle folder; the configuration is from `describe`."""
     height, width, channels = bundle.input_shape
     recipe = configuration["recipe"]
     rows = {

@@ -29,20 +29,9 @@ from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_en
 class VariationalRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    sigmas : tuple of float
-        Ordered levels, ascending; the first and the last are the limits of H.
-    tau : float
-        Noise level of the selector, at least the largest level.
-    target : float
-        The t of the bundle.
-    divergence : float
-        Weight of the divergence per dimension.
-    schedule : Schedule
-    seed : int
+    The first and the last of the ascending levels are the limits of H; tau, the noise level of the
+    selector, is at least the largest. `target` is the t of the bundle, `divergence` the weight of
+    the divergence per dimension.
     """
 
     name: str
@@ -70,12 +59,8 @@ class VariationalRecipe:
         source = context.source(0, 0)
         classifier = context.new(context.classes, source)
         architecture, kwargs = context.architecture(1, further_channels=1)
-        described = {
-            "architecture": architecture,
-            "kwargs": kwargs,
-            "levels": list(self.sigmas),
-            "target": self.target,
-        }
+        described = {"architecture": architecture, "kwargs": kwargs}
+        described |= {"levels": list(self.sigmas), "target": self.target}
         selector = context.build("ordered_levels", described, source)
         assert isinstance(selector, OrderedLevels)
         both = nn.ModuleDict({CLASSIFIER: classifier, SELECTOR: selector})

@@ -79,8 +79,8 @@ def test_kept_radii_are_not_voted_for_again(tmp_path: Path) -> None:
     step = Step("radii", Checkpoints(tmp_path / "run", {}))
     x, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
     first, again = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
-    radii = radii_of(HalfSpace(), x, labels, 0.5, 50, first, step)
-    assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, 50, again, step))
+    radii = radii_of(HalfSpace(), x, labels, 0.5, Labelling(50), first, step)
+    assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, Labelling(50), again, step))
     assert torch.equal(first.get_state(), again.get_state())
 
 
