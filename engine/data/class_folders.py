@@ -13,8 +13,8 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import check_size
 
-_NO_CLASSES = ("__macosx", "@eadir", "lost+found", "__pycache__", "$recycle.bin", "#recycle")
-_NO_CLASSES += ("@recycle", "system volume information")
+_OF_SYSTEMS = {"__macosx", "lost+found", "__pycache__", "system volume information"}
+_OF_DRIVES = {"@eadir", "$recycle.bin", "#recycle", "@recycle"}
 _LARGEST_LIST = 1 << 24
 
 
@@ -49,7 +49,7 @@ def read_folder(
 def _counts(place: Path) -> bool:
     """Whether an entry of the folder may be a class."""
     name = place.name.lower()
-    return place.is_dir() and not name.startswith(".") and name not in _NO_CLASSES
+    return place.is_dir() and not name.startswith(".") and name not in _OF_SYSTEMS | _OF_DRIVES
 
 
 def _images(place: Path) -> list[Path]:

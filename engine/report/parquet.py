@@ -6,8 +6,10 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import PART
 from dualsmooth.engine.runs.log import read_configuration, read_log
 
-COLUMNS = ("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at")
-COLUMNS += ("method", "draws", "seed", "seconds")
+COLUMNS = (
+    *("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at"),
+    *("method", "draws", "seed", "seconds"),
+)
 
 
 def write_parquet(run: Path, file: Path) -> int:

@@ -59,7 +59,7 @@ class VariationalRecipe:
         source = context.source(0, 0)
         classifier = context.new(context.classes, source)
         architecture, kwargs = context.architecture(1, further_channels=1)
-        described = {"architecture": architecture, "kwargs": kwargs}
+        described: dict[str, object] = {"architecture": architecture, "kwargs": kwargs}
         described |= {"levels": list(self.sigmas), "target": self.target}
         selector = context.build("ordered_levels", described, source)
         assert isinstance(selector, OrderedLevels)
