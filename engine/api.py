@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
-from dualsmooth.engine.checks import positive
+from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray
@@ -15,6 +15,7 @@ from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def certify(
@@ -95,8 +96,8 @@ class Smooth:
     Parameters
     ----------
     base_classifier : torch.nn.Module or callable
-        Maps a batch of inputs to logits; it is put into evaluation mode, and weights are read at
-        each call.
+        Maps a batch of inputs to logits; it is put into evaluation mode, and read anew at each
+        call.
     num_classes : int
         Number of logits.
     sigma : float
@@ -120,11 +121,14 @@ class Smooth:
         *,
         seed: int = 0,
     ) -> None:
-        if num_classes < 2:
+        if not callable(base_classifier):
+            rule = "must be a module or a function from a batch of inputs to logits"
+            raise ArgumentError("base_classifier", rule, type(base_classifier).__name__)
+        if positive_integer("num_classes", num_classes) < 2:
             raise ArgumentError("num_classes", "must be an integer >= 2", num_classes)
-        self.base_classifier, self.num_classes, self.sigma = base_classifier, num_classes, sigma
-        positive("sigma", sigma)
-        self.seed, self._calls = seed, 0
+        self.base_classifier, self.num_classes = base_classifier, int(num_classes)
+        self.sigma, self.seed, self._calls = positive("sigma", sigma), Settings(seed=seed).seed, 0
+        self._built: tuple[str, nn.Module] | None = None
 
     def certify(
         self, x: "torch.Tensor | AnyArray", n0: int, n: int, alpha: float, batch_size: int
@@ -134,7 +138,8 @@ class Smooth:
         Parameters
         ----------
         x : torch.Tensor, or any array with ``__dlpack__``
-            One input, (channels, height, width) or any other shape, without batch axis.
+            One input, floating point: (channels, height, width), also as a batch of one, or any
+            other shape of up to three axes without batch axis.
         n0, n : int
             Votes to choose the class, and fresh votes to bound its probability.
         alpha : float
@@ -150,7 +155,9 @@ class Smooth:
         Raises
         ------
         ArgumentError
-            If an argument is outside its range, or x holds NaN or infinity.
+            If an argument is outside its range, or x is no input that float32 can hold.
+        FileError
+            If the classifier gives no logits, or reads more than its own row of a batch.
         """
         method = FixedSmoothing(OneNetwork(), self.sigma)
         certificate = self._drive(x, method.certify(Budget(n0, n), alpha), batch_size)
@@ -174,11 +181,11 @@ class Smooth:
     ) -> Result:
         from dualsmooth.engine.runtime.flight import Flight, drive
         from dualsmooth.engine.samplers.choose import make_sampler
-        from dualsmooth.engine.samplers.inputs import as_image, network_for
+        from dualsmooth.engine.samplers.inputs import as_image
 
         image, shape = as_image(x)
         sampler = make_sampler(
-            {OneNetwork.name: network_for(self.base_classifier, shape)},
+            {OneNetwork.name: self._network(shape)},
             {OneNetwork.name: self.num_classes},
             image.shape,
             seed=self.seed,
@@ -193,3 +200,12 @@ class Smooth:
             sampler.close()
         assert result is not None
         return result
+
+    def _network(self, shape: tuple[int, ...]) -> "nn.Module":
+        """The classifier as it is now; tried once, and again when it has changed."""
+        from dualsmooth.engine.samplers.inputs import bundle_for
+
+        bundle = bundle_for(self.base_classifier, shape, self.num_classes)
+        if self._built is None or self._built[0] != bundle.digest:
+            self._built = bundle.digest, bundle.build(OneNetwork.name)
+        return self._built[1]

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
 
+LEAST_LEVEL = 1e-100
+"""Smallest error level of a bound: SciPy's binomial tails lose their digits below."""
+
 
 def open_unit(argument: str, value: object) -> float:
     """Return ``value`` as a float in (0, 1), for example an error level."""
@@ -17,6 +20,16 @@ def open_unit(argument: str, value: object) -> float:
     if not 0.0 < number < 1.0:
         raise ArgumentError(argument, "must be in (0, 1)", value)
     return number
+
+
+def error_level(argument: str, value: object, parts: int = 1) -> float:
+    """Return ``value`` as a float in (0, 1) each of whose equal parts SciPy has exact tails for."""
+    level = open_unit(argument, value)
+    if level / parts < LEAST_LEVEL:
+        rule = f"must be at least {LEAST_LEVEL * parts:g}"
+        hint = "no tail is exact below" + (f"; it is split in {parts}" if parts > 1 else "")
+        raise ArgumentError(argument, rule, value, hint)
+    return level
 
 
 def closed_unit(argument: str, value: object) -> float:
@@ -59,7 +72,8 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
 
 def ascending(argument: str, values: Sequence[float]) -> None:
     """Refuse noise levels that are not finite, > 0 and ascending."""
-    if not all(low < high for low, high in pairwise((0.0, *values, math.inf))):
+    numbers = [_number(argument, value) for value in values]
+    if not all(low < high for low, high in pairwise((0.0, *numbers, math.inf))):
         raise ArgumentError(argument, "must be finite, > 0 and ascending", values)
 
 

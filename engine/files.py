@@ -1,5 +1,7 @@
 """Files that survive kills and full disks: appended whole or not at all, replaced whole or not."""
 
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -118,7 +120,7 @@ def _locked_file(path: Path) -> int:
             raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is either the old one or the new one, never half of it.
 
     Raises
@@ -128,8 +130,8 @@ def write_whole(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + PART)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -157,8 +159,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that exists already with a FileError."""
-    if folder.exists() or folder.is_symlink():
+    """Refuse a folder that exists already, or whose name no folder can have, with a FileError."""
+    try:
+        taken = bool(os.lstat(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        taken = False
+    except (OSError, ValueError) as error:  # too long a name, a zero byte
+        raise FileError(folder, "must be a name that a folder can have", error) from error
+    if taken:
         raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
 
 
@@ -174,7 +182,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_drafts(folder)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError as error:
         raise FileError(folder, "must be writable", error) from error
     try:
@@ -184,4 +195,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(folder, "must be writable", error) from error
     finally:
+        os.close(lock)
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Drafts of this folder whose process was killed: nobody holds their lock."""
+    for draft in folder.parent.glob(f".{glob.escape(folder.name)}-????????"):
+        if draft.is_symlink() or not draft.is_dir():
+            continue
+        file = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(draft, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(file)

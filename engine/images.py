@@ -1,6 +1,7 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -56,6 +57,8 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         first = array.ndim == 4 and (*array.shape[2:], array.shape[1]) == shape
         received = tuple(array.shape)
         hint = "channels come last" if first else ""
+        if array.shape == shape:
+            hint = "pass images[None]"
         raise ArgumentError("images", f"must have shape (count, {str(shape)[1:]}", received, hint)
     dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
     if dtype == "uint8":
@@ -128,7 +131,7 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
     ArgumentError
         If there are not ``count`` distinct ids in [0, 2^32).
     """
-    ids = list(range(count)) if image_ids is None else [int(i) for i in image_ids]
+    ids = list(range(count)) if image_ids is None else _integers("image_ids", image_ids)
     if len(ids) != count:
         raise ArgumentError("image_ids", f"must name {count} images", len(ids))
     if len(set(ids)) != count:
@@ -137,6 +140,27 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
     if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
         raise ArgumentError("image_ids", "must be in [0, 2^32)", f"{min(ids)} .. {max(ids)}")
     return ids
+
+
+def check_labels(labels: Sequence[int], count: int) -> list[int]:
+    """Return the true classes, one per image; negative where unknown.
+
+    Raises
+    ------
+    ArgumentError
+        If there are not ``count`` integers.
+    """
+    found = _integers("labels", labels)
+    if len(found) != count:
+        raise ArgumentError("labels", f"must name the classes of {count} images", len(found))
+    return found
+
+
+def _integers(argument: str, values: Sequence[int]) -> list[int]:
+    try:
+        return [index(value) for value in values]
+    except TypeError as error:  # floats are refused, even whole ones
+        raise ArgumentError(argument, "must hold integers", error) from error
 
 
 def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,7 +1,10 @@
 """Sizes beyond which a file is refused before its content is made: it may come from anywhere."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,10 @@ LARGEST_INPUT = 1 << 22
 
 LARGEST_BATCH = 1 << 28
 """Values of all rows that such a network may ask for at once."""
+
+
+LARGEST_VALUE, LARGEST_WORK = 1 << 25, 1 << 31
+"""Values of one result inside a program from elsewhere, and of all of them, for one image."""
 
 
 LARGEST_IMAGE = 1 << 26
@@ -76,12 +83,52 @@ def check_zip(path: Path) -> None:
     check_expansion(path, path.stat().st_size, unpacked)
 
 
+def check_stored(path: Path) -> None:
+    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        If it is no zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.filelist)
+        names = archive.namelist()
+    if unpacked > path.stat().st_size:
+        rule = "must not be a decompression bomb"
+        raise FileError(path, rule, f"{path.stat().st_size} bytes that become {unpacked}")
+    if len(set(names)) < len(names):
+        raise FileError(path, "must not hold two parts of one name")
+
+
+def check_part(folder: Path, name: str, most: int) -> Path:
+    """Path of a plain file in this very folder: no other place, no link, at most ``most`` bytes."""
+    path = folder / name
+    if Path(name).name != name or "\\" in name or not name.isprintable():
+        raise FileError(folder, "files must be plain names in the folder", ascii(name))
+    if path.is_symlink():
+        raise FileError(path, "must not be a link", path.resolve())
+    check_size(path, most)
+    return path
+
+
+def distinct_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON that has these members; ValueError if two have one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("two members of one name")
+    return found
+
+
 def check_size(path: Path, most: int) -> None:
-    """Refuse a file that cannot be looked at, or has more than ``most`` bytes."""
+    """Refuse what cannot be looked at, is no plain file, or has more than ``most`` bytes."""
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise FileError(path, "must be readable", getattr(error, "strerror", error)) from error
+    if not S_ISREG(found.st_mode):
+        raise FileError(path, "must be readable", "a folder, pipe or device")
+    size = found.st_size
     if size > most:
         raise FileError(path, f"must be at most {most} bytes", size)
 

@@ -1,15 +1,26 @@
-"""The machine a run was made on, for the record. It does not decide certificates."""
+"""The machine a run was made on: for the record, and to tell whether votes must be equal."""
 
 import ctypes
+import hashlib
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
+
+
+SWITCHES = (
+    "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
+    "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""Variables by which users choose other instructions, hence other last bits."""
 
 
 def machine() -> dict[str, Any]:
@@ -19,18 +30,48 @@ def machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "instructions": _instructions(),
         "devices": _devices(),
         "cores": os.cpu_count(),
         "versions": versions | ({"openvino": openvino} if openvino else {}),
     }
 
 
-def _processor() -> str:
+def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:
+    """What a `machine` says of the last bits of a result on a kind of device.
+
+    Parameters
+    ----------
+    about : mapping
+        As `machine` returns it, here or when a run began.
+    libraries : sequence of str
+        Packages that take part.
+    device : str
+        ``cpu`` or ``cuda``.
+    """
+    versions, devices = about.get("versions"), about.get("devices")
+    facts: dict[str, Any] = {"instructions": about.get("instructions")}
+    if device == "cuda":
+        facts["device"] = devices[0] if isinstance(devices, list) and devices else None
+    else:
+        facts["processor"] = about.get("processor")
+    known = versions if isinstance(versions, dict) else {}
+    return facts | {library: known.get(library) for library in libraries}
+
+
+def _instructions() -> str:
+    """Digest of the processor's flags, and every switch that is set."""
+    flags = _cpuinfo("flags") or _cpuinfo("Features")
+    digest = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
+    return " ".join([digest, *(f"{s}={os.environ[s]}" for s in SWITCHES if os.environ.get(s))])
+
+
+def _cpuinfo(field: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
+    return next(found, "")
 
 
 def _devices() -> list[str]:

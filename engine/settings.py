@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import one_of, open_unit, positive_integer
+from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
@@ -77,7 +77,7 @@ class Settings:
     noise: str = "gaussian"
 
     def __post_init__(self) -> None:
-        open_unit("alpha", self.alpha)
+        error_level("alpha", self.alpha)
         for name, stop in (("seed", 1 << 64), ("attempt", 1 << 16)):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value < stop:

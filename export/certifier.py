@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_ids, check_images, unit_float
@@ -168,7 +168,7 @@ class OnnxCertifier:
         Takes arguments and raises as `certify`; the noise level is estimated afresh.
         """
         recipe = self.deployment.recipe
-        level = open_unit("alpha", recipe.alpha if alpha is None else alpha)
+        level = error_level("alpha", recipe.alpha if alpha is None else alpha)
         procedure = self.method.predict(recipe.n if n is None else n, level)
         flight = Flight(image_id, procedure)
         self._fly(flight, image)

@@ -7,13 +7,15 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.checks import error_level, positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_WEIGHTS, check_part, distinct_keys
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.registry import choose_method
@@ -65,7 +67,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         Budget.fixed(self.n0, self.n)
-        open_unit("alpha", self.alpha)
+        error_level("alpha", self.alpha)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,6 +181,9 @@ def read_deployment(folder: str | Path) -> Deployment:
     try:
         for name, entry in fields["files"].items():
             _check_file(folder, name, entry)
+        for path in folder.iterdir():
+            if path.suffix in (".onnx", ".data") and path.name not in fields["files"]:
+                raise FileError(path, f"must be listed in {INDEX}, with its digest")
         networks = {
             role: Network("onnx", {}, fields["files"][f"{role}.votes.onnx"]["sha256"], b"")
             for role in fields["roles"]
@@ -192,20 +197,19 @@ def read_deployment(folder: str | Path) -> Deployment:
             tuple(fields["sigmas"]), fields["tau"], networks,
         )  # fmt: skip
         method_of(bundle, recipe)
-        return Deployment(
-            folder, bundle, int(fields["batch_size"]), recipe, fields["precision"],
-            fields["digest"],
-        )  # fmt: skip
+        rows = positive_integer("batch_size", fields["batch_size"])
+        if rows * prod(bundle.input_shape) > LARGEST_BATCH:
+            raise ArgumentError("batch_size", f"must make at most {LARGEST_BATCH} values", rows)
+        return Deployment(folder, bundle, rows, recipe, fields["precision"], fields["digest"])
     except (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError,
             ValueError) as error:  # fmt: skip
         raise FileError(index, "must describe a deployment", error) from error
 
 
 def _read_index(index: Path) -> dict[str, Any]:
+    check_part(index.parent, INDEX, _LARGEST_INDEX)
     try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
-        fields = json.loads(index.read_text("utf-8"))
+        fields = json.loads(index.read_text("utf-8"), object_pairs_hook=distinct_keys)
     except (OSError, ValueError, RecursionError) as error:
         hint = "dualsmooth export makes one"
         raise FileError(index, "must be a readable JSON file", error, hint) from error
@@ -226,9 +230,7 @@ def _read_index(index: Path) -> dict[str, Any]:
 
 
 def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    path = folder / name
-    if Path(name).name != name or "\\" in name or path.resolve().parent != folder.resolve():
-        raise FileError(folder / INDEX, "files must be plain names in the folder", name)
+    path = check_part(folder, name, LARGEST_WEIGHTS)
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:

@@ -35,7 +35,8 @@ from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models.sources.folder import read_bundle
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runtime import scheduler
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings

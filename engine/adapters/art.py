@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import ABSTAIN
-from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.checks import error_level, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import bundle_of
@@ -65,7 +65,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         super().__init__(model=method, clip_values=(0.0, 1.0))
         self.method, self.channels_first, self.seed = method, channels_first, seed
         self.sample_size = positive_integer("sample_size", sample_size)
-        self.alpha = open_unit("alpha", alpha)
+        self.alpha = error_level("alpha", alpha)
         self.precision, self.device = precision, device
         votes = Budget.fixed(sample_size, sample_size)
         self._predicting = Settings(votes, alpha, seed, device=device, precision=precision)
@@ -148,6 +148,18 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     rows[image_id - ids[0], prediction.predicted] = 1.0
         return rows
 
+    def set_params(self, **kwargs: object) -> None:
+        """Refuse: what was made once is what is certified.
+
+        Raises
+        ------
+        ArgumentError
+            If a parameter is given, for example ``preprocessing_defences`` or ``clip_values``.
+        """
+        if kwargs:
+            rule = "must be part of the network, or of the images that are passed"
+            raise ArgumentError(next(iter(kwargs)), rule, "set_params", "make another estimator")
+
     def fit(self, x: ArrayLike, y: ArrayLike, **kwargs: object) -> None:
         """Refuse: bundles are trained by ``dualsmooth train`` or by your own code.
 
@@ -160,8 +172,14 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _images(self, x: ArrayLike) -> tuple[NDArray[np.generic], list[int]]:
         """Channels-last images with ids never used before."""
-        images = np.asarray(x)
-        if self.channels_first and images.ndim == 4:
+        from dualsmooth.engine.samplers.inputs import share
+
+        images = np.asarray(share(x, "x"))
+        if images.shape[1:] != self._input_shape:
+            rule = f"must have shape (count, {str(self._input_shape)[1:]}"
+            order = "first" if self.channels_first else "last"
+            raise ArgumentError("x", rule, images.shape, f"channels come {order}: channels_first")
+        if self.channels_first:
             images = images.transpose(0, 2, 3, 1)
         first = self._images_seen
         self._images_seen += len(images)

@@ -48,7 +48,9 @@ def load_model(
         raise ArgumentError("robustbench", "must be installed", received, hint) from error
     try:
         network = load(model_name, model_dir, dataset, threat_model)
-    except (KeyError, ValueError) as error:
+    except Exception as error:  # of its downloads, its weights and its lists
         rule = f"must be a model of RobustBench for {dataset}, {threat_model}"
-        raise ArgumentError("model_name", rule, model_name, str(error)) from error
-    return Bundle.from_classifier(network.eval(), num_classes=classes, input_shape=shape)
+        hint = " ".join(str(error).split())[:200]
+        raise ArgumentError("model_name", rule, model_name, hint) from error
+    network.eval()  # may return nothing
+    return Bundle.from_classifier(network, num_classes=classes, input_shape=shape)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, expit, gammaln, logit
 
-from dualsmooth.engine.checks import integers, open_unit
+from dualsmooth.engine.checks import error_level, integers
 from dualsmooth.engine.errors import ArgumentError
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ def anytime_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> Array:
     ArgumentError
         If an argument is out of range or not an integer.
     """
-    alpha = open_unit("alpha", alpha)
+    alpha = error_level("alpha", alpha)
     successes, votes = np.broadcast_arrays(integers("k", k), integers("n", n))
     if not np.all(votes >= 1):
         raise ArgumentError("n", "must be >= 1", int(votes.min()))

@@ -4,8 +4,8 @@ Bounds for other designs are gathered here too: any-time (`anytime_lower`), grou
 (`group_sequential_plan`) and order statistics (`order_statistic_lower`, `order_statistic_upper`).
 
 float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
-1 - alpha. Lower bounds are rounded down and upper bounds up, and each is checked against the tail
-it must not exceed.
+1 - alpha. Lower bounds are rounded down and upper bounds up: the tail at each, computed once more,
+stays below alpha by ten times the largest error that SciPy's tails were found to have (`_slack`).
 """
 
 from collections.abc import Callable
@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.checks import LEAST_LEVEL, error_level
 from dualsmooth.engine.errors import ArgumentError
 
 Floats = NDArray[np.float64]
 
-TAIL_TOLERANCE = 1e-9
-"""Largest relative excess of a computed tail over alpha that is left uncorrected."""
+_ULP = float(np.finfo(np.float64).eps)
 
 
 def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -35,7 +34,7 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     k, n : int or array_like of int
         Successes and trials, 0 <= k <= n, n >= 1. Both fixed before the votes were drawn.
     alpha : float
-        One-sided failure probability in (0, 1).
+        One-sided failure probability in [1e-100, 1).
 
     Returns
     -------
@@ -50,28 +49,32 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     if isinstance(k, int) and isinstance(n, int):
         return _lower_of_ints(k, n, alpha)
     successes, trials = check_counts(k, n)
-    bound = _lower(successes, trials, open_unit("alpha", alpha))
+    bound = _lower(successes, trials, error_level("alpha", alpha))
     return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
 
 
 @lru_cache(maxsize=1 << 16)
 def _lower_of_ints(k: int, n: int, alpha: float) -> float:
     successes, trials = check_counts(k, n)
-    return float(_lower(successes, trials, open_unit("alpha", alpha)))
+    return float(_lower(successes, trials, error_level("alpha", alpha)))
 
 
 def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
+    slack, exponent = _slack(successes, level), np.log(level) / trials
     with np.errstate(invalid="ignore"):
-        small = special.betaincinv(successes, trials - successes + 1, level)
-        large = 1.0 - special.betainccinv(trials - successes + 1, successes, level)
+        aim = level * (1.0 - 2.0 * slack)
+        small = special.betaincinv(successes, trials - successes + 1, aim)
+        large = 1.0 - special.betainccinv(trials - successes + 1, successes, aim)
     bound = np.where(small < 0.5, small, large)
-    bound = np.where(successes == trials, np.exp(np.log(level) / trials), bound)
+    all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * _ULP)), 0.0)
+    bound = np.where(successes == trials, all_of_them, bound)
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
 
     def tail(p: Floats) -> Floats:
         return np.asarray(special.betainc(np.maximum(successes, 1), trials - successes + 1, p))
 
-    return _corrected(bound, tail, level, -1.0, successes > 0)
+    inside = (successes > 0) & (successes < trials)
+    return _corrected(bound, tail, level * (1.0 - slack), -1.0, inside)
 
 
 def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -85,7 +88,7 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     k, n : int or array_like of int
         Successes and trials, 0 <= k <= n, n >= 1.
     alpha : float
-        One-sided failure probability in (0, 1).
+        One-sided failure probability in [1e-100, 1).
 
     Returns
     -------
@@ -98,20 +101,32 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
         If an argument is outside its range.
     """
     successes, trials = check_counts(k, n)
-    bound = _upper(successes, trials, open_unit("alpha", alpha))
+    bound = _upper(successes, trials, error_level("alpha", alpha))
     return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
 
 
 def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
+    slack = _slack(trials, level)
     with np.errstate(invalid="ignore"):
-        bound = special.betainccinv(successes + 1, trials - successes, level)
-    bound = np.where(successes == 0, -np.expm1(np.log(level) / trials), bound)
-    bound = np.where(successes == trials, 1.0, np.nextafter(bound, 1.0))
+        bound = special.betainccinv(successes + 1, trials - successes, level * (1.0 - 2.0 * slack))
+    none_of_them = -np.expm1(np.log(level) / trials) * (1.0 + 4.0 * _ULP)
+    bound = np.where(successes == 0, none_of_them, bound)
+    bound = np.where(successes == trials, 1.0, np.minimum(np.nextafter(bound, 2.0), 1.0))
 
     def tail(p: Floats) -> Floats:
         return np.asarray(special.betaincc(successes + 1, np.maximum(trials - successes, 1), p))
 
-    return _corrected(bound, tail, level, 1.0, successes < trials)
+    inside = (successes > 0) & (successes < trials)
+    return _corrected(bound, tail, level * (1.0 - slack), 1.0, inside)
+
+
+def _slack(votes: Floats, level: float) -> Floats:
+    """Relative error that a computed tail of about this level may have, with a factor of ten.
+
+    Boost's tails err by 6.3 (1 + sqrt(votes ln 1/level)) units in the last place at most, in
+    16,000 trials against 60 digits: n up to 3e7, levels from 1e-100 to 0.5.
+    """
+    return np.asarray(64.0 * _ULP * (1.0 + np.sqrt(votes * -np.log(level))))
 
 
 @lru_cache(maxsize=32)
@@ -125,7 +140,7 @@ def clopper_pearson_table(n: int, alpha: float) -> Floats:
     n : int
         Trials, n >= 1.
     alpha : float
-        One-sided failure probability in (0, 1).
+        One-sided failure probability in [1e-100, 1).
 
     Returns
     -------
@@ -157,13 +172,15 @@ def majority_p_value(first: int, second: int) -> float:
     Returns
     -------
     float
-        In [0, 1]; 1 when there are no votes.
+        In [0, 1], rounded up; 1 when there are no votes.
     """
     if not first >= second >= 0:
         raise ArgumentError("first", "must be >= second >= 0", (first, second))
     if first == second:
         return 1.0
-    return min(1.0, 2.0 * float(special.betainc(first, second + 1, 0.5)))
+    value = float(special.betainc(first, second + 1, 0.5))
+    slack = _slack(np.array(float(first)), max(value, LEAST_LEVEL))
+    return min(1.0, 2.0 * value * (1.0 + float(slack)))
 
 
 def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
@@ -184,14 +201,14 @@ def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
 def _corrected(
     bound: Floats,
     tail: Callable[[Floats], Floats],
-    level: float,
+    most: Floats,
     sign: float,
     where: NDArray[np.bool_],
 ) -> Floats:
-    """Move a bound outwards until its tail is at most the level, within the tolerance."""
+    """Move a bound outwards until its tail is small enough."""
     step = 1e-14
     for _ in range(40):
-        over = where & ~(tail(bound) <= level * (1.0 + TAIL_TOLERANCE))
+        over = where & ~(tail(bound) <= most)
         if not np.any(over):
             return bound
         bound = np.where(over, bound + sign * step * bound * (1.0 - bound), bound)

@@ -12,7 +12,7 @@ p = Phi(e / tau) for the upper bound on the median at any point within distance 
 
 from scipy.special import betainc, betaincc
 
-from dualsmooth.engine.checks import closed_unit, open_unit, positive_integer
+from dualsmooth.engine.checks import closed_unit, error_level, positive_integer
 
 # SciPy's tails are within 5e-8 of the truth, relatively, up to n = 1e6; a tail this close to alpha
 # counts as too large.
@@ -92,4 +92,4 @@ def order_statistic_upper(n: int, p: float, alpha: float) -> int | None:
 
 
 def _checked(n: int, p: float, alpha: float) -> tuple[int, float, float]:
-    return positive_integer("n", n), closed_unit("p", p), open_unit("alpha", alpha)
+    return positive_integer("n", n), closed_unit("p", p), error_level("alpha", alpha)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dualsmooth.engine.bounds.anytime import anytime_lower
 from dualsmooth.engine.bounds.live_counts import LiveCounts
-from dualsmooth.engine.checks import closed_unit, integers, non_negative, open_unit
+from dualsmooth.engine.checks import closed_unit, error_level, integers, non_negative, open_unit
 from dualsmooth.engine.errors import ArgumentError
 
 __all__ = [
@@ -98,7 +98,7 @@ def group_sequential_plan(
     ArgumentError
         If an argument is out of range, not a number, or not increasing.
     """
-    p0, alpha = open_unit("p0", p0), open_unit("alpha", alpha)
+    p0, alpha = open_unit("p0", p0), error_level("alpha", alpha)
     votes = _checked_looks(looks)
     if spending is None:
         allowed = _default_spending(votes, alpha)

@@ -96,7 +96,8 @@ def main() -> None:
     """Run the command; errors are one line on stderr.
 
     Exit codes: 0 done, 1 an audit or the check of an export found something, 2 bad usage or input,
-    3 stopped before the end (resumable), 130 interrupted (resumable).
+    3 stopped before the end (resumable), 4 an audit found nothing, but took part of the run on
+    trust, 130 interrupted (resumable).
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -108,6 +109,10 @@ def main() -> None:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except RecursionError:
+        _fail("an argument or file is nested too deeply", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

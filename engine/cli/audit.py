@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.errors import ArgumentError
 
 FINDINGS_SHOWN = 20
+ON_TRUST = 4
 
 
 def audit(
@@ -24,16 +26,30 @@ def audit(
     data: Annotated[
         str | None, typer.Option(help="The run's images, as certify takes them. Default: digits.")
     ] = None,
+    anchors: Annotated[
+        Path | None, typer.Option(help="insta, anchor: the file that certify was given.")
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="semielastic: the references, as certify takes them.")
+    ] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="insta, memory: the file, if it held balls at the start.")
+    ] = None,
     choice: Annotated[
         int | None, typer.Option(help="Seed of the random choice. Default: a fresh one, printed.")
     ] = None,
+    trust_model: TrustOption = False,
     compare: Annotated[
         str, typer.Option(help="auto, exact or statistical (other machines) comparison of votes.")
     ] = "auto",
 ) -> None:
     """Check a run without trusting it: every line, radius, table and digest.
 
-    Exit codes: 0 nothing found, 1 something found, 2 bad usage.
+    Nothing that a run names is opened but what comes with the package: give --data, --bundle and
+    what the noise level of an image rests on.
+
+    Exit codes: 0 nothing found, 1 something found, 2 bad usage, 4 nothing found, but part of the
+    run was taken on trust; it is named. Votes are on trust until --replay draws them again.
 
     Examples:
 
@@ -41,14 +57,23 @@ def audit(
 
     dualsmooth audit runs/digits --replay 0.02
     """
+    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.methods.recorded import Given
+    from dualsmooth.engine.methods.regions.anchors import read_anchors
     from dualsmooth.engine.runs.audit import audit as examine
     from dualsmooth.engine.runs.audit import check_bundle
 
     images = _images(run, data)
-    seen = examine(run, images)
-    networks = _bundle(seen.configuration, bundle)
+    given = Given(
+        anchors=None if anchors is None else read_anchors(anchors),
+        references=None if references is None else load_images(references).images,
+        memory=memory,
+    )
+    seen = examine(run, images, given)
+    networks = _bundle(seen.configuration, bundle, trust_model)
     if networks is None:
-        seen.notes.append("bundle not at hand: its digest is unchecked (--bundle)")
+        named = seen.configuration.get("bundle")
+        seen.notes.append(f"bundle not at hand: its digest is unchecked (--bundle {named!r})")
     elif seen.plan is not None:
         check_bundle(seen, networks.digest, bundle or networks.name)
     if replay is not None and not seen.findings and seen.plan is not None:
@@ -61,7 +86,7 @@ def audit(
         seed = secrets.randbits(32) if choice is None else choice
         draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare))
     _print(seen)
-    raise typer.Exit(1 if seen.findings else 0)
+    raise typer.Exit(1 if seen.findings else ON_TRUST if seen.trusted else 0)
 
 
 def _images(run: Path, spec: str | None) -> Any:
@@ -78,18 +103,18 @@ def _images(run: Path, spec: str | None) -> Any:
             return None
     if spec is None:
         spec = str(configuration.get("data"))
-        if spec.partition(":")[0] != "digits":
+        if spec not in ("digits", "digits:train", "digits:test"):
             return None
     return images_of_run(spec, configuration)
 
 
-def _bundle(configuration: dict[str, Any], source: str | None) -> Any:
-    from dualsmooth.engine.models.sources.load import bundled_names, load_bundle
+def _bundle(configuration: dict[str, Any], source: str | None, trust: bool) -> Any:
+    from dualsmooth.engine.models.sources.load import PRETRAINED, bundled_names, load_bundle
 
     name = configuration.get("bundle")
     if source is None and name in bundled_names():
-        source = str(name)
-    return None if source is None else load_bundle(source)
+        return load_bundle(PRETRAINED / str(name))  # and not a folder of this name
+    return None if source is None else load_bundle(source, trust=trust)
 
 
 def _print(seen: Any) -> None:
@@ -97,10 +122,14 @@ def _print(seen: Any) -> None:
         typer.echo(f"ok     {text}")
     for text in seen.notes:
         typer.echo(f"note   {text}")
+    for text in seen.trusted:
+        typer.echo(f"TRUST  {' '.join(text.split())}")
     for text in seen.findings[:FINDINGS_SHOWN]:
         typer.echo(f"FOUND  {' '.join(text.split())}")
     if len(seen.findings) > FINDINGS_SHOWN:
         typer.echo(f"FOUND  {len(seen.findings) - FINDINGS_SHOWN} more")
     typer.echo(
-        f"{seen.folder}: " + (f"{len(seen.findings)} findings" if seen.findings else "clean")
+        f"{seen.folder}: "
+        + (f"{len(seen.findings)} findings" if seen.findings else "clean")
+        + (f"; {len(seen.trusted)} parts taken on trust" if seen.trusted else "")
     )

@@ -33,6 +33,7 @@ from dualsmooth.engine.cli.options import (
     TargetOption,
     ThreadsOption,
     ThresholdOption,
+    TrustOption,
     method_options,
 )
 
@@ -48,6 +49,7 @@ def certify(
         ),
     ],
     classes: ClassesOption = None,
+    trust_model: TrustOption = False,
     method: MethodOption = None,
     sigma: SigmaOption = None,
     selector_rule: RuleOption = None,
@@ -134,11 +136,12 @@ def certify(
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
-    from dualsmooth.engine.runs.log import RUN, read_configuration
+    from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.run_checks import RUN
     from dualsmooth.engine.settings import Settings
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust_model)
     chosen = choose_method(loaded, **method_options(context.params))
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dualsmooth.engine.cli.options import TrustOption
+
 CHECK_FAILED = 1
 
 
@@ -61,6 +63,7 @@ def export(
     threads: Annotated[
         int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
     ] = None,
+    trust_model: TrustOption = False,
 ) -> None:
     """Write ONNX models that certify without PyTorch, with the same noise.
 
@@ -90,7 +93,7 @@ def export(
         hint = "pip install 'dualsmooth[export]'"
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust_model)
     kind = choose_method(
         loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
         published_split=published_split,

@@ -161,6 +161,15 @@ BundleArgument = Annotated[
 ]
 
 
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-model",
+        help="Let PyTorch load a .pt2 that is refused without it. The file can run any code.",
+    ),
+]
+
+
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
 
 

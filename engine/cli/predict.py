@@ -36,6 +36,7 @@ from dualsmooth.engine.cli.options import (
     TargetOption,
     ThreadsOption,
     ThresholdOption,
+    TrustOption,
     method_options,
 )
 from dualsmooth.engine.data.class_folders import numbered
@@ -51,6 +52,7 @@ def predict(
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     classes: ClassesOption = None,
+    trust_model: TrustOption = False,
     method: MethodOption = None,
     sigma: SigmaOption = None,
     selector_rule: RuleOption = None,
@@ -89,7 +91,7 @@ def predict(
         for name in ("seed", "device", "precision", "backend", "threads", "batch_size", "noise")
     }
     options, names = method_options(context.params), read_classes(classes) if classes else ()
-    records = predict_files(bundle, images, options, n, alpha, settings, names)
+    records = predict_files(bundle, images, options, n, alpha, settings, names, trust=trust_model)
     if json_:
         typer.echo(json.dumps(records, indent=1))
     width = max(len(record["image"]) for record in records)
@@ -114,6 +116,8 @@ def predict_files(
     alpha: float,
     settings: dict[str, Any],
     classes: Sequence[str] = (),
+    *,
+    trust: bool = False,
 ) -> list[dict[str, Any]]:
     """One record per file: image, predicted (None for abstain), name, sigmas; or image, error.
 
@@ -133,6 +137,8 @@ def predict_files(
         Further fields of `Settings`.
     classes : sequence of str
         Names of the classes, one a line, or `INDEX NAME`.
+    trust : bool
+        As `load_bundle` takes it.
 
     Raises
     ------
@@ -143,7 +149,7 @@ def predict_files(
     """
     from dualsmooth.engine.runtime.session import Session
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust)
     method = choose_method(loaded, **options)
     names = _names(classes, loaded.num_classes)
     read = [_read(path, loaded.input_shape) for path in paths]

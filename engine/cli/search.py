@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dualsmooth.engine.cli.options import TrustOption
+
 
 def search(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for certify.")],
@@ -19,6 +21,7 @@ def search(
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
     seed: Annotated[int, typer.Option(help="Noise seed.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
+    trust_model: TrustOption = False,
 ) -> None:
     """Search the best noise level of each anchor, for --method insta.
 
@@ -31,7 +34,7 @@ def search(
     from dualsmooth.engine.runs.search import search_anchors
     from dualsmooth.engine.settings import Settings
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, trust=trust_model)
     images = load_images(data, shape=loaded.input_shape, most=max_)
     chosen = images.images[choose_images(len(images.labels), skip, max_)]
     settings = Settings(seed=seed, threads=threads)

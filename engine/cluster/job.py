@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.images import check_images
-from dualsmooth.engine.machine import machine
+from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runs.reuse import Votebook
 from dualsmooth.engine.runtime.session import Session, bundle_of
@@ -98,7 +98,5 @@ def facts_of(session: Session) -> dict[str, Any]:
     return {
         "sampler": session.sampler.name,
         "batch_size": session.sampler.batch_size,
-        "processor": here["processor"],
-        "devices": here["devices"][:1],
-        **{name: here["versions"].get(name) for name in libraries},
+        **arithmetic(here, libraries, session.settings.device_kind),
     }

@@ -24,6 +24,7 @@ _BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test": ("test_batch",),
 }
+_MOST_TUPLES = 100
 _OPCODES = frozenset(
     "PROTO FRAME MARK STOP NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 "
     "TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BININT BININT1 BININT2 SHORT_BINSTRING "
@@ -92,6 +93,7 @@ def _from_pickle(path: Path, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def _load_pickle(data: bytes) -> object:
+    _refuse_nests(data)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"opcode {opcode.name} is not allowed")
@@ -99,6 +101,23 @@ def _load_pickle(data: bytes) -> object:
         if opcode.name == "LONG_BINPUT" and isinstance(argument, int) and argument > count:
             raise pickle.UnpicklingError(f"memo slot {argument} is out of order")
     return _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
+
+
+def _refuse_nests(data: bytes) -> None:
+    """Refuse a tuple that is used twice, and many tuples in each other: a key of such is hashed."""
+    tuples, slots, kept, before = set[object](), 0, 0, ""
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            if before.startswith("TUPLE"):
+                tuples.add(slots if name == "MEMOIZE" else argument)
+            slots += 1
+            continue
+        if before.startswith("TUPLE") and name not in ("REDUCE", "BUILD"):
+            kept += 1
+        if kept > _MOST_TUPLES or (name in ("BINGET", "LONG_BINGET") and argument in tuples):
+            raise pickle.UnpicklingError("tuples in each other")
+        before = name
 
 
 class _BatchUnpickler(pickle.Unpickler):
@@ -135,12 +154,17 @@ class _Array:
             raise FileError(path, "data must be a complete array", "one without its state")
         _, shape, dtype, fortran, raw = self.state
         code = dtype.code if isinstance(dtype, _Dtype) else dtype
-        if code not in ("u1", b"u1") or not isinstance(raw, bytes):
-            raise FileError(path, "data must be uint8", f"dtype {code!r}")
-        if not isinstance(shape, tuple) or len(raw) % _PIXELS:
-            raise FileError(path, f"data must have rows of {_PIXELS} bytes", f"{len(raw)} bytes")
-        if shape != (len(raw) // _PIXELS, _PIXELS):
-            raise FileError(path, f"data must have shape {(len(raw) // _PIXELS, _PIXELS)}", shape)
+        if not isinstance(code, str | bytes) or code not in ("u1", b"u1"):
+            received = repr(code[:20]) if isinstance(code, str | bytes) else type(code).__name__
+            raise FileError(path, "data must be uint8", f"dtype {received}")
+        if not isinstance(raw, bytes) or len(raw) % _PIXELS:
+            received = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
+            raise FileError(path, f"data must have rows of {_PIXELS} bytes", received)
+        expected = (len(raw) // _PIXELS, _PIXELS)
+        plain = isinstance(shape, tuple) and all(type(size) is int for size in shape)
+        if not plain or shape != expected:
+            received = shape[:4] if plain else "one of other things"
+            raise FileError(path, f"data must have shape {expected}", received)
         order: Literal["C", "F"] = "F" if fortran else "C"
         return np.frombuffer(raw, np.uint8).reshape(shape, order=order)
 

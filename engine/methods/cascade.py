@@ -27,7 +27,7 @@ import numpy as np
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, open_unit
+from dualsmooth.engine.checks import check_votes, error_level
 from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
@@ -80,7 +80,7 @@ class CascadeSmoothing:
         """CERTIFY: a class and a radius, or abstain."""
         if budget.kind != "fixed":
             raise ArgumentError("budget", "must be fixed for a cascade", budget.kind)
-        level = open_unit("alpha", alpha)
+        level = error_level("alpha", alpha)
         ledger = AlphaLedger("minimum", level, {"classifier": level, "earlier": level})
         return self._certify(budget, ledger)
 
@@ -134,8 +134,8 @@ class CascadeSmoothing:
         P(Bin(n, p) >= m) is convex in p up to p0, so all of them together exceed m > n p0 votes no
         more often than two of them.
         """
-        stages = len(self.networks.sigmas)
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha) / (2 * stages))
+        parts = 2 * len(self.networks.sigmas)
+        return self._predict(check_votes("n", n), error_level("alpha", alpha, parts) / parts)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         asked: tuple[float, ...] = ()

@@ -32,7 +32,7 @@ from math import inf
 from dualsmooth.engine.bounds.sample_size import Pilot
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.checks import check_votes, error_level, positive
 from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
@@ -122,7 +122,7 @@ class DualSmoothing:
         """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
         check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)
         check_runner_up(self.runner_up, budget)
-        return self._certify(budget, open_unit("alpha", alpha))
+        return self._certify(budget, error_level("alpha", alpha, 4 if self.runner_up else 2))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
@@ -227,7 +227,7 @@ class DualSmoothing:
         The noise level is estimated afresh at this input; alpha/2 goes to the selector and alpha/2
         to the classifier. With the median rule every level the selector cannot exclude must agree.
         """
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha) / 2)
+        return self._predict(check_votes("n", n), error_level("alpha", alpha, 4) / 2)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         selection = yield self._select(Phase.SELECT_PREDICT, n)

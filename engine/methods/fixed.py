@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.checks import check_votes, error_level, positive
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.decide import Stream, Trial, decide
@@ -78,7 +78,7 @@ class FixedSmoothing:
         """CERTIFY: a class and a radius, or abstain."""
         check_grid(budget.radii, self.sigma, budget.n, alpha)
         check_runner_up(self.runner_up, budget)
-        return self._certify(budget, self._ledger(open_unit("alpha", alpha)))
+        return self._certify(budget, self._ledger(error_level("alpha", alpha, 1 + self.runner_up)))
 
     def _ledger(self, alpha: float) -> AlphaLedger:
         if self.runner_up:
@@ -122,7 +122,7 @@ class FixedSmoothing:
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the smoothed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
+        return self._predict(check_votes("n", n), error_level("alpha", alpha))
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         counts = yield self._draw(Phase.CLASS_PREDICT, n)

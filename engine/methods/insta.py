@@ -56,7 +56,7 @@ class AnchorSmoothing:
     @property
     def name(self) -> str:
         """Method and options as written into certificates."""
-        return f"insta(anchor, {self.anchors.digest})"
+        return anchor_name(self.anchors.sha256)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class AnchorSmoothing:
     @property
     def record(self) -> dict[str, Any]:
         """What the run configuration keeps of the method."""
-        return {"method": "insta", "region": "anchor", "anchors": self.anchors.digest}
+        return {"method": "insta", "region": "anchor", "anchors": self.anchors.sha256}
 
     def at(self, image: Image) -> "AnchorAt":
         """The method at one image, whose level and region are known."""
@@ -113,6 +113,11 @@ class AnchorAt:
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
         return self._fixed.predict(n, alpha)
+
+
+def anchor_name(sha256: str) -> str:
+    """Method and options as written into certificates, from the digest of all anchors."""
+    return f"insta(anchor, {sha256[:8]})"
 
 
 def within(certificate: Certificate, region: float) -> Certificate:

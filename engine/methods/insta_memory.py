@@ -9,6 +9,7 @@ order of the queries, and the first to come owns the region.
 Assumptions and failure budget: those of `dualsmooth.engine.methods.insta`.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -21,25 +22,33 @@ from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta import within
 from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
-from dualsmooth.engine.methods.regions.memory import Ball
+from dualsmooth.engine.methods.regions.balls import Ball
+from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import Search
 
 
 class Known(Protocol):
     """What a memory says about one image."""
 
-    def find(self) -> Ball | None:
-        """The answer of a ball around the image."""
+    def find(self, alpha: float) -> Ball | None:
+        """The answer of a ball around the image that holds at alpha."""
 
     def room(self, predicted: int) -> float:
         """Radius a new ball of a class may have."""
 
-    def remember(self, predicted: int, radius: float, sigma: float) -> None:
+    def remember(self, predicted: int, radius: float, sigma: float, alpha: float) -> None:
         """Store an answer."""
 
 
 class Asked(Protocol):
     """A memory: `Memory`, or an audit's record of one."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Number and digest of the balls."""
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Refuse balls that are about something else."""
 
     def query(self, image: Image) -> AbstractContextManager[Known]:
         """Ask about one image."""
@@ -79,8 +88,36 @@ class MemorySmoothing:
     @property
     def record(self) -> dict[str, Any]:
         """What the run configuration keeps of the method."""
-        search = {"kind": self.search.name, **asdict(self.search)}  # type: ignore[call-overload]
-        return {"method": "insta", "region": "memory", "search": search}
+        return {"method": "insta", "region": "memory", "search": self._searched,
+                "memory": self.memory.state}  # fmt: skip
+
+    @property
+    def _searched(self) -> dict[str, Any]:
+        return {"kind": self.search.name, **asdict(self.search)}  # type: ignore[call-overload]
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Let the memory hold balls of this method with these networks and arithmetic only."""
+        self.memory.bind({"method": self.name, "search": self._searched, **about})
+
+    def follow_log(self, configuration: Mapping[str, Any] | None) -> None:
+        """Begin as a run that is resumed did, or here; balls reach the file after the log."""
+        memory, options = self._stored, (configuration or {}).get("options")
+        begun = options.get("memory") if isinstance(options, dict) else None
+        memory.follow_log(begun if isinstance(begun, dict) else None)
+
+    def settle(self, certificate: Certificate) -> None:
+        """Write the ball of a certificate that has just been logged, if it has one."""
+        if certificate.predicted is not None and certificate.counts:
+            self._stored.settle(certificate.image_id)
+
+    def check_settled(self) -> None:
+        """Refuse balls in the file that no certificate of the resumed run shows."""
+        self._stored.check_settled()
+
+    @property
+    def _stored(self) -> Memory:
+        assert isinstance(self.memory, Memory)
+        return self.memory
 
     def at(self, image: Image) -> "MemoryAt":
         """The method at one image."""
@@ -119,7 +156,7 @@ class MemoryAt:
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         memory = self.method.memory
         with memory.query(self.image) as query:
-            found = query.find()
+            found = query.find(alpha)
             if found:
                 return self._remembered(found, alpha)
             sigma = yield from self.method.search.run(self.networks)
@@ -129,7 +166,7 @@ class MemoryAt:
                 return certificate
             certificate = within(certificate, query.room(certificate.predicted))
             if certificate.predicted is not None:
-                query.remember(certificate.predicted, certificate.radius, sigma)
+                query.remember(certificate.predicted, certificate.radius, sigma, alpha)
             return certificate
 
     def _remembered(self, found: Ball, alpha: float) -> Certificate:
@@ -139,7 +176,7 @@ class MemoryAt:
             sigma=found.sigma,
             method=self.name,
             abstained_at=None,
-            alpha=AlphaLedger("single", alpha, {"classifier": alpha}),
+            alpha=AlphaLedger("single", alpha, {"classifier": found.alpha}),
             bounds=(),
             region=found.radius,
         )

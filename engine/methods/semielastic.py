@@ -16,6 +16,7 @@ are independent of the n0 votes that chose A; noise is Gaussian.
 Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,8 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import (
     check_votes,
+    error_level,
     non_negative,
-    open_unit,
     positive,
     positive_integer,
 )
@@ -33,9 +34,9 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
-from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise
+from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
-from dualsmooth.engine.radius.two_scale import semielastic_radius
+from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SemielasticSmoothing:
     @property
     def name(self) -> str:
         """Method and options as written into certificates."""
-        return f"semielastic({self.noise.describe()})"
+        return semielastic_name(self.noise.record)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class SemielasticSmoothing:
     @property
     def record(self) -> dict[str, Any]:
         """What the run configuration keeps of the method."""
-        return {"method": "semielastic", "noise": self.noise.describe(), "rate": self.noise.rate}
+        return {"method": "semielastic", **self.noise.record}
 
     def at(self, image: Image) -> "SemielasticAt":
         """The method at one image, whose noise level is known."""
@@ -115,7 +116,7 @@ class SemielasticAt:
         """CERTIFY: a class and a radius, or abstain."""
         if budget.kind != "fixed":
             raise ArgumentError("budget", "must be fixed for semielastic", budget.kind)
-        level = open_unit("alpha", alpha)
+        level = error_level("alpha", alpha)
         return self._certify(budget, AlphaLedger("single", level, {"classifier": level}))
 
     def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
@@ -125,7 +126,10 @@ class SemielasticAt:
             counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
             bound = event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total)
             bounds = [bound]
-            radius = semielastic_radius(bound.lower, self.sigma, self.rate, self.dim)
+            error = SCALE_ERROR if self.rate else 0.0
+            radius = semielastic_radius(
+                bound.lower, noise_scale(self.sigma), self.rate, self.dim, error
+            )
         certified = radius > 0.0
         return Certificate(
             predicted=candidate if certified else None,
@@ -139,7 +143,7 @@ class SemielasticAt:
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
+        return self._predict(check_votes("n", n), error_level("alpha", alpha))
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         predicted = majority_class((yield self._draw(Phase.CLASS_PREDICT, n)), alpha)
@@ -148,3 +152,8 @@ class SemielasticAt:
 
     def _draw(self, phase: Phase, count: int) -> Draw:
         return Draw(self.networks.common_classifier(), self.sigma, phase, 0, count)
+
+
+def semielastic_name(noise: Mapping[str, Any]) -> str:
+    """Method and options as written into certificates, from a `NeighbourNoise.record`."""
+    return f"semielastic({describe(noise)})"

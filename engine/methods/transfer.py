@@ -19,7 +19,7 @@ from math import nextafter
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.checks import check_votes, error_level, positive
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
@@ -100,7 +100,7 @@ class TransferSmoothing:
         if budget.kind != "fixed":
             rule = "must be fixed with pairs of networks"
             raise ArgumentError("budget", rule, budget.kind, "Budget.fixed(n0, n)")
-        return self._certify(budget, open_unit("alpha", alpha))
+        return self._certify(budget, error_level("alpha", alpha, 2))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("sum", alpha, {"classifier": alpha / 2, "agreement": alpha / 2})
@@ -125,7 +125,7 @@ class TransferSmoothing:
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
         """PREDICT: P(returned class is not the one that smoothed f answers) <= alpha."""
-        return self._predict(check_votes("n", n), open_unit("alpha", alpha))
+        return self._predict(check_votes("n", n), error_level("alpha", alpha, 2))
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         candidate = top_class((yield self._votes(Phase.CLASS_PREDICT, 0, PREDICT_GUESS)))

@@ -33,7 +33,7 @@ from scipy.special import ndtr
 from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, open_unit, positive, positive_integer
+from dualsmooth.engine.checks import check_votes, error_level, positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
@@ -41,11 +41,11 @@ from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, P
 from dualsmooth.engine.methods.routing import median_level
 from dualsmooth.engine.methods.variational import target_text
 from dualsmooth.engine.methods.votes import event_bound, top_class
-from dualsmooth.engine.radius.two_scale import two_scale_lower_bound
+from dualsmooth.engine.radius.two_scale import noise_scale, two_scale_lower_bound
 
 _STEPS = 24
 _EDGE = 1e-6
-"""How far, relatively, a float32 vote may put a level beyond the edge of its bin."""
+"""How far, relatively, float32 votes and scales may put a level beyond the edge of its bin."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ContinuousVariational:
         """CERTIFY: Neyman-Pearson at both ends of the interval the noise level stays in."""
         if budget.kind != "fixed":
             raise ArgumentError("budget", "must be fixed for continuous variational", budget.kind)
-        level = open_unit("alpha", alpha)
+        level = error_level("alpha", alpha, 2)
         ledger = AlphaLedger("sum", level, {"selector": level / 2, "classifier": level / 2})
         return self._certify(budget, ledger)
 
@@ -145,7 +145,7 @@ class ContinuousVariational:
         def holds(distance: float) -> bool:
             lower, upper = self.ends(selection, distance, ledger.levels["selector"])
             return all(
-                two_scale_lower_bound(p, distance, sigma, end, self.dim) > 0.5
+                two_scale_lower_bound(p, distance, noise_scale(sigma), end, self.dim) > 0.5
                 for end in (upper, lower)
             )
 
@@ -171,7 +171,7 @@ class ContinuousVariational:
             limits where there is none.
         """
         n, invalid = int(selection.sum()), int(selection[-1])
-        shift = positive("tau", self.networks.tau)
+        shift = noise_scale(positive("tau", self.networks.tau))
         low = order_statistic_lower(n, float(ndtr(-distance / shift)) * (1 - 1e-12), alpha)
         high = order_statistic_upper(
             n, min(1.0, float(ndtr(distance / shift)) * (1 + 1e-12)), alpha
@@ -199,7 +199,7 @@ class ContinuousVariational:
         """
         if check_votes("n", n) < 2:
             raise ArgumentError("n", "must be at least 2 for continuous variational", n)
-        return self._predict(n, open_unit("alpha", alpha) / 2)
+        return self._predict(n, error_level("alpha", alpha, 2) / 2)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         half = n // 2

@@ -49,8 +49,8 @@ def noise_schedule(kind: str, steps: int = 1000) -> NDArray[np.float64]:
         If the kind is not known or there are too few steps.
     """
     one_of("schedule", kind, SCHEDULES)
-    if type(steps) is not int or steps < 50:
-        raise ArgumentError("steps", "must be a whole number >= 50", steps)
+    if type(steps) is not int or not 50 <= steps <= 100_000:
+        raise ArgumentError("steps", "must be a whole number in [50, 100000]", steps)
     if kind == "linear":
         beta = np.linspace(0.1 / steps, 20.0 / steps, steps)
     else:

@@ -1,7 +1,5 @@
 """One network of a bundle: what it is, its weights, and how to build it."""
 
-import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.records import digest_of, sha256_of
+from dualsmooth.engine.records import sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 _COUNTER = "num_batches_tracked"
 """Training statistic of batch norm that no vote depends on."""
+
+
+UNDIGESTED = "undigested"
+"""Entry of a network's kwargs that names what its digest cannot cover."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +54,9 @@ class Network:
             If the weights do not fit the architecture.
         """
         if not isinstance(self.weights, bytes):
-            return copy.deepcopy(self.weights).cpu().float().eval()
+            from dualsmooth.engine.models.digest.live_module import build_copy
+
+            return build_copy(self)
         # torch takes seconds to import, and a bundle can be read without it.
         from dualsmooth.engine.models.weights import build_network
 
@@ -97,11 +101,12 @@ def network_from_module(
     ArgumentError
         If the module is in training mode, or its tensors do not fit the architecture.
     """
-    if any(part.training for part in module.modules()):
+    if in_training(module):
         raise ArgumentError("module", "must be in eval mode", type(module).__name__, "call eval()")
+    from dualsmooth.engine.models.digest.live_module import check_equal, network_of
+
     if not architecture:
-        name = f"{type(module).__module__}.{type(module).__qualname__}"
-        return Network(name, {}, _module_digest(name, module), module)
+        return network_of(module)
     from safetensors.numpy import save
 
     state = {k: t for k, t in module.state_dict().items() if not k.endswith(_COUNTER)}
@@ -111,21 +116,31 @@ def network_from_module(
     )
     network = Network(architecture, dict(kwargs or {}), sha256_of(weights), weights)
     try:
-        network.build()
+        built = network.build()
     except FileError as error:
         rule = f"must be what {architecture} builds from these kwargs"
         raise ArgumentError("module", rule, type(module).__name__, str(error)) from error
+    check_equal(module, built, architecture)
     return network
 
 
-def _module_digest(name: str, module: "nn.Module") -> str:
-    import torch
+def in_training(module: "nn.Module") -> bool:
+    """Whether a part is in training mode; exported programs and frozen scripts have no modes."""
+    modes = [getattr(part, "training", False) for part in module.modules()]
+    return any(modes) and "eval" not in vars(module)
 
-    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # addresses change from run to run
-    parts: list[object] = [name, structure]
-    # named_buffers also has the buffers that state_dict leaves out, for example a mean and std.
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    for key, tensor in sorted(tensors, key=lambda item: item[0]):
-        raw = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-        parts.append([key, str(tensor.dtype), list(tensor.shape), sha256_of(raw)])
-    return digest_of(parts)
+
+def check_digested(networks: Mapping[str, Network], argument: str) -> None:
+    """Refuse what must know networks again by their digests; names the argument.
+
+    Raises
+    ------
+    ArgumentError
+        If a module in memory holds what no digest covers: its digest is like no other.
+    """
+    for role, network in networks.items():
+        if not isinstance(network.weights, bytes) and UNDIGESTED in network.kwargs:
+            raise ArgumentError(
+                argument, f"needs networks that a digest covers, and {role} is none",
+                str(network.kwargs[UNDIGESTED]), "keep plain values, tensors and modules there",
+            )  # fmt: skip

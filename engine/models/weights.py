@@ -62,3 +62,5 @@ def _check(
             raise FileError(origin, rule, found.shape)
         if found.dtype not in (np.float32, np.float16):
             raise FileError(origin, f"tensor {name} must be float32 or float16", found.dtype)
+        if not np.isfinite(found).all():
+            raise FileError(origin, f"tensor {name} must be finite", "NaN or infinity")

@@ -10,6 +10,7 @@ from dualsmooth.engine.bounds.sequential import GroupSequentialPlan, group_seque
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.radius.gaussian import QUANTILE_ERROR, gaussian_radius
+from dualsmooth.engine.radius.two_scale import noise_scale
 
 FIRST_LOOK = 100
 GROWTH = 1.05
@@ -73,7 +74,7 @@ def check_grid(radii: Sequence[float], sigma: float, n: int, alpha: float) -> No
 
 def least_probability(radius: float, sigma: float) -> float:
     """A p with ``gaussian_radius(p, sigma) >= radius``: Phi(radius / sigma) rounded up, or 1."""
-    z = positive("radius", radius) / positive("sigma", sigma)
+    z = positive("radius", radius) / noise_scale(sigma)
     p = float(ndtr(z + 2.0 * QUANTILE_ERROR * (1.0 + z)))
     while not gaussian_radius(p, sigma) >= radius:
         p = math.nextafter(p, 1.0)

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from scipy import special
 
-from dualsmooth.engine.checks import closed_unit, positive
+from dualsmooth.engine.checks import closed_unit
+from dualsmooth.engine.radius.two_scale import (
+    noise_scale,
+)
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""
@@ -25,7 +28,7 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
     p_lower : float
         Lower bound of the class probability, in [0, 1].
     sigma : float
-        Noise standard deviation, finite and > 0.
+        Noise standard deviation, finite and > 0, as a user names it (`noise_scale`).
 
     Returns
     -------
@@ -38,10 +41,10 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
         If an argument is outside its range or NaN.
     """
     safe = _quantile_below(closed_unit("p_lower", p_lower))
-    positive("sigma", sigma)
+    scale = noise_scale(sigma)
     if not safe > 0.0:
         return 0.0
-    return math.nextafter(sigma * safe, 0.0) if math.isfinite(safe) else math.inf
+    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
 
 
 def margin_radius(first_lower: float, second_lower: float, sigma: float) -> float:
@@ -72,11 +75,11 @@ def margin_radius(first_lower: float, second_lower: float, sigma: float) -> floa
     first = _quantile_below(closed_unit("first_lower", first_lower))
     second = _quantile_below(closed_unit("second_lower", second_lower))
     total = first + second
-    positive("sigma", sigma)
+    scale = noise_scale(sigma)
     if not total > 0.0:
         return 0.0
     safe = math.nextafter(total, 0.0) if math.isfinite(total) else total
-    return math.nextafter(sigma * safe, 0.0) if math.isfinite(safe) else math.inf
+    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
 
 
 def _quantile_below(p: float) -> float:

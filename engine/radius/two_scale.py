@@ -28,6 +28,17 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.radius.ball_mass import ball_mass
 
 _ROUND_DOWN = 1e-10
+SCALE_ERROR = 2.0**-22
+"""Bounds how far rounding two noise levels to float32 moves the logarithm of their ratio."""
+
+
+def noise_scale(sigma: float) -> float:
+    """The scale that radii are in: sigma, or its float32 value if that is smaller.
+
+    Gaussian noise is scaled in float32, integer noise by thresholds of sigma itself.
+    """
+    with np.errstate(over="ignore"):
+        return min(positive("sigma", sigma), float(np.float32(sigma)))
 
 
 def two_scale_lower_bound(
@@ -69,7 +80,7 @@ def two_scale_lower_bound(
     return _lower_bound(p, distance / sigma0, log_ratio, dim)
 
 
-def semielastic_radius(p: float, sigma: float, rate: float, dim: int) -> float:
+def semielastic_radius(p: float, sigma: float, rate: float, dim: int, error: float = 0.0) -> float:
     """Certified radius when the noise level may drift with the distance.
 
     sup{ R : L > 1/2 at distance R for both sigma e^{+rate R} and sigma e^{-rate R} }, valid when
@@ -86,6 +97,8 @@ def semielastic_radius(p: float, sigma: float, rate: float, dim: int) -> float:
         Semi-elasticity of sigma per unit of L2 distance, >= 0; 0 gives sigma * z(p).
     dim : int
         Number of input components, >= 1.
+    error : float
+        What ln sigma may be off at any distance, by rounding (`SCALE_ERROR` for float32).
 
     Returns
     -------
@@ -101,7 +114,7 @@ def semielastic_radius(p: float, sigma: float, rate: float, dim: int) -> float:
     rate, dim = non_negative("rate", rate), positive_integer("dim", dim)
 
     def excess(delta: float) -> float:
-        drift = rate * sigma * delta
+        drift = rate * sigma * delta + error
         ends = (_lower_bound(p, delta, drift, dim), _lower_bound(p, delta, -drift, dim))
         return min(ends) - 0.5
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.log import LOG, RUN, read_configuration, read_log
+from dualsmooth.engine.runs.log import LOG, read_configuration, read_log
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
 

@@ -1,11 +1,14 @@
 """Check a run without trusting it: what ``dualsmooth audit`` does.
 
-Nothing here needs a network or torch. Every line of the log is checked and its certificate is
-derived once more from the recorded votes (`runs.rederive`), the tables must be those
-of the log, and digests are compared with the bundle and the data where they are at hand. What only
-networks can show, that the votes are theirs, is `dualsmooth.engine.runs.replay`'s part.
+Nothing here needs a network or torch, and nothing in a run folder makes it open another file. Every
+line of the log is checked and its certificate is derived once more from the recorded votes
+(`runs.rederive`), the tables must be those of the log, and digests are compared with
+the bundle and the data where they are at hand. What only networks can show, that the votes are
+theirs, is `dualsmooth.engine.runs.replay`'s part.
 """
 
+import dataclasses
+import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +18,18 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import machine
+from dualsmooth.engine.methods.recorded import Given
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import LOG, RUN, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run, table
 from dualsmooth.engine.runs.rederive import (
+    NOTHING_GIVEN,
     OTHER_VERSION_TOLERANCE,
     Plan,
     differences,
     plan_of,
     rederive,
 )
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 
 
@@ -40,7 +46,9 @@ class Audit:
     passed : list of str
         What was checked.
     notes : list of str
-        What could not be checked, and other remarks.
+        Remarks.
+    trusted : list of str
+        What could not be checked, because what shows it is not at hand.
     certificates : dict of int to Certificate
         Certificates without a finding of their own, by image id.
     plan : Plan or None
@@ -51,6 +59,7 @@ class Audit:
     findings: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
     certificates: dict[int, Certificate] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +71,7 @@ class Audit:
         return (self.folder / TABLE).exists() or (self.folder / SUMMARY).exists()
 
 
-def audit(folder: Path, data: ImageSet | None = None) -> Audit:
+def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIVEN) -> Audit:
     """Check a run folder.
 
     Parameters
@@ -71,6 +80,8 @@ def audit(folder: Path, data: ImageSet | None = None) -> Audit:
         Run folder, finished or not.
     data : ImageSet, optional
         The images it is said to be about.
+    given : Given, optional
+        What the noise level of an image rests on, beside the data.
 
     Raises
     ------
@@ -83,11 +94,14 @@ def audit(folder: Path, data: ImageSet | None = None) -> Audit:
     try:
         record = read_run(folder)
         seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
-        seen.plan = plan_of(seen.configuration)
+        images = None if data is None else data.images
+        seen.plan = plan_of(seen.configuration, dataclasses.replace(given, images=images))
     except (FileError, ValueError, KeyError, TypeError) as error:
         seen.findings.append(f"{RUN}: {error}")
         return seen
     seen.passed.append(f"{RUN}: fingerprint, bundle manifest, method, budget")
+    if seen.plan.method.trusted:
+        seen.trusted.append(seen.plan.method.trusted)
     _check_log(seen, seen.plan, _tolerance(seen))
     if not seen.findings:
         _check_ids(seen)
@@ -99,12 +113,13 @@ def audit(folder: Path, data: ImageSet | None = None) -> Audit:
 def _tolerance(seen: Audit) -> float:
     recorded = seen.machine.get("versions")
     theirs = recorded if isinstance(recorded, dict) else {}
-    ours = machine()["versions"]
-    changed = [name for name in ("numpy", "scipy") if theirs.get(name) != ours[name]]
+    here = machine()
+    changed = [name for name in ("numpy", "scipy") if theirs.get(name) != here["versions"][name]]
+    changed += [k for k in ("processor", "instructions") if seen.machine.get(k) != here[k]]
     if not changed:
         return 0.0
     seen.notes.append(
-        f"{' and '.join(changed)} differ from the recorded versions: floats are compared to "
+        f"{' and '.join(changed)} differ from the recorded: floats are compared to "
         f"{OTHER_VERSION_TOLERANCE:g}, not to the last bit"
     )
     return OTHER_VERSION_TOLERANCE
@@ -113,7 +128,7 @@ def _tolerance(seen: Audit) -> float:
 def _check_log(seen: Audit, plan: Plan, tolerance: float) -> None:
     path = seen.folder / LOG
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
+        *lines, rest = _content(path).split(b"\n")
     except OSError as error:
         seen.findings.append(f"{LOG}: {error.strerror}")
         return
@@ -148,10 +163,17 @@ def _checked(line: bytes, plan: Plan, tolerance: float) -> Certificate:
         raise ValueError("image_id must be in [0, 2^32)")
     if not certificate.seconds >= 0.0:
         raise ValueError("seconds must be >= 0")
-    changed = differences(certificate, rederive(plan, certificate), tolerance)
+    changed = differences(certificate, rederive(plan, certificate, tolerance), tolerance)
     if changed:
         raise ValueError(f"the recorded votes give another {', '.join(changed)}")
     return certificate
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of an ordinary file; a pipe in a run folder would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not an ordinary file")
+    return path.read_bytes()
 
 
 def _check_ids(seen: Audit) -> None:
@@ -179,7 +201,7 @@ def _check_tables(seen: Audit) -> None:
     expected = {TABLE: table(ordered), SUMMARY: json.dumps(summary, indent=1) + "\n"}
     for name, text in expected.items():
         try:
-            same = (seen.folder / name).read_bytes() == text.encode()
+            same = _content(seen.folder / name) == text.encode()
         except OSError as error:
             seen.findings.append(f"{name}: {error.strerror}")
             continue
@@ -192,7 +214,7 @@ def _check_tables(seen: Audit) -> None:
 def _check_data(seen: Audit, data: ImageSet | None) -> None:
     name = seen.configuration.get("data")
     if data is None:
-        seen.notes.append(f"data {name} not at hand: its digest and the labels are unchecked")
+        seen.trusted.append(f"data {name} not at hand: images and labels (--data)")
         return
     ids = sorted(seen.certificates)
     if ids and ids[-1] >= len(data):

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.data.spec import check_classes
@@ -13,11 +14,14 @@ from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method, is_serial, method_at
 from dualsmooth.engine.methods.recorded import method_record
+from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
-from dualsmooth.engine.runs.log import RUN, RunLog, read_configuration
+from dualsmooth.engine.runs.log import RunLog, read_configuration
+from dualsmooth.engine.runs.logged import check_logged
 from dualsmooth.engine.runs.progress import LiveView
 from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
@@ -83,6 +87,8 @@ def certify_run(
     StoppedError
         If the run cannot go on, or images were given up; what was reached is on disk.
     """
+    if resume and fresh:
+        raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
     bundle = bundle_of(method)
     check_images(data.images, bundle.input_shape)
     check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
@@ -91,14 +97,22 @@ def certify_run(
         check_grid(data.images)
     at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
+    if resume or reuse:
+        check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
+    begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
+    follow_log = getattr(method, "follow_log", None)
+    if follow_log is not None:
+        follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
-    if resume:
-        settings = _as_recorded(settings, folder)
+    if begun is not None:
+        settings = _as_recorded(settings, begun)
     with _session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
         book = Votebook.read(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
+            if begun is not None:
+                check_logged(log, method, data, configuration, image_ids)
             _certify_missing(session, data, image_ids, log, book)
             _check_failed(session.failed, folder)
             rows = rows_of([log.done[i] for i in image_ids])
@@ -137,11 +151,8 @@ def _check_failed(image_ids: list[int], folder: Path) -> None:
         )
 
 
-def _as_recorded(settings: Settings, folder: Path) -> Settings:
+def _as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
     """What was measured when the run began is kept: another choice might cast other votes."""
-    if not (folder / RUN).exists():
-        return settings
-    recorded = read_configuration(folder)
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
     sampler = str(recorded.get("sampler"))
@@ -159,7 +170,14 @@ def _certify_missing(
         session.method.name, len(image_ids), len(image_ids) - len(missing),
         lambda: session.occupancy.share,
     )  # fmt: skip
-    with closing(view), _stopping(log), GroupCommit(log, view.update) as commit:
+    settle = getattr(session.method, "settle", lambda certificate: None)
+
+    def on_disk(group: list[Certificate]) -> None:
+        view.update(len(group))
+        for certificate in group:
+            settle(certificate)
+
+    with closing(view), _stopping(log), GroupCommit(log, on_disk) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
             view.seen(certificate)
             commit.put(certificate)
@@ -176,8 +194,8 @@ def _stopping(log: RunLog) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise StoppedError(
-            f"{log.folder}: out of memory; {len(log.done)} certificates are on disk (make room and "
-            "go on with --resume, or start afresh with a smaller --batch-size)"
+            f"{log.folder}: out of memory; {log.reached} (make room and go on with --resume, or "
+            "start afresh with a smaller --batch-size)"
         ) from error
 
 

@@ -20,10 +20,10 @@ class GroupCommit:
     log : RunLog
         Nobody else may append to it meanwhile.
     acknowledge : callable
-        Called on that thread with the number of certificates that have just reached the disk.
+        Called on that thread with the certificates that have just reached the disk.
     """
 
-    def __init__(self, log: RunLog, acknowledge: Callable[[int], object]) -> None:
+    def __init__(self, log: RunLog, acknowledge: Callable[[list[Certificate]], object]) -> None:
         self._log, self._acknowledge = log, acknowledge
         self._waiting: list[Certificate] = []
         self._changed = threading.Condition()
@@ -54,7 +54,7 @@ class GroupCommit:
                 return
             try:
                 self._log.append(*group)
-                self._acknowledge(len(group))
+                self._acknowledge(group)
             except BaseException as error:
                 with self._changed:
                     self._error = error

@@ -15,14 +15,17 @@ from typing import Any
 
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
-from dualsmooth.engine.files import LOCK, PART, AppendFile, FolderLock, write_json, write_whole
-from dualsmooth.engine.machine import machine
+from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
+from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
+from dualsmooth.engine.settings import libraries_of
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 the fingerprint covers the machine too."""
 
 
-LOG, RUN, TABLE, SUMMARY = "certificates.jsonl", "run.json", "certificates.tsv", "summary.json"
+LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
 
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -47,7 +50,8 @@ class RunLog:
     ------
     FileError
         If the folder holds something else, holds a run and neither option is given, holds a run
-        with another configuration, is corrupt, cannot be written, or another process writes to it.
+        with another configuration or begun with other arithmetic, is corrupt, cannot be written,
+        or another process writes to it.
     """
 
     def __init__(
@@ -59,8 +63,8 @@ class RunLog:
         fresh: bool = False,
     ) -> None:
         self.folder = folder
-        _check_folder(folder, resume or fresh)
         try:
+            check_folder(folder, resume or fresh)
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
             try:
@@ -72,15 +76,17 @@ class RunLog:
             raise FileError(folder, "must be writable", error.strerror or error) from error
 
     def _open(self, configuration: dict[str, Any], fresh: bool) -> None:
-        if fresh:
-            _remove_run(self.folder)
-        if (self.folder / RUN).exists():
+        here = self.folder / RUN
+        if fresh and here.exists():
+            check_ours(here)
+            for name in (LOG, TABLE, SUMMARY):  # never the record: a kill here must not lose it
+                (self.folder / name).unlink(missing_ok=True)
+        if here.exists() and not fresh:
             _check_configuration(self.folder, configuration)
+        else:
+            covered = {"configuration": configuration, "machine": machine()}
+            write_json(here, {"format": FORMAT, "fingerprint": digest_of(covered), **covered})
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
-        if not (self.folder / RUN).exists():
-            record = {"format": FORMAT, "fingerprint": digest_of(configuration),
-                      "configuration": configuration, "machine": machine()}  # fmt: skip
-            write_json(self.folder / RUN, record)
         self._log = AppendFile(self.folder / LOG)
 
     def append(self, *certificates: Certificate) -> None:
@@ -122,12 +128,18 @@ class RunLog:
         self._lock.release()
 
     def _stopped(self, error: OSError) -> StoppedError:
-        why = error.strerror or str(error)
         hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return StoppedError(
-            f"{self.folder}: cannot be written ({why}); {len(self.done)} certificates are on disk "
+            f"{self.folder}: cannot be written ({error.strerror or error}); {self.reached} "
             f"({hint}go on with --resume)"
         )
+
+    @property
+    def reached(self) -> str:
+        """How many certificates are on disk, in words; none once the log has been deleted."""
+        kept = len(self.done) if (self.folder / LOG).exists() else 0
+        gone = "" if kept == len(self.done) else ", because the log was deleted"
+        return f"{kept} certificates are on disk{gone}"
 
 
 def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
@@ -184,15 +196,17 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         configuration = record["configuration"]
-        if not isinstance(configuration, dict) or record["format"] != FORMAT:
-            raise FileError(path, f"{rule}, format {FORMAT}", record["format"])
-        fingerprint = digest_of(configuration)
+        if not isinstance(configuration, dict) or record["format"] not in (1, FORMAT):
+            raise FileError(path, f"{rule}, format 1 or {FORMAT}", record["format"])
+        covered = {"configuration": configuration, "machine": record["machine"]}
+        fingerprint = digest_of(configuration if record["format"] == 1 else covered)
     except OSError as error:
         raise FileError(path, "must be readable", error.strerror or error) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(path, rule, error) from error
     if record.get("fingerprint") != fingerprint:
-        raise FileError(path, "must have the fingerprint of its configuration", "an altered one")
+        rule = "must have the fingerprint of its configuration and machine"
+        raise FileError(path, rule, "an altered one")
     return dict(record)
 
 
@@ -212,37 +226,10 @@ def radius_text(radius: float) -> str:
     return str(Decimal(radius).quantize(RADIUS_DIGITS, rounding=ROUND_DOWN))
 
 
-def _check_folder(folder: Path, may_hold_run: bool) -> None:
-    if (folder / RUN).exists():
-        if not may_hold_run:
-            raise FileError(folder, "holds a run already", hint="add --resume or --fresh")
-    elif folder.exists() and not _is_empty(folder):
-        raise FileError(folder, "must be a run folder, empty or new", "other files in it")
-
-
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
-    stored = read_configuration(folder)
-    changed = [
-        f"{key} {stored.get(key)!r} -> {configuration.get(key)!r}"
-        for key in sorted({*stored, *configuration})
-        if stored.get(key) != configuration.get(key)
-    ]
-    if changed:
-        raise FileError(
-            folder / RUN, "must have the same configuration to resume", "; ".join(changed),
-            "use --fresh or another --out",
-        )  # fmt: skip
-
-
-def _is_empty(folder: Path) -> bool:
-    try:
-        left_by_a_kill = {LOCK, RUN + PART}
-        return folder.is_dir() and {path.name for path in folder.iterdir()} <= left_by_a_kill
-    except OSError as error:
-        raise FileError(folder, "must be readable", error.strerror or error) from error
-
-
-def _remove_run(folder: Path) -> None:
-    """Delete the files of a run and nothing else."""
-    for name in (LOG, TABLE, SUMMARY, RUN):
-        (folder / name).unlink(missing_ok=True)
+    record, sampler = read_run(folder), configuration.get("sampler")
+    check_equal(folder / RUN, "configuration", record["configuration"], configuration)
+    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(sampler))
+    device = str(configuration.get("device"))
+    theirs, ours = (arithmetic(m, libraries, device) for m in (record["machine"], machine()))
+    check_equal(folder / RUN, "arithmetic", theirs, ours)

@@ -8,6 +8,7 @@ draw that the procedure does not ask for, or asks for in vain, shows.
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -17,13 +18,18 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.recorded import Recorded, recorded_method
+from dualsmooth.engine.methods.method import Procedure
+from dualsmooth.engine.methods.recorded import Given, Recorded, recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.manifest import bundle_of_manifest
 from dualsmooth.engine.noise.integer import tables_digest
+from dualsmooth.engine.settings import DEVICES, Settings
 
 OTHER_VERSION_TOLERANCE = 1e-9
-"""Relative difference of a float allowed where SciPy or NumPy is not the recorded one."""
+"""Relative difference of a float allowed where SciPy, NumPy or the processor is another one."""
+
+NOTHING_GIVEN = Given()
+STAMPED = ("seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +55,15 @@ class Plan:
     stamp: dict[str, Any]
 
 
-def plan_of(configuration: Mapping[str, Any]) -> Plan:
+def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> Plan:
     """Rebuild what a run set out to do.
+
+    Parameters
+    ----------
+    configuration : mapping
+        Of the run. It opens no file, whatever it says.
+    given : Given
+        What sigma rests on, where it is a function of the image.
 
     Raises
     ------
@@ -61,22 +74,51 @@ def plan_of(configuration: Mapping[str, Any]) -> Plan:
         bundle = bundle_of_manifest(configuration["bundle_manifest"], configuration["bundle"])
         if bundle.digest != configuration["bundle_digest"]:
             raise ValueError("bundle_digest is not the digest of bundle_manifest")
-        method = recorded_method(bundle, configuration["options"])
-        budget = Budget(
-            configuration["n0"], configuration["n"], tuple(configuration["radii"]),
-            configuration["tolerance"],
-        )  # fmt: skip
+        method = recorded_method(bundle, configuration["options"], given)
+        budget = budget_of(configuration)
         if (method.name, budget.kind) != (configuration["method"], configuration["budget"]):
             raise ValueError("method or budget is not that of its options")
-        names = ("seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
-        stamp = {name: configuration[name] for name in names} | {"bundle": bundle.digest}
+        stamp = stamp_of(configuration, bundle)
+        _check_stamp(budget, configuration["alpha"], stamp)
         return Plan(bundle, method, budget, configuration["alpha"], stamp)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def rederive(plan: Plan, recorded: Certificate) -> Certificate:
+def budget_of(configuration: Mapping[str, Any]) -> Budget:
+    """The budget of a run."""
+    return Budget(
+        configuration["n0"], configuration["n"], tuple(configuration["radii"]),
+        configuration["tolerance"],
+    )  # fmt: skip
+
+
+def stamp_of(configuration: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """Fields that are equal in all certificates of a run."""
+    return {name: configuration[name] for name in STAMPED} | {"bundle": bundle.digest}
+
+
+def _check_stamp(budget: Budget, alpha: float, stamp: dict[str, Any]) -> None:
+    """Refuse settings that no run has."""
+    numbers = {name: stamp[name] for name in ("seed", "attempt", "batch_size", "noise")}
+    device, precision = stamp["device"], stamp["precision"]
+    Settings(budget, alpha, device=device, precision=precision, **numbers)
+    place = str(stamp["sampler"]).partition(":")[0]
+    if "auto" in (device, precision) or (place in DEVICES and place != device):
+        raise ValueError("device, precision and sampler must be those of one run")
+
+
+def rederive(plan: Plan, recorded: Certificate, tolerance: float = 0.0) -> Certificate:
     """The certificate that the recorded votes of an image give.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    recorded : Certificate
+        One of its certificates.
+    tolerance : float
+        Relative difference allowed between the noise level asked for and that of the votes.
 
     Raises
     ------
@@ -84,20 +126,8 @@ def rederive(plan: Plan, recorded: Certificate) -> Certificate:
         If votes do not add up, two draws share samples, or the procedure asks for other draws.
     """
     check_disjoint(recorded.counts)
-    procedure = plan.method.of(recorded).certify(plan.budget, plan.alpha)
-    used, votes = 0, None
-    while True:
-        try:
-            draw = next(procedure) if votes is None else procedure.send(votes)
-        except StopIteration as stop:
-            derived: Certificate = stop.value
-            break
-        if used == len(recorded.counts):
-            raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
-        votes = _votes_of(plan.bundle, draw, recorded.counts[used])
-        used += 1
-    if used < len(recorded.counts):
-        raise ValueError(f"{len(recorded.counts) - used} draws are recorded that nothing asks for")
+    with closing(plan.method.of(recorded).certify(plan.budget, plan.alpha)) as procedure:
+        derived = _answered(procedure, plan.bundle, recorded.counts, tolerance)
     tables = ""
     if plan.stamp["noise"] == "integer":
         tables = tables_digest(record.sigma for record in recorded.counts)
@@ -107,6 +137,26 @@ def rederive(plan: Plan, recorded: Certificate) -> Certificate:
         noise_tables=tables,
         **plan.stamp,
     )  # fmt: skip
+
+
+def _answered(
+    procedure: Procedure, bundle: Bundle, counts: tuple[DrawRecord, ...], tolerance: float
+) -> Certificate:
+    """What a procedure returns if its draws get the recorded votes, all of them and in order."""
+    used, votes = 0, None
+    while True:
+        try:
+            draw = next(procedure) if votes is None else procedure.send(votes)
+        except StopIteration as stop:
+            derived: Certificate = stop.value
+            break
+        if used == len(counts):
+            raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
+        votes = _votes_of(bundle, draw, counts[used], tolerance)
+        used += 1
+    if used < len(counts):
+        raise ValueError(f"{len(counts) - used} draws are recorded that nothing asks for")
+    return derived
 
 
 def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
@@ -130,14 +180,14 @@ def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
 def differences(recorded: Certificate, derived: Certificate, tolerance: float) -> list[str]:
     """Names of the fields that differ; floats may, by a relative tolerance."""
     ours, theirs = (json.loads(c.to_json()) for c in (derived, recorded))
-    names = [name for name in ours if name != "checksum"]
-    return [name for name in names if not _same(ours[name], theirs[name], tolerance)]
+    names = [name for name in {**ours, **theirs} if name != "checksum"]
+    return [name for name in names if not _same(ours.get(name), theirs.get(name), tolerance)]
 
 
-def _votes_of(bundle: Bundle, draw: Draw, record: DrawRecord) -> Counts:
-    asked = (draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count)
-    found = dataclasses.astuple(record)[:-1]
-    if asked != found:
+def _votes_of(bundle: Bundle, draw: Draw, record: DrawRecord, tolerance: float) -> Counts:
+    asked = [draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count]
+    found = list(dataclasses.astuple(record)[:-1])
+    if not _same(asked, found, tolerance):
         raise ValueError(f"the method asks for the draw {asked}; recorded is {found}")
     if len(record.votes) != bundle.outputs(record.model) + 1:
         rule = f"must have {bundle.outputs(record.model)} classes and the invalid ones"
@@ -156,6 +206,6 @@ def _same(ours: object, theirs: object, tolerance: float) -> bool:
         return len(ours) == len(theirs) and all(
             _same(a, b, tolerance) for a, b in zip(ours, theirs, strict=True)
         )
-    if isinstance(ours, float) and isinstance(theirs, float):
+    if isinstance(ours, float) and isinstance(theirs, float) and tolerance:
         return abs(ours - theirs) <= tolerance * max(abs(ours), abs(theirs))
     return type(ours) is type(theirs) and ours == theirs

@@ -6,6 +6,7 @@ another rule or radius on the same images then costs no passes through a network
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.machine import arithmetic, machine
+from dualsmooth.engine.runs.log import read_run
+from dualsmooth.engine.settings import libraries_of
 
 VOTES_DEPEND_ON = (
     "bundle_digest",
@@ -50,18 +53,32 @@ class Votebook:
         Raises
         ------
         FileError
-            If a folder holds no run, or one whose votes would differ.
+            If a folder holds no run, one whose votes would differ, or one that an audit accuses.
         """
+        from dualsmooth.engine.runs.audit import audit
+
         book = cls()
         for folder in folders:
-            theirs = read_configuration(folder)
+            record = read_run(folder)
+            theirs = record["configuration"]
             changed = [k for k in VOTES_DEPEND_ON if theirs.get(k) != configuration[k]]
             if changed:
                 text = "; ".join(
                     f"{k} {theirs.get(k)!r}, here {configuration[k]!r}" for k in changed
                 )
                 raise FileError(folder, "must have drawn the same votes to reuse them", text)
-            for certificate in read_log(folder):
+            facts = partial(
+                arithmetic, libraries=libraries_of(theirs["sampler"]), device=theirs["device"]
+            )
+            begun, here = facts(record["machine"]), facts(machine())
+            if begun != here:
+                raise FileError(
+                    folder, "must have drawn its votes on such a machine", f"{begun}, here {here}"
+                )
+            seen = audit(folder)
+            if seen.findings:
+                raise FileError(folder, "must pass an audit to be reused", seen.findings[0])
+            for certificate in seen.certificates.values():
                 known = book._votes.setdefault(certificate.image_id, {})
                 for r in certificate.counts:
                     known[r.model, r.sigma, r.phase, r.level, r.first, r.count] = r.votes

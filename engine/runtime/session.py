@@ -1,15 +1,15 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.certificate import Certificate, DrawRecord
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import AnyArray, check_ids
+from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, method_at
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
@@ -71,9 +71,25 @@ class Session:
             precision=settings.arithmetic,
             noise=settings.noise,
         )
+        bind = getattr(method, "bind", None)
+        if bind is not None:
+            self._bind(bind)
         self.occupancy = Occupancy()
         self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
         self.failed: list[int] = []
+
+    def _bind(self, bind: Callable[[dict[str, Any]], None]) -> None:
+        """Tell a method that keeps answers what they will be about."""
+        about = {
+            "bundle": self._digest, "noise": self.settings.noise,
+            "precision": self.settings.arithmetic, "device": self.settings.device_kind,
+            "sampler": self.sampler.name, "batch_size": self.sampler.batch_size,
+        }  # fmt: skip
+        try:
+            bind(about)
+        except BaseException:
+            self.sampler.close()
+            raise
 
     def certify(
         self,
@@ -104,7 +120,8 @@ class Session:
         """
         array = self._checked(images)
         ids = check_ids(image_ids, len(array))
-        truth = dict(zip(ids, labels, strict=True)) if labels is not None else {}
+        classes = [] if labels is None else check_labels(labels, len(ids))
+        truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
             Flight(i, self._procedures(image).certify(budget, alpha), book)

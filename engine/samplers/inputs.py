@@ -22,6 +22,8 @@ from dualsmooth.engine.images import (
     check_pixels,
     unit_float,
 )
+from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.network import in_training
 
 Images: TypeAlias = NDArray[np.generic] | torch.Tensor
 """Images, or one image: on the host as an array, on a device as a tensor."""
@@ -68,8 +70,14 @@ def share(array: Any, argument: str) -> Images:
     """
     if isinstance(array, torch.Tensor):
         array = array.detach()
+    if isinstance(array, np.ma.MaskedArray):
+        raise ArgumentError(argument, "must be a plain array", "a masked one", "fill it")
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):
-        return np.asarray(array)
+        try:
+            return np.asarray(array)
+        except (ValueError, TypeError) as error:
+            rule = "must be an array of numbers"
+            raise ArgumentError(argument, rule, type(array).__name__, str(error)) from error
     try:
         if array.__dlpack_device__()[0] in HOST_KINDS:
             return np.from_dlpack(array)
@@ -119,44 +127,79 @@ def _check_grid(images: Images) -> None:
                 check_grid(image[None].double().cpu().numpy(), number)
 
 
+_HINT = "divide 0 .. 255 pixels by 255, as the classifier was trained"
+
+
 def as_image(x: torch.Tensor | AnyArray) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """One input as (height, width, channels) float32, and its shape as the classifier takes it.
 
-    x is a tensor, a NumPy array or anything with ``__dlpack__``, read without a copy.
-    Inputs of shape (channels, height, width) become channels-last; any other shape becomes one row
-    of pixels with one channel.
+    x is a tensor, a NumPy array or anything with ``__dlpack__``. With four axes the first is that
+    of a batch of one. Inputs of shape (channels, height, width) become channels-last; any other
+    shape becomes one row of pixels with one channel.
 
     Raises
     ------
     ArgumentError
-        If x is empty or holds NaN or infinity.
+        If x is no floating point, is empty, holds several inputs, or values float32 cannot hold.
     """
-    values = torch.as_tensor(share(x, "x")).to("cpu", torch.float32)
+    values = _floating(x)
+    if values.ndim == 4:
+        if len(values) != 1:
+            rule = "must be one input, (channels, height, width) or a batch of one"
+            raise ArgumentError("x", rule, tuple(values.shape), "pass one row after another")
+        values = values[0]
+    values = values.to("cpu", torch.float32)
     if values.numel() == 0 or not bool(torch.isfinite(values).all()):
-        raise ArgumentError("x", "must hold finite numbers", "NaN, infinity or no values at all")
+        received = "NaN, infinity or no values at all"
+        raise ArgumentError("x", "must hold finite numbers of float32", received)
     shape = tuple(values.shape)
     image = values.permute(1, 2, 0) if values.ndim == 3 else values.reshape(1, -1, 1)
     return np.ascontiguousarray(image.numpy()), shape
 
 
-def network_for(
-    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
-) -> torch.nn.Module:
-    """A module over sampler batches that calls the classifier with inputs of its own shape.
+def _floating(x: torch.Tensor | AnyArray) -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        found = share(x, "x")
+        # A copy: NumPy has views and types that PyTorch has not.
+        x = found if isinstance(found, torch.Tensor) else _from_numpy(found)
+    if not x.is_floating_point():
+        raise ArgumentError("x", "must be floating point", str(x.dtype), _HINT)
+    if x.layout != torch.strided or x.is_meta:
+        raise ArgumentError("x", "must be a dense tensor", str(x.layout), "call to_dense()")
+    return x.detach()
+
+
+def _from_numpy(x: NDArray[np.generic]) -> torch.Tensor:
+    if x.dtype.kind != "f":
+        raise ArgumentError("x", "must be floating point", x.dtype.name, _HINT)
+    with np.errstate(over="ignore"):  # infinity is refused
+        return torch.from_numpy(np.array(x, np.float32, order="C"))
+
+
+def bundle_for(
+    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...], classes: int
+) -> Bundle:
+    """A bundle of a classifier as it is now, over the images `as_image` makes of its inputs.
 
     Raises
     ------
     ArgumentError
-        If the classifier is a module with weights on another device than the CPU.
+        If the classifier is a module with weights on another device than the CPU, or no network
+        that a bundle takes.
     """
     if isinstance(classifier, torch.nn.Module):
-        devices = {tensor.device.type for tensor in classifier.state_dict().values()}
-        if devices - {"cpu"}:
+        tensors = [*classifier.parameters(), *classifier.buffers()]
+        devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
+        if devices:
             raise ArgumentError("base_classifier", "must be on the CPU", devices.pop(),
                                 "move it with .cpu()")  # fmt: skip
-        if len(shape) == 3:
-            return classifier
-    return _Callable(classifier, shape)
+        if in_training(classifier):
+            classifier.eval()
+    module: torch.nn.Module = _Callable(classifier, shape).eval()
+    if isinstance(classifier, torch.nn.Module) and len(shape) == 3:
+        module = classifier
+    size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
+    return Bundle.from_modules({CLASSIFIER: module}, num_classes=classes, input_shape=size)
 
 
 class _Callable(torch.nn.Module):

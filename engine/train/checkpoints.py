@@ -7,14 +7,16 @@ the same bytes on one kind of machine.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import write_json
 
+Used = TypeVar("Used")
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
 
 
@@ -49,10 +51,25 @@ class Checkpoints:
             return None
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(type(state).__name__)
         except Exception as error:  # the reader's errors have no common base
-            received = f"{type(error).__name__}: {error}"
-            raise FileError(path, "must be a training state", received, "remove it") from error
+            raise self._bad_state(step, error) from error
         return state
+
+    def restore(self, step: str, use: Callable[[dict[str, Any]], Used]) -> Used | None:
+        """What `use` makes of the state a step reached, None if it has not begun."""
+        state = self.load(step)
+        if state is None:
+            return None
+        try:
+            return use(state)
+        except Exception as error:  # nor have those of a module that is given other weights
+            raise self._bad_state(step, error) from error
+
+    def _bad_state(self, step: str, error: Exception) -> FileError:
+        received = f"{type(error).__name__}: {error}"
+        return FileError(self._path(step), "must be a training state", received, "remove it")
 
     def save(self, step: str, state: dict[str, Any]) -> None:
         """Keep the state of a step; the file is either the old one or the new one."""
@@ -98,12 +115,12 @@ class Checkpoints:
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
                 line = json.loads(text)
-            except ValueError:  # torn by the kill
+                step, epoch = str(line["step"]), int(line["epoch"])
+            except (ValueError, KeyError, TypeError, RecursionError):  # torn by the kill
                 continue
-            step = line["step"]
             if step not in reached:
-                reached[step] = (self.load(step) or {}).get("epoch", 0)
-            if line["epoch"] <= reached[step]:
+                reached[step] = self.restore(step, lambda state: int(state.get("epoch", 0))) or 0
+            if epoch <= reached[step]:
                 kept.append(text + "\n")
         path.write_text("".join(kept), encoding="utf-8")
 
@@ -114,7 +131,9 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
         raise FileError(folder, "holds a training run already", hint=hint)
     try:
         stored = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(stored, dict):
+            raise ValueError(f"{type(stored).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
         raise FileError(folder / RECIPE, "must be a JSON file", error) from error
     if stored != configuration:
         changed = sorted(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import cos, pi
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -165,13 +166,14 @@ def _optimizer(
 
 def _restore(parts: dict[str, object], generator: Generator, step: Step | None) -> int:
     """Epochs done before."""
-    state = step.checkpoints.load(step.name) if step else None
-    if state is None:
-        return 0
-    for name in parts.keys() & state.keys():  # a finished network keeps its weights only
-        parts[name].load_state_dict(state[name])  # type: ignore[attr-defined]
-    generator.set_state(state["generator"])
-    return int(state["epoch"])
+
+    def use(state: dict[str, Any]) -> int:
+        for name in parts.keys() & state.keys():  # a finished network keeps its weights only
+            parts[name].load_state_dict(state[name])  # type: ignore[attr-defined]
+        generator.set_state(state["generator"])
+        return int(state["epoch"])
+
+    return (step.checkpoints.restore(step.name, use) if step else None) or 0
 
 
 def _keep(

@@ -1,6 +1,7 @@
 """Radii of training images, estimated by networks that did not see them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -98,10 +99,16 @@ def radii_of(
     step: Step,
 ) -> Tensor:
     """`true_class_radii`, kept in the checkpoints so that a resumed run need not vote again."""
-    state = step.checkpoints.load(step.name)
-    if state is not None:
+
+    def use(state: dict[str, Any]) -> Tensor:
         generator.set_state(state["generator"])
         kept: Tensor = state["radii"].to(images.device)
+        if kept.shape[-1:] != (len(images),):
+            raise ValueError(f"radii of shape {tuple(kept.shape)}")
+        return kept
+
+    kept = step.checkpoints.restore(step.name, use)
+    if kept is not None:
         return kept
     radii = true_class_radii(
         module, images, labels, sigma, labelling.votes, generator, labelling.runner_up

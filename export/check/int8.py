@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.samplers.sampler import Pending, Segment
@@ -44,7 +45,9 @@ class Recount:
         self.batch_size, self.capacity = deployment.batch_size, 4 * deployment.batch_size
         roles = list(deployment.bundle.networks)
         self._seen = {role: _probed(deployment, role) for role in roles}
-        self._networks = {r: make_session(str(deployment.network_file(r))) for r in roles}
+        self._networks = {
+            role: make_session(read_deployed(deployment.network_file(role))) for role in roles
+        }
         self._image = np.zeros(deployment.bundle.input_shape, np.float32)
 
     def load(self, slot: int, image: NDArray[np.float32]) -> None:
@@ -147,5 +150,6 @@ def _beside_floats(ours: Sequence[Certificate], floats: Sequence[Certificate]) -
 
 
 def _probed(deployment: Deployment, role: str) -> OrtSession:
-    model = probe(onnx.load(deployment.votes_file(role)))
+    read_deployed(path := deployment.votes_file(role))  # refuses what onnx would follow
+    model = probe(onnx.load(path))
     return make_session(model.SerializeToString())

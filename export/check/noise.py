@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.noise.stream import (
     block_words,
@@ -29,7 +30,8 @@ def check_noise(
     deployment: Deployment, role: str, images: NDArray[np.generic], seed: int
 ) -> Finding:
     """Look inside a network's vote graph while it votes on images, at several sample indices."""
-    model = probe(onnx.load(deployment.votes_file(role)))
+    read_deployed(path := deployment.votes_file(role))  # refuses what onnx would follow
+    model = probe(onnx.load(path))
     session = make_session(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     stream = Draw(role, 1.0, Phase.CLASS_ESTIMATE, 0, 1, 2).stream

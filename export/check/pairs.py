@@ -7,6 +7,7 @@ from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.check.finding import Finding
@@ -47,7 +48,7 @@ def _check_role(
     import torch
 
     network, deployment = bundle.build(role), recount.deployment
-    session = make_session(str(deployment.votes_file(pair_role(role))))
+    session = make_session(read_deployed(deployment.votes_file(pair_role(role))))
     sigmas = [s for s in bundle.sigmas if bundle.classifier_at(s) == role]
     sigma = max(sigmas, default=deployment.recipe.sigma)
     assert sigma is not None

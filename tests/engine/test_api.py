@@ -14,6 +14,9 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_configuration
+from dualsmooth.engine.settings import Settings
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
@@ -138,3 +141,51 @@ def test_bad_arguments(bundle: Bundle, change: dict[str, object], argument: str)
     arguments = {"images": IMAGES, "budget": BUDGET} | change
     with pytest.raises(ArgumentError, match=f"^{argument} "):
         certify(FixedSmoothing(bundle, 0.25), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": [0] * 5}, "^labels must name the classes of 6 images; received 5"),
+        ({"labels": [0.5] * 6}, "^labels must hold integers"),
+        ({"labels": ["cat"] * 6}, "^labels must hold integers"),
+        ({"image_ids": [0, 1, 2, 3, 4, 5.5]}, "^image_ids must hold integers"),
+        ({"image_ids": "abcdef"}, "^image_ids must hold integers"),
+        ({"images": IMAGES[0]}, r"^images must have shape .*pass images\[None\]"),
+        ({"images": IMAGES.transpose(0, 3, 1, 2)}, "channels come last"),
+        ({"images": torch.zeros(6, 1, 8, 8)}, "channels come last"),
+        ({"images": [[0], [0, 1]]}, "^images must be an array of numbers"),
+        ({"images": np.ma.masked_less(IMAGES, 9)}, "^images must be a plain array"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(
+    bundle: Bundle, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message) as refused:
+        certify(DualSmoothing(bundle), **{"images": IMAGES, "budget": BUDGET} | arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+class Closed:
+    """An object that no digest covers."""
+
+    def __deepcopy__(self, memo: object) -> "Closed":
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        raise TypeError("closed")
+
+
+def test_a_run_that_no_digest_names_ends_where_it_stops(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    network.settings = Closed()  # type: ignore[assignment]
+    bundle = Bundle.from_classifier(network, num_classes=10, input_shape=(8, 8, 1))
+    method, data = FixedSmoothing(bundle, 0.25), load_images("digits")
+    settings = Settings(Budget.fixed(10, 20), threads=1)
+    certify_run(method, data, [0, 1], settings, tmp_path / "run")
+    configuration = read_configuration(tmp_path / "run")
+    assert "module.settings, Closed" in str(configuration["bundle_manifest"])
+    for options, name in (({"resume": True}, "resume"), ({"reuse": [tmp_path / "run"]}, "reuse")):
+        with pytest.raises(ArgumentError, match=f"^{name} needs networks that a digest covers"):
+            certify_run(method, data, [0, 1], settings, tmp_path / "next", **options)
+    assert not (tmp_path / "next").exists()

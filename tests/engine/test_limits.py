@@ -80,7 +80,7 @@ def test_weights_outside_the_bundle_are_refused(
     (tmp_path / "bundle.json").write_text(json.dumps(fields))
     for path in tiny_bundle.glob("*.safetensors"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(FileError, match="weights must be a plain"):
+    with pytest.raises(FileError, match=r"must be (a )?plain|names in the folder"):
         read_bundle(tmp_path)
 
 

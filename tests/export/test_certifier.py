@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,15 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace('"alpha": 0.001', '"alpha": 0.01'))
 
 
+def linked(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("moved")))
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -182,11 +192,29 @@ def edit(path: Path) -> None:
         ("dual.onnx", flip, "must have the SHA-256 that deployment.json states"),
         ("classifier.onnx", lambda path: path.write_bytes(b"onnx"), "must have .* bytes; rec"),
         ("classifier.votes.onnx", Path.unlink, "must be readable"),
+        ("classifier.votes.onnx.data", Path.touch, "must be listed in deployment.json"),
+        ("classifier.onnx.data", lambda p: p.symlink_to("/etc/passwd"), "must be listed in deploy"),
+        ("other.onnx", lambda p: p.write_bytes(b"x"), "must be listed in deployment.json"),
+        ("dual.onnx", linked, "must not be a link"),
+        ("dual.onnx", piped, "must be readable; received a folder, pipe or device"),
         ("deployment.json", edit, "must have the digest it states"),
         ("deployment.json", lambda path: path.write_text("{"), "must be a readable JSON file"),
         ("deployment.json", lambda path: path.write_text("{}"), "must have the format"),
     ],
-    ids=["votes", "dual", "short", "missing", "edited", "no json", "no deployment"],
+    ids=[
+        "votes",
+        "dual",
+        "short",
+        "missing",
+        "beside",
+        "link",
+        "other",
+        "linked",
+        "pipe",
+        "edited",
+        "no json",
+        "no deployment",
+    ],
 )
 def test_a_tampered_file_is_named(
     deployed: Path, tmp_path: Path, file: str, damage: Callable[[Path], None], message: str
@@ -206,6 +234,12 @@ def test_a_tampered_file_is_named(
         {"sigmas": [0.5, 0.25, 0.12]},
         {"certificate": {"method": "dual", "alpha": 2}},
         {"certificate": {"method": "guess"}},
+        {"batch_size": "64"},
+        {"batch_size": True},
+        {"batch_size": -1},
+        {"batch_size": 1 << 40},
+        {"sigmas": ["0.12", "0.25", "0.5"]},
+        {"sigmas": [0.12, 0.25, True]},
         {"files": {"../escape.onnx": {"bytes": 1, "sha256": ""}}},
     ],
     ids=str,

@@ -66,7 +66,9 @@ def signed(value: Any) -> Any:
         if "checksum" in value:
             value["checksum"] = checksum(rest)
         if "fingerprint" in value and "configuration" in value:
-            value["fingerprint"] = digest_of(value["configuration"])
+            value["fingerprint"] = digest_of(
+                {k: value.get(k) for k in ("configuration", "machine")}
+            )
         if "digest" in value:
             value["digest"] = digest_of(rest)
     return value

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,13 @@ def onnx_seeds() -> list[bytes]:
     set_external_data(outside.graph.initializer[0], "../weights.bin")
     outside.graph.initializer[0].ClearField("raw_data")
     looping.graph.node[0].op_type = "Loop"
-    return [m.SerializeToString() for m in (plain, _onnx(False), outside, looping)]
+    calling = _onnx(False)
+    for index in range(40):  # each function calls the next one twice
+        function = calling.functions.add(name=f"F{index}", domain="f")
+        for _ in range(2):
+            function.node.add(op_type=f"F{index + 1}", domain="f")
+    calling.graph.node.add(op_type="F0", domain="f")
+    return [m.SerializeToString() for m in (plain, _onnx(False), outside, looping, calling)]
 
 
 def _onnx(convolve: bool) -> Any:
@@ -101,7 +108,7 @@ def _generator() -> torch.Generator:
 
 
 def pt2_seeds(bomb: Bomb) -> list[bytes]:
-    """A program, and the same with a pickle planted in it."""
+    """A program, the same with a pickle planted in it, and with text that PyTorch evaluates."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)).eval()
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(module, (torch.zeros(2, 1, 4, 4),), dynamic_shapes=({0: rows},))
@@ -112,7 +119,15 @@ def pt2_seeds(bomb: Bomb) -> list[bytes]:
         for name in old.namelist():
             new.writestr(name, old.read(name))
         new.writestr(f"{root}/data/constants/opaque_obj_0", payload.getvalue())
-    return [honest.getvalue(), planted.getvalue()]
+    text = f"__import__('pathlib').Path({str(bomb.target)!r}).touch()"
+    with zipfile.ZipFile(honest) as old, zipfile.ZipFile(evaluated := io.BytesIO(), "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("models/model.json"):
+                changed = re.sub(r"Symbol\(.*?\)", f"({text} or 2)", data.decode())
+                data = changed.replace('"guards_code": []', f'"guards_code": ["{text}"]').encode()
+            new.writestr(name, data)
+    return [honest.getvalue(), planted.getvalue(), evaluated.getvalue()]
 
 
 def checkpoint_seeds(bomb: Bomb) -> list[bytes]:
@@ -121,8 +136,15 @@ def checkpoint_seeds(bomb: Bomb) -> list[bytes]:
     whole = {"arch": "cifar_resnet20", "state_dict": network.state_dict()}
     few = {"arch": "cifar_resnet20", "state_dict": {"module.fc.bias": torch.zeros(2)}}
     seeds = []
-    for content, zipped in ((whole, True), (few, True), (few, False), ({"arch": bomb}, True),
-                            ({"arch": bomb}, False)):  # fmt: skip
+    mean = {"0.means": torch.ones(3), "0.sds": torch.zeros(1).expand(3)}
+    front = {**whole, "state_dict": mean | {f"1.{k}": v for k, v in network.state_dict().items()}}
+    shared: Any = "cifar_resnet20"
+    for _ in range(40):
+        shared = [shared, shared]
+    for content, zipped in (
+        (whole, True), (few, True), (few, False), ({"arch": bomb}, True), ({"arch": bomb}, False),
+        (front, True), ({"arch": shared}, True),
+    ):  # fmt: skip
         torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=zipped)
         seeds.append(file.getvalue())
     return seeds

@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from dualsmooth.benchmarks.soak.fuzz.seeds import (
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.regions.anchors import read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.report.cohen import read_table
@@ -81,7 +82,7 @@ def _files(run: Path, bomb: Bomb) -> dict[str, Target]:
         "anchors": Target([_anchors_seed()], _anchors),
         "memory": Target([_memory_seed()], _memory, True),
         "cifar pickle": Target(
-            [_cifar_pickle(), pickle.dumps({b"data": bomb})], _cifar_pickle_file
+            [_cifar_pickle(), pickle.dumps({b"data": bomb}), _cifar_nest()], _cifar_pickle_file
         ),
         "cifar records": Target([bytes([3]) + bytes(3072)], _cifar_records),
         "image": Target(_image_seeds(), _image),
@@ -180,6 +181,12 @@ def _cifar_pickle() -> bytes:
     return pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [3]}, 2)
 
 
+def _cifar_nest() -> bytes:
+    """A key that is a tuple of tuples, each holding the one before twice."""
+    nest = b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(60))
+    return b"\x80\x02}K\x01\x85" + nest + b"K\x01s."
+
+
 def _cifar_pickle_file(folder: Path, data: bytes) -> None:
     (folder / "test_batch").write_bytes(data)
     assert load_images(f"cifar10:{folder}").images.shape[1:] == (32, 32, 3)
@@ -222,8 +229,9 @@ def _anchors(folder: Path, data: bytes) -> None:
 def _memory_seed() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(path := Path(folder) / "memory")
+        memory.bind({"bundle": "0", "method": "insta(memory)"})
         with memory.query(np.zeros((2, 2, 1), np.float32)) as query:
-            query.remember(3, 0.5, 0.25)
+            query.remember(3, 0.5, 0.25, 0.001)
         memory.close()
         return path.read_bytes()
 
@@ -231,5 +239,7 @@ def _memory_seed() -> bytes:
 def _memory(folder: Path, data: bytes) -> None:
     (folder / "memory").write_bytes(data)
     memory = Memory(folder / "memory")
+    with suppress(ArgumentError):
+        memory.bind({"bundle": "1"})
     memory.close()
     assert all(0.0 < ball.radius < float("inf") for ball in memory.balls)

@@ -9,6 +9,7 @@ is nearer to a_i. The smallest such distance over all a_j certifies the level wi
 probability, and any anchor of the level may serve as a_i.
 """
 
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.files import write_whole
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
 from dualsmooth.engine.methods.regions.neighbours import Points, as_points
@@ -59,9 +61,14 @@ class Anchors:
         object.__setattr__(self, "_levels", levels)
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of the anchors and their levels."""
+        return arrays_digest(self._points, self._levels)
+
+    @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name the anchors and their levels."""
-        return arrays_digest(self._points, self._levels)[:8]
+        return self.sha256[:8]
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -107,9 +114,21 @@ class Anchors:
         return math.nextafter(float((ahead / (2.0 * gaps)).min()) * (1.0 - 1e-12), 0.0)
 
     def save(self, path: str | Path) -> None:
-        """Write the anchors as an npz file with ``x`` and ``sigma``."""
-        with Path(path).open("xb") as file:
-            np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
+        """Write the anchors as a new npz file with ``x`` and ``sigma``, whole or not at all.
+
+        Raises
+        ------
+        FileError
+            If it cannot be written.
+        """
+        content = io.BytesIO()
+        np.savez_compressed(content, x=np.asarray(self.images), sigma=self._levels)
+        if Path(path).exists():
+            raise FileError(path, "must be a new file")
+        try:
+            write_whole(Path(path), content.getvalue())
+        except OSError as error:
+            raise FileError(path, "must be writable", error.strerror or error) from error
 
 
 def read_anchors(path: str | Path) -> Anchors:

@@ -3,36 +3,37 @@
 Stored balls (x_i, R_i, c_i) with different classes are disjoint. A query inside a ball gets that
 ball's class, and the distance to its rim as radius. A new ball shrinks until it touches no ball of
 another class. So inside every ball the system gives one answer (Alfarra et al., 2020): a statement
-about this memory, its file, and the order of its queries.
+about this memory, its file, and the order of its queries. A ball holds at the alpha it was made at
+and answers no query that asks for a smaller one; a memory belongs to one method, one bundle and one
+arithmetic.
+
+A run writes a ball after the certificate that shows it (`settle`), so the file never knows more
+than the log, and a run that is resumed fills it up from there.
 """
 
-import base64
 import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, StoppedError
 from dualsmooth.engine.images import Image
-from dualsmooth.engine.records import checksum, typed_record
-
-_EPSILON = float(np.finfo(np.float64).eps)
-
-
-class Ball(NamedTuple):
-    """An answer and the radius inside which it holds."""
-
-    predicted: int
-    radius: float
-    sigma: float
+from dualsmooth.engine.methods.regions.balls import (
+    Ball,
+    Query,
+    ball_line,
+    check_header,
+    digest_of_lines,
+    parse_ball,
+)
 
 
 class Memory:
@@ -41,8 +42,8 @@ class Memory:
     Parameters
     ----------
     path : Path or None
-        File to read and to append to, one line per ball, on disk before the ball is used. While it
-        is open no other process can open it.
+        File to read and to append to, one line per ball. While it is open no other process can
+        open it.
 
     Raises
     ------
@@ -53,8 +54,14 @@ class Memory:
     def __init__(self, path: str | Path | None = None) -> None:
         self._centers: list[NDArray[np.float64]] = []
         self._balls: list[Ball] = []
-        self._busy = False
-        self._file = None if path is None else self._open(Path(path))
+        self._busy, self._logged = False, False
+        self._about: bytes | None = None
+        self._headed = False
+        self._lines: list[bytes] = []
+        self._kept: list[bytes] = []
+        self._unsettled: deque[tuple[NDArray[np.float32], Ball]] = deque()
+        self._path = None if path is None else Path(path)
+        self._file = None if self._path is None else self._open(self._path)
 
     def __len__(self) -> int:
         return len(self._balls)
@@ -89,20 +96,120 @@ class Memory:
         """All balls, oldest first."""
         return tuple(self._balls)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """Number and digest of the balls, for the record of a run that begins with them."""
+        return {"balls": len(self._lines), "sha256": digest_of_lines(self._lines)}
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Say what the balls are about; a file keeps it as its first line.
+
+        Raises
+        ------
+        ArgumentError
+            If the balls that are there are about something else.
+        """
+        line = json.dumps({"about": dict(about)}, sort_keys=True).encode() + b"\n"
+        if self._about != line and (self._lines or self._headed):
+            theirs = {} if self._about is None else json.loads(self._about)["about"]
+            changed = [k for k in sorted({*theirs, *about}) if theirs.get(k) != about.get(k)]
+            rule = f"must hold balls of the same {', '.join(changed)}"
+            raise ArgumentError("memory", rule, str(self._path), "start another file")
+        self._about = line
+
+    def follow_log(self, begun: Mapping[str, Any] | None) -> None:
+        """Write balls only as `settle` is called, starting as a run began or from here.
+
+        Raises
+        ------
+        ArgumentError
+            If these are not the balls that the run began with.
+        """
+        self._logged = True
+        if begun is None:
+            return
+        count = begun.get("balls")
+        there = type(count) is int and 0 <= count <= len(self._lines)
+        if not there or digest_of_lines(self._lines[:count]) != begun.get("sha256"):
+            rule = "must begin with the balls that the run began with"
+            raise ArgumentError("memory", rule, str(self._path), "give the file of that run")
+        self._kept = self._lines[count:]
+        del self._centers[count:], self._balls[count:], self._lines[count:]
+
+    def check_settled(self) -> None:
+        """Refuse balls in the file that no certificate of the resumed run shows.
+
+        Raises
+        ------
+        ArgumentError
+            If there are any.
+        """
+        if self._kept:
+            rule = "must not have grown since the run stopped"
+            received = f"{self._path} with {len(self._kept)} balls more"
+            raise ArgumentError("memory", rule, received, "use --fresh")
+
+    def settle(self, image_id: int) -> None:
+        """Write the oldest ball that is not written yet: the certificate of its image is logged.
+
+        Raises
+        ------
+        ArgumentError
+            If the file has another ball in its place.
+        """
+        center, ball = self._unsettled.popleft()
+        line = ball_line(center, ball, image_id)
+        if not self._kept:
+            self._write(line)
+        elif self._kept[0] != line:
+            self.check_settled()
+        else:
+            del self._kept[0]
+        self._lines.append(line)
+
     def add(self, image: Image, ball: Ball) -> None:
         """Store a ball that conflicts with none."""
         center = image.astype(np.float32)
-        if self._file is not None:
-            self._file.write(_line(center, ball))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._logged:
+            self._unsettled.append((center, ball))
+        else:
+            line = ball_line(center, ball, None)
+            self._write(line)
+            self._lines.append(line)
         self._centers.append(center.astype(np.float64).ravel())
         self._balls.append(ball)
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            return
+        header = self._about if self._about is not None and not self._headed else b""
+        try:
+            self._file.write(header + line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            why = error.strerror or error
+            raise StoppedError(
+                f"{self._path}: cannot be written ({why}); go on with --resume"
+            ) from error
+        self._headed = True
 
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:
             self._file.close()
+
+    @classmethod
+    def as_begun(cls, path: Path | None, begun: Mapping[str, Any]) -> "Memory":
+        """What a recorded run began with; the file is read and left alone."""
+        memory = cls()
+        if path is not None:
+            if not path.is_file():
+                raise FileError(path, "memory must be a file")
+            memory._take(path, path.read_bytes())
+        memory.follow_log(begun)
+        memory._kept.clear()
+        return memory
 
     def _open(self, path: Path) -> BinaryIO:
         try:
@@ -124,72 +231,19 @@ class Memory:
         file.seek(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1
+        self._take(path, content[:whole])
         file.truncate(whole)  # a line cut off by a kill was never used
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+
+    def _take(self, path: Path, content: bytes) -> None:
+        lines = content.splitlines(keepends=True)
+        if lines and lines[0].startswith(b'{"about":'):
+            check_header(path, lines[0])
+            self._about, self._headed = lines[0], True
+        for number, line in enumerate(lines[self._headed :], 1 + self._headed):
             try:
-                center, ball = _parse(line)
+                center, ball = parse_ball(line)
             except (ValueError, RecursionError) as error:
                 raise FileError(f"{path}, line {number}", "must be a ball", error) from error
             self._centers.append(center)
             self._balls.append(ball)
-
-
-@dataclass(frozen=True)
-class _Line:
-    x: str
-    predicted: int
-    radius: float
-    sigma: float
-    checksum: str
-
-
-class Query:
-    """One image asked about, and what the memory knows of its surroundings."""
-
-    def __init__(self, memory: Memory, image: Image) -> None:
-        self._memory, self._image = memory, image
-        distances, balls = memory.distances(image), memory.balls
-        # A distance computed from d squares is right to d roundings.
-        error = (image.size + 4) * _EPSILON
-        self._far, self._near = distances * (1.0 + error), distances * (1.0 - error)
-        self._radii = np.array([ball.radius for ball in balls])
-
-    def find(self) -> Ball | None:
-        """The answer of the ball that reaches furthest around the image; None outside all."""
-        if not len(self._radii):
-            return None
-        rims = self._radii - self._far
-        best = int(np.argmax(rims))
-        if not rims[best] > 0.0:
-            return None
-        radius = math.nextafter(float(rims[best]) * (1.0 - _EPSILON), 0.0)
-        return self._memory.balls[best]._replace(radius=radius)
-
-    def room(self, predicted: int) -> float:
-        """Radius a new ball of a class may have; infinite if there is no other class."""
-        others = np.array([ball.predicted != predicted for ball in self._memory.balls], bool)
-        if not others.any():
-            return math.inf
-        rims = (self._near - self._radii)[others]
-        return max(0.0, math.nextafter(float(rims.min()) * (1.0 - _EPSILON), 0.0))
-
-    def remember(self, predicted: int, radius: float, sigma: float) -> None:
-        """Store the answer."""
-        self._memory.add(self._image, Ball(predicted, radius, sigma))
-
-
-def _line(center: Image, ball: Ball) -> bytes:
-    record = {"x": base64.b64encode(center.tobytes()).decode(), **ball._asdict()}
-    return json.dumps(record | {"checksum": checksum(record)}).encode() + b"\n"
-
-
-def _parse(line: bytes) -> tuple[NDArray[np.float64], Ball]:
-    stored = typed_record(_Line, json.loads(line))
-    fields = asdict(stored)
-    if fields.pop("checksum") != checksum(fields):
-        raise ValueError("checksum does not match")
-    center = np.frombuffer(base64.b64decode(stored.x, validate=True), np.float32)
-    ball = Ball(stored.predicted, stored.radius, stored.sigma)
-    if not (np.isfinite(center).all() and 0.0 < ball.radius < math.inf and ball.predicted >= 0):
-        raise ValueError("must have a center, a radius > 0 and a class")
-    return center.astype(np.float64), ball
+            self._lines.append(line)

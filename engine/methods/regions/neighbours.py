@@ -4,8 +4,10 @@ Reference images are part of the deployed classifier: CERTIFY and PREDICT must u
 Distances are L2 over pixels in [0, 1], float64, by direct differences (no expanded squares).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,7 +64,7 @@ class NeighbourNoise:
             rule = f"must be at most the {len(points)} references"
             raise ArgumentError("neighbours", rule, self.neighbours)
         object.__setattr__(self, "_tree", KDTree(points))
-        object.__setattr__(self, "_digest", arrays_digest(points)[:8])
+        object.__setattr__(self, "_digest", arrays_digest(points))
 
     def at(self, image: Image) -> float:
         """Noise level of an image."""
@@ -73,12 +75,19 @@ class NeighbourNoise:
         distances, _ = self._tree.query(image.astype(np.float64).ravel(), self.neighbours)
         return float(np.mean(distances))
 
-    def describe(self) -> str:
-        """Everything that decides the noise level, in short."""
-        return (
-            f"{self.base:g}, rate {self.rate:g}, {self.neighbours} nearest, "
-            f"offset {self.offset:g}, references {self._digest}"
-        )
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything that decides the noise level."""
+        return {"base": self.base, "rate": self.rate, "offset": self.offset,
+                "neighbours": self.neighbours, "references": self._digest}  # fmt: skip
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """A `NeighbourNoise.record` in short."""
+    return (
+        f"{record['base']:g}, rate {record['rate']:g}, {record['neighbours']} nearest, "
+        f"offset {record['offset']:g}, references {record['references'][:8]}"
+    )
 
 
 def as_points(images: ArrayLike) -> Points:

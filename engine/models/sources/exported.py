@@ -33,14 +33,19 @@ class Exported(nn.Module):
         From float32 (rows, channels, height, width) to logits; may be called from many threads.
     rows : int or None
         Rows that ``run`` takes; None means any number.
+    sha256 : str
+        Of the file that ``run`` was read from.
     """
 
-    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size) -> None:
+    def __init__(
+        self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size, sha256: str
+    ) -> None:
         super().__init__()
+        self.sha256 = sha256
         self._run, self._rows = (run,), rows  # in a tuple, so that it is no submodule
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
-        return Exported(self._run[0], self._rows)
+        return Exported(self._run[0], self._rows, self.sha256)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.float32:
@@ -54,8 +59,10 @@ class Exported(nn.Module):
         return torch.cat(parts)[: len(x)]
 
 
-def read_exported(path: Path) -> Bundle:
+def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
+
+    With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it.
 
     Raises
     ------
@@ -65,7 +72,8 @@ def read_exported(path: Path) -> Bundle:
         If the file is larger than a network can be, refers to other files, cannot be run, has other
         inputs or outputs than one batch of images and its logits, or fails a trial.
     """
-    data, (run, sizes) = _onnx(path) if path.suffix.lower() == ".onnx" else load_pt2(path)
+    plain = path.suffix.lower() == ".onnx"
+    data, (run, sizes) = _onnx(path) if plain else load_pt2(path, trust=trust)
     if len(sizes) != 4 or any(size is None for size in sizes[1:]):
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
@@ -75,9 +83,10 @@ def read_exported(path: Path) -> Bundle:
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
-    module = Exported(run, rows or None)
+    sha256 = sha256_of(data)
+    module = Exported(run, rows or None, sha256)
     classes = _try(path, module, (channels, height, width))
-    network = Network(path.suffix.lower()[1:], {}, sha256_of(data), module, str(path))
+    network = Network(path.suffix.lower()[1:], {}, sha256, module, str(path))
     return Bundle(path.name, (height, width, channels), classes, (), None, {CLASSIFIER: network})
 
 

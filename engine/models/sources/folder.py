@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target, new_folder
-from dualsmooth.engine.limits import LARGEST_WEIGHTS
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_part, distinct_keys
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.records import sha256_of
@@ -59,6 +60,7 @@ def read_bundle(folder: Path) -> Bundle:
             entry["architecture"], entry["kwargs"], entry["sha256"], weights, origin
         )
     try:
+        ascending("sigmas", fields["sigmas"])
         return Bundle(
             name=fields["name"],
             input_shape=tuple(fields["input_shape"]),
@@ -133,10 +135,12 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _read_index(index: Path) -> dict[str, Any]:
+    check_part(index.parent, INDEX, _LARGEST_INDEX)
     try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            raise FileError(index, f"must be at most {_LARGEST_INDEX} bytes", index.stat().st_size)
-        fields = json.loads(index.read_text("utf-8"), parse_constant=_refuse_constant)
+        fields = json.loads(
+            index.read_text("utf-8"),
+            parse_constant=_refuse_constant, object_pairs_hook=distinct_keys,
+        )  # fmt: skip
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(index, "must be a readable JSON file", error) from error
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
@@ -145,6 +149,9 @@ def _read_index(index: Path) -> dict[str, Any]:
         hint = "made by another version of dualsmooth"
         raise FileError(index, f"must have version {VERSION}", fields.get("version"), hint)
     _check_fields(index, "the bundle", fields, _FIELDS)
+    if not fields["name"].isprintable() or set(fields["name"]) & set("<>&\"'/\\"):
+        rule = "name must be of printable characters, none of <>&\"'/\\"
+        raise FileError(index, rule, ascii(fields["name"][:80]))
     if fields["input_range"] != [0, 1]:
         raise FileError(index, "input_range must be [0, 1]", fields["input_range"])
     return fields
@@ -160,16 +167,11 @@ def _check_fields(index: Path, what: str, entry: object, kinds: dict[str, Any]) 
 
 def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
     name: str = entry["weights"]
-    path = folder / name
-    # One plain name in this very folder: no "..", no absolute path, no link to another place.
-    if Path(name).name != name or "\\" in name or "\0" in name or path.suffix != ".safetensors":
+    if not name.endswith(".safetensors"):
         raise FileError(folder / INDEX, "weights must be a plain *.safetensors file name", name)
-    if path.resolve().parent != folder.resolve():
-        raise FileError(path, "must not be a link to another folder", path.resolve())
+    path = check_part(folder, name, LARGEST_WEIGHTS)
     try:
         size = path.stat().st_size
-        if size > LARGEST_WEIGHTS:
-            raise FileError(path, f"must have at most {LARGEST_WEIGHTS} bytes", size)
         if size != entry["bytes"]:
             raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
         data = path.read_bytes()

@@ -16,7 +16,7 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt")
 
 
-def load_bundle(source: str | Path) -> Bundle:
+def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
     """Load a bundle.
 
     Parameters
@@ -25,6 +25,8 @@ def load_bundle(source: str | Path) -> Bundle:
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
         code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
         network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
+    trust : bool
+        Let PyTorch load a `.pt2` that is refused otherwise. The file can then run any code.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def load_bundle(source: str | Path) -> Bundle:
     if str(source).lower().endswith(EXPORTED):
         from dualsmooth.engine.models.sources.exported import read_exported
 
-        return read_exported(path)
+        return read_exported(path, trust=trust)
     if str(source) in bundled_names():
         return read_bundle(PRETRAINED / str(source))
     files = ", ".join(_CHECKPOINTS + EXPORTED)

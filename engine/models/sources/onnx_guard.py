@@ -7,14 +7,20 @@ nothing depends on which of the two another reader believes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from itertools import product
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_MODEL, check_size
+from dualsmooth.engine.limits import LARGEST_MODEL, LARGEST_WEIGHTS, check_part, check_size
 
 DEEPEST = 32
 """Graphs within nodes within graphs."""
+
+MOST_NODES = 100_000
+"""Nodes of a model once its functions are written out where they are called."""
 
 LOOPS = frozenset((b"Loop", b"Scan", b"SequenceMap"))
 
@@ -31,6 +37,9 @@ _PARTS: dict[str, dict[int, str]] = {
     _TENSOR: {},
 }
 _OPERATOR, _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 4, 1, 13, 14
+# Numbers of name and domain.
+_NAMED = {"node": (_OPERATOR, 7), "function": (1, 10)}
+_Name = tuple[bytes, bytes]
 
 
 def read_model(path: Path, *, loops: bool = True) -> bytes:
@@ -47,7 +56,8 @@ def read_model(path: Path, *, loops: bool = True) -> bytes:
     ------
     FileError
         If the file cannot be read, is above 2 GiB, is no protocol buffer, names other files, states
-        a tensor larger than its bytes, is nested beyond measure, or loops where it must not.
+        a tensor larger than its bytes, is nested beyond measure, calls functions that call others
+        without measure, or loops where it must not.
     """
     return _walked(path, _Walk(path, loops))
 
@@ -77,6 +87,7 @@ def _walked(path: Path, walk: "_Walk") -> bytes:
     except OSError as error:
         raise FileError(path, "must be readable", error.strerror or error) from error
     walk.message("model", memoryview(data), 0)
+    walk.check_functions()
     return data
 
 
@@ -84,6 +95,8 @@ class _Walk:
     def __init__(self, path: Path, loops: bool, beside: bytes = b"") -> None:
         self._path, self._loops, self._beside = path, loops, beside
         self.outside = 0  # tensors whose bytes stand beside the file
+        self._calls: Counter[_Name] = Counter()  # of the graph or function that is walked
+        self._functions: dict[_Name, list[Counter[_Name]]] = {}
 
     def message(self, kind: str, data: memoryview, depth: int) -> None:
         """Check a message and those in it."""
@@ -92,8 +105,11 @@ class _Walk:
         if kind == _SPARSE:
             raise FileError(self._path, "must hold dense weights", "a sparse tensor")
         dims: list[int] = []
-        before = self.outside
+        before, around = self.outside, self._calls
+        if kind == "function":
+            self._calls = Counter()
         try:
+            names = _names(kind, data)
             for number, value in _fields(data):
                 part = _PARTS[kind].get(number)
                 if part is not None:
@@ -104,9 +120,33 @@ class _Walk:
                     self._operator(bytes(_as_bytes(value)))
         except ValueError as error:
             raise FileError(self._path, "must be an ONNX file", error) from error
+        if kind == "node":
+            self._calls.update(names)
+        elif kind == "function":
+            for name in names:
+                self._functions.setdefault(name, []).append(self._calls)
+            self._calls = around
         if kind == _TENSOR and self.outside == before and not _fits(dims, len(data)):
             rule = "must hold the bytes of every tensor"
             raise FileError(self._path, rule, f"shape {dims[:8]} in {len(data)} bytes")
+
+    def check_functions(self) -> None:
+        """Refuse functions that call each other in a ring, or more and more often."""
+        known: dict[_Name, int] = {}
+
+        def size(calls: Counter[_Name]) -> int:
+            return sum(count * (1 + known.get(name, 0)) for name, count in calls.items())
+
+        called = {n: self._functions.keys() & set().union(*b) for n, b in self._functions.items()}
+        try:
+            for name in TopologicalSorter(called).static_order():
+                known[name] = sum(size(body) for body in self._functions[name])
+        except CycleError as error:
+            rule = "must not hold functions that call themselves"
+            raise FileError(self._path, rule, repr(error.args[1][0])) from error
+        if (nodes := size(self._calls)) > MOST_NODES:
+            rule = f"must have at most {MOST_NODES} nodes with its functions written out"
+            raise FileError(self._path, rule, nodes if nodes < 1 << 64 else "far more")
 
     def _tensor_field(self, number: int, value: int | memoryview, dims: list[int]) -> None:
         if number == _DIMS:
@@ -120,6 +160,13 @@ class _Walk:
             alone = (keys, names) == ([b"location"], [self._beside])
             if not self._beside or (b"location" in keys and not alone):
                 self._refuse_outside()
+            place = keys in ([b"offset"], [b"length"]) and len(names) == 1
+            if place and int(names[0]) > self._room():
+                raise FileError(self._path, "must name bytes that are there", names[0].decode())
+
+    def _room(self) -> int:
+        """Bytes of the file beside the model."""
+        return check_part(self._path.parent, self._beside.decode(), LARGEST_WEIGHTS).stat().st_size
 
     def _refuse_outside(self) -> None:
         raise FileError(self._path, "must hold its weights", "weights in another file",
@@ -128,6 +175,14 @@ class _Walk:
     def _operator(self, name: bytes) -> None:
         if name in LOOPS and not self._loops:
             raise FileError(self._path, "must not loop", name.decode(), "unroll it")
+
+
+def _names(kind: str, data: memoryview) -> list[_Name]:
+    """Name and domain of a function, or of the one a node calls; all where several stand."""
+    if kind not in _NAMED:
+        return []
+    texts, domains = (_texts(data, number) for number in _NAMED[kind])
+    return list(product(set(texts), {b"" if d == b"ai.onnx" else d for d in domains} or {b""}))
 
 
 def _fits(dims: list[int], size: int) -> bool:

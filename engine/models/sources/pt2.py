@@ -1,67 +1,168 @@
-"""Programs saved by ``torch.export.save``.
+"""Programs saved by ``torch.export.save``, read without PyTorch's reader.
 
-PyTorch unpickles parts of such a file if they are there. Files that hold any are refused, but
-PyTorch also evaluates expressions for sizes in it: load only files that you trust.
+That one unpickles, compiles and evaluates what the file says. Here weights are bytes with sizes
+that fit them, and the program is a list of known operators (`pt2_program`). Anything else is
+refused, unless the caller trusts the file.
 """
 
 import io
 import json
 import logging
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_zip
+from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, distinct_keys
+from dualsmooth.engine.models.sources.pt2_program import DTYPES, Pt2Program
 
-_PLAIN = re.compile(
-    r"[^/]+/(archive_format|archive_version|version|byteorder|\.data/[\w.]+|models/model\.json"
+_PARTS = re.compile(
+    r"archive_format|archive_version|version|byteorder|\.data/[\w.]+|models/model\.json"
     r"|data/weights/(weight_\d+|model_weights_config\.json)"
-    r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
 )
-_SAMPLES, _CONFIG = "data/sample_inputs/model.pt", "_config.json"
-
+_SCHEMA = 8
+_SYMBOL = re.compile(r"Symbol\('(\w+)'(?:, \w+=(?:True|False))*\)|(\w+)")
+_TRUST = "--trust-model, or load_bundle(path, trust=True), runs whatever is in it"
 
 Program = tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int | None, ...]]
 """A network as a function of one batch, and the sizes of that batch; None means any."""
 
 
-def load_pt2(path: Path) -> tuple[bytes, Program]:
+def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
     """Bytes of a file and the program in it.
+
+    Parameters
+    ----------
+    path : Path
+    trust : bool
+        Let PyTorch read it: then the file can run any code.
 
     Raises
     ------
     FileError
-        If the file is not a program of plain tensors with one float32 input and one output.
+        If the file is not a program of plain tensors and known operators with one float32 input and
+        one output; with ``trust``, if PyTorch cannot read it as one.
     """
-    rule = "must be a program of plain tensors, saved by torch.export.save"
     check_size(path, LARGEST_MODEL)
     try:
-        check_zip(path)
+        check_stored(path)
         data = path.read_bytes()
-        _refuse_pickles(data)
-        with _silence():
-            program = torch.export.load(io.BytesIO(data))
-        (name,) = program.graph_signature.user_inputs
-        (_,) = program.graph_signature.user_outputs
-        module = program.module()
+        return data, _trusted(data) if trust else _program(data)
     except FileError:
         raise
-    except Exception as error:  # zip, JSON and PyTorch's readers raise many kinds
-        received = (
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        )
-        raise FileError(path, rule, received) from error
+    except Exception as error:  # zip, JSON and operators raise many kinds
+        received = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        rule = "must be a program of plain tensors and known operators, saved by torch.export.save"
+        raise FileError(path, rule, received, "" if trust else _TRUST) from error
+
+
+def _program(data: bytes) -> Program:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        root = archive.namelist()[0].partition("/")[0] + "/"
+        parts = {name.removeprefix(root): name for name in archive.namelist()}
+        for part, name in parts.items():
+            if not name.startswith(root) or not _PARTS.fullmatch(part):
+                raise ValueError(f"unexpected part {name[:100]}")
+
+        def text(part: str) -> Any:
+            return json.loads(archive.read(parts[part]), object_pairs_hook=distinct_keys)
+
+        if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
+            raise ValueError("another byte order")
+        tensors: dict[str, torch.Tensor] = {}
+        for kind, folder in (("weights", "data/weights/"), ("constants", "data/constants/")):
+            for name, entry in text(f"{folder}model_{kind}_config.json")["config"].items():
+                if entry["use_pickle"]:
+                    raise ValueError(f"{name[:100]} is a pickle")
+                raw = archive.read(parts[folder + entry["path_name"]])
+                tensors[name] = _tensor(name, raw, entry["tensor_meta"])
+        return _graph(text("models/model.json"), tensors)
+
+
+def _graph(model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
+    if model["schema_version"]["major"] != _SCHEMA or model.get("guards_code"):
+        raise ValueError("guards, or a schema of another version")
+    graph, signature = model["graph_module"]["graph"], model["graph_module"]["signature"]
+    constants, inputs = {}, []
+    for entry in signature["input_specs"]:
+        ((kind, spec),) = entry.items()
+        if kind == "user_input":
+            inputs.append(spec["arg"]["as_tensor"]["name"])
+        elif kind in ("parameter", "buffer", "tensor_constant"):
+            constants[spec["arg"]["name"]] = tensors[spec[f"{kind}_name"]]
+        else:
+            raise ValueError(f"an input of kind {kind[:40]}")
+    (pixels,), (output,) = inputs, signature["output_specs"]
+    program = Pt2Program(
+        graph["nodes"], constants, pixels, output["user_output"]["arg"]["as_tensor"]["name"]
+    )
+    value = graph["tensor_values"][pixels]
+    if DTYPES.get(value["dtype"]) is not torch.float32:
+        raise ValueError("an input that is not float32")
+    sizes = tuple(_size(size) for size in value["sizes"])
+    least, most = _rows(value["sizes"][0], model["range_constraints"])
+    if None not in sizes[1:]:
+        program.check_sizes((least, *(size or 0 for size in sizes[1:])))
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        fits = len(x.shape) == len(sizes) and least <= len(x) <= most
+        if not fits or any(s not in (None, n) for s, n in zip(sizes, x.shape, strict=True)):
+            raise ValueError(f"the program takes no batch of shape {tuple(x.shape)}")
+        return program(x)
+
+    return run, sizes
+
+
+def _size(size: dict[str, Any]) -> int | None:
+    return size["as_int"] if "as_int" in size else None
+
+
+def _rows(size: dict[str, Any], ranges: dict[str, Any]) -> tuple[int, float]:
+    """Least and largest number of rows."""
+    if "as_int" in size:
+        return size["as_int"], size["as_int"]
+    found = _SYMBOL.fullmatch(size["as_expr"]["expr_str"])
+    if not found:
+        raise ValueError("a number of rows that is no plain symbol")
+    limits = ranges[found[1] or found[2]]
+    low, high = limits["min_val"], limits["max_val"]
+    return max(1, low or 0), math.inf if high is None else high
+
+
+def _tensor(name: str, raw: bytes, meta: dict[str, Any]) -> torch.Tensor:
+    """A tensor over its own bytes: no larger than they are, in whatever strides."""
+    dtype, sizes = DTYPES[meta["dtype"]], [entry["as_int"] for entry in meta["sizes"]]
+    strides = [entry["as_int"] for entry in meta["strides"]]
+    offset, room = meta["storage_offset"]["as_int"], len(raw) // dtype.itemsize
+    if not all(type(n) is int and n >= 0 for n in (*sizes, *strides, offset)):
+        raise ValueError(f"{name[:100]} has no plain sizes")
+    if math.prod(sizes) > room:
+        raise ValueError(f"{name[:100]} states {sizes[:8]} in {len(raw)} bytes")
+    flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    found = flat.as_strided(sizes, strides, offset)
+    if found.isnan().any():
+        raise ValueError(f"{name[:100]} holds NaN")
+    return found
+
+
+def _trusted(data: bytes) -> Program:
+    with _silence():
+        program = torch.export.load(io.BytesIO(data))
+    (name,) = program.graph_signature.user_inputs
+    (_,) = program.graph_signature.user_outputs
     placeholder = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == name)
     value = placeholder.meta["val"]
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
-        raise FileError(path, "must have one float32 input", getattr(value, "dtype", type(value)))
+        raise ValueError(f"an input of {getattr(value, 'dtype', type(value))}, not float32")
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return data, (module, sizes)
+    return program.module(), sizes
 
 
 @contextmanager
@@ -74,17 +175,3 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _refuse_pickles(data: bytes) -> None:
-    """Raise ValueError if anything in the archive would be unpickled as more than tensors."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for name in archive.namelist():
-            if not _PLAIN.fullmatch(name):
-                raise ValueError(f"unexpected part {name}")
-            if name.endswith(_SAMPLES):
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-            elif name.endswith(_CONFIG):
-                entries = json.loads(archive.read(name))["config"].values()
-                if any(entry.get("use_pickle", True) for entry in entries):
-                    raise ValueError(f"{name} names a pickle")

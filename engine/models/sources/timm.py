@@ -1,6 +1,5 @@
 """Networks of timm, with weights from a local file: nothing is ever downloaded (extra ``timm``)."""
 
-import argparse
 import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,14 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_size
 from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.load import TIMM
-from dualsmooth.engine.models.sources.torch_file import load_torch_file
+from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
+from dualsmooth.engine.records import sha256_of
 
 _STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where a training script keeps the tensors; averaged ones first, as timm itself reads them."""
@@ -80,10 +81,20 @@ def read_timm(source: str) -> Bundle:
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:  # timm's key filters
         first = " ".join(str(error).split())[:200]
         raise FileError(path, f"must hold the tensors of timm's {name}", first) from error
-    kwargs = {"name": architecture, "num_classes": classes,
-              "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
-    module = _normalized(network, settings.mean, settings.std).eval()
+    _check_all_used(path, state, network.state_dict())
+    kwargs: Any = {"name": architecture, "num_classes": classes,
+                   "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
     channels, height, width = settings.input_size
+    given = _normalized(network, settings.mean, settings.std).eval()
+    module = timm_network(**kwargs).eval()
+    probe = torch.rand(1, *settings.input_size, generator=torch.Generator().manual_seed(0))
+    try:
+        module.load_state_dict(given.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(module(probe), given(probe))
+    except (RuntimeError, AssertionError) as error:  # weights may come with settings of their own
+        rule = f"must be what timm makes of {architecture} without weights"
+        raise FileError(path, rule, " ".join(str(error).split())[:200]) from error
     found = network_from_module(module, "timm", kwargs)
     return Bundle(f"timm-{name}", (height, width, channels), classes, (), None, {CLASSIFIER: found})
 
@@ -127,19 +138,40 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load
 
+        check_size(path, LARGEST_WEIGHTS)
         try:
-            return dict(load(path.read_bytes()))
+            found: Any = load(path.read_bytes())
         except Exception as error:  # the parser's errors have no common base
             received = f"{type(error).__name__}: {error}"
             raise FileError(path, "must be a safetensors file", received) from error
-    # timm's training script keeps its arguments in the checkpoint.
-    found: Any = load_torch_file(path, (argparse.Namespace,))
+    else:
+        found = load_torch_file(path)
     state = next((found[key] for key in _STATES if found.get(key) is not None), found)
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
+    if not isinstance(state, Mapping) or not state:
         raise FileError(path, "must hold tensors by name", type(state).__name__)
-    return {_plain(str(key)): value for key, value in state.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        name = _plain(str(key))
+        if name in tensors:
+            raise FileError(path, "must hold one network", f"{name} twice")
+        whole = isinstance(value, torch.Tensor) and value.dtype in (torch.int64, torch.bool)
+        tensors[name] = value if whole else float_weights(path, name, value)
+    return tensors
+
+
+def _check_all_used(
+    path: Path, state: Mapping[str, torch.Tensor], built: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse a file with tensors that timm left out, cut or resampled; new names are no matter."""
+    kept = {_digest(tensor) for tensor in built.values()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and _digest(tensor) not in kept:
+            hint = "load it with timm yourself and save the network's own state_dict"
+            raise FileError(path, "must hold no tensor that timm drops or changes", name, hint)
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return sha256_of(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _plain(name: str) -> str:

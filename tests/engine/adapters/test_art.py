@@ -79,5 +79,12 @@ def test_bad_images_and_fit_are_refused(tiny_bundle: Path) -> None:
         CertifiedClassifier(method).certify(FIRST + 3, n=10)
     with pytest.raises(ArgumentError, match="sample_size"):
         CertifiedClassifier(method, sample_size=0)
+    last = FIRST.transpose(0, 2, 3, 1)
+    for images in (last, FIRST[0], FIRST[:, 0]):
+        with pytest.raises(ArgumentError, match=r"^x must have shape \(count, 1, 8, 8\)"):
+            CertifiedClassifier(method).predict(images)
+    for name in ("clip_values", "preprocessing_defences"):
+        with pytest.raises(ArgumentError, match=f"^{name} must be part of the network"):
+            CertifiedClassifier(method).set_params(**{name: (0, 255)})
     with pytest.raises(NotImplementedError, match="train the networks first"):
         CertifiedClassifier(method).fit(FIRST, np.zeros(5))

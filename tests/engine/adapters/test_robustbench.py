@@ -102,3 +102,28 @@ def test_the_stand_in_has_robustbench_s_signature() -> None:
         pytest.skip(f"needs robustbench: {str(error).splitlines()[0]}")
     named = list(inspect.signature(theirs).parameters)
     assert named == list(inspect.signature(Zoo().load_model).parameters)
+
+
+class Silent(nn.Sequential):
+    """As users write it: a `train` that returns nothing."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+
+def test_what_a_zoo_does_is_taken_or_told_in_one_line(zoo: Zoo) -> None:
+    def load(model_name: str, *others: object) -> nn.Module:
+        if model_name == "Offline":
+            raise OSError("no route to host\nafter 3 tries")
+        if model_name == "Damaged":
+            raise RuntimeError("size mismatch for weight")
+        module = Silent(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+        module.train()
+        return module
+
+    sys.modules["robustbench.utils"].load_model = load  # type: ignore[attr-defined]
+    assert not load_model("Silent").build("classifier").training
+    for name in ("Offline", "Damaged"):
+        with pytest.raises(ArgumentError, match=f"^model_name .*received {name}") as refused:
+            load_model(name)
+        assert "\n" not in str(refused.value)

@@ -1,4 +1,6 @@
 import json
+import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from dualsmooth.engine.bounds.anytime import anytime_lower
 from dualsmooth.engine.bounds.binomial import (
     clopper_pearson_lower,
     clopper_pearson_table,
     clopper_pearson_upper,
     majority_p_value,
 )
+from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
+from dualsmooth.engine.bounds.sequential import group_sequential_plan
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.settings import Settings
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 CASES = json.loads((REFERENCE / "statistics.json").read_text())["clopper_pearson"]
@@ -130,3 +139,80 @@ def test_bad_arguments_are_named(k: int, n: int, alpha: float, argument: str) ->
     for bound in (clopper_pearson_lower, clopper_pearson_upper):
         with pytest.raises(ArgumentError, match=f"^{argument} "):
             bound(k, n, alpha)
+
+
+def exact_tail(k: int, n: int, p: float | Fraction) -> Fraction:
+    """P(Bin(n, p) >= k) from above, within 2^-150 relatively: the terms fall from k on."""
+    success = Fraction(p)
+    numerator, size = success.numerator, success.denominator
+    term = math.comb(n, k) * numerator**k * (size - numerator) ** (n - k)
+    shift = max(0, term.bit_length() - 256)
+    term = (term >> shift) + 1
+    total = 0
+    for j in range(k, n + 1):
+        total += term
+        if term < total >> 200:
+            total += total >> 150
+            break
+        term = term * (n - j) * numerator // ((j + 1) * (size - numerator)) + 1
+    return Fraction(total << shift, size**n)
+
+
+COUNTS = [(1, 1), (1, 2), (2, 2), (1, 40), (7, 9), (39, 40), (20, 40), (99, 100), (530, 1000)]
+COUNTS += [(k, 1000) for k in (1, 3, 600, 900, 999, 1000)]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 1e-3, 5e-4, 1e-9, 1e-30, 1e-100])
+def test_bounds_are_on_the_safe_side_of_exact_integers(alpha: float) -> None:
+    """Not by a tolerance: the tail at the bound, in exact arithmetic, is at most alpha."""
+    level = Fraction(alpha)
+    for k, n in COUNTS:
+        lower = float(clopper_pearson_lower(k, n, alpha))
+        assert exact_tail(k, n, lower) <= level, (k, n)
+        assert exact_tail(k, n, lower * (1 + 1e-11)) > level or lower * (1 + 1e-11) >= 1, (k, n)
+        upper = float(clopper_pearson_upper(n - k, n, alpha))
+        if upper < 1.0:
+            assert exact_tail(k, n, 1 - Fraction(upper)) <= level, (n - k, n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "n"), [(3412, 6706), (9900, 10_000), (50_100, 100_000)])
+def test_bounds_of_many_votes_are_on_the_safe_side_of_exact_integers(k: int, n: int) -> None:
+    """(3412, 6706) at 4.4e-77 is where SciPy's tail was found to err most."""
+    for alpha in (4.448672052507622e-77, 1e-3):
+        assert exact_tail(k, n, float(clopper_pearson_lower(k, n, alpha))) <= Fraction(alpha)
+
+
+def test_no_bound_rises_above_forty_digits() -> None:
+    for case in CASES:
+        bound = clopper_pearson_lower(case["k"], case["n"], float(case["alpha"]))
+        assert Fraction(float(bound)) <= Fraction(case["lower"]), case
+        if "upper" in case:
+            upper = clopper_pearson_upper(case["k"], case["n"], float(case["alpha"]))
+            assert Fraction(float(upper)) >= Fraction(case["upper"]), case
+
+
+@pytest.mark.parametrize("alpha", [9.9e-101, 1e-120, 1e-300, 5e-324])
+def test_levels_below_those_of_scipys_tails_are_refused(alpha: float) -> None:
+    checks: list[Callable[[float], object]] = [
+        lambda a: clopper_pearson_lower(5, 10, a),
+        lambda a: clopper_pearson_upper(5, 10, a),
+        lambda a: anytime_lower(5, 10, a),
+        lambda a: order_statistic_lower(10, 0.5, a),
+        lambda a: order_statistic_upper(10, 0.5, a),
+        lambda a: group_sequential_plan(0.6, (100, 200), a),
+        lambda a: Settings(alpha=a),
+        lambda a: FixedSmoothing(OneNetwork(), 0.25).certify(Budget.fixed(5, 5), a),
+        lambda a: FixedSmoothing(OneNetwork(), 0.25).predict(5, a),
+    ]
+    for check in checks:
+        with pytest.raises(ArgumentError, match="alpha must be at least 1e-100"):
+            check(alpha)
+    assert clopper_pearson_lower(10, 10, 1e-100) > 0.0
+
+
+def test_a_level_that_is_split_counts_as_its_parts() -> None:
+    split = FixedSmoothing(OneNetwork(), 0.25, runner_up=True)
+    with pytest.raises(ArgumentError, match="at least 2e-100"):
+        split.certify(Budget.fixed(5, 5), 1.5e-100)
+    split.certify(Budget.fixed(5, 5), 2e-100)

@@ -1,5 +1,8 @@
 """``dualsmooth audit`` as a user meets it: output and exit codes."""
 
+import dataclasses
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from dualsmooth.engine.cli.app import main
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.runs.log import read_log
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -93,3 +100,76 @@ def test_an_audit_without_replay_needs_no_torch(certified: Path) -> None:
         f"assert not audit(Path({str(certified)!r}), load_images('digits')).findings\n"
     )
     subprocess.run([sys.executable, "-c", block], check=True)
+
+
+def test_what_is_on_trust_has_its_own_exit_code(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    anchors, out = tmp_path / "anchors.npz", tmp_path / "run"
+    Anchors(load_images("digits:train").images[:30], [0.12, 0.5] * 15).save(anchors)
+    options = ("--data", "digits", "--n0", 10, "--n", 100, "--max", 4, "--out", out)
+    assert run("certify", tiny_bundle, "--method", "insta", "--anchors", anchors, *options)[0] == 0
+    code, printed, _ = run("audit", out)
+    assert code == 4
+    assert "TRUST  the noise level and the region of each image (--data, --anchors)" in printed
+    assert printed.endswith("clean; 1 parts taken on trust\n")
+    code, printed, _ = run("audit", out, "--anchors", anchors)
+    assert (code, printed.endswith(": clean\n")) == (0, True)
+    other = tmp_path / "other.npz"
+    Anchors(load_images("digits:train").images[:30], [0.5, 0.12] * 15).save(other)
+    code, printed, _ = run("audit", out, "--anchors", other)
+    assert (code, "anchors must be those of the run" in printed) == (1, True)
+    assert run("audit", "n" * 300)[0] == 2
+
+
+def test_nothing_is_opened_because_a_run_names_it(
+    run: Run, certified: Path, tmp_path: Path
+) -> None:
+    """Not even a folder with the name of a bundled model, or digits of somewhere."""
+    copied = shutil.copytree(certified, tmp_path / "copy")
+    record = json.loads((copied / "run.json").read_text())
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "digits-dual").mkdir()
+    for data, bundle in (
+        (f"npz:{tmp_path}/pipe", "digits-dual"),
+        (f"digits:{tmp_path}/pipe", str(tmp_path / "pipe")),
+        (f"folder:{tmp_path}", f"{tmp_path}/pipe.onnx"),
+    ):
+        record["configuration"] |= {"data": data, "bundle": bundle}
+        covered = {key: record[key] for key in ("configuration", "machine")}
+        (copied / "run.json").write_text(json.dumps(record | {"fingerprint": digest_of(covered)}))
+        code, printed, _ = run("audit", copied)
+        assert code in (1, 4)
+        assert "images and labels (--data)" in printed
+
+
+def test_fresh_and_resume_are_not_given_together(run: Run, tiny_bundle: Path) -> None:
+    code, _, err = run("certify", tiny_bundle, "--data", "digits", "--fresh", "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "fresh must be left out with resume" in err
+
+
+@pytest.mark.parametrize("change", ["other n", "image outside", "another label"])
+def test_resume_refuses_lines_of_another_run(
+    run: Run, certified: Path, tiny_bundle: Path, tmp_path: Path, change: str
+) -> None:
+    copied = shutil.copytree(certified, tmp_path / "copy")
+    lines = read_log(copied)
+    if change == "other n":
+        counts = tuple(
+            dataclasses.replace(r, count=r.count + 1, votes=(r.votes[0] + 1, *r.votes[1:]))
+            for r in lines[1].counts
+        )
+        lines[1] = dataclasses.replace(lines[1], counts=counts)
+    elif change == "image outside":
+        lines[1] = dataclasses.replace(lines[1], image_id=77)
+    else:
+        lines[1] = dataclasses.replace(lines[1], label=(lines[1].label or 0) + 1)
+    log = copied / "certificates.jsonl"
+    log.write_text("".join(line.to_json() + "\n" for line in lines[:4]))
+    before = log.read_bytes()
+    options = ("--data", "digits", "--n0", 10, "--n", 100, "--max", 6, "--out", copied, "--resume")
+    code, _, err = run("certify", tiny_bundle, *options)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "certificates.jsonl: must " in err
+    assert log.read_bytes() == before

@@ -269,6 +269,14 @@ def test_only_the_listed_opcodes_and_memo_slots(tmp_path: Path) -> None:
             load_images(f"cifar10:{tmp_path}")
 
 
+def nested(times: int, pair: bytes) -> bytes:
+    """A mapping whose key is a tuple of tuples, each holding the one before more than once."""
+    if not pair:
+        return b"\x80\x02}K\x01" + b"\x85" * times + b"K\x01s."
+    parts = b"".join(b"q%c0" % i + pair.replace(b"%b", b"h%c" % i) for i in range(times))
+    return b"\x80\x02}K\x01\x85" + parts + b"K\x01s."
+
+
 def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
     assert old in data
     return data.replace(old, new)
@@ -282,6 +290,10 @@ def replaced(data: bytes, old: bytes, new: bytes) -> bytes:
         (replaced(official_pickle([3, 4]), b"K\x03K\x04e", b"K\x03e"), "one label for each"),
         (replaced(official_pickle([3]), b"u1", b"O8"), "data must be uint8"),
         (replaced(official_pickle([3]), b"M\x01\x00M", b"M\x02\x00M"), "shape"),
+        (nested(60, b"%b%b\x86"), "tuples in each other"),
+        (nested(60, b"(%b%b%btq\xff"), "tuples in each other"),
+        (nested(1_000_000, b""), "tuples in each other"),
+        (replaced(official_pickle([3]), b"U\x02u1", b"K\x01\x85"), "data must be uint8"),
         (pickle.dumps([], 2), "must hold a dictionary"),
         (pickle.dumps({b"labels": [1]}, 2), "data must be an array"),
         (pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": 3}, 2), "labels"),

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from scipy import special
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.radius.gaussian import gaussian_radius, interval_radius
+from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.methods.semielastic import SemielasticAt
+from dualsmooth.engine.radius.decision import least_probability
+from dualsmooth.engine.radius.gaussian import gaussian_radius, interval_radius, margin_radius
+from dualsmooth.engine.radius.two_scale import semielastic_radius
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 
@@ -69,3 +75,27 @@ def test_interval_radius_is_the_best_minimum() -> None:
     assert interval_radius([], []) == 0.0
     assert interval_radius([0.2, 0.5, np.inf], [0.9, 0.4, 0.1]) == 0.4
     assert interval_radius([0.0], [1.0]) == 0.0
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.12, 0.25, 1 / 3, 0.7, 1e-3, 1e39])
+def test_radii_are_in_the_scale_that_the_noise_has(sigma: float) -> None:
+    """Samplers multiply by float32(sigma): 0.12 becomes 0.11999999731779099."""
+    with np.errstate(over="ignore"):
+        scale = min(sigma, float(np.float32(sigma)))
+    assert gaussian_radius(0.9, sigma) == gaussian_radius(0.9, scale)
+    assert gaussian_radius(0.9, sigma) < scale * special.ndtri(0.9)
+    assert margin_radius(0.9, 0.9, sigma / 2) < scale * special.ndtri(0.9)
+    radius = gaussian_radius(0.9, sigma)
+    assert gaussian_radius(least_probability(radius, sigma), sigma) >= radius
+
+
+def test_semielastic_radii_allow_for_levels_rounded_to_float32() -> None:
+    method = SemielasticAt(OneNetwork(), "semielastic", 0.12, 0.05, 3072)
+    at = method.certify(Budget.fixed(10, 1000), 0.001)
+    next(at)
+    at.send(np.array([10, 0, 0]))
+    with pytest.raises(StopIteration) as stop:
+        at.send(np.array([930, 70, 0]))
+    certificate: Certificate = stop.value.value
+    scale, lower = float(np.float32(0.12)), certificate.bounds[0].lower
+    assert 0.0 < certificate.radius < semielastic_radius(lower, scale, 0.05, 3072)

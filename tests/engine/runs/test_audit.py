@@ -249,7 +249,8 @@ def test_an_altered_configuration_is_found(
     record = json.loads(path.read_text())
     change(record["configuration"])
     if message != "fingerprint":
-        record["fingerprint"] = digest_of(record["configuration"])
+        covered = {key: record[key] for key in ("configuration", "machine")}
+        record["fingerprint"] = digest_of(covered)
     path.write_text(json.dumps(record))
     assert message in audit(copied).findings[0]
 

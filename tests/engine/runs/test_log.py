@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import shutil
+from contextlib import suppress
 from decimal import Decimal
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.machine import machine
 from dualsmooth.engine.runs.log import RunLog, radius_text, read_log, table
 
 CERTIFICATE = Certificate(
@@ -101,3 +105,104 @@ def test_fresh_deletes_the_files_of_a_run_and_nothing_else(tmp_path: Path) -> No
         "certificates.jsonl", "notes.txt", "run.json",
     ]  # fmt: skip
     assert json.loads((tmp_path / "run.json").read_text())["configuration"] == {}
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "certificates.jsonl"])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"configuration": {}}', "not json", "[" * 99999])
+def test_fresh_leaves_the_files_of_other_tools_alone(tmp_path: Path, name: str, text: str) -> None:
+    for other in ("run.json", name):
+        (tmp_path / other).write_text(text)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(FileError, match="must be the record of a run"):
+        RunLog(tmp_path, {}, fresh=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    (tmp_path / "run.json").unlink()
+    if name != "run.json":
+        with pytest.raises(FileError, match="other files in it"):
+            RunLog(tmp_path, {}, fresh=True)
+
+
+def test_killed_at_any_removal_beside_a_report_some_option_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    for survive in range(6):
+        folder = tmp_path / str(survive)
+        log = RunLog(folder, {})
+        log.append(numbered(0))
+        log.finish({})
+        for name in ("summary.md", "report.html", "curves.png"):
+            (folder / name).write_text("report")
+        left = survive
+
+        def maybe(path: Path, *arguments: object, call: object = None, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return call(path, *arguments, **options)  # type: ignore[operator]
+
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "replace"):
+                patch.setattr(Path, name, partialmethod(maybe, call=getattr(Path, name)))
+            patch.setattr("fcntl.flock", lambda *_: None)
+            with suppress(Killed):
+                RunLog(folder, {}, fresh=True).close()
+        monkeypatch.setattr("fcntl.flock", lambda *_: None)
+        RunLog(folder, {}, fresh=True).close()
+        assert (folder / "summary.md").read_text() == "report"
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    (lost / "summary.md").write_text("report")
+    with pytest.raises(FileError, match="other files in it"):
+        RunLog(lost, {})
+    RunLog(lost, {}, fresh=True).close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"processor": "another"},
+        {"instructions": "0 ONEDNN_MAX_CPU_ISA=SSE41"},
+        {"versions": machine()["versions"] | {"torch": "0.1"}},
+        {"versions": machine()["versions"] | {"scipy": "0.1"}},
+        {"versions": machine()["versions"] | {"dualsmooth": "0"}},
+    ],
+    ids=str,
+)
+def test_resume_compares_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    RunLog(tmp_path, {"device": "cpu"}).close()
+    here = machine()
+    monkeypatch.setattr("dualsmooth.engine.runs.log.machine", lambda: here | change)
+    with pytest.raises(FileError, match=r"must have the same arithmetic to resume.*--fresh"):
+        RunLog(tmp_path, {"device": "cpu"}, resume=True)
+    monkeypatch.setattr("dualsmooth.engine.runs.log.machine", lambda: here | {"cores": 99})
+    RunLog(tmp_path, {"device": "cpu"}, resume=True).close()
+
+
+@pytest.mark.parametrize("switch", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
+def test_switches_of_instructions_are_part_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    RunLog(tmp_path, {}).close()
+    monkeypatch.setenv(switch, "avx2")
+    with pytest.raises(FileError, match=f"instructions .*{switch}=avx2"):
+        RunLog(tmp_path, {}, resume=True)
+
+
+def test_a_deleted_log_is_told(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", {})
+    log.append(numbered(0))
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(StoppedError, match="0 certificates are on disk, because the log was"):
+        log.finish({})
+    log.close()
+
+
+def test_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="File name too long"):
+        RunLog(tmp_path / ("n" * 300), {})

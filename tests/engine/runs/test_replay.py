@@ -1,6 +1,9 @@
 """Votes drawn again: equal where they must be, likely elsewhere, and forged ones found."""
 
 import dataclasses
+import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,15 @@ from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.audit import Audit, audit
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_log
-from dualsmooth.engine.runs.replay import Choice, replay, smallest_p
+from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.rederive import plan_of, rederive
+from dualsmooth.engine.runs.replay import Choice, pooled_z, replay, smallest_p
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
@@ -132,3 +138,87 @@ def test_fishers_test_keeps_its_level_and_sees_a_shift() -> None:
     shifted = np.stack([rng.multinomial(3000, p) for p in ([0.6, 0.4, 0], [0.7, 0.3, 0])])
     assert smallest_p(shifted) < 1e-9
     assert smallest_p(np.array([[5, 0, 0], [5, 0, 0]])) == 1.0
+
+
+def shifted(folder: Path, deviations: float) -> None:
+    """Give every winner some standard deviations more votes, and make the rest of it fit."""
+    plan = plan_of(read_configuration(folder))
+    lines = []
+    for c in read_log(folder):
+        counts = []
+        for record in c.counts:
+            votes = list(record.votes)
+            if record.phase == "CLASS_ESTIMATE":
+                order = sorted(range(len(votes)), key=lambda i: -votes[i])
+                top, second, n = order[0], order[1], sum(votes)
+                sd = math.sqrt(votes[top] * (n - votes[top]) / n)
+                more = min(votes[second], round(deviations * sd))
+                votes[top] += more
+                votes[second] -= more
+            counts.append(dataclasses.replace(record, votes=tuple(votes)))
+        lines.append(rederive(plan, dataclasses.replace(c, counts=tuple(counts))).to_json())
+    (folder / "certificates.jsonl").write_text("\n".join(lines) + "\n")
+    for name in ("certificates.tsv", "summary.json"):
+        (folder / name).unlink()
+
+
+@pytest.fixture(scope="module")
+def many(bundle: Bundle, data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many") / "run"
+    settings = Settings(Budget.fixed(20, 600), precision="fp32", device="cpu")
+    certify_run(FixedSmoothing(bundle, 0.5), data, list(range(30)), settings, folder)
+    return folder
+
+
+def test_a_small_shift_of_every_winner_is_found_by_pooling(
+    many: Path, bundle: Bundle, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = replayed(shutil.copytree(many, tmp_path / "honest"), bundle, data, "statistical")
+    assert honest.findings == []
+    forged = shutil.copytree(many, tmp_path / "forged")
+    shifted(forged, 2.0)
+    assert "other votes for 30 images" in replayed(forged, bundle, data, "statistical").findings[0]
+    monkeypatch.setattr("dualsmooth.engine.runs.replay.pooled_z", lambda _: 0.0)
+    assert replayed(forged, bundle, data, "statistical").findings == []
+
+
+def test_pooled_differences_keep_their_level_and_see_either_sign() -> None:
+    rng = np.random.default_rng(11)
+    z = [
+        pooled_z([rng.multinomial(200, [p, 1 - p, 0], 2) for p in (0.5, 0.9, 0.995)])
+        for _ in range(3000)
+    ]
+    assert abs(float(np.mean(z))) < 0.1
+    assert 0.85 < float(np.std(z)) < 1.1
+    ahead = [np.array([[120, 80], [100, 100]])] * 16
+    assert pooled_z(ahead) > 7.0
+    assert pooled_z([votes[::-1] for votes in ahead]) < -7.0
+    assert pooled_z([np.array([[9, 0], [9, 0]])]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"processor": "another one"},
+        {"instructions": "0 ATEN_CPU_CAPABILITY=default"},
+        {"instructions": None},
+        {"versions": {**machine()["versions"], "torch": "0.0"}},
+    ],
+    ids=str,
+)
+def test_a_named_machine_is_under_the_fingerprint_and_weakens_the_verdict(
+    run: Path, bundle: Bundle, data: ImageSet, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    path = folder / "run.json"
+    record = json.loads(path.read_text())
+    record["machine"] |= change
+    path.write_text(json.dumps(record))
+    assert "fingerprint" in audit(folder, data).findings[0]
+    covered = {key: record[key] for key in ("configuration", "machine")}
+    path.write_text(json.dumps(record | {"fingerprint": digest_of(covered)}))
+    seen = replayed(folder, bundle, data, share=0.3)
+    assert seen.findings == []
+    assert "another processor, device or library" in seen.trusted[0]
+    assert replayed(folder, bundle, data, "statistical", 0.3).trusted == []
+    assert replayed(folder, bundle, data, "exact", 0.3).trusted == []

@@ -1,37 +1,54 @@
+"""Votes of earlier runs: found where they are the same, refused where an audit accuses them."""
+
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import DrawRecord
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Draw, Phase
-from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.runs.log import RunLog
-from dualsmooth.engine.runs.reuse import VOTES_DEPEND_ON, Votebook
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.settings import Settings
 
-CONFIGURATION = dict.fromkeys(VOTES_DEPEND_ON, 1)
-DRAW = Draw("m", 0.25, Phase.CLASS_ESTIMATE, 100, 50, 2)
+DRAW = Draw("classifier", 0.25, Phase.CLASS_ESTIMATE, 0, 50, 1)
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "run"
+    settings = Settings(Budget.fixed(10, 50), precision="fp32", device="cpu")
+    method = FixedSmoothing(load_bundle(tiny_bundle), 0.25)
+    certify_run(method, load_images("digits"), [0, 1], settings, folder, make=FakeSampler)
+    return folder
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Votebook:
-    record = DrawRecord("m", 0.25, "CLASS_ESTIMATE", 2, 100, 50, (20, 29, 1))
-    certificate = Certificate(
-        predicted=None, radius=0.0, sigma=0.25, method="fixed(0.25)", abstained_at="classifier",
-        alpha=AlphaLedger("single", 0.001, {"classifier": 0.001}), bounds=(), counts=(record,),
-        image_id=7,
-    )  # fmt: skip
-    log = RunLog(tmp_path / "run", CONFIGURATION)
-    log.append(certificate)
-    log.close()
-    return Votebook.read([tmp_path / "run"], CONFIGURATION)
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(drawn, tmp_path / "copy")
 
 
-def test_a_recorded_draw_is_found(book: Votebook) -> None:
-    votes = book.find(7, DRAW)
+def read(folder: Path, wanted: Path) -> Votebook:
+    return Votebook.read([folder], read_configuration(wanted))
+
+
+def test_a_recorded_draw_is_found(drawn: Path) -> None:
+    votes = read(drawn, drawn).find(1, DRAW)
     assert votes is not None
-    assert_array_equal(votes, [20, 29, 1])
+    assert_array_equal(votes, read_log(drawn)[1].counts[-1].votes)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +58,61 @@ def test_a_recorded_draw_is_found(book: Votebook) -> None:
         {"sigma": 0.5},
         {"phase": Phase.CLASS_GUESS},
         {"level": 0},
-        {"first": 0},
+        {"first": 1},
         {"count": 51},
     ],
     ids=str,
 )
-def test_any_other_draw_is_not(book: Votebook, change: dict[str, object]) -> None:
+def test_any_other_draw_is_not(drawn: Path, change: dict[str, object]) -> None:
     """Votes of another network, level, phase or sample would be reused noise or plainly wrong."""
-    assert book.find(7, replace(DRAW, **change)) is None  # type: ignore[arg-type]
-    assert book.find(8, DRAW) is None
+    book = read(drawn, drawn)
+    assert book.find(1, replace(DRAW, **change)) is None  # type: ignore[arg-type]
+    assert book.find(7, DRAW) is None
+
+
+def with_votes(folder: Path, change: Callable[[list[int]], object]) -> None:
+    lines = []
+    for c in read_log(folder):
+        *others, last = c.counts
+        votes = list(last.votes)
+        change(votes)
+        forged: DrawRecord = replace(last, votes=tuple(votes))
+        lines.append(replace(c, counts=(*others, forged)).to_json() + "\n")
+    (folder / "certificates.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda votes: votes.__setitem__(0, votes[0] + 1),
+        lambda votes: votes.__setitem__(slice(0, 2), [-1, sum(votes[:2]) + 1]),
+        lambda votes: votes.append(0),
+        lambda votes: votes.pop(),
+        lambda votes: votes.sort(),
+    ],
+    ids=["too many", "negative", "another class", "a class less", "of other classes"],
+)
+def test_votes_that_an_audit_accuses_are_not_reused(
+    folder: Path, drawn: Path, change: Callable[[list[int]], object]
+) -> None:
+    with_votes(folder, change)
+    with pytest.raises(FileError, match="must pass an audit"):
+        read(folder, drawn)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("processor", "another"), ("instructions", "0"), ("versions", {})]
+)
+def test_votes_of_another_machine_are_not_reused(
+    folder: Path, drawn: Path, key: str, value: object
+) -> None:
+    path = folder / "run.json"
+    record: dict[str, Any] = json.loads(path.read_text())
+    record["machine"][key] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(FileError, match="fingerprint"):
+        read(folder, drawn)
+    covered = {name: record[name] for name in ("configuration", "machine")}
+    path.write_text(json.dumps(record | {"fingerprint": digest_of(covered)}))
+    with pytest.raises(FileError, match="must have drawn its votes on such a machine"):
+        read(folder, drawn)

@@ -314,3 +314,29 @@ def test_values_out_of_range_are_refused_before_any_work(
     with pytest.raises(ArgumentError, match="must be"):
         train(recipe, "digits", tmp_path / "bundle", options=[option], progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "state", [[1, 2], {"epoch": 1}, {"network": {}}, {"generator": 3, "epoch": 1}, None, b"torn"]
+)
+def test_a_state_of_something_else_is_refused_in_one_line(tmp_path: Path, state: object) -> None:
+    def stop(self: Checkpoints, step: str, value: dict[str, Any]) -> None:
+        path = self._path(step)
+        assert path is not None
+        path.write_bytes(state) if isinstance(state, bytes) else torch.save(state, path)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quick(tmp_path / "bundle")
+    with pytest.raises(FileError, match="must be a training state"):
+        quick(tmp_path / "bundle", resume=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 99999, "[]", "3"])
+def test_a_recipe_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bundle.train").mkdir()
+    (tmp_path / "bundle.train" / RECIPE).write_text(text)
+    with pytest.raises(FileError, match="must be a JSON file"):
+        quick(tmp_path / "bundle", resume=True)

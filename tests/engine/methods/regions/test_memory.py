@@ -13,13 +13,15 @@ def point(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(1, -1, 1)
 
 
-def answer(memory: Memory, at: np.ndarray, predicted: int, radius: float) -> tuple[int, float]:
+def answer(
+    memory: Memory, at: np.ndarray, predicted: int, radius: float, alpha: float = 0.001
+) -> tuple[int, float]:
     with memory.query(at) as query:
-        if found := query.find():
+        if found := query.find(alpha):
             return found.predicted, found.radius
         radius = min(radius, query.room(predicted))
         if radius > 0.0:
-            query.remember(predicted, radius, 0.25)
+            query.remember(predicted, radius, 0.25, alpha)
         return predicted, radius
 
 
@@ -100,3 +102,10 @@ def test_a_torn_line_is_dropped_and_a_changed_one_refused(tmp_path: Path) -> Non
     assert refused.traceback  # and not because its frames had gone
     with pytest.raises(FileError, match="memory"):
         Memory(tmp_path / "missing" / "memory")
+
+
+@pytest.mark.parametrize("header", [b'{"about": 3}', b'{"about":', b'{"about":' + b"[" * 99999])
+def test_a_header_of_something_else_is_refused(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "memory").write_bytes(header + b"\n")
+    with pytest.raises(FileError, match="line 1: must say what the balls are about"):
+        Memory(tmp_path / "memory")

@@ -31,10 +31,10 @@ def test_sigma_drifts_no_faster_than_the_rate(seed: int, length: float) -> None:
 
 
 def test_what_decides_sigma_is_in_its_name() -> None:
-    one = NeighbourNoise(REFERENCES, 0.25).describe()
-    assert one != NeighbourNoise(REFERENCES[1:], 0.25).describe()
-    assert one != NeighbourNoise(REFERENCES, 0.25, rate=0.02).describe()
-    assert one == NeighbourNoise(REFERENCES.copy(), 0.25).describe()
+    one = NeighbourNoise(REFERENCES, 0.25).record
+    assert one != NeighbourNoise(REFERENCES[1:], 0.25).record
+    assert one != NeighbourNoise(REFERENCES, 0.25, rate=0.02).record
+    assert one == NeighbourNoise(REFERENCES.copy(), 0.25).record
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
+import argparse
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models.architectures.resnet import CIFAR10_MEAN, CIFAR10_STD
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
@@ -35,11 +38,112 @@ def test_prefixes(tmp_path: Path, prefix: str) -> None:
     assert torch.equal(built(x), trained()(x))
 
 
-def test_normalizing_layer_is_dropped(tmp_path: Path) -> None:
-    state = {"0.means": torch.zeros(3), "module.0.sds": torch.ones(3)}
-    state |= {f"1.{name}": value for name, value in trained().state_dict().items()}
+def behind(prefix: str, **others: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The network's tensors behind a prefix, beside others (`__` stands for a dot)."""
+    state = {prefix + name: value for name, value in trained().state_dict().items()}
+    return state | {name.replace("__", ".").lstrip("_"): value for name, value in others.items()}
+
+
+HALVES = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "mean", "std"),
+    [
+        ("1.", "0.means", "0.sds"), ("module.1.", "module.0.mean", "module.0.std"),
+        ("1.module.", "0.mu", "0.sigma"), ("", "normalize.mean", "normalize.std"),
+        ("module.", "module.normalize_layer.means", "module.normalize_layer.stds"),
+        ("_orig_mod.", "_orig_mod.normalizer._mean", "_orig_mod.normalizer._std"),
+        ("model.", "mean", "std"), ("model.", "model.norm.mean", "model.norm.std"),
+    ],
+)  # fmt: skip
+def test_the_file_s_mean_and_std_are_used(tmp_path: Path, prefix: str, mean: str, std: str) -> None:
+    state = behind(prefix) | {mean: HALVES[0].view(1, 3, 1, 1), std: HALVES[1]}
+    bundle = load_bundle(checkpoint(tmp_path / "a.pth", state_dict=state))
+    kwargs = {"num_classes": 7, "mean": HALVES[0].tolist(), "std": HALVES[1].tolist()}
+    right = create("cifar_resnet20", kwargs).eval()
+    right.load_state_dict(trained().state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(bundle.build("classifier")(x), right(x))
+    assert not torch.equal(right(x), trained()(x))
+
+
+def test_cifar_10_s_own_mean_and_std_change_nothing(tmp_path: Path) -> None:
+    mean, std = torch.tensor(CIFAR10_MEAN), torch.tensor(CIFAR10_STD)
+    state = behind("1.") | {"0.means": mean, "0.sds": std}
     path = checkpoint(tmp_path / "a.pth", state_dict=state)
     assert load_bundle(path).digest == load_bundle(checkpoint(tmp_path / "b.pt")).digest
+
+
+@pytest.mark.parametrize(
+    ("state", "rule"),
+    [
+        (behind("1.", _0__means=torch.ones(3)), r"one mean and one std; received 0\.means"),
+        (behind("1.", _0__means=torch.ones(3), _0__sds=torch.zeros(3)), r"0\.sds must be the one"),
+        (behind("1.", _0__mean=torch.full((3,), 125.0), _0__std=torch.ones(3)), r"0\.mean must be"),
+        (behind("1.", _0__mean=torch.ones(2), _0__std=torch.ones(3)), r"0\.mean must be the one"),
+        (behind("1.", _0__weight=torch.ones(3, 3, 1, 1)), r"no other tensors; received 0\.weight"),
+        (behind("1.", _2__means=torch.ones(3)), r"no other tensors; received 2\.means"),
+        (behind("1.", _2__weight=torch.ones(7, 7)), r"no other tensors; received 2\.weight"),
+        (behind("1.", _2__num_batches_tracked=torch.tensor(1)), r"2\.num_batches_tracked"),
+        (behind("1.", normalize__mean=torch.ones(3)), r"received normalize\.mean"),
+        (behind("", _0__mean=torch.ones(3), _0__std=torch.ones(3)), r"other tensors; received 0\."),
+        (behind("", rotation__weight=torch.ones(4, 64)), r"received rotation\.weight"),
+        (behind("model."), r"must have mean and std beside its network"),
+        (behind("2."), r"must have the tensor fc\.bias"),
+        (behind("") | behind("module."), r"one network; received fc\.bias, module\.fc\.bias"),
+        (behind("", fc__weight_g=torch.ones(7, 1)), r"weights themselves; received fc\.weight_g"),
+        (behind("", fc__parametrizations__weight__original0=torch.ones(7)), "themselves"),
+        (behind("", fc__bias=torch.zeros(1).expand(10**9)), r"fc\.bias must hold its values"),
+        (behind("", fc__bias=torch.full((7,), torch.nan)), r"fc\.bias must be finite"),
+        (behind("", fc__bias=torch.full((7,), 1e300, dtype=torch.float64)), "finite in float32"),
+        (behind("", fc__bias=torch.zeros(7, dtype=torch.complex64)), "received torch.complex64"),
+        (behind("", fc__bias=torch.zeros(7, dtype=torch.int8)), "received torch.int8"),
+        (behind("", bn1__running_var=-torch.ones(16)), r"bn1\.running_var must not be negative"),
+        (behind("", fc__bias=torch.zeros(7, device="meta")), "_rebuild_meta_tensor_no_storage"),
+        (behind("", fc__bias=torch.zeros(7).to_sparse()), "GLOBAL torch"),
+    ],
+)
+def test_what_is_not_used_is_refused_by_name(
+    tmp_path: Path, state: dict[str, torch.Tensor], rule: str
+) -> None:
+    path = checkpoint(tmp_path / "bad.pth", state_dict=state)
+    with pytest.raises(FileError, match=rule) as caught:
+        load_bundle(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_layouts_and_number_types(tmp_path: Path) -> None:
+    expected = load_bundle(checkpoint(tmp_path / "a.pth")).digest
+    plain = trained().state_dict()
+    double = {name: t.double() if t.is_floating_point() else t for name, t in plain.items()}
+    beside = {
+        "best": np.float64(71.3), "seen": np.int64(3), "history": np.zeros(3), "sigma": 0.25,
+        "args": argparse.Namespace(out=Path("x"), lr=np.float32(0.1)), "rng": torch.rand(3),
+    }  # fmt: skip
+    optimizer = torch.optim.Adam(trained().parameters()).state_dict()
+    for content in (
+        {"state_dict": trained().state_dict(keep_vars=True)}, {"state_dict": double},
+        {"state_dict": plain, **beside}, {"ema_state_dict": plain}, {"net": plain},
+        {"model": plain, "optimizer": optimizer},
+    ):  # fmt: skip
+        for zipped in (True, False):
+            content = {"arch": "cifar_resnet20", **content}
+            torch.save(content, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+            assert load_bundle(tmp_path / "b.pth").digest == expected
+    half = {name: t.bfloat16() if t.is_floating_point() else t for name, t in plain.items()}
+    path = checkpoint(tmp_path / "c.pth", state_dict=half)
+    built = load_bundle(path).build("classifier").state_dict()
+    assert torch.equal(built["fc.weight"], half["fc.weight"].float())
+
+
+def test_one_network_or_none(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "bad.pth", ema_state_dict=trained().state_dict())
+    with pytest.raises(FileError, match="one network; received ema_state_dict, state_dict"):
+        load_bundle(path)
+    path = checkpoint(path, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
+    with pytest.raises(FileError, match="mean and std in the state_dict; received mean beside it"):
+        load_bundle(path)
 
 
 def test_old_file_format(tmp_path: Path) -> None:
@@ -66,9 +170,9 @@ def test_a_checkpoint_becomes_a_bundle_folder(tmp_path: Path) -> None:
         ({"state_dict": [1]}, "state_dict must be a mapping"),
         ({"state_dict": {}}, r"fc\.bias"),
         ({"state_dict": {"1.fc.bias": torch.zeros(7)}}, "missing"),
-        ({"state_dict": {"1.fc.bias": torch.zeros(7).half()}}, "float32"),
+        ({"arch": ["cifar_resnet20"]}, "known architecture; received 'list'"),
         ({"state_dict": {"1.fc.bias": 3}}, "float32"),
-        ({"state_dict": {"1.a": torch.zeros(1), "module.a": torch.zeros(1)}}, "one float32"),
+        ({"state_dict": {"1.a": torch.zeros(1), "module.a": torch.zeros(1)}}, r"fc\.bias"),
     ],
 )
 def test_bad_checkpoints(tmp_path: Path, changes: dict[str, object], rule: str) -> None:

@@ -218,7 +218,7 @@ class Bomb:
         return (Path.touch, (self.target,))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("part", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0"])
+@pytest.mark.parametrize("part", ["data/weights/model.pt", "data/constants/opaque_obj_0"])
 def test_a_program_with_pickled_objects_is_refused_unread(tmp_path: Path, part: str) -> None:
     plain, planted = pt2_file(tmp_path / "net.pt2", Linear().eval()), tmp_path / "bad.pt2"
     payload = io.BytesIO()

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,6 +129,14 @@ def selector(fields: dict[str, Any]) -> dict[str, Any]:
         (lambda f: f.update(sigmas=[0.5, 0.25]), "ascending"),
         (lambda f: f.update(sigmas=["a", None]), "must describe a bundle"),
         (lambda f: f.update(sigmas=[0.1, 10**400]), "must describe a bundle"),
+        (lambda f: f.update(sigmas=["0.25", "0.5"]), "sigmas must be a real number"),
+        (lambda f: f.update(sigmas=[True, 2]), "sigmas must be a real number"),
+        (lambda f: f.update(sigmas=[[0.25], 0.5]), "sigmas must be a real number"),
+        (lambda f: f.update(name="a\nb"), "name must be of printable characters"),
+        (lambda f: f.update(name="\x1b[2J"), "name must be of printable characters"),
+        (lambda f: f.update(name="a\u202eb"), "name must be of printable characters"),
+        (lambda f: f.update(name="<script>"), "name must be of printable characters"),
+        (lambda f: f.update(name="/.."), "name must be of printable characters"),
         (lambda f: f.update(tau=-1), "tau"),
         (lambda f: f.update(tau=float("nan")), "NaN is not JSON"),
         (lambda f: f["networks"].update(other=f["networks"]["selector"]), "role"),
@@ -144,7 +153,16 @@ def test_bad_index(folder: Path, change: Callable[[dict[str, Any]], object], rul
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * (1 << 20) + b"{}"]
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"format": "dualsmooth-bundle", "version": 1, "version": 2}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b" " * (1 << 20) + b"{}",
+    ],
 )
 def test_index_that_is_no_index(folder: Path, data: bytes) -> None:
     (folder / "bundle.json").write_bytes(data)
@@ -157,7 +175,7 @@ def test_missing_files(folder: Path) -> None:
     with pytest.raises(FileError, match=rf"{SELECTOR}: must be readable"):
         load_bundle(folder)
     (folder / "bundle.json").unlink()
-    with pytest.raises(FileError, match=r"bundle\.json: must be a readable"):
+    with pytest.raises(FileError, match=r"bundle\.json: must be readable"):
         load_bundle(folder)
 
 
@@ -171,13 +189,15 @@ def test_missing_files(folder: Path) -> None:
         "a/b.safetensors",
         "a\\b.safetensors",
         "a\0.safetensors",
+        "a\nb.safetensors",
+        "\x1b[2J.safetensors",
         "bundle.json",
     ],
 )
 def test_weights_stay_in_the_folder(folder: Path, name: str) -> None:
     (folder.parent / SELECTOR).write_bytes((folder / SELECTOR).read_bytes())
     edit(folder, lambda fields: selector(fields).update(weights=name))
-    with pytest.raises(FileError, match=r"plain .*safetensors file name"):
+    with pytest.raises(FileError, match=r"plain .*safetensors file name|plain names in the folder"):
         load_bundle(folder)
 
 
@@ -222,6 +242,21 @@ def with_tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> No
     rewrite(folder, save(tensors))
 
 
+def test_only_plain_files_are_read(folder: Path) -> None:
+    (folder / "real.safetensors").write_bytes((folder / SELECTOR).read_bytes())
+    for make, rule in (
+        (lambda path: path.symlink_to("real.safetensors"), "must not be a link"),
+        (os.mkfifo, "must be readable; received a folder, pipe or device"),
+        (lambda path: path.symlink_to("/dev/zero"), "must not be a link"),
+    ):
+        for name in (SELECTOR, "bundle.json"):
+            (folder / name).rename(folder / "kept")
+            make(folder / name)
+            with pytest.raises(FileError, match=rf"{name}: {rule}"):
+                load_bundle(folder)
+            (folder / "kept").replace(folder / name)
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
@@ -229,6 +264,8 @@ def with_tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> No
         (lambda t: t.update(extra=np.zeros(1, np.float32)), "no other tensors; received extra"),
         (lambda t: t.update({"head.1.bias": np.zeros(3, np.float32)}), r"shape \(4,\)"),
         (lambda t: t.update({"head.1.bias": np.zeros(4, np.float64)}), "must be float32"),
+        (lambda t: t["head.1.bias"].fill(np.nan), "tensor head.1.bias must be finite"),
+        (lambda t: t["head.1.weight"].fill(np.inf), "tensor head.1.weight must be finite"),
     ],
 )
 def test_tensors_that_do_not_fit(

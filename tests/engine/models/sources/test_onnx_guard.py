@@ -163,6 +163,63 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
         read_model(saved(tmp_path, field(7, graph)))
 
 
+def calling(depth: int, calls: int, ring: bool = False, domain: str = "f") -> ModelProto:
+    """Functions each of which calls the next one so many times."""
+    proto = model()
+    for index in range(depth):
+        last = index == depth - 1
+        name, where = ("Relu", "") if last and not ring else (f"F{(index + 1) % depth}", domain)
+        function = proto.functions.add(name=f"F{index}", domain=domain)
+        for call in range(calls):
+            function.node.append(helper.make_node(name, [f"t{call}"], [f"t{call + 1}"]))
+            function.node[-1].domain = where
+    proto.graph.node.append(helper.make_node("F0", ["x"], ["y"], domain=domain))
+    return proto
+
+
+@pytest.mark.parametrize("domain", ["f", "", "ai.onnx"])
+def test_functions_that_call_functions_without_measure_are_refused(
+    tmp_path: Path, domain: str
+) -> None:
+    for proto in (calling(60, 2, domain=domain), calling(17, 2, domain=domain), calling(3, 99)):
+        with pytest.raises(FileError, match="must have at most 100000 nodes with its functions"):
+            read_model(saved(tmp_path, proto))
+    for depth in (1, 2, 5):
+        with pytest.raises(FileError, match="must not hold functions that call themselves"):
+            read_model(saved(tmp_path, calling(depth, 1, ring=True, domain=domain)))
+    for proto in (calling(10, 2), calling(2000, 1)):
+        assert read_model(saved(tmp_path, proto)) == proto.SerializeToString()
+
+
+def test_functions_called_within_branches_count(tmp_path: Path) -> None:
+    proto = calling(40, 2)
+    (node,) = (node for node in proto.graph.node if node.op_type == "F0")
+    inner = helper.make_graph([node], "inner", [], [])
+    proto.graph.node.append(helper.make_node("If", [], [], then_branch=inner))
+    proto.graph.node.remove(node)
+    with pytest.raises(FileError, match="must have at most 100000 nodes"):
+        read_model(saved(tmp_path, proto))
+
+
+@pytest.mark.parametrize(("key", "text"), [("offset", "49"), ("length", "1000"), ("offset", "x")])
+def test_bytes_beside_a_model_are_within_their_file(tmp_path: Path, key: str, text: str) -> None:
+    proto = model()
+    tensor = proto.graph.initializer[0]
+    outside(tensor, "net.onnx.data")
+    (entry,) = (entry for entry in tensor.external_data if entry.key == key)
+    entry.value = text
+    beside = tmp_path / "net.onnx.data"
+    beside.write_bytes(WEIGHTS.tobytes())
+    with pytest.raises(FileError, match=r"must name bytes that are there|must be an ONNX"):
+        read_deployed(saved(tmp_path, proto))
+    entry.value = "0"
+    read_deployed(saved(tmp_path, proto))
+    beside.rename(tmp_path / "other")
+    beside.symlink_to(tmp_path / "other")
+    with pytest.raises(FileError, match="must not be a link"):
+        read_deployed(saved(tmp_path, proto))
+
+
 def test_sizes_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="must be readable"):
         read_model(tmp_path / "none.onnx")

@@ -25,6 +25,7 @@ from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.models.sources.timm import _check_all_used
 
 NAME, CLASSES = "test_resnet", 3
 SETTINGS = SimpleNamespace(
@@ -199,7 +200,7 @@ def test_files_that_do_not_fit(timm: Any, tmp_path: Path) -> None:
     refused("must hold the tensors of timm's test_resnet; received .*more")
     path.write_bytes(b"nothing")
     refused("must be a safetensors file")
-    refused("must be a safetensors file", tmp_path / "absent.safetensors")
+    refused("must be readable", tmp_path / "absent.safetensors")
     other = tmp_path / "bad.pth"
     torch.save({"state_dict": [1]}, other)
     refused("must hold tensors by name", other)
@@ -211,3 +212,23 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ArgumentError, match=r"needs timm for timm:NAME.*dualsmooth\[timm\]"):
         load_bundle("timm:resnet18:weights.pth")
+
+
+def test_tensors_are_used_or_refused_by_name(timm: Any, tmp_path: Path) -> None:
+    state, path = trained(timm).state_dict(), tmp_path / "last.pth.tar"
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    nan, double = torch.full_like(state["fc.bias"], torch.nan), state["fc.bias"].to(torch.complex64)
+    for content, rule in (
+        (state | wrapped, "must hold one network; received conv1.weight twice"),
+        (state | {"fc.bias": nan}, "tensor fc.bias must be finite in float32"),
+        (state | {"fc.bias": double}, "tensor fc.bias must be one dense float32 tensor"),
+        (state | {"0.means": torch.ones(3)}, "must hold the tensors of timm's"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(FileError, match=rule):
+            load_bundle(f"timm:{NAME}:{path}")
+    renamed = {"head.bias": state["fc.bias"], "conv1.weight": state["conv1.weight"]}
+    _check_all_used(path, renamed, state)
+    for other in (state["fc.bias"][:-1], state["fc.bias"] + 1):
+        with pytest.raises(FileError, match="no tensor that timm drops or changes; received head"):
+            _check_all_used(path, renamed | {"head.bias": other}, state)

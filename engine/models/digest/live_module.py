@@ -1,0 +1,126 @@
+"""Modules that users hold: a bundle certifies what a module was when the bundle was made."""
+
+import copy
+import secrets
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.digest.module_digest import ModuleDigest
+from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
+from dualsmooth.engine.models.digest.python_names import stable_name
+from dualsmooth.engine.models.network import UNDIGESTED, Network
+from dualsmooth.engine.models.sources.load import EXPORTED
+from dualsmooth.engine.records import sha256_of
+
+_FILES = tuple(suffix[1:] for suffix in EXPORTED)
+_TABLES = (*HOOKS, "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs",
+           "_forward_hooks_always_called")  # fmt: skip
+
+
+def network_of(module: nn.Module) -> Network:
+    """Copy and digest a module; what it becomes later does not matter.
+
+    Raises
+    ------
+    ArgumentError
+        If its tensors are not there or do not fit float32, or a copy is not the same network.
+    """
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        _check_tensor(name, tensor)
+    try:
+        found = ModuleDigest(module)
+    except RecursionError as error:
+        rule = "must not be nested without end"
+        raise ArgumentError("module", rule, type(module).__name__) from error
+    copied = _copy(module, found)
+    if copied is module or ModuleDigest(copied).sha256 != found.sha256:
+        raise ArgumentError(
+            "module", "must be a network of its own, as a copy of it is", type(module).__name__,
+            "a hook, closure or patched method holds the module itself or its parts",
+        )  # fmt: skip
+    kwargs, digest = {}, found.sha256
+    if found.opaque:  # a digest like no other, and why
+        kwargs = {UNDIGESTED: found.opaque[0], "structure": digest}
+        digest = sha256_of(secrets.token_bytes(32))
+    kind = type(module)
+    return Network(stable_name(kind.__module__, kind.__qualname__), kwargs, digest, copied)
+
+
+def build_copy(network: Network) -> nn.Module:
+    """A fresh copy of what `network_of` kept: float32, on the CPU.
+
+    Raises
+    ------
+    ArgumentError
+        If what its code reads from elsewhere is no longer what it was.
+    """
+    module = network.weights
+    assert isinstance(module, nn.Module)
+    if network.architecture in _FILES:  # a function of a file, which the digest is of
+        return copy.deepcopy(module)
+    found = ModuleDigest(module)
+    if found.sha256 != network.kwargs.get("structure", network.sha256):
+        raise ArgumentError(
+            "module", "must be what it was when its bundle was made", network.architecture,
+            "a global, a closure, a class or a hook has changed; make the bundle again",
+        )  # fmt: skip
+    # Not module.float(): a method that a class overrides may do anything, or return nothing.
+    copied: nn.Module = nn.Module.float(nn.Module.cpu(_copy(module, found)))
+    return copied
+
+
+def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
+    """Refuse a module that is not what its architecture builds, whatever their tensors are.
+
+    Raises
+    ------
+    ArgumentError
+        If it has hooks, attributes or code of its own: a bundle file would lose them.
+    """
+    given = _copy(module, ModuleDigest(module))
+    built.load_state_dict(given.state_dict(), strict=False, assign=True)
+    digests = {ModuleDigest(part.requires_grad_(False)).sha256 for part in (given, built)}
+    if len(digests) != 1:
+        raise ArgumentError(
+            "module", f"must be what {architecture} builds from these kwargs",
+            f"{type(module).__name__} with something of its own",
+            "hooks, attributes and patches are not saved; leave out the architecture",
+        )  # fmt: skip
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    if isinstance(tensor, UninitializedTensorMixin):
+        hint = "lazy layers need one pass over a batch of images"
+        raise ArgumentError("module", "must have all its weights", f"{name} without values", hint)
+    if tensor.is_meta:
+        raise ArgumentError("module", "must have all its weights", f"{name} on the meta device",
+                            "load its weights first")  # fmt: skip
+    if tensor.dtype == torch.float64 and not torch.equal(tensor.float().double(), tensor):
+        raise ArgumentError("module", "must hold what float32 can hold", f"{name} of float64",
+                            "certify module.float(), which is another network")  # fmt: skip
+
+
+def _copy(module: nn.Module, found: ModuleDigest) -> Any:
+    """A deep copy with what `copy.deepcopy` refuses or forgets: results, and notes on tensors."""
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in found.tensors if not t.is_leaf}
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:  # objects refuse in many ways
+        received = "; ".join([*found.opaque[:1], " ".join(str(error).split())[:200]])
+        hint = "leave the object out of it, or give it __deepcopy__"
+        raise ArgumentError("module", "must be copyable", received, hint) from error
+    for part, twin in zip(module.modules(), copied.modules(), strict=False):
+        if isinstance(part, fx.GraphModule):  # its copies leave out what the graph does not name
+            for name, value in vars(part).items():
+                if name in _TABLES:
+                    vars(twin)[name] = copy.deepcopy(value, memo)
+                elif name not in vars(twin):
+                    vars(twin)[name] = value if name in DRAWN else copy.deepcopy(value, memo)
+        pairs = zip(part.parameters(False), twin.parameters(False), strict=False)
+        for own, other in pairs:
+            vars(other).update(copy.deepcopy(vars(own), memo))
+    return copied

@@ -1,0 +1,47 @@
+"""What a module holds that can decide its output, and what it keeps for other ends."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from dualsmooth.engine.models.digest.python_names import is_known
+from dualsmooth.engine.models.sources.exported import Exported
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_TABLES = ("_parameters", "_buffers", "_modules")
+_BOOKKEEPING = {
+    "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    "_non_persistent_buffers_set", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs", *HOOKS,
+}  # fmt: skip
+"""What a module keeps for training and files; hooks are read apart."""
+DRAWN = {
+    "_graph", "_code", "_lineno_map", "_prologue_start", "_graphmodule_cls_name", "meta",
+    "_in_spec", "_out_spec", "_tracer_cls", "_tracer_extras", "_replace_hooks",
+    "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "range_constraints",
+    "train", "eval", "validate_inputs",
+}  # fmt: skip
+"""What a `fx.GraphModule` keeps of its graph, which is read node by node."""
+_UNUSED = {"num_batches_tracked", "_guards_fn"}
+"""Members that no vote depends on: a count of batch norm, and checks of an exported program."""
+
+
+def members_of(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Table, name and value of parameters, buffers and submodules, in order."""
+    plain = is_known(type(module)) or isinstance(module, fx.GraphModule)
+    for table in _TABLES:
+        for name, part in vars(module)[table].items():
+            if not (plain and name in _UNUSED):
+                yield table, name, part
+
+
+def fields_of(module: nn.Module) -> dict[str, Any]:
+    """All other attributes."""
+    left_out = {*_BOOKKEEPING, *_TABLES}
+    if isinstance(module, fx.GraphModule):
+        left_out |= DRAWN
+    if type(module) is Exported:
+        left_out.add("_run")  # is known by the digest of its file
+    return {name: part for name, part in vars(module).items() if name not in left_out}

@@ -1,0 +1,122 @@
+"""Classes, functions and globals as digests name them.
+
+Libraries count by name and this package by class name, wherever its files are; other code counts by
+what it does. A name is believed only where the object is found under it.
+"""
+
+import builtins
+import dis
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+LIBRARIES = {"torch", "numpy", "scipy", "builtins"}
+OWN = "dualsmooth"
+DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
+               types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
+"""Of classes written in C: a name says it all."""
+HEAP_TYPE = 1 << 9
+_CLASS_NOTES = {
+    "__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__annotations__",
+    "__firstlineno__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
+    "__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__annotate_func__",
+    "__annotations_cache__", "__getstate__", "__setstate__", "__slotnames__",
+}  # fmt: skip
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+STANDARD = sysconfig.get_paths()["stdlib"]
+
+
+def stable_name(module: str, name: str) -> str:
+    """Name of a class or function; of this package's wherever their file is."""
+    return f"{OWN}:{name}" if module.partition(".")[0] == OWN else f"{module}.{name}"
+
+
+def owner_of(scope: Mapping[str, Any]) -> str:
+    """Name of the Python module if it belongs to a library or this package, else nothing."""
+    name = str(scope.get("__name__"))
+    root = name.partition(".")[0]
+    if root == OWN or root in LIBRARIES:
+        return name
+    file = scope.get("__file__")
+    standard = root in sys.stdlib_module_names and (file is None or str(file).startswith(STANDARD))
+    return name if standard and name != "__main__" else ""
+
+
+def is_known(cls: type) -> bool:
+    """Whether a class is the one of a library, or of this package, that its name says."""
+    if not cls.__flags__ & HEAP_TYPE:  # of C, and cannot be changed
+        return True
+    found: Any = sys.modules.get(cls.__module__)
+    if found is None or not owner_of(vars(found)):
+        return False
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is cls
+
+
+def base_name(cls: type) -> str:
+    """Stable name of a known class, else the name alone: its parts say the rest."""
+    return stable_name(cls.__module__, cls.__qualname__) if is_known(cls) else cls.__qualname__
+
+
+def parts_of_class(cls: type) -> Iterator[tuple[str, object]]:
+    """What a class is more than its name: everything, or what somebody put into a known one."""
+    known = is_known(cls)
+    for name, value in sorted(vars(cls).items()):
+        inner = getattr(value, "__func__", getattr(value, "fget", value))
+        data = isinstance(value, (int, float, torch.Tensor)) and not name.startswith("__")
+        if name not in _CLASS_NOTES and (not known or data or name == "forward" or _foreign(inner)):
+            yield name, value
+        if known and name == "forward" and isinstance(inner, types.FunctionType):
+            for chain in globals_of(inner.__code__):
+                found, place = resolved(chain, inner.__globals__, name)
+                if _foreign(found):
+                    yield place, found
+
+
+def _foreign(value: object) -> bool:
+    return isinstance(value, types.FunctionType) and not owner_of(value.__globals__)
+
+
+def words_of(code: types.CodeType) -> tuple[object, ...]:
+    """What code does, but for its constants; neither its name nor its place in a file."""
+    return (code.co_code, code.co_exceptiontable, code.co_flags, code.co_names, code.co_varnames,
+            code.co_freevars, code.co_cellvars, code.co_argcount, code.co_kwonlyargcount,
+            code.co_posonlyargcount)  # fmt: skip
+
+
+@lru_cache(4096)
+def globals_of(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
+    """Global names that code reads, each with the attributes it takes of them at once."""
+    steps = list(dis.get_instructions(code))
+    chains = set()
+    for index, step in enumerate(steps):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
+            after = takewhile(lambda s: s.opname in _ATTRIBUTES, steps[index + 1 :])
+            kind = "import" if step.opname == "IMPORT_NAME" else ""
+            chains.add((kind, str(step.argval), *(str(found.argval) for found in after)))
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            chains.update(globals_of(inner))
+    return tuple(sorted(chains))
+
+
+def resolved(chain: tuple[str, ...], scope: Mapping[str, Any], path: str) -> tuple[object, str]:
+    """What a global name stands for: the object in the last Python module of its attributes."""
+    kind, name, *attributes = chain
+    if kind:
+        package = f"{scope.get('__package__')}.{name}"
+        found: Any = sys.modules.get(name, sys.modules.get(package))
+    else:
+        found = scope.get(name, vars(builtins).get(name, NotImplemented))
+    for attribute in attributes:
+        if not isinstance(found, types.ModuleType):
+            break
+        found, name = getattr(found, attribute, None), f"{name}.{attribute}"
+    return found, f"{path} > {name}"

@@ -1,0 +1,56 @@
+"""What a run folder may hold before a run writes to it, and what must be equal to go on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import LOCK, PART
+
+RUN = "run.json"
+REPORTS = ("summary.md", "curves.png", "curves.pdf", "report.html")
+FIELDS = {"format", "fingerprint", "configuration", "machine"}
+
+
+def check_folder(folder: Path, may_hold_run: bool) -> None:
+    """Refuse a folder with a run that is not to be touched, or with other files."""
+    if (folder / RUN).exists():
+        if not may_hold_run:
+            raise FileError(folder, "holds a run already", hint="add --resume or --fresh")
+    elif folder.exists() and not _is_empty(folder, REPORTS if may_hold_run else ()):
+        raise FileError(folder, "must be a run folder, empty or new", "other files in it")
+
+
+def check_ours(path: Path) -> None:
+    """Refuse to replace what another program calls ``run.json``, and the files beside it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        ours = FIELDS == set(record)
+    except (OSError, ValueError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        rule = "must be the record of a run, so that --fresh deletes nothing else"
+        raise FileError(path, rule, "another file", "remove it or use another --out")
+
+
+def check_equal(path: Path, what: str, stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse to resume if a run began with something else; what it was is named."""
+    changed = [
+        f"{key} {stored.get(key)!r} -> {here.get(key)!r}"
+        for key in sorted({*stored, *here})
+        if stored.get(key) != here.get(key)
+    ]
+    if changed:
+        raise FileError(
+            path, f"must have the same {what} to resume", "; ".join(changed),
+            "use --fresh or another --out",
+        )  # fmt: skip
+
+
+def _is_empty(folder: Path, besides: Sequence[str]) -> bool:
+    try:
+        left_by_a_kill = {LOCK, RUN + PART, *besides, *(name + PART for name in besides)}
+        return folder.is_dir() and {path.name for path in folder.iterdir()} <= left_by_a_kill
+    except OSError as error:
+        raise FileError(folder, "must be readable", error.strerror or error) from error

@@ -1,0 +1,214 @@
+"""Modules in memory become networks of bundles: copied whole, or refused in one line."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.registry import create
+
+X = torch.linspace(-1, 1, 20).reshape(5, 1, 2, 2)
+SHIFT = torch.tensor(1.0)
+
+
+def net() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+class Holder(nn.Module):
+    """A network that holds a value and shifts by a global tensor."""
+
+    def __init__(self, value: object = None) -> None:
+        super().__init__()
+        self.value, self.net = value, net()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x) + SHIFT
+
+
+class Overriding(Holder):
+    """Methods of `nn.Module` that return nothing or lie, as users' classes do."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+    def float(self) -> Any:
+        return None
+
+    def cpu(self) -> Any:
+        raise RuntimeError("not here")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {}
+
+
+def evaluated(module: nn.Module) -> Any:
+    module.eval()
+    return module
+
+
+def noted() -> Any:
+    module = net()
+    module[1].weight.note = 2.0
+    return module
+
+
+def noting(module: nn.Module) -> Any:
+    module.register_forward_hook(lambda part, args, y: y * part[1].weight.note)
+    return module
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        net,
+        lambda: evaluated(Overriding()),
+        lambda: noting(noted()),
+        lambda: evaluated(
+            nn.Sequential(nn.Flatten(), parametrizations.orthogonal(nn.Linear(4, 4)))
+        ),
+        lambda: evaluated(nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(4, 3)))),
+        lambda: torch.export.export(net(), (X,)).module(),
+        lambda: torch.jit.freeze(torch.jit.script(net())),
+        lambda: torch.jit.trace(net(), X),  # type: ignore[no-untyped-call]
+        lambda: evaluated(nn.DataParallel(net())),
+    ],
+)
+def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None:
+    module = make()
+    built = network_from_module(module).build()
+    with torch.no_grad():
+        torch.testing.assert_close(built(X), module(X), rtol=0, atol=0)
+
+
+def test_later_changes_of_the_module_do_not_matter() -> None:
+    module = net()
+    network, expected = network_from_module(module), module(X).detach()
+    with torch.no_grad():
+        module[1].weight.zero_()
+    module.register_forward_hook(lambda part, args, y: y + 1)
+    module.train()
+    torch.testing.assert_close(network.build()(X), expected, rtol=0, atol=0)
+
+
+def test_changes_of_what_it_reads_elsewhere_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    offset = torch.zeros(3)
+    hooked = net()
+    hooked.register_forward_hook(lambda part, args, y: y + offset)
+    networks = [network_from_module(module) for module in (hooked, evaluated(Holder()))]
+    for network in networks:
+        network.build()
+    offset.add_(1)
+    monkeypatch.setitem(globals(), "SHIFT", torch.tensor(2.0))
+    for network in networks:
+        with pytest.raises(ArgumentError, match="must be what it was when its bundle was made"):
+            network.build()
+
+
+def to_itself() -> Any:
+    module = net()
+    module.register_forward_hook(lambda part, args, y: y * module[1].weight.sum())
+    return module
+
+
+def to_its_dict() -> Any:
+    module = Holder({})
+    kept: Any = module.value
+    module.net.register_forward_hook(lambda part, args, y: kept.__setitem__("y", y))
+    return module.eval()
+
+
+def to_its_parameter() -> Any:
+    module = net()
+    weight = module[1].weight
+    module.register_forward_pre_hook(lambda part, args: args[0] * weight.mean())
+    return module
+
+
+class Alone(Holder):
+    def __deepcopy__(self, memo: object) -> "Alone":
+        return self
+
+
+def nested() -> list[Any]:
+    found: list[Any] = []
+    for _ in range(5000):
+        found = [found]
+    return found
+
+
+def weakly() -> Any:
+    part = net()
+    return Holder([part, weakref.ref(part)]).eval()
+
+
+def half_loaded() -> Any:
+    module = net()
+    module[1].bias = None
+    return module.to("meta")
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (to_itself, "must be a network of its own.*hook, closure or patched method"),
+        (to_its_dict, "must be a network of its own"),
+        (to_its_parameter, "must be a network of its own"),
+        (weakly, "must be a network of its own"),
+        (lambda: Alone().eval(), "must be a network of its own"),
+        (lambda: Holder(threading.Lock()).eval(), r"must be copyable.*module\.value, lock"),
+        (lambda: Holder(i for i in "ab").eval(), r"must be copyable.*module\.value, generator"),
+        (lambda: Holder(nested()).eval(), "nested"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)).eval(), "must have all its weights.*lazy"),
+        (half_loaded, "must have all its weights.*meta"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 3).double().requires_grad_(False)).eval(),
+            "in float64",
+        ),
+        (lambda: net().train(), "must be in eval mode"),
+    ],
+)
+def test_refused_in_one_line(make: Callable[[], nn.Module], rule: str) -> None:
+    module = make()
+    if rule == "in float64":
+        rule = "must hold what float32 can hold"
+        for tensor in module.parameters():
+            tensor.data.fill_(1 / 3)
+    with pytest.raises(ArgumentError, match=f"^module .*{rule}") as refused:
+        network_from_module(module)
+    assert "\n" not in str(refused.value)
+
+
+def test_double_weights_that_float32_holds_are_taken() -> None:
+    built = network_from_module(net().double()).build()
+    torch.testing.assert_close(built(X), net()(X), rtol=0, atol=0)
+
+
+SMALL = {"num_classes": 3, "widths": [2], "hidden": 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: module.register_forward_pre_hook(lambda part, args: (1 - args[0],)),
+        lambda module: setattr(module, "forward", lambda x: x.flatten(1)[:, :3]),
+        lambda module: module.register_buffer("extra", torch.ones(1)),
+        lambda module: setattr(module, "temperature", 2.0),
+    ],
+)
+def test_a_registered_architecture_must_be_itself(change: Callable[[nn.Module], object]) -> None:
+    """What a bundle file would lose is refused, not lost."""
+    module = create("small_convnet", SMALL).eval()
+    network_from_module(module.requires_grad_(False), "small_convnet", SMALL)
+    network_from_module(module, "small_convnet", SMALL, half=True)
+    change(module)
+    with pytest.raises(ArgumentError, match="must be what small_convnet builds"):
+        network_from_module(module, "small_convnet", SMALL)

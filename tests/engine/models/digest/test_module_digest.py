@@ -1,0 +1,419 @@
+"""Digests of modules in memory: two networks never share one, one network has one everywhere."""
+
+import enum
+import functools
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrizations, parametrize
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.architectures.resnet import cifar_resnet110
+from dualsmooth.engine.models.architectures.small import small_convnet
+from dualsmooth.engine.models.digest.module_digest import ModuleDigest
+from dualsmooth.engine.models.ensemble import SoftVoting
+from dualsmooth.engine.models.network import check_digested, network_from_module
+from dualsmooth.engine.models.registry import known_architectures
+
+
+def net() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+class Holder(nn.Module):
+    """A network that reads whatever it holds."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value, self.net = value, net()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+
+class Kind(enum.Enum):
+    PLAIN = 1
+    TURNED = 2
+
+
+@dataclass
+class Scale:
+    factor: Any
+    shift: float = 0.0
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def method(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+class Bag(dict[str, float]):
+    pass
+
+
+def plus(amount: float) -> Callable[..., Any]:
+    return lambda *args: args[-1] + amount
+
+
+def apart(amount: float, x: torch.Tensor) -> torch.Tensor:
+    return x + amount
+
+
+def defined(body: str, **scope: Any) -> type[nn.Module]:
+    """A class as a notebook cell defines it: one name, another body."""
+    source = f"""
+class Net(nn.Module):
+    scale = 1.0
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+    def help(self, x):
+        return x
+    def forward(self, x):
+        return {body}
+"""
+    space = {"nn": nn, "net": net, "torch": torch, "__name__": "__main__", **scope}
+    exec(source, space)
+    return space["Net"]  # type: ignore[no-any-return]
+
+
+def hooked(register: Callable[[Any], object]) -> Any:
+    module = net()
+    register(module)
+    return module
+
+
+def patched(forward: Callable[..., Any]) -> Any:
+    module = net()
+    module[0].forward = forward
+    return module
+
+
+def with_class(name: str, value: object) -> Any:
+    made = defined("x")
+    setattr(made, name, value)
+    return made()
+
+
+def inherited(shift: float) -> Any:
+    return type("Net", (type("Base", (nn.Linear,), {"forward": plus(shift)}),), {})(4, 3)
+
+
+def parametrized(shift: float) -> Any:
+    module: Any = net()
+    parametrize.register_parametrization(module[1], "weight", patched(plus(shift))[0])
+    return module
+
+
+def scripted(shift: float, wrap: Callable[[nn.Module], nn.Module]) -> Any:
+    torch.manual_seed(0)
+    return wrap(nn.Sequential(Normalize([shift], [1.0]), nn.Flatten(), nn.Linear(4, 3)).eval())
+
+
+def program(module: nn.Module) -> Any:
+    return torch.export.export(module, (torch.zeros(2, 1, 2, 2),)).module()
+
+
+def buffered(value: float, persistent: bool) -> Any:
+    module = net()
+    module.register_buffer("mean", torch.tensor(value), persistent=persistent)
+    return module
+
+
+def listed(*order: int) -> Any:
+    module = nn.Module()
+    for index in order:
+        module.add_module(f"m{index}", nn.ReLU() if index else nn.Identity())
+    return module
+
+
+def in_module(value: float) -> Any:
+    config = types.ModuleType("settings_of_a_user")
+    config.MEAN = value  # type: ignore[attr-defined]
+    return defined("x - config.MEAN", config=config)()
+
+
+T = torch.tensor
+KINDS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
+    "parameter": (net, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)),
+                  lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3).requires_grad_(False)),
+                  lambda: hooked(lambda m: m[1].weight.data.mul_(2))),
+    "buffer": (lambda: buffered(0.0, True), lambda: buffered(1.0, True)),
+    "non-persistent buffer": (lambda: buffered(0.0, False), lambda: buffered(1.0, False)),
+    "tensor": (lambda: Holder(T([0.0])), lambda: Holder(T([0.5])), lambda: Holder(T([-0.0]))),
+    "tensor type": tuple(
+        lambda d=d: Holder(torch.zeros(4, dtype=d))  # type: ignore[misc]
+        for d in (torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.complex64)
+    ),
+    "tensor shape": (lambda: Holder(torch.zeros(4)), lambda: Holder(torch.zeros(2, 2))),
+    "tensor in a list": (lambda: Holder([T(0.0)]), lambda: Holder([T(1.0)])),
+    "tensor in a tuple in a dict": (
+        lambda: Holder({"a": (1, T(0.0))}), lambda: Holder({"a": (1, T(1.0))}),
+    ),
+    "tensor in a dataclass": (lambda: Holder(Scale(T(0.0))), lambda: Holder(Scale(T(1.0)))),
+    "tensor in a plain object": (
+        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(0.0)))),
+        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(1.0)))),
+    ),
+    "slots": (lambda: Holder(Slotted(1.0)), lambda: Holder(Slotted(2.0))),
+    "dict of its own class": (lambda: Holder(Bag(a=1.0)), lambda: Holder(Bag(a=2.0))),
+    "module in a list": (lambda: Holder([nn.ELU(1.0)]), lambda: Holder([nn.ELU(2.0)])),
+    "number": (lambda: Holder(1), lambda: Holder(2), lambda: Holder(1.0), lambda: Holder(True),
+               lambda: Holder(None), lambda: Holder("1"), lambda: Holder(float("nan"))),
+    "enum": (lambda: Holder(Kind.PLAIN), lambda: Holder(Kind.TURNED)),
+    "dtype": (lambda: Holder(torch.float32), lambda: Holder(torch.float64)),
+    "array": (lambda: Holder(np.zeros(3)), lambda: Holder(np.ones(3)),
+              lambda: Holder(np.zeros(3, np.float32)), lambda: Holder(np.zeros((3, 1)))),
+    "array scalar": (lambda: Holder(np.float32(1)), lambda: Holder(np.float32(2))),
+    "set": (lambda: Holder({"a", "b"}), lambda: Holder({"a", "c"})),
+    "order of a dict": (lambda: Holder({"a": 1, "b": 2}), lambda: Holder({"b": 2, "a": 1})),
+    "one object or two": (lambda: Holder([[0]] * 2), lambda: Holder([[0], [0]])),
+    "order of submodules": (lambda: listed(0, 1), lambda: listed(1, 0)),
+    "name of a submodule": (lambda: listed(1), lambda: listed(2)),
+    "stride": (lambda: nn.Conv2d(1, 1, 1, 1), lambda: nn.Conv2d(1, 1, 1, 2)),
+    "slope": (lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(0.2)),
+    "forward": (lambda: defined("self.net(x)")(), lambda: defined("self.net(-x)")(),
+                lambda: defined("self.net(x) * 2")(), lambda: defined("self.net(x) * 3")()),
+    "lambda in forward": (
+        lambda: defined("(lambda y: y + 1)(x)")(), lambda: defined("(lambda y: y + 2)(x)")(),
+    ),
+    "class attribute": (lambda: with_class("scale", 1.0), lambda: with_class("scale", 2.0)),
+    "method": (lambda: with_class("help", plus(1)), lambda: with_class("help", plus(2))),
+    "property": (
+        lambda: with_class("p", property(plus(1))), lambda: with_class("p", property(plus(2))),
+    ),
+    "static method": (
+        lambda: with_class("s", staticmethod(plus(1))),
+        lambda: with_class("s", staticmethod(plus(2))),
+    ),
+    "base class": (lambda: inherited(1.0), lambda: inherited(2.0)),
+    "global number": tuple(
+        lambda v=v: defined("x - MEAN", MEAN=v)() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global tensor": tuple(
+        lambda v=v: defined("x - MEAN", MEAN=T(v))() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global table": tuple(
+        lambda v=v: defined("T['f'](x)", T={"f": plus(v)})() for v in (0, 1)  # type: ignore[misc]
+    ),
+    "global function": tuple(
+        lambda v=v: defined("f(x)", f=plus(v))() for v in (0.0, 1.0)  # type: ignore[misc]
+    ),
+    "global of a module": (lambda: in_module(0.0), lambda: in_module(1.0)),
+    "no global": (lambda: defined("x - MEAN", MEAN=None)(), lambda: defined("x - MEAN")()),
+    "hook": (net, lambda: hooked(lambda m: m.register_forward_hook(plus(1))),
+             lambda: hooked(lambda m: m.register_forward_hook(plus(2))),
+             lambda: hooked(lambda m: m[1].register_forward_hook(plus(1)))),
+    "pre-hook": (net, lambda: hooked(lambda m: m.register_forward_pre_hook(plus(1))),
+                 lambda: hooked(lambda m: m.register_forward_pre_hook(plus(2))),
+                 lambda: hooked(lambda m: m[0].register_forward_pre_hook(plus(2)))),
+    "hook with keywords": tuple(
+        lambda w=w: hooked(lambda m: m.register_forward_hook(plus(1), with_kwargs=w))  # type: ignore[misc]
+        for w in (False, True)
+    ),
+    "order of hooks": tuple(
+        lambda o=o: hooked(lambda m: [m.register_forward_hook(plus(i)) for i in o])  # type: ignore[misc]
+        for o in ((1, 2), (2, 1))
+    ),
+    "hook that is a partial": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(functools.partial(apart, v)))  # type: ignore[misc]
+        for v in (1.0, 2.0)
+    ),
+    "hook that is a bound method": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(Slotted(v).method))  # type: ignore[misc]
+        for v in (1.0, 2.0)
+    ),
+    "hook that is an object": tuple(
+        lambda v=v: hooked(lambda m: m.register_forward_hook(Holder(v))) for v in (1.0, 2.0)  # type: ignore[misc]
+    ),
+    "patched forward": (net, lambda: patched(plus(1)), lambda: patched(plus(2)),
+                        lambda: patched(Slotted(1.0).method),
+                        lambda: patched(Slotted(2.0).method)),
+    "function": (lambda: Holder(plus(1)), lambda: Holder(plus(2)), lambda: Holder(torch.relu),
+                 lambda: Holder(torch.sigmoid), lambda: Holder(nn.functional.relu)),
+    "default": (lambda: Holder(lambda x, s=1: x), lambda: Holder(lambda x, s=2: x),
+                lambda: Holder(lambda x, *, s=2: x)),
+    "cached function": (
+        lambda: Holder(functools.cache(plus(1))), lambda: Holder(functools.cache(plus(2))),
+    ),
+    "parametrization": (net, lambda: parametrized(1.0), lambda: parametrized(2.0)),
+    "weight norm": (
+        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=0)),
+        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=1)),
+    ),
+    "script": tuple(lambda v=v: scripted(v, torch.jit.script) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "frozen script": tuple(
+        lambda v=v: scripted(v, lambda m: torch.jit.freeze(torch.jit.script(m)))  # type: ignore[misc]
+        for v in (0.0, 1e-6)
+    ),
+    "graph": tuple(lambda v=v: scripted(v, fx.symbolic_trace) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "exported program": tuple(lambda v=v: scripted(v, program) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "own class": (lambda: SoftVoting([net(), net()]), lambda: SoftVoting([net()])),
+}  # fmt: skip
+
+
+def digest(module: nn.Module) -> str:
+    found = ModuleDigest(module)
+    assert not found.opaque
+    return found.sha256
+
+
+def built(make: Callable[[], nn.Module]) -> Any:
+    torch.manual_seed(0)
+    return make().eval() if make not in KINDS["exported program"] else make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_every_kind_have_digests_of_their_own(kind: str) -> None:
+    made = [built(make) for make in KINDS[kind]]
+    found = [digest(module) for module in made]
+    assert len(set(found)) == len(found)
+    networks = [network_from_module(module) for module in made]
+    assert [network.sha256 for network in networks] == found
+    assert [digest(network.build()) for network in networks] == found
+    assert [digest(built(make)) for make in KINDS[kind]] == found
+
+
+@pytest.mark.slow
+def test_processes_agree() -> None:
+    """With other hash seeds: sets of names come in other orders."""
+    found = [
+        subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True,
+                       env=os.environ | {"PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert len(json.loads(found[0])) == len(KINDS) - 2
+
+
+def test_the_digest_of_an_own_module_stays() -> None:
+    """Whatever file its classes are in; another value makes every certificate of one a stranger."""
+    network = small_convnet(num_classes=3, widths=[2], hidden=4)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.fill_(0.5)
+    module = SoftVoting([nn.Sequential(Normalize([0.5], [0.25]), network)]).eval()
+    described = network_from_module(module)
+    assert described.architecture == "dualsmooth:SoftVoting"
+    assert described.sha256 == ("4d6a3ddc40cc38e9c2f9604d9fb549525aaff2f56d87b73550fe97d7dec76667")
+
+
+def test_own_classes_have_names_of_their_own() -> None:
+    known_architectures()
+    names = [
+        cls.__qualname__
+        for cls in set(_subclasses(nn.Module))
+        if cls.__module__.startswith("dualsmooth.")
+    ]
+    assert len(set(names)) == len(names)
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    child: type
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def test_it_is_quick() -> None:
+    module = cifar_resnet110(num_classes=10).eval()
+    ModuleDigest(module)
+    start = time.process_time()
+    ModuleDigest(module)
+    assert time.process_time() - start < 0.2
+
+
+def test_a_changed_library_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.ReLU(), nn.Tanh())
+    found = {digest(module)}
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.ReLU, "forward", nn.Tanh.forward)
+        found.add(digest(module))
+        patch.setattr(nn.ReLU, "forward", plus(1))
+        found.add(digest(module))
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "relu", plus(1))
+        found.add(digest(module))
+    assert len(found) == 4
+    handle = torch_module.register_module_forward_hook(plus(1))
+    try:
+        assert digest(module) not in found
+    finally:
+        handle.remove()
+    assert digest(module) in found
+
+
+def test_what_decides_nothing_does_not_count() -> None:
+    first, second = Holder(1), Holder.__new__(Holder)
+    nn.Module.__init__(second)
+    second.net, second.value = net(), 1
+    assert digest(first) == digest(second)
+    norms = [nn.BatchNorm2d(1), nn.BatchNorm2d(1)]
+    norms[0].num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    assert digest(norms[0]) == digest(norms[1])
+    logged = {"log": logging.getLogger("a.user")}
+    assert digest(defined("x if log else x", **logged)())
+    held = Holder(torch.device("cpu"))
+    assert digest(held) == digest(Holder(torch.device("cuda:1")))
+
+
+class Closed:
+    """An object that no digest covers and every copy shares."""
+
+    def __deepcopy__(self, memo: object) -> "Closed":
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("closed")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Holder(Closed()), "module.value, Closed"),
+        (lambda: Holder([{"a": Closed()}]), "module.value[0]['a'], Closed"),
+        (lambda: Holder({Closed()}), "module.value, module, Closed"),
+        (lambda: hooked(lambda m: m.register_forward_hook(lambda *a, c=Closed(): a[-1])),  # noqa: B008
+         "module._forward_hooks[0].c, Closed"),
+        (lambda: defined("eval('x')")(), "eval, builtin_function_or_method"),
+        (lambda: defined("open('a')")(), "open, builtin_function_or_method"),
+        (lambda: defined("x * len(os.environ)", os=os)(), "os.environ, _Environ"),
+    ],
+)  # fmt: skip
+def test_what_no_digest_covers_is_named(make: Callable[[], nn.Module], name: str) -> None:
+    module = make().eval()
+    networks = [network_from_module(module) for _ in range(2)]
+    assert networks[0].sha256 != networks[1].sha256
+    for network in networks:
+        network.build()
+        assert name in str(network.kwargs["undigested"])
+        with pytest.raises(ArgumentError, match=r"^resume needs networks that a digest covers"):
+            check_digested({"classifier": network}, "resume")
+    check_digested({"classifier": network_from_module(net())}, "resume")
+
+
+if __name__ == "__main__":
+    for kind in ("script", "frozen script"):  # each process orders their members as it likes
+        KINDS.pop(kind)
+    made = {kind: [digest(built(m)) for m in makes] for kind, makes in KINDS.items()}
+    print(json.dumps(made))

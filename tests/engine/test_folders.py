@@ -1,0 +1,55 @@
+"""Folders and files written whole or not at all, whatever stops the writer."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import check_target, new_folder
+from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
+
+
+def test_a_killed_writer_leaves_a_draft_that_the_next_one_removes(tmp_path: Path) -> None:
+    alive = new_folder(tmp_path / "model")
+    draft = alive.__enter__()
+    (draft / "part").write_text("half")
+    with new_folder(tmp_path / "model") as other:  # the first one lives: its draft stays
+        assert draft.is_dir()
+        (other / "whole").write_text("all")
+    left = tmp_path / ".other-12345678"
+    left.mkdir()
+    (left / "part").write_text("half")
+    (tmp_path / ".other-notes").mkdir()
+    with new_folder(tmp_path / "other"):
+        assert not left.exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model", "other", ".other-notes"} <= names
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+def test_names_that_no_folder_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileError, match="must be a name that a folder can have"):
+        check_target(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_full_disk_leaves_no_anchors_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    anchors = Anchors(np.zeros((2, 2, 2, 1), np.uint8), [0.12, 0.25])
+
+    def full(file: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FileError, match="must be writable"):
+            anchors.save(tmp_path / "anchors.npz")
+    assert list(tmp_path.iterdir()) == []
+    anchors.save(tmp_path / "anchors.npz")
+    assert read_anchors(tmp_path / "anchors.npz").digest == anchors.digest
+    with pytest.raises(FileError, match="must be a new file"):
+        anchors.save(tmp_path / "anchors.npz")
