@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.records import checksum, typed_record
 
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
+
+
+MOST_RADIUS = 1e9
+"""No record has one as large: sums over a run stay finite, and any image is nearer to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,16 @@ class Certificate:
     noise_tables: str = ""
     seconds: float = 0.0
 
+    def _check_numbers(self) -> None:
+        """Raise `ValueError` for numbers that no run can write."""
+        classes = [value for value in (self.predicted, self.label) if value is not None]
+        counts = (self.draws, self.seed, self.attempt, self.batch_size, *classes)
+        most = max(classes, default=0)
+        if min(counts) < 0 or not 0 <= self.image_id < 1 << 32 or most >= 1 << 31:
+            raise ValueError("ids, classes and counts must be >= 0, and no larger than there are")
+        if not (0.0 <= self.radius < MOST_RADIUS and self.seconds >= 0.0):
+            raise ValueError(f"radius must be in [0, {MOST_RADIUS:g}), seconds >= 0")
+
     @property
     def exceeds_radius(self) -> bool:
         """Whether the true radius is shown to be above ``radius`` itself (``decide`` budgets)."""
@@ -144,6 +159,7 @@ class Certificate:
         certificate = typed_record(cls, record | {"alpha": ledger, "seconds": seconds})
         if alpha["total"] != certificate.alpha.total:
             raise ValueError("alpha: total must be the joined levels")
+        certificate._check_numbers()
         return certificate
 
 
@@ -153,10 +169,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _parse(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    record = parse_json(line)
     fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
     if not isinstance(record, dict) or set(record) | {"region"} != fields:
         raise ValueError("not a certificate record")

@@ -4,9 +4,14 @@ Messages name the argument (or file), the rule, the value received and, where on
 The command line prints them on one line and exits with code 2, or 3 for a `StoppedError`.
 """
 
+from dualsmooth.engine.printable import printable
+
 
 class DualSmoothError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose. As text it is one line that a terminal may show."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ArgumentError(DualSmoothError, ValueError):

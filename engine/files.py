@@ -8,10 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import plain_descriptor
 
 try:
     import fcntl
@@ -23,6 +25,9 @@ LOCK = "run.lock"
 
 
 PART = ".part"
+
+
+_KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class AppendFile:
@@ -37,11 +42,12 @@ class AppendFile:
     ------
     OSError
         If it cannot be opened for writing.
+    FileError
+        If it is a link or no file.
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o644)
+        self._file = plain_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _KEPT)
         self._size = os.fstat(self._file).st_size
         sync_folder(path.parent)
 
@@ -60,15 +66,20 @@ class AppendFile:
             os.fsync(self._file)
         except BaseException:
             with suppress(OSError):
-                os.ftruncate(self._file, self._size)
+                self.cut(self._size)
             raise
         self._size += len(data)
 
+    def cut(self, size: int) -> None:
+        """Leave the first bytes only."""
+        os.ftruncate(self._file, size)
+        self._size = size
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
 class FolderLock:
@@ -93,15 +104,17 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
-        if self._file >= 0:
-            self._path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = -1
+        file, self._file = self._file, -1
+        if file >= 0:
+            try:
+                self._path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
 
 
 def _locked_file(path: Path) -> int:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = plain_descriptor(path, os.O_RDWR | os.O_CREAT | _KEPT)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The holder may have deleted the file between our open and our lock.
@@ -120,26 +133,34 @@ def _locked_file(path: Path) -> int:
             raise
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either the old one or the new one, never half of it.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes its place if the block ends well; else the old one stays.
 
     Raises
     ------
     OSError
-        If it cannot be written; the old file is still there.
+        If it cannot be written.
     """
     temporary = path.with_name(path.name + PART)
+    temporary.unlink(missing_ok=True)  # left by a kill, or a link to a file of the user
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with open(temporary, "xb", opener=partial(plain_descriptor, mode=0o666)) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file as `whole_file` does; text as UTF-8."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync_folder(folder: Path) -> None:

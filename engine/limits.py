@@ -1,10 +1,15 @@
-"""Sizes beyond which a file is refused before its content is made: it may come from anywhere."""
+"""How files of unknown origin are opened, and sizes beyond which they are refused."""
 
+import errno
+import os
+import stat
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
+from io import BufferedReader
+from itertools import count
 from pathlib import Path
-from stat import S_ISREG
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +44,107 @@ LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
 
 
-LARGEST_TABLE = 1 << 28
-"""Bytes of a table of results."""
+LARGEST_TABLE = 1 << 27
+"""Bytes of a table."""
+
+
+LARGEST_RECORD = 1 << 24
+"""Bytes of a JSON file, or of one line of a log."""
+
+
+_NOT_PLAIN = "must be a plain file"
+
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+_WRITES = os.O_WRONLY | os.O_RDWR
 
 
 _UNSUSPECTED = 1 << 28
 
 
 _MOST_EXPANSION = 100
+
+
+def plain_descriptor(
+    path: str | Path, flags: int, *, links: bool = False, mode: int = 0o644
+) -> int:
+    """Descriptor of a file that is nothing but a file: no FIFO, device, folder or symbolic link.
+
+    ``links`` follows symbolic links, for names the user gave. A file to be written in place must
+    have no second name: behind that could be any file of the user.
+
+    Raises
+    ------
+    FileError
+        If it is something else.
+    OSError
+        If it cannot be opened.
+    """
+    try:
+        if not (links or _NO_LINK) and Path(path).is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link")
+        found = os.open(path, flags | _NO_WAIT | (0 if links else _NO_LINK), mode)
+    except ValueError as error:  # a null character
+        raise FileError(path, _NOT_PLAIN, error) from error
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
+            raise
+        kind = {errno.ENXIO: "a FIFO or a socket", errno.EISDIR: "a folder"}
+        link = "a symbolic link"
+        raise FileError(path, _NOT_PLAIN, kind.get(error.errno, link)) from error
+    status = os.fstat(found)
+    if stat.S_ISREG(status.st_mode) and (status.st_nlink < 2 or not flags & _WRITES):
+        return found
+    os.close(found)
+    second = "one with a second name (a hard link)"
+    other = "a folder, FIFO, socket or device"
+    raise FileError(path, _NOT_PLAIN, second if stat.S_ISREG(status.st_mode) else other)
+
+
+def open_plain(path: Path, *, links: bool = False) -> BufferedReader:
+    """Open a file for reading; raises FileError for whatever else is behind the name.
+
+    Parameters
+    ----------
+    path : Path
+    links : bool
+        Follow symbolic links: for names that the user gave, not for those in a folder which may
+        come from somebody else.
+    """
+    try:
+        return open(path, "rb", opener=partial(plain_descriptor, links=links))
+    except ValueError as error:  # a null character
+        raise FileError(path, _NOT_PLAIN, error) from error
+    except OSError as error:
+        raise FileError(path, "must be readable", error.strerror or error) from error
+
+
+def read_plain(path: Path, most: int, *, links: bool = False) -> bytes:
+    """The content of a file as `open_plain` opens it, if it has at most ``most`` bytes."""
+    with open_plain(path, links=links) as file:
+        size = _size(path, file, most)
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise FileError(path, "must be readable", error.strerror or error) from error
+        except MemoryError as error:
+            raise FileError(path, "must fit into memory", f"{size} bytes") from error
+
+
+def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Lines that end in a line break, without it; one that a kill cut short is left out."""
+    for number in count(1):
+        line = file.readline(LARGEST_RECORD + 1)
+        if len(line) > LARGEST_RECORD:
+            raise FileError(path, f"line {number} must have at most {LARGEST_RECORD} bytes")
+        if not line.endswith(b"\n"):
+            return
+        yield line[:-1]
 
 
 def check_expansion(path: Path, packed: int, unpacked: int) -> None:
@@ -106,36 +204,28 @@ def check_part(folder: Path, name: str, most: int) -> Path:
     path = folder / name
     if Path(name).name != name or "\\" in name or not name.isprintable():
         raise FileError(folder, "files must be plain names in the folder", ascii(name))
-    if path.is_symlink():
-        raise FileError(path, "must not be a link", path.resolve())
-    check_size(path, most)
+    with open_plain(path) as file:
+        _size(path, file, most)
     return path
 
 
-def distinct_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of JSON that has these members; ValueError if two have one name."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("two members of one name")
-    return found
-
-
 def check_size(path: Path, most: int) -> None:
-    """Refuse what cannot be looked at, is no plain file, or has more than ``most`` bytes."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:
-        raise FileError(path, "must be readable", getattr(error, "strerror", error)) from error
-    if not S_ISREG(found.st_mode):
-        raise FileError(path, "must be readable", "a folder, pipe or device")
-    size = found.st_size
+    """Refuse what a name the user gave leads to, unless it is a file of at most ``most`` bytes."""
+    with open_plain(path, links=True) as file:
+        _size(path, file, most)
+
+
+def _size(path: Path, file: BinaryIO, most: int) -> int:
+    size = os.fstat(file.fileno()).st_size
     if size > most:
         raise FileError(path, f"must be at most {most} bytes", size)
+    return size
 
 
 def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
     """Those of the named arrays that an .npz archive holds; FileError if it is no such archive."""
     try:
+        check_size(path, LARGEST_DATA)
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: np.asarray(archive[key]) for key in names if key in archive.files}

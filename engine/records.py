@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 
+LARGEST = 1 << 64
+"""No whole number of a record reaches it."""
+
+
 def typed_record(kind: type[Record], value: object) -> Record:
     """Build a dataclass from a JSON object.
 
     Parameters
     ----------
     kind : type
-        A dataclass whose fields are int, float, str, None, tuples, dictionaries with text keys, or
-        such dataclasses.
+        A dataclass whose fields are int, float, str, None, tuples, dictionaries with text keys,
+        such dataclasses, or Any.
     value : object
         As `json.loads` returns it. Fields with a default may be left out.
 
@@ -63,11 +67,15 @@ def _typed(name: str, hint: Any, value: object) -> object:
         return _tuple(name, get_args(hint), value)
     if origin is dict and isinstance(value, dict):
         return {key: _typed(name, get_args(hint)[1], item) for key, item in value.items()}
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return typed_record(hint, value)  # type: ignore[arg-type]
     kinds = (int, float) if hint is float else (hint,)
     if type(value) not in kinds:
         raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}")
+    if isinstance(value, int) and not abs(value) < LARGEST:
+        raise ValueError(f"{name} must be below 2^64")
     if hint is float and not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
         raise ValueError(f"{name} must be finite")
     return value

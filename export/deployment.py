@@ -5,7 +5,7 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 """
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +15,8 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import error_level, positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_WEIGHTS, check_part, distinct_keys
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_WEIGHTS, check_part, open_plain
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.registry import choose_method
@@ -207,12 +208,7 @@ def read_deployment(folder: str | Path) -> Deployment:
 
 
 def _read_index(index: Path) -> dict[str, Any]:
-    check_part(index.parent, INDEX, _LARGEST_INDEX)
-    try:
-        fields = json.loads(index.read_text("utf-8"), object_pairs_hook=distinct_keys)
-    except (OSError, ValueError, RecursionError) as error:
-        hint = "dualsmooth export makes one"
-        raise FileError(index, "must be a readable JSON file", error, hint) from error
+    fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", repr(fields)[:80])
     for name, known in (("version", VERSION), ("stream_version", STREAM_VERSION)):
@@ -231,13 +227,11 @@ def _read_index(index: Path) -> dict[str, Any]:
 
 def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
     path = check_part(folder, name, LARGEST_WEIGHTS)
-    try:
-        size = path.stat().st_size
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if size != entry["bytes"]:
             raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
-        digest = file_digest(path)
-    except OSError as error:
-        raise FileError(path, "must be readable", error) from error
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != entry["sha256"]:
         rule = f"must have the SHA-256 that {INDEX} states"
         raise FileError(path, rule, digest, "damaged, or not from this deployment")

@@ -1,22 +1,25 @@
-"""Kill a run of two workers at random points.
+"""Kill a run of several workers at random points.
 
     python benchmarks/soak/kill_points.py --kills 200
 
 A run of a tiny bundle with a fake sampler is started, its driver or a worker is killed with
 SIGKILL, or a worker is stopped with SIGSTOP, and the run is resumed until it is finished. Then its
 four files must be those of the undisturbed run, byte for byte (the clock is stopped, so times are
-equal), and no certificate may ever have left the disk. Processes are real; they are forked from
-this warm one, because a fresh interpreter takes seconds to import PyTorch.
+equal), no certificate may ever have left the disk, and nothing may stand still for long. Processes
+are real; they are forked from this warm one, because a fresh interpreter takes seconds to import
+PyTorch. Not so with ``--fresh-workers``, which starts workers as users do and is needed to kill
+them in their first second (``--faults start``), and with ``--ray``.
 """
 
 import argparse
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -24,6 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.benchmarks.kill_strikes import revive, strike, strike_new
 from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster import heartbeat as beats
@@ -41,26 +45,37 @@ from dualsmooth.engine.runtime import scheduler
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
-IMAGES, WORKERS = 24, 2
-FAULTS = ("kill driver", "kill driver", "kill worker", "stop worker")
+IMAGES = 24
+FAULTS = {
+    "start": ("kill starting worker",),
+    "worker": ("kill worker",),
+    "driver": ("kill driver",),
+    "all": ("kill driver", "kill driver", "kill worker", "stop worker"),
+}
+LONGEST = 120.0
+"""Seconds that a run may go without a certificate, a fault, or its end; a start may be slow."""
+
+WAITS = [0.0]
+"""The longest such times of all drivers."""
+
 FILES = (LOG, TABLE, SUMMARY, RUN)
 FORK = get_context("fork")
 Certify = Callable[[Path], object]
 
 
-def certify(bundle: Any, data: Any, folder: Path) -> None:
+def certify(
+    bundle: Any, data: Any, folder: Path, workers: int = 2, fresh: bool = False, ray: bool = False
+) -> None:
     """The run, resumed if it was begun; ends the process with 3 if it has to stop."""
-    beats.INTERVAL, beats.SILENCE, beats.STARTING = 0.1, 2.0, 5.0
-    for module, name, value in (
-        (scheduler, "perf_counter", lambda: 0.0), (processes, "get_context", lambda _: FORK),
-        (processes, "work", _work),
-    ):  # fmt: skip
-        setattr(module, name, value)
+    if not (fresh or ray):
+        beats.INTERVAL, beats.SILENCE, beats.STARTING = 0.1, 2.0, 5.0
+        vars(processes).update(get_context=lambda _: FORK, work=_work)
+    vars(scheduler).update(perf_counter=lambda: 0.0)
     settings = Settings(Budget.fixed(10, 200), precision="fp32", device="cpu", slots=2, threads=1)
     try:
         certify_run(
             DualSmoothing(bundle), data, list(range(IMAGES)), settings, folder, resume=True,
-            make=partial(FakeSampler, pause=0.002), workers=WORKERS,
+            make=partial(Timeless, pause=0.002), workers=workers, ray="local" if ray else None,
         )  # fmt: skip
     except StoppedError:
         raise SystemExit(3) from None
@@ -84,16 +99,17 @@ def lines_of(folder: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
-def workers_of(driver: BaseProcess) -> list[int]:
-    """Process ids of a driver's workers."""
-    path = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
-    try:
-        return [int(pid) for pid in path.read_text().split()]
-    except OSError:
-        return []
+class Timeless(FakeSampler):
+    """A fake sampler whose fresh process stops the clock, too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        vars(scheduler).update(perf_counter=lambda: 0.0)
+        super().__init__(*arguments, **options)
 
 
-def disturbed(run: Certify, folder: Path, rng: random.Random, most: int) -> Counter[str]:
+def disturbed(
+    run: Certify, folder: Path, rng: random.Random, most: int, faults: Sequence[str] = FAULTS["all"]
+) -> Counter[str]:
     """Finish a run with up to ``most`` faults on the way; returns what was done to it.
 
     Raises
@@ -104,22 +120,39 @@ def disturbed(run: Certify, folder: Path, rng: random.Random, most: int) -> Coun
     done: Counter[str] = Counter()
     before: list[bytes] = []
     stopped: list[int] = []
+    seen: set[int] = set()
     while True:
         driver = FORK.Process(target=run, args=(folder,))
         driver.start()
         while driver.is_alive() and done.total() < most:
-            kind = rng.choice(FAULTS)
-            _wait_for_a_point(driver, folder, rng)
-            if _strike(driver, kind, rng, stopped):
-                done[kind] += 1
+            kind = rng.choice(faults)
+            if kind == "kill starting worker":
+                done[kind] += strike_new(driver, rng, seen, LONGEST)
+            else:
+                _wait_for_a_point(driver, folder, rng)
+                done[kind] += strike(driver, kind, rng, stopped)
             before = _grown(folder, before)
-        driver.join()
+        WAITS.append(_wait_for_the_end(driver, folder))
         _grown(folder, before)
         assert driver.exitcode in (0, 3, -signal.SIGKILL), f"exit code {driver.exitcode}"
         if driver.exitcode == 0:
-            _revive(stopped)
+            revive(stopped)
             return done
         done["stopped by itself"] += driver.exitcode == 3
+
+
+def _wait_for_the_end(driver: BaseProcess, folder: Path) -> float:
+    """Wait for a driver; returns the longest time in which nothing happened."""
+    last, since, longest = -1, time.monotonic(), 0.0
+    while driver.is_alive():
+        driver.join(0.1)
+        longest = max(longest, time.monotonic() - since)
+        if (now := len(lines_of(folder))) != last:
+            last, since = now, time.monotonic()
+        if longest > LONGEST:
+            driver.kill()
+            raise AssertionError(f"nothing happens for {LONGEST:g} s")
+    return longest
 
 
 def _wait_for_a_point(driver: BaseProcess, folder: Path, rng: random.Random) -> None:
@@ -131,37 +164,6 @@ def _wait_for_a_point(driver: BaseProcess, folder: Path, rng: random.Random) -> 
     while driver.is_alive() and len(lines_of(folder)) < wanted:
         time.sleep(0.001)
     time.sleep(rng.random() * 0.01)
-
-
-def _revive(stopped: list[int]) -> None:
-    """Let workers that were stopped go on, their drivers long gone: they must end by themselves."""
-    for pid in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-    until = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in stopped):
-        assert time.monotonic() < until, "a revived worker does not end"
-        time.sleep(0.01)
-
-
-def _strike(driver: BaseProcess, kind: str, rng: random.Random, stopped: list[int]) -> bool:
-    """Do what ``kind`` says; False if there was nobody left to do it to."""
-    if kind == "kill driver":
-        driver.kill()
-        driver.join()
-        return driver.exitcode == -signal.SIGKILL
-    workers = workers_of(driver)
-    if not workers:
-        return False
-    number = signal.SIGKILL if kind == "kill worker" else signal.SIGSTOP
-    victim = rng.choice(workers)
-    try:
-        os.kill(victim, number)
-    except ProcessLookupError:
-        return False
-    if number == signal.SIGSTOP:
-        stopped.append(victim)
-    return True
 
 
 def _grown(folder: Path, before: list[bytes]) -> list[bytes]:
@@ -177,6 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs; stops come on top")
     parser.add_argument("--per-run", type=int, default=8, help="faults per run, at most")
+    parser.add_argument("--faults", choices=FAULTS, default="all")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="in turn")
+    parser.add_argument("--fresh-workers", action="store_true", help="not forked ones")
+    parser.add_argument("--ray", action="store_true", help="workers of a local Ray")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
@@ -186,15 +192,21 @@ def main() -> None:
         run = partial(certify, read_bundle(Path(place) / "bundle"), load_images("digits"))
         whole = Path(place) / "whole"
         disturbed(run, whole, rng, 0)
-        while total["kill driver"] + total["kill worker"] < options.kills:
+        run = partial(run, fresh=options.fresh_workers, ray=options.ray)
+        while total.total() - total["stopped by itself"] - total["stop worker"] < options.kills:
             folder = Path(place) / str(runs)
-            total += disturbed(run, folder, rng, options.per_run)
+            workers = options.workers[runs % len(options.workers)]
+            total += disturbed(
+                partial(run, workers=workers), folder, rng, options.per_run, FAULTS[options.faults]
+            )
             runs += 1
             for name in FILES:
                 assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
             print(f"{runs} runs, {dict(total)}", flush=True)
     result = {
-        "runs": runs, "images_per_run": IMAGES, "faults": dict(total), "lost": 0, "duplicated": 0,
+        "command": " ".join(sys.argv), "runs": runs, "images_per_run": IMAGES,
+        "workers": options.workers, "faults": dict(total), "lost": 0, "duplicated": 0,
+        "longest_without_progress": round(max(WAITS), 1), "load": os.getloadavg()[2],
         "equal_to_the_undisturbed_run": runs, "seconds": round(time.perf_counter() - start),
         "machine": machine(),
     }  # fmt: skip

@@ -1,9 +1,15 @@
 """The ``dualsmooth`` command."""
 
+import errno
+import os
 import signal
+import socket
 import sys
+import time
 from contextlib import suppress
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Event, Thread
 from typing import Annotated, NoReturn
 
 import typer
@@ -16,8 +22,19 @@ from dualsmooth.engine.cli.report import parquet, report
 from dualsmooth.engine.cli.search import search
 from dualsmooth.engine.cli.train import train
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
+from dualsmooth.engine.printable import printable
 
 INTERRUPTED = 130
+GRACE = 1.0
+"""Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
+
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
+"""Errors that a name on the command line leads to before anything is reached."""
+
+STOPPED = "interrupted; what was reached is on disk, go on with --resume"
+_interrupted = Event()
+_said: list[str] = []
+"""The line that ends the process, once it has been printed."""
 
 app = typer.Typer(
     name="dualsmooth",
@@ -101,33 +118,68 @@ def main() -> None:
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _end_soon_if_interrupted()
     try:
         code = app(prog_name="dualsmooth", standalone_mode=False) or 0
+        sys.stdout.flush()
     except StoppedError as error:
         _fail(str(error), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except RecursionError:
         _fail("an argument or file is nested too deeply", 2)
+    except MemoryError:
+        _fail("out of memory; what was reached is on disk, go on with --resume", 3)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 3
+    except OSError as error:
+        if error.errno in _OF_NAMES:
+            _fail(f"{error.filename}: must be readable; received {error.strerror}", 2)
+        _fail(f"{error}; what was reached is on disk, go on with --resume", 3)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         context = getattr(error, "ctx", None)
         path = "dualsmooth" if context is None else context.command_path
-        _fail(f"{error.format_message()} (see {path} --help)", 2)
+        _fail(f"{' '.join(error.format_message().split())} (see {path} --help)", 2)
     if code == INTERRUPTED:
-        _fail("interrupted; what was reached is on disk, go on with --resume", code)
+        _fail(STOPPED, code)
     sys.exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    typer.echo(f"dualsmooth: {line}", err=True)
+    typer.echo(f"dualsmooth: {printable(message)}", err=True)
+    _said.append(message)
+    if _interrupted.is_set():  # Python's own end, with all threads and libraries, takes seconds
+        _end_now()
     sys.exit(code)
+
+
+def _end_soon_if_interrupted() -> None:
+    """See to it that Ctrl-C ends the process even where Python does not get to act on it."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    Thread(target=_wait_for_signal, args=(ours, theirs), daemon=True).start()
+
+
+def _wait_for_signal(ours: socket.socket, theirs: socket.socket) -> None:
+    while ours.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+        pass
+    _interrupted.set()
+    time.sleep(GRACE)
+    if not _said:
+        os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
+    _end_now()
+
+
+def _end_now() -> NoReturn:
+    for child in active_children():
+        child.kill()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

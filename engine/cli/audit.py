@@ -1,5 +1,6 @@
 """The command ``dualsmooth audit``."""
 
+import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.printable import printable
 
 FINDINGS_SHOWN = 20
 ON_TRUST = 4
@@ -91,9 +93,10 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data.spec import images_of_run
+    from dualsmooth.engine.data.spec import images_of_run, parse_spec
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.run_checks import RUN
 
     configuration: dict[str, Any] = {}
     try:
@@ -102,8 +105,15 @@ def _images(run: Path, spec: str | None) -> Any:
         if spec is None:
             return None
     if spec is None:
-        spec = str(configuration.get("data"))
-        if spec not in ("digits", "digits:train", "digits:test"):
+        spec = str(configuration["data"])
+        try:
+            kind, place, _ = parse_spec(spec)
+        except ArgumentError as error:
+            rule = "data must name images, or --data must"
+            raise FileError(run / RUN, rule, spec) from error
+        if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+            raise FileError(run / RUN, "data must be a file or a folder", spec)
+        if kind != "digits":
             return None
     return images_of_run(spec, configuration)
 
@@ -119,17 +129,17 @@ def _bundle(configuration: dict[str, Any], source: str | None, trust: bool) -> A
 
 def _print(seen: Any) -> None:
     for text in seen.passed:
-        typer.echo(f"ok     {text}")
+        typer.echo(f"ok     {printable(text)}")
     for text in seen.notes:
-        typer.echo(f"note   {text}")
+        typer.echo(f"note   {printable(text)}")
     for text in seen.trusted:
-        typer.echo(f"TRUST  {' '.join(text.split())}")
+        typer.echo(f"TRUST  {printable(' '.join(text.split()))}")
     for text in seen.findings[:FINDINGS_SHOWN]:
-        typer.echo(f"FOUND  {' '.join(text.split())}")
+        typer.echo(f"FOUND  {printable(text)}")
     if len(seen.findings) > FINDINGS_SHOWN:
         typer.echo(f"FOUND  {len(seen.findings) - FINDINGS_SHOWN} more")
     typer.echo(
-        f"{seen.folder}: "
+        f"{printable(seen.folder)}: "
         + (f"{len(seen.findings)} findings" if seen.findings else "clean")
         + (f"; {len(seen.trusted)} parts taken on trust" if seen.trusted else "")
     )

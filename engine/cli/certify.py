@@ -1,6 +1,7 @@
 """``dualsmooth certify``."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ from dualsmooth.engine.cli.options import (
     TrustOption,
     method_options,
 )
+from dualsmooth.engine.printable import printable
 
 
 def certify(
@@ -147,7 +149,7 @@ def certify(
         votes, alpha, seed, 0, device, precision, batch_size, threads,
         slots, backend, noise,
     )  # fmt: skip
-    folder = out or Path("runs") / f"{loaded.name}-{_file_name(chosen.name)}"
+    folder = out or Path("runs") / _file_name(f"{loaded.name}-{chosen.name}")
     order = read_classes(classes) if classes else None
     if resume and classes is None and (folder / RUN).exists():
         order = read_configuration(folder).get("classes")
@@ -170,8 +172,10 @@ def certify(
         return
     typer.echo(text_table([summary]))
     typer.echo(f"batches {occupancy:.1%} full")
-    typer.echo(f"\n{folder}/certificates.jsonl, certificates.tsv, summary.json")
+    typer.echo(f"\n{printable(folder)}/certificates.jsonl, certificates.tsv, summary.json")
 
 
 def _file_name(name: str) -> str:
-    return name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")
+    """A name as one folder: no other place, nothing hidden, no longer than a system allows."""
+    name = name.replace("(", "-").replace(")", "").replace(", ", "-").replace(" ", "-")
+    return re.sub(r"[^\w.,:+@=~-]", "-", name).lstrip(".-").encode()[:200].decode(errors="ignore")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dualsmooth.engine.cli.options import TrustOption
+from dualsmooth.engine.printable import printable
 
 CHECK_FAILED = 1
 
@@ -108,7 +109,7 @@ def export(
         if int8 else None
     )  # fmt: skip
     deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)
-    typer.echo(f"{out}/deployment.json")
+    typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:
         return
     from dualsmooth.export.check.deployment import check_deployment

@@ -44,6 +44,7 @@ from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.settings import Settings
 
 
@@ -94,17 +95,17 @@ def predict(
     records = predict_files(bundle, images, options, n, alpha, settings, names, trust=trust_model)
     if json_:
         typer.echo(json.dumps(records, indent=1))
-    width = max(len(record["image"]) for record in records)
+    width = max(len(printable(record["image"])) for record in records)
     for record in records:
         if "error" in record:
             typer.echo(f"dualsmooth: {' '.join(record['error'].split())}", err=True)
         elif not json_:
             levels = ", ".join(f"{sigma:g}" for sigma in record["sigmas"])
             label = "ABSTAIN" if record["predicted"] is None else f"class {record['predicted']}"
-            line = f"{record['image']:<{width}}  {label:<9}" + (
+            line = f"{printable(record['image']):<{width}}  {label:<9}" + (
                 f"  sigma {levels}" if levels else ""
             )
-            typer.echo(line + (f"  {record['name']}" if record["name"] else ""))
+            typer.echo(line + (f"  {printable(record['name'])}" if record["name"] else ""))
     raise typer.Exit(3 if any("error" in record for record in records) else 0)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dualsmooth.engine.printable import printable
+
 
 def report(
     runs: Annotated[
@@ -53,7 +55,7 @@ def report(
         from dualsmooth.engine.report.write import write_report
 
         written = write_report(read, summaries, folder, html=html)
-        typer.echo(f"\n{folder}/{', '.join(written)}", err=json_)
+        typer.echo(f"\n{printable(folder)}/{', '.join(written)}", err=json_)
 
 
 def _radii(text: str) -> tuple[float, ...]:
@@ -84,4 +86,4 @@ def parquet(
     """Write the certificates of a run as a Parquet file (extra parquet)."""
     from dualsmooth.engine.report.parquet import write_parquet
 
-    typer.echo(f"{file}: {write_parquet(run, file)} certificates")
+    typer.echo(f"{printable(file)}: {write_parquet(run, file)} certificates")

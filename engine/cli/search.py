@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dualsmooth.engine.cli.options import TrustOption
+from dualsmooth.engine.printable import printable
 
 
 def search(
@@ -41,4 +42,4 @@ def search(
     anchors = search_anchors(loaded, chosen, make_search(loaded, search), settings, out)
     for sigma, share in anchors.shares():
         typer.echo(f"sigma {sigma:g}: {share:.1%} of {len(chosen)} anchors")
-    typer.echo(str(out))
+    typer.echo(printable(out))

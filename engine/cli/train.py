@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dualsmooth.engine.printable import printable
+
 
 def train(
     recipe: Annotated[
@@ -48,4 +50,4 @@ def train(
         recipe, data, out, seed=seed, options=set_ or (), max_images=max_, device=device,
         resume=resume,
     )  # fmt: skip
-    typer.echo(f"{out}/bundle.json")
+    typer.echo(f"{printable(out)}/bundle.json")

@@ -2,12 +2,17 @@
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import closing, suppress
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from multiprocessing import connection, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from multiprocessing.resource_tracker import ensure_running
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +29,38 @@ if TYPE_CHECKING:
 PATIENCE = 0.5
 """Seconds to wait for news, and for a worker that was asked to stop."""
 
+SILENT = "worker process was there and did nothing for too long"
 
-def work(pipe: "Connection[Any, Any]", number: int, job: Job, environment: dict[str, str]) -> None:
-    """Certify parcels until there is none or the driver is gone. Runs in a process of its own."""
+
+def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str]) -> None:
+    """Certify parcels until there is none or the driver is gone. Runs in a process of its own.
+
+    The job is the first message: what a process is started with must fit into the pipe that
+    starts it, for nobody reads from that if the process is killed at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which stops us
-    os.environ.update(environment)  # before torch is imported
-    from dualsmooth.engine.runtime.session import Session
-
+    os.environ.update(environment)  # before torch makes use of it
+    end: type[Lost | Refused] = Refused  # another worker would not start, either
     try:
+        from dualsmooth.engine.runtime.session import Session
+
+        job = pipe.recv()
         with Session(job.method, job.settings, job.make) as session:
             voice = Voice(pipe, number, lambda: session.occupancy.run, beats.INTERVAL)
             with closing(voice):
+                voice.send(Ready(number, facts_of(session)))
+                end = Lost
                 _serve(pipe, voice, number, session)
-    except DualSmoothError as error:
-        pipe.send(Refused(number, str(error)))
-    except (EOFError, ConnectionError):  # the driver is gone
-        pass
+    except BaseException as error:
+        line = f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # the driver is gone
+            if isinstance(error, DualSmoothError):
+                pipe.send(Refused(number, str(error)))
+            else:
+                pipe.send(end(number, line))
 
 
 def _serve(pipe: "Connection[Any, Any]", voice: Voice, number: int, session: "Session") -> None:
-    voice.send(Ready(number, facts_of(session)))
     while (parcel := pipe.recv()) is not None:
         for certificate in session.certify(
             parcel.images, parcel.image_ids, parcel.labels, parcel.book
@@ -73,52 +90,52 @@ class Processes:
         self._workers: dict[int, tuple[BaseProcess, Connection[Any, Any]]] = {}
         self._places: dict[int, int] = {}
         self._sending: dict[int, Thread] = {}
+        self._unready: set[int] = set()
+        self._news: SimpleQueue[Event | Alive] = SimpleQueue()
         self._watch = Watch()
         self._next = 0
         self._start(0)
 
     def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
         """Send a parcel; a worker that is gone is reported by `events`."""
-        if worker not in self._workers:
-            return
-        # On a thread: a worker that was stopped reads nothing, and its pipe fills.
-        arguments = (self._workers[worker][1], self.cut(lease, image_ids))
-        self._sending[worker] = Thread(target=_send, args=arguments, daemon=True)
-        self._sending[worker].start()
-        self._watch.expect(worker, beats.SILENCE)
+        if worker in self._workers:
+            self._send(worker, bytes(ForkingPickler.dumps(self.cut(lease, image_ids))))
+            self._watch.expect(worker, beats.SILENCE)
 
     def events(self) -> list[Event]:
         """Messages of the workers; workers that are lost or silent are replaced."""
-        pipes = {pipe: number for number, (_, pipe) in self._workers.items()}
         events: list[Event] = []
-        for ready in connection.wait(list(pipes), PATIENCE):
-            number = pipes[ready]  # type: ignore[index]
-            try:
-                event = self._workers[number][1].recv()
-            except (EOFError, OSError):
-                events.append(self._replace(number))
-                continue
-            self._heard(event)
-            if not isinstance(event, Alive):
-                events.append(event)
-        return events + [self._replace(number, silent=True) for number in self._watch.overdue()]
+        with suppress(Empty):
+            events += self._heard(self._news.get(timeout=PATIENCE))
+            while True:
+                events += self._heard(self._news.get_nowait())
+        return events + [self._replace(number, SILENT) for number in self._watch.overdue()]
 
     def close(self) -> None:
         """Ask, then kill."""
-        for number, (_, pipe) in self._workers.items():
-            if number not in self._sending or not self._sending[number].is_alive():
-                _send(pipe, None)
-        for number, (process, _) in list(self._workers.items()):
-            process.join(PATIENCE)
+        for number in self._workers:
+            if not self._sending[number].is_alive():
+                self._send(number, bytes(ForkingPickler.dumps(None)))
+        until = time.monotonic() + PATIENCE
+        for process, _ in self._workers.values():
+            process.join(max(0.0, until - time.monotonic()))
+        for number in list(self._workers):
             self._end(number)
 
-    def _heard(self, event: Event | Alive) -> None:
+    def _heard(self, event: Event | Alive) -> list[Event]:
+        """What the conductor is to know of a message; nothing of workers that were replaced."""
+        if event.worker not in self._workers:
+            return []
+        if isinstance(event, Lost):
+            return [self._lost(event)]
         if isinstance(event, Ready):
+            self._unready.discard(event.worker)
             self._follow(event)
         if isinstance(event, Alive | Certified):
             self._watch.expect(event.worker, beats.SILENCE)
         else:
             self._watch.rest(event.worker)
+        return [] if isinstance(event, Alive) else [event]
 
     def _follow(self, event: Ready) -> None:
         """Start the other workers once the first has said which backend it chose."""
@@ -129,41 +146,87 @@ class Processes:
         for place in range(1, self._count):
             self._start(place)
 
-    def _replace(self, number: int, *, silent: bool = False) -> Lost:
-        process, _ = self._workers[number]
-        if not silent:
-            process.join(PATIENCE)
+    def _lost(self, event: Lost) -> Lost | Refused:
+        """Replace a worker, unless it ended by itself before it was ready: so would the next."""
+        process, _ = self._workers[event.worker]
+        process.join(PATIENCE)
+        reason = event.reason or f"worker process ended with code {process.exitcode}"
+        if event.worker in self._unready and (process.exitcode or 0) > 0:
+            self._end(event.worker)
+            return Refused(event.worker, f"{reason} before it was ready")
+        return self._replace(event.worker, reason)
+
+    def _replace(self, number: int, reason: str) -> Lost:
         self._end(number)
         self._start(self._places.pop(number))
-        if silent:
-            return Lost(number, "worker process was there and did nothing for too long")
-        return Lost(number, f"worker process ended with code {process.exitcode}")
+        return Lost(number, reason)
 
     def _end(self, number: int) -> None:
         """Kill a worker and forget it."""
-        process, pipe = self._workers.pop(number)
+        process, _ = self._workers.pop(number)  # the pipe closes when both its threads have ended
         self._watch.rest(number)
+        self._unready.discard(number)
         process.kill()
-        process.join()
-        if number in self._sending:
-            self._sending.pop(number).join()  # nobody reads what it sends: it fails and ends
-        pipe.close()
+        process.join(PATIENCE)
 
     def _start(self, place: int) -> None:
-        ours, theirs = self._context.Pipe()
         number, self._next = self._next, self._next + 1
-        arguments = (theirs, number, self._job, _environment(self._job, place))
-        process = self._context.Process(target=work, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        self._workers[number] = process, ours
-        self._places[number] = place
-        self._watch.expect(number, beats.STARTING)
+        job = bytes(ForkingPickler.dumps(self._job))
+        with undisturbed():
+            ours, theirs = self._context.Pipe()
+            arguments = (theirs, number, _environment(self._job, place))
+            process = self._context.Process(target=work, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self._workers[number] = process, ours
+            self._places[number] = place
+            self._unready.add(number)
+            self._watch.expect(number, beats.STARTING)
+            self._send(number, job)
+            Thread(target=_listen, args=(number, ours, self._news), daemon=True).start()
+
+    def _send(self, number: int, message: bytes) -> None:
+        # On a thread: a worker that was stopped reads nothing, and its pipe fills.
+        arguments = (self._workers[number][1], message)
+        self._sending[number] = Thread(target=_send, args=arguments, daemon=True)
+        self._sending[number].start()
 
 
-def _send(pipe: "Connection[Any, Any]", message: Parcel | None) -> None:
+def _send(pipe: "Connection[Any, Any]", message: bytes) -> None:
     with suppress(OSError):
-        pipe.send(message)
+        pipe.send_bytes(message)
+
+
+def _listen(number: int, pipe: "Connection[Any, Any]", news: "SimpleQueue[Any]") -> None:
+    """Take a worker's messages; on a thread, for it may be stopped in the middle of one."""
+    with suppress(EOFError, OSError):
+        while True:
+            news.put(pipe.recv())
+    news.put(Lost(number, ""))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, and does not reach a process started in it.
+
+    Half started, a process would be lost to us, and Python's start prints a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+    ensure_running()  # it changes the mask
+    signals = (signal.SIGINT, signal.SIGTERM)
+    caught: list[int] = []
+    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in signals]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals[:1])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 def _environment(job: Job, place: int) -> dict[str, str]:

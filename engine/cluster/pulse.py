@@ -24,6 +24,10 @@ class Pulse:
         self._seen: dict[int, int] = {}
         self._next = 0.0
 
+    def wait_for(self, worker: int) -> None:
+        """An actor has been asked to load its networks."""
+        self._watch.expect(worker, beats.STARTING)
+
     def start(self, worker: int, actor: Any) -> None:
         """An actor has been given a lease."""
         self._actors[worker] = actor
@@ -52,7 +56,7 @@ class Pulse:
             return
         del self._asked[worker]
         try:
-            progress = self._ray.get(asked)
+            progress = self._ray.get(asked, timeout=beats.INTERVAL)
         except self._ray.exceptions.RayError:  # the lease it works on fails, too
             return
         if progress != self._seen.get(worker):

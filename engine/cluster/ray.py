@@ -1,20 +1,36 @@
 """Workers that are Ray actors, on this machine or on a cluster (extra ``cluster``)."""
 
 import ipaddress
+import os
+import secrets
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
 from dualsmooth.engine.cluster.pulse import Pulse
-from dualsmooth.engine.errors import ArgumentError, DualSmoothError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
+from dualsmooth.engine.machine import installed_version
+from dualsmooth.engine.printable import printable
 
 LOCAL = "local"
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+"""Where a local Ray says it is; for 127.0.0.1 it would put the address of the machine."""
+
+HINT = "pip install 'dualsmooth[cluster]'"
 PATIENCE = 0.5
 KNOCK = 10.0
 """Seconds for one connection to a cluster."""
+
+ANSWER = 60.0
+"""Seconds to fetch an answer that is there."""
+
+OLDEST = (2, 52)
+"""First Ray that asks for a token."""
 
 SILENT = "the actor was there and did nothing for too long"
 
@@ -23,12 +39,13 @@ class Actor:
     """One worker: a warm session. Runs inside Ray, on two threads: one certifies, one answers."""
 
     def __init__(self, job: Job) -> None:
-        from dualsmooth.engine.runtime.session import Session
-
-        self._session = Session(job.method, job.settings, job.make)
+        self._job = job
 
     def facts(self) -> dict[str, Any]:
-        """What its votes depend on."""
+        """Load the networks; what its votes depend on."""
+        from dualsmooth.engine.runtime.session import Session
+
+        self._session = Session(self._job.method, self._job.settings, self._job.make)
         return facts_of(self._session)
 
     def progress(self) -> int:
@@ -54,7 +71,7 @@ class RayPool:
     count : int
         Actors, >= 1.
     address : str
-        ``local`` starts Ray on this machine's loopback; else ``HOST:PORT`` or ``auto``.
+        ``local`` starts Ray on this machine, behind a token; else ``HOST:PORT`` or ``auto``.
 
     Raises
     ------
@@ -89,6 +106,8 @@ class RayPool:
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE)
+        if not (ready or any(node["Alive"] for node in self._ray.nodes())):
+            raise StoppedError("Ray has lost all its nodes; go on with --resume")
         events = [event for answer in ready for event in self._answer(answer)]
         return events + [self._replace(worker, SILENT) for worker in self._pulse.silent()]
 
@@ -102,10 +121,13 @@ class RayPool:
     def _answer(self, answer: Any) -> list[Event]:
         worker, lease = self._pending.pop(answer)
         try:
-            value = self._ray.get(answer)
+            value = self._ray.get(answer, timeout=ANSWER)
         except self._ray.exceptions.RayError as error:
-            if isinstance(getattr(error, "cause", None), DualSmoothError):
-                return [Refused(worker, str(error.cause))]
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, DualSmoothError):
+                return [Refused(worker, str(cause))]
+            if lease is None and isinstance(error, self._ray.exceptions.RayTaskError):
+                return [Refused(worker, f"{type(cause).__name__}: {cause}")]
             return [self._replace(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
         self._pulse.stop(worker)
         if lease is None:
@@ -126,17 +148,24 @@ class RayPool:
         number, self._next = self._next, self._next + 1
         self._actors[number] = self._make.remote(self._job)
         self._pending[self._actors[number].facts.remote()] = number, None
+        self._pulse.wait_for(number)
 
 
 def _connect(address: str) -> Any:
+    if address == LOCAL:
+        _require_token()
     try:
         import ray
     except ImportError:
-        hint = "pip install 'dualsmooth[cluster]'"
-        raise ArgumentError("ray", "needs Ray, which is not installed", address, hint) from None
-    quiet = {"log_to_driver": False, "include_dashboard": False}
+        raise ArgumentError("ray", "needs Ray, which is not installed", address, HINT) from None
     if address == LOCAL:
-        ray.init(address=LOCAL, _node_ip_address="127.0.0.1", **quiet)
+        with _sigterm_kept():  # Ray takes it
+            quiet: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
+            try:
+                ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+                reason = str(error).partition("\n")[0]
+                raise StoppedError(f"Ray cannot be started on this machine: {reason}") from error
         return ray
     warn_if_reachable(address)
     try:
@@ -147,6 +176,27 @@ def _connect(address: str) -> Any:
         received = f"{address}: {error}"
         raise ArgumentError("ray", "must be the address of a cluster", received, hint) from error
     return ray
+
+
+def _require_token() -> None:
+    """Let nobody in who does not know a secret of this run: Ray listens on every interface."""
+    version = installed_version("ray")
+    if version and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        rule = f"must be Ray {OLDEST[0]}.{OLDEST[1]} or newer, which can ask for a token"
+        raise ArgumentError("ray", rule, version, HINT)
+    if "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    elif os.environ.get("RAY_AUTH_MODE") != "token":
+        rule = "local must have a token: set RAY_AUTH_MODE=token before Ray is imported"
+        raise ArgumentError("ray", rule, f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}")
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    with suppress(ValueError, TypeError):  # not the main thread, or not a handler of Python's
+        signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:
@@ -165,7 +215,8 @@ def warn_if_reachable(address: str) -> None:
         safe = host in ("localhost", "")
     if not safe:
         print(
-            f"dualsmooth: Ray at {address} has no authentication: everybody who reaches that port "
-            "can run code there. Keep it inside a private network.",
+            f"dualsmooth: Ray at {printable(address)} has no authentication unless it was started "
+            "with RAY_AUTH_MODE=token: everybody who reaches that port can run code there. Keep it "
+            "inside a private network.",
             file=sys.stderr,
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.readers import check_labels
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_MODEL, read_plain
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 _PIXELS = 3 * 32 * 32
@@ -55,10 +56,7 @@ def _batch_paths(folder: Path, split: str) -> list[Path]:
 
 
 def _batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, "must be readable", error) from error
+    data = read_plain(path, LARGEST_MODEL, links=True)
     pixels, labels = _from_records(path, data) if path.suffix else _from_pickle(path, data)
     if len(labels) == 0 or len(pixels) != len(labels):
         received = f"{len(pixels)} images, {len(labels)} labels"

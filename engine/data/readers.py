@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import check_expansion, npz_arrays
+from dualsmooth.engine.limits import check_expansion, npz_arrays, open_plain
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
@@ -51,7 +51,8 @@ def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
     header = 4 + 4 * axes
     try:
         packed = path.stat().st_size
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_plain(path, links=True) as raw:
+            file = gzip.open(raw) if path.suffix == ".gz" else raw
             head = file.read(header)
             size = _idx_size(path, head, magic, axes)
             if path.suffix == ".gz":

@@ -62,7 +62,7 @@ def load_images(
     FileError
         If a file is missing, truncated, corrupt or not what its name says.
     """
-    kind, place, split = _parse(spec)
+    kind, place, split = parse_spec(spec)
     if classes is not None and kind != "folder":
         raise ArgumentError("classes", "goes with folder:DIR", spec)
     if kind == "digits":
@@ -112,7 +112,8 @@ def check_classes(data: ImageSet, count: int, model: str) -> None:
             raise ArgumentError("data", rule, received, "give their order by --classes FILE")
 
 
-def _parse(spec: str) -> tuple[str, str, str]:
+def parse_spec(spec: str) -> tuple[str, str, str]:
+    """Kind, place and split of a SPEC; ArgumentError if it is none."""
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
         raise ArgumentError("data", "must start with a known kind", spec, "one of " + _forms())

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dualsmooth.engine.certificate import ABSTAIN
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_TABLE, check_size
+from dualsmooth.engine.limits import LARGEST_TABLE, read_plain
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.runs.log import COLUMNS
 from dualsmooth.engine.runs.summary import Row
 
@@ -52,6 +53,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
         warnings.append(f"{path}: {negative} certified rows have a negative radius, counted as 0")
     if repeated:
         warnings.append(f"{path}: {repeated} rows stand twice and count once")
+    warnings = [printable(warning) for warning in warnings]
     return [replace(row, radius=max(0.0, row.radius)) for row in rows.values()], warnings
 
 
@@ -65,11 +67,8 @@ def _columns(path: Path, head: str) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    check_size(path, LARGEST_TABLE)
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+        return read_plain(path, LARGEST_TABLE, links=True).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileError(path, "must be UTF-8 text", error.reason) from error
 

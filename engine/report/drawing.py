@@ -45,7 +45,7 @@ def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
     """A plot with its caption as files, by kind: ``png``, ``pdf`` or ``svg``."""
     figure = _figure(plot, INK)
     below = textwrap.fill(plot.caption, 92)
-    figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK)
+    figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK, parse_math=False)
     figure.suptitle(plot.title, fontsize=11, color=INK)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; every file has the same

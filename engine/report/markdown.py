@@ -1,7 +1,9 @@
 """``summary.md``: the figures of a report as Markdown."""
 
+import re
 from collections.abc import Sequence
 
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot
 from dualsmooth.engine.report.reading import Run
@@ -14,10 +16,11 @@ def markdown(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[
     if len(runs) > 1:
         sections.append(_comparison(runs, summaries))
     sections += [
-        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{plot.caption}" for plot in plots
+        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{_plain(plot.caption)}"
+        for plot in plots
     ]
     if warnings := [text for run in runs for text in run.warnings]:
-        sections.append("## Warnings\n\n" + "\n".join(f"* {text}" for text in warnings))
+        sections.append("## Warnings\n\n" + "\n".join(f"* {_plain(text)}" for text in warnings))
     return "\n\n".join(sections) + "\n"
 
 
@@ -27,8 +30,13 @@ def _table(summaries: Sequence[Summary]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for s in summaries:
         cells = [f"{100 * s.accuracy(r):.1f} ({_ends(s.interval(r))})" for r in radii]
-        lines.append("| " + " | ".join([s.name, *cells, f"{s.acr:.3f}"]) + " |")
+        lines.append("| " + " | ".join([_plain(s.name), *cells, f"{s.acr:.3f}"]) + " |")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else: no link, no element, no column."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", text)
 
 
 def _ends(interval: tuple[float, float]) -> str:
@@ -46,8 +54,9 @@ def _about(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     ]
     for run, s in zip(runs, summaries, strict=True):
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
+        name, place = _plain(s.name), _plain(printable(run.path.name))
         counts = f"{s.images:,} images, {s.abstained:,} abstained{draws}"
-        lines.append(f"* **{s.name}** ({run.path.name}): {counts}; {run.conditions}.")
+        lines.append(f"* **{name}** ({place}): {counts}; {_plain(run.conditions)}.")
     return "\n".join(lines)
 
 
@@ -55,13 +64,13 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     lines = ["## Image by image", ""]
     radii = list(summaries[0].certified)
     for other in runs[1:]:
+        first, second = _plain(runs[0].name), _plain(other.name)
         pairs = compare(runs[0], other, radii, at_least=summaries[0].at_least)
         if not pairs:
-            lines.append(f"{runs[0].name} and {other.name} have no image in common.\n")
+            lines.append(f"{first} and {second} have no image in common.\n")
             continue
         images = pairs[0].images
-        names = f"{runs[0].name} (first) and {other.name} (second)"
-        lines += [f"{names}, {images:,} images in common:", ""]
+        lines += [f"{first} (first) and {second} (second), {images:,} images in common:", ""]
         lines += ["| radius | both | only first | only second | neither |", "|---" * 5 + "|"]
         for p in pairs:
             if p.neither < images:

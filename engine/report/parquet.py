@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import PART
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.files import check_target, whole_file
+from dualsmooth.engine.runs.log import read_log, read_run
 
 COLUMNS = (
     *("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at"),
@@ -24,9 +24,8 @@ def write_parquet(run: Path, file: Path) -> int:
     except ImportError:
         rule, hint = "needs pyarrow, which is not installed", "pip install 'dualsmooth[parquet]'"
         raise ArgumentError("parquet", rule, file, hint) from None
-    if file.exists():
-        raise ArgumentError("file", "must not exist yet", str(file))
-    read_configuration(run)
+    check_target(file)
+    read_run(run)
     certificates = sorted(read_log(run), key=lambda certificate: certificate.image_id)
     columns = {name: [getattr(c, name) for c in certificates] for name in COLUMNS}
     columns["certificate"] = [c.to_json() for c in certificates]
@@ -34,11 +33,9 @@ def write_parquet(run: Path, file: Path) -> int:
     types |= dict.fromkeys(("radius", "sigma", "seconds"), pa.float64())
     types |= {"correct": pa.bool_(), "seed": pa.uint64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    draft = file.with_name(file.name + PART)
     try:
-        parquet.write_table(pa.table(columns, schema), draft)
-        draft.replace(file)
+        with whole_file(file) as draft:
+            parquet.write_table(pa.table(columns, schema), draft)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise FileError(file, "must be writable", error.strerror or error) from error
     return len(certificates)

@@ -1,11 +1,13 @@
 """Runs to report: run folders, and tables in Cohen et al.'s format."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, read_configuration, read_log
 from dualsmooth.engine.runs.run_checks import RUN
@@ -34,8 +36,8 @@ class Run:
             return "votes and alpha not recorded in the file"
         return (
             f"n0 = {known['n0']:,}, n = {known['n']:,} ({known['budget']} budget), "
-            f"alpha = {known['alpha']:g}, seed {known['seed']}, {known['precision']}, "
-            f"data {known['data']}"
+            f"alpha = {known['alpha']:g}, seed {known['seed']}, {printable(known['precision'])}, "
+            f"data {printable(known['data'])}"
         )
 
 
@@ -49,16 +51,17 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir():
         rows, warnings = read_table(path)
-        return Run(path.stem, path, rows, {}, warnings)
-    if not (path / RUN).exists():
+        return Run(printable(path.stem), path, rows, {}, warnings)
+    if not os.path.lexists(path / RUN):
         raise FileError(path, "must be a run folder", f"no {RUN} in it")
     configuration, certificates = read_configuration(path), read_log(path)
     name = certificates[0].method if certificates else path.name
     warnings = []
-    if len(certificates) < configuration.get("images", 0):
+    if len(certificates) < configuration["images"]:
         reached = f"{len(certificates)} of {configuration['images']} images"
-        warnings.append(f"{path / LOG}: the run is unfinished, {reached} (go on with --resume)")
-    return Run(name, path, rows_of(certificates), configuration, warnings)
+        unfinished = f"{path / LOG}: the run is unfinished, {reached} (go on with --resume)"
+        warnings.append(printable(unfinished))
+    return Run(printable(name), path, rows_of(certificates), configuration, warnings)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -73,7 +76,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 def _folder(run: Run) -> str:
     path = run.path.resolve()
-    return path.name if path.is_dir() else path.parent.name
+    return printable(path.name if path.is_dir() else path.parent.name)
 
 
 def default_radii(runs: Sequence[Run]) -> tuple[float, ...]:

@@ -1,10 +1,10 @@
 """Write a report: everything is made in memory first, so that bad input leaves no half of it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import write_whole
 from dualsmooth.engine.report.drawing import pictures, require_matplotlib
 from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
@@ -33,9 +33,7 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            part = folder / f"{name}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+            write_whole(folder / name, content)
     except OSError as error:
         raise FileError(folder, "must be writable", error.strerror or error) from error
     return list(files)

@@ -8,8 +8,8 @@ theirs, is `dualsmooth.engine.runs.replay`'s part.
 """
 
 import dataclasses
-import errno
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.recorded import Given
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.record import check_configuration
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
     OTHER_VERSION_TOLERANCE,
@@ -88,7 +90,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
     FileError
         If there is no run in the folder. Everything else that is wrong is a finding.
     """
-    if not (folder / RUN).is_file():
+    if not os.path.lexists(folder / RUN):
         raise FileError(folder, "must be a run folder", f"no {RUN} in it")
     seen = Audit(folder)
     try:
@@ -96,6 +98,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
         seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
         images = None if data is None else data.images
         seen.plan = plan_of(seen.configuration, dataclasses.replace(given, images=images))
+        check_configuration(seen.configuration)
     except (FileError, ValueError, KeyError, TypeError) as error:
         seen.findings.append(f"{RUN}: {error}")
         return seen
@@ -128,9 +131,11 @@ def _tolerance(seen: Audit) -> float:
 def _check_log(seen: Audit, plan: Plan, tolerance: float) -> None:
     path = seen.folder / LOG
     try:
-        *lines, rest = _content(path).split(b"\n")
-    except OSError as error:
-        seen.findings.append(f"{LOG}: {error.strerror}")
+        with open_plain(path) as file:
+            lines = list(whole_lines(path, file))
+            rest = os.fstat(file.fileno()).st_size > sum(len(line) + 1 for line in lines)
+    except FileError as error:
+        seen.findings.append(str(error))
         return
     if rest:
         torn = "the last line is torn"
@@ -169,13 +174,6 @@ def _checked(line: bytes, plan: Plan, tolerance: float) -> Certificate:
     return certificate
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of an ordinary file; a pipe in a run folder would be waited for without end."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "Not an ordinary file")
-    return path.read_bytes()
-
-
 def _check_ids(seen: Audit) -> None:
     expected = seen.configuration.get("images")
     found = len(seen.certificates)
@@ -201,9 +199,9 @@ def _check_tables(seen: Audit) -> None:
     expected = {TABLE: table(ordered), SUMMARY: json.dumps(summary, indent=1) + "\n"}
     for name, text in expected.items():
         try:
-            same = _content(seen.folder / name) == text.encode()
-        except OSError as error:
-            seen.findings.append(f"{name}: {error.strerror}")
+            same = read_plain(seen.folder / name, LARGEST_TABLE + len(text)) == text.encode()
+        except FileError as error:
+            seen.findings.append(f"{name}: {error.value or error.rule}")
             continue
         if not same:
             seen.findings.append(f"{name}: is not the one of {LOG}")

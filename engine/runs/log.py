@@ -9,6 +9,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
+from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.runs.record import checked_configuration, read_record
 from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
 from dualsmooth.engine.settings import libraries_of
 
@@ -112,9 +115,9 @@ class RunLog:
         StoppedError
             If a file cannot be written; no certificate is lost.
         """
-        self._log.close()
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
         try:
+            self._log.close()
             write_whole(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
             write_whole(self.folder / TABLE, table(ordered))
             write_json(self.folder / SUMMARY, summary)
@@ -124,8 +127,11 @@ class RunLog:
 
     def close(self) -> None:
         """Close the log and let other processes write; what was appended is on disk already."""
-        self._log.close()
-        self._lock.release()
+        try:
+            with closing(self._log):
+                self._lock.release()
+        except OSError as error:
+            raise self._stopped(error) from error
 
     def _stopped(self, error: OSError) -> StoppedError:
         hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -158,56 +164,52 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
         If a complete line is not a valid certificate; the line is named.
     """
     path = folder / LOG
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
-        os.truncate(path, len(whole))
     certificates: dict[int, Certificate] = {}
-    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-        try:
-            certificate = Certificate.from_json(line.decode())
-        except ValueError as error:
-            raise FileError(path, f"line {number} must be a valid certificate", error) from error
-        if certificate.image_id in certificates:
-            rule = f"line {number} must not repeat an image"
-            raise FileError(path, rule, f"image {certificate.image_id}")
-        certificates[certificate.image_id] = certificate
+    whole = 0
+    with open_plain(path) as file:
+        for number, line in enumerate(whole_lines(path, file), 1):
+            whole += len(line) + 1
+            try:
+                certificate = Certificate.from_json(line.decode())
+            except ValueError as error:
+                rule = f"line {number} must be a valid certificate"
+                raise FileError(path, rule, error) from error
+            if certificate.image_id in certificates:
+                rule = f"line {number} must not repeat an image"
+                raise FileError(path, rule, f"image {certificate.image_id}")
+            certificates[certificate.image_id] = certificate
+        torn = os.fstat(file.fileno()).st_size > whole
+    if repair and torn:
+        with closing(AppendFile(path)) as log:
+            log.cut(whole)
     return list(certificates.values())
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's ``run.json``.
+    """The configuration in a run's ``run.json``, every field of it checked.
 
     Raises
     ------
     FileError
         If the folder holds no run, or a damaged one.
     """
-    configuration: dict[str, Any] = read_run(folder)["configuration"]
-    return configuration
+    return checked_configuration(folder / RUN, read_run(folder)["configuration"])
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
-    path = folder / RUN
-    rule = "must be the JSON record of a run"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        configuration = record["configuration"]
-        if not isinstance(configuration, dict) or record["format"] not in (1, FORMAT):
-            raise FileError(path, f"{rule}, format 1 or {FORMAT}", record["format"])
-        covered = {"configuration": configuration, "machine": record["machine"]}
-        fingerprint = digest_of(configuration if record["format"] == 1 else covered)
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileError(path, rule, error) from error
-    if record.get("fingerprint") != fingerprint:
+    path, record = folder / RUN, read_record(folder / RUN)
+    if record["format"] not in (1, FORMAT):
+        rule = f"must be the JSON record of a run, format 1 or {FORMAT}"
+        raise FileError(path, rule, record["format"])
+    configuration = record["configuration"]
+    covered = {"configuration": configuration, "machine": record["machine"]}
+    if record["fingerprint"] != digest_of(configuration if record["format"] == 1 else covered):
         rule = "must have the fingerprint of its configuration and machine"
         raise FileError(path, rule, "an altered one")
-    return dict(record)
+    return record
 
 
 def table(certificates: Iterable[Certificate]) -> str:

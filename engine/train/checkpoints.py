@@ -5,7 +5,6 @@ the same bytes on one kind of machine.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import write_json
+from dualsmooth.engine.files import whole_file, write_json, write_whole
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
 
 Used = TypeVar("Used")
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
@@ -39,6 +40,8 @@ class Checkpoints:
             elif folder.exists():
                 raise FileError(folder, "must be the folder of a training run, or new", "another")
             (folder / STATES).mkdir(parents=True, exist_ok=True)
+            if (folder / STATES).is_symlink():
+                raise FileError(folder / STATES, "must be a folder", "a symbolic link")
             write_json(folder / RECIPE, configuration)
             self._drop_metrics_without_state()
         except OSError as error:
@@ -50,9 +53,12 @@ class Checkpoints:
         if path is None or not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            with open_plain(path) as file:
+                state: dict[str, Any] = torch.load(file, weights_only=True)
             if not isinstance(state, dict):
                 raise TypeError(type(state).__name__)
+        except FileError:
+            raise
         except Exception as error:  # the reader's errors have no common base
             raise self._bad_state(step, error) from error
         return state
@@ -76,27 +82,23 @@ class Checkpoints:
         path = self._path(step)
         if path is None:
             return
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
 
     def metric(self, step: str, epoch: int, **values: float) -> None:
         """Append one line to the metrics; call it before `save` of the same epoch."""
         if self.folder is None:
             return
         line = json.dumps({"step": step, "epoch": epoch, **values})
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with open(self.folder / METRICS, "ab", opener=plain_descriptor) as file:
+            file.write(line.encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of the metrics, in the order in which they were written."""
         path = None if self.folder is None else self.folder / METRICS
         if path is None or not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_plain(path, LARGEST_TABLE).splitlines()]
 
     def close(self) -> None:
         """Remove the states of a run that is done; recipe and metrics stay."""
@@ -112,7 +114,7 @@ class Checkpoints:
         if not path.exists():
             return
         kept, reached = [], {}
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in read_plain(path, LARGEST_TABLE).splitlines():
             try:
                 line = json.loads(text)
                 step, epoch = str(line["step"]), int(line["epoch"])
@@ -121,20 +123,17 @@ class Checkpoints:
             if step not in reached:
                 reached[step] = self.restore(step, lambda state: int(state.get("epoch", 0))) or 0
             if epoch <= reached[step]:
-                kept.append(text + "\n")
-        path.write_text("".join(kept), encoding="utf-8")
+                kept.append(text + b"\n")
+        write_whole(path, b"".join(kept))
 
 
 def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
     if not resume:
         hint = "add --resume, or remove it"
         raise FileError(folder, "holds a training run already", hint=hint)
-    try:
-        stored = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError(f"{type(stored).__name__}, not an object")
-    except (ValueError, RecursionError) as error:
-        raise FileError(folder / RECIPE, "must be a JSON file", error) from error
+    stored = read_json(folder / RECIPE)
+    if not isinstance(stored, dict):
+        raise FileError(folder / RECIPE, "must be the record of a training run", "another")
     if stored != configuration:
         changed = sorted(
             k for k in {*stored, *configuration} if stored.get(k) != configuration.get(k)

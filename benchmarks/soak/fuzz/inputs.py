@@ -9,9 +9,26 @@ from dualsmooth.engine.records import checksum, digest_of
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**64, 10**400, 0.5, -0.0, 1e308, "", "\0", "../x", "a" * 9000, [],
-    {}, [[]], [None], {"": None}, [1, 2, 3], "NaN",
+    {}, [[]], [None], {"": None}, [1, 2, 3], "NaN", "0.5", ["0.5"], -1.0, 5e-324, 2**53 + 1, "/",
+    "\x1b[2J\n", "\u202e\u200b", "\ud800", "</script><script>alert(1)</script>", "npz:/dev/zero",
+    "| [a](b) `c`", [-0.25, 0.5], {"__proto__": 1},
 )  # fmt: skip
-ODD_BYTES = (b"\0" * 8, b"\xff" * 8, b"\n", b"}", b"[" * 5000, b"1e999", b"NaN", b"\xed\xa0\x80")
+ODD_BYTES = (
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\n",
+    b"}",
+    b"[" * 5000,
+    b"1e999",
+    b"NaN",
+    b"\xed\xa0\x80",
+    b"-Infinity",
+    b"\\ud800",
+    b'"n":1,"n":2,',
+    b"9" * 5000,
+    b"\x1b]0;\x07",
+    b"\0" * 70_000,
+)
 
 
 def damaged(seed: bytes, rng: random.Random) -> bytes:

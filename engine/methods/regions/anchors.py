@@ -9,7 +9,6 @@ is nearer to a_i. The smallest such distance over all a_j certifies the level wi
 probability, and any anchor of the level may serve as a_i.
 """
 
-import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import write_whole
+from dualsmooth.engine.files import check_target, whole_file
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
 from dualsmooth.engine.methods.regions.neighbours import Points, as_points
@@ -121,14 +120,9 @@ class Anchors:
         FileError
             If it cannot be written.
         """
-        content = io.BytesIO()
-        np.savez_compressed(content, x=np.asarray(self.images), sigma=self._levels)
-        if Path(path).exists():
-            raise FileError(path, "must be a new file")
-        try:
-            write_whole(Path(path), content.getvalue())
-        except OSError as error:
-            raise FileError(path, "must be writable", error.strerror or error) from error
+        check_target(Path(path))
+        with whole_file(Path(path)) as file:
+            np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
 
 
 def read_anchors(path: str | Path) -> Anchors:

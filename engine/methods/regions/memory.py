@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError, StoppedError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.limits import LARGEST_DATA, plain_descriptor, read_plain
 from dualsmooth.engine.methods.regions.balls import (
     Ball,
     Query,
@@ -204,16 +205,14 @@ class Memory:
         """What a recorded run began with; the file is read and left alone."""
         memory = cls()
         if path is not None:
-            if not path.is_file():
-                raise FileError(path, "memory must be a file")
-            memory._take(path, path.read_bytes())
+            memory._take(path, read_plain(path, LARGEST_DATA, links=True))
         memory.follow_log(begun)
         memory._kept.clear()
         return memory
 
     def _open(self, path: Path) -> BinaryIO:
         try:
-            file = path.open("a+b")
+            file = open(path, "a+b", opener=plain_descriptor)
         except OSError as error:
             raise FileError(path, "memory must be a file that can be written", error) from error
         try:

@@ -6,6 +6,7 @@ size and digest of each weights file, and runs no code from it. Writing is all o
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target, new_folder
-from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_part, distinct_keys
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_part, read_plain
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.records import sha256_of
@@ -21,6 +23,8 @@ from dualsmooth.engine.records import sha256_of
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"
 _LARGEST_INDEX = 1 << 16
+_NAME = re.compile(r"\w[\w .,:+@=()-]{0,99}")
+_NAME_RULE = "name must be at most 100 letters, digits and .,:+@=()-_, the first a letter or digit"
 _FIELDS = {
     "format": str,
     "version": int,
@@ -65,7 +69,7 @@ def read_bundle(folder: Path) -> Bundle:
             name=fields["name"],
             input_shape=tuple(fields["input_shape"]),
             num_classes=fields["num_classes"],
-            sigmas=tuple(float(sigma) for sigma in fields["sigmas"]),
+            sigmas=tuple(map(_number, fields["sigmas"])),
             tau=None if fields["tau"] is None else float(fields["tau"]),
             networks=networks,
         )
@@ -94,6 +98,8 @@ def save_bundle(
     """
     folder = Path(folder)
     check_target(folder)
+    if not _NAME.fullmatch(bundle.name):
+        raise ArgumentError("bundle", _NAME_RULE, bundle.name)
     files = dict(beside or {})
     entries = {}
     for role, network in sorted(bundle.networks.items()):
@@ -135,14 +141,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _read_index(index: Path) -> dict[str, Any]:
-    check_part(index.parent, INDEX, _LARGEST_INDEX)
-    try:
-        fields = json.loads(
-            index.read_text("utf-8"),
-            parse_constant=_refuse_constant, object_pairs_hook=distinct_keys,
-        )  # fmt: skip
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(index, "must be a readable JSON file", error) from error
+    fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", _brief(fields))
     if fields.get("version") != VERSION:
@@ -154,7 +153,15 @@ def _read_index(index: Path) -> dict[str, Any]:
         raise FileError(index, rule, ascii(fields["name"][:80]))
     if fields["input_range"] != [0, 1]:
         raise FileError(index, "input_range must be [0, 1]", fields["input_range"])
+    if not _NAME.fullmatch(fields["name"]):
+        raise FileError(index, _NAME_RULE, fields["name"])
     return fields
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def _check_fields(index: Path, what: str, entry: object, kinds: dict[str, Any]) -> None:
@@ -170,21 +177,13 @@ def _read_weights(folder: Path, entry: dict[str, Any]) -> bytes:
     if not name.endswith(".safetensors"):
         raise FileError(folder / INDEX, "weights must be a plain *.safetensors file name", name)
     path = check_part(folder, name, LARGEST_WEIGHTS)
-    try:
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, "must be readable", error) from error
+    data = read_plain(path, min(LARGEST_WEIGHTS, entry["bytes"]))
+    if len(data) != entry["bytes"]:
+        raise FileError(path, f"must have {entry['bytes']} bytes", len(data), "truncated?")
     if sha256_of(data) != entry["sha256"]:
         rule = f"must have the SHA-256 that {INDEX} states"
         raise FileError(path, rule, sha256_of(data), "damaged, or not from this bundle")
     return data
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _brief(value: object) -> str:

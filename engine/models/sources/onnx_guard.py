@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_MODEL, LARGEST_WEIGHTS, check_part, check_size
+from dualsmooth.engine.limits import LARGEST_MODEL, LARGEST_WEIGHTS, check_part, read_plain
 
 DEEPEST = 32
 """Graphs within nodes within graphs."""
@@ -81,11 +81,7 @@ def read_deployed(path: Path) -> bytes | str:
 
 
 def _walked(path: Path, walk: "_Walk") -> bytes:
-    check_size(path, LARGEST_MODEL)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, "must be readable", error.strerror or error) from error
+    data = read_plain(path, LARGEST_MODEL, links=True)
     walk.message("model", memoryview(data), 0)
     walk.check_functions()
     return data

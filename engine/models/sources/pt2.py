@@ -6,7 +6,6 @@ refused, unless the caller trusts the file.
 """
 
 import io
-import json
 import logging
 import math
 import re
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, distinct_keys
+from dualsmooth.engine.json_file import parse_json
+from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, read_plain
 from dualsmooth.engine.models.sources.pt2_program import DTYPES, Pt2Program
 
 _PARTS = re.compile(
@@ -53,7 +53,7 @@ def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
     check_size(path, LARGEST_MODEL)
     try:
         check_stored(path)
-        data = path.read_bytes()
+        data = read_plain(path, LARGEST_MODEL, links=True)
         return data, _trusted(data) if trust else _program(data)
     except FileError:
         raise
@@ -72,7 +72,7 @@ def _program(data: bytes) -> Program:
                 raise ValueError(f"unexpected part {name[:100]}")
 
         def text(part: str) -> Any:
-            return json.loads(archive.read(parts[part]), object_pairs_hook=distinct_keys)
+            return parse_json(archive.read(parts[part]))
 
         if "byteorder" in parts and archive.read(parts["byteorder"]) != b"little":
             raise ValueError("another byte order")

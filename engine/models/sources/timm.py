@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_size
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
 from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
@@ -138,9 +138,9 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load
 
-        check_size(path, LARGEST_WEIGHTS)
+        data = read_plain(path, LARGEST_WEIGHTS, links=True)
         try:
-            found: Any = load(path.read_bytes())
+            found: Any = load(data)
         except Exception as error:  # the parser's errors have no common base
             received = f"{type(error).__name__}: {error}"
             raise FileError(path, "must be a safetensors file", received) from error

@@ -68,7 +68,7 @@ class FakeRay:
         done = [answer for answer in asked if answer is not None]
         return done, []
 
-    def get(self, answer: Any) -> Any:
+    def get(self, answer: Any, timeout: float = 0.0) -> Any:
         if answer == "dead":
             raise RuntimeError
         return answer

@@ -1,14 +1,21 @@
 """Ray actors: the bytes of one process, also with an actor or a whole node killed."""
 
+import builtins
 import importlib.util
+import ipaddress
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from dualsmooth.engine.cluster import ray as ray_pool
 from dualsmooth.engine.cluster.ray import _connect, warn_if_reachable
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, StoppedError
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)"
@@ -90,6 +97,7 @@ def test_an_address_where_nothing_answers() -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(ArgumentError, match=r"pip install 'dualsmooth\[cluster\]'"):
         _connect("local")
 
@@ -109,3 +117,57 @@ def test_reachable_addresses_are_warned_of(
 ) -> None:
     warn_if_reachable(address)
     assert ("has no authentication" in capsys.readouterr().err) == warns
+
+
+def test_a_local_ray_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Ray: what it would be started with."""
+    started: dict[str, object] = {}
+
+    class Ray(ModuleType):
+        class exceptions:
+            RayError = KeyError
+
+        @staticmethod
+        def init(**options: object) -> None:
+            if started:
+                raise RuntimeError("Timed out\nwaiting for a file")
+            started.update(options, mode=os.environ["RAY_AUTH_MODE"])
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
+
+    def found(name: str, *rest: Any) -> object:
+        return Ray("ray") if name == "ray" else honest(name, *rest)
+
+    honest = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", found)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(ray_pool, "installed_version", lambda _: "2.60.0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "known")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _connect("local")
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        monkeypatch.delitem(sys.modules, "ray", raising=False)
+        with pytest.raises(StoppedError, match=r"started on this machine: Timed out$"):
+            _connect("local")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started["mode"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert started["include_dashboard"] is False
+    assert ipaddress.ip_address(str(started["_node_ip_address"])).is_loopback
+
+
+@pytest.mark.parametrize("version", ["2.49.2", "2.51.0", "1.99"])
+def test_a_ray_without_tokens_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(ray_pool, "installed_version", lambda _: version)
+    with pytest.raises(ArgumentError, match=rf"must be Ray 2\.52 or newer.*received {version}"):
+        _connect("local")
+
+
+def test_a_ray_that_was_imported_without_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "installed_version", lambda _: "2.60.0")
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ArgumentError, match="set RAY_AUTH_MODE=token before Ray is imported"):
+        _connect("local")

@@ -221,9 +221,9 @@ def test_bytes_beside_a_model_are_within_their_file(tmp_path: Path, key: str, te
 
 
 def test_sizes_and_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="must be readable"):
+    with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
         read_model(tmp_path / "none.onnx")
-    with pytest.raises(FileError, match="must be readable"):
+    with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
         read_model(tmp_path)
     path = tmp_path / "vast.onnx"
     path.touch()

@@ -1,0 +1,57 @@
+"""Damaged run folders for `dualsmooth.benchmarks.soak.fuzz`.
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.report.markdown import markdown
+from dualsmooth.engine.report.page import page
+from dualsmooth.engine.report.reading import default_radii, read_runs
+from dualsmooth.engine.report.text import text_table
+from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.summary import summarize
+
+
+def audit_log(folder: Path, data: bytes, run: Path) -> None:
+    """The log of an unfinished run; only image, label and time are not bound without the data."""
+    if not (folder / "run.json").exists():
+        (folder / "run.json").write_bytes((run / "run.json").read_bytes())
+    (folder / "certificates.jsonl").write_bytes(data)
+    seen = audit(folder)
+    if seen.findings:
+        raise FileError(folder, seen.findings[0])
+    honest = [_statement(certificate) for certificate in read_log(run)]
+    for certificate in seen.certificates.values():
+        assert _statement(certificate) in honest, "a forged certificate was accepted"
+
+
+def audit_run(folder: Path, data: bytes, run: Path) -> None:
+    """A run whose configuration was altered; options may be written in more ways than one."""
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    (folder / "run.json").write_bytes(data)
+    seen = audit(folder)
+    if seen.findings:
+        raise FileError(folder, seen.findings[0])
+    stored, honest = read_configuration(folder), read_configuration(run)
+    for name in {*honest} - {"bundle", "data", "data_digest", "options"}:
+        assert stored[name] == honest[name], f"another {name} was accepted"
+
+
+def report(folder: Path, data: bytes, run: Path, name: str) -> None:
+    """Everything a report makes of a run but its plots."""
+    for other in ("run.json", "certificates.jsonl"):
+        (folder / other).write_bytes((run / other).read_bytes())
+    (folder / name).write_bytes(data)
+    runs = read_runs([folder, run])
+    summaries = [summarize(each.name, each.rows, default_radii(runs)) for each in runs]
+    texts = (text_table(summaries), markdown(runs, summaries, []), page(runs, summaries, []))
+    for text in texts:
+        assert all(c == "\n" or c.isprintable() for c in text), "a control character"
+        assert "<script>alert" not in text.replace("\\", ""), "a script"
+
+
+def _statement(certificate: Certificate) -> Certificate:
+    return replace(certificate, image_id=0, label=None, seconds=0.0)

@@ -1,0 +1,76 @@
+"""What the configuration in a ``run.json`` must hold, wherever it came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.records import typed_record
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Fields that `dualsmooth.engine.runs.certify.describe` and the run itself write."""
+
+    method: str
+    options: dict[str, Any]
+    bundle: str
+    bundle_digest: str
+    bundle_manifest: dict[str, Any]
+    data: str
+    data_digest: str
+    images: int
+    image_ids_digest: str
+    budget: str
+    radii: tuple[float, ...]
+    tolerance: float | None
+    n0: int
+    n: int
+    alpha: float
+    seed: int
+    attempt: int
+    device: str
+    precision: str
+    noise: str
+    batch_size: int
+    sampler: str
+
+    def __post_init__(self) -> None:
+        open_unit("alpha", self.alpha)
+        if min(self.images, self.seed, self.attempt, self.batch_size) < 0:
+            raise ValueError("images, seed, attempt and batch_size must be >= 0")
+        if Budget(self.n0, self.n, self.radii, self.tolerance).kind != self.budget:
+            raise ValueError("budget must be that of radii and tolerance")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The object in a ``run.json``, its outermost fields there and of their kind."""
+    record, rule = read_json(path), "must be the JSON record of a run"
+    kinds = {"format": int, "fingerprint": str, "configuration": dict, "machine": dict}
+    if not isinstance(record, dict):
+        raise FileError(path, rule, "no object")
+    if missing := [name for name in kinds if not isinstance(record.get(name), kinds[name])]:
+        raise FileError(path, rule, f"no {missing[0]} in it")
+    return record
+
+
+def checked_configuration(path: Path, configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, or a FileError as `check_configuration` says."""
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(path, "must describe a run", error) from error
+    return configuration
+
+
+def check_configuration(configuration: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless a configuration has every field, each of its kind.
+
+    Further fields are those of later versions: what reads them checks them.
+    """
+    known = {field.name for field in fields(Configuration)}
+    typed_record(Configuration, {k: v for k, v in configuration.items() if k in known})
