@@ -1,4 +1,4 @@
-"""Damaged run folders for `dualsmooth.benchmarks.soak.fuzz`.
+"""What reads a whole run, one of its files damaged: for the parsers of this room."""
 
 import shutil
 from dataclasses import replace

@@ -338,5 +338,5 @@ def test_a_state_of_something_else_is_refused_in_one_line(tmp_path: Path, state:
 def test_a_recipe_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "bundle.train").mkdir()
     (tmp_path / "bundle.train" / RECIPE).write_text(text)
-    with pytest.raises(FileError, match="must be a JSON file"):
+    with pytest.raises(FileError, match=r"must be (a readable JSON|the record)"):
         quick(tmp_path / "bundle", resume=True)
