@@ -1,9 +1,5 @@
 """PyTorch networks as ONNX files, checked against PyTorch before anything uses them."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +13,6 @@ from dualsmooth.export.graph.nodes import IR_VERSION, LOGITS, OPSET, PIXELS
 
 if TYPE_CHECKING:
     from torch import nn
-
-TOLERANCE = 1e-4
-"""Largest difference of logits from PyTorch's, relative to the largest logit."""
-
-OTHER_ROWS = 4.0
-"""How much larger the rows are that replace others in a trial."""
 
 
 def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
@@ -64,14 +54,16 @@ def check_network(
     """
     import torch
 
+    from dualsmooth.engine.models.rows import BOUNDS, close
+
     session = make_session(str(path))
-    found = session.run(None, {PIXELS: trial})[0]
+    found = torch.from_numpy(session.run(None, {PIXELS: trial})[0])
     with torch.inference_mode():
-        expected = network(torch.from_numpy(trial)).numpy()
+        expected = network(torch.from_numpy(trial))
     if found.shape != (len(trial), outputs) or found.shape != expected.shape:
-        raise refused(role, f"must give {outputs} logits per row", found.shape)
-    error = np.abs(found - expected).max()
-    if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise refused(role, f"must give {outputs} logits per row", tuple(found.shape))
+    if not close(BOUNDS[torch.float32], expected)(found, expected):
+        error = float((found - expected).abs().max())
         raise refused(role, "must give PyTorch's logits after export", f"differing by {error:g}")
     check_rows(path, role, trial)
 
@@ -85,25 +77,29 @@ def check_rows(path: Path, role: str, trial: NDArray[np.float32]) -> None:
         If they change with the row's place, or with the other rows; a vote would then depend on
         its batch mates.
     """
+    import torch
+
+    from dualsmooth.engine.models.rows import fault
+
     session = make_session(str(path))
-    found = session.run(None, {PIXELS: trial})[0]
-    order = np.random.default_rng(1).permutation(len(trial))
-    if not np.array_equal(session.run(None, {PIXELS: trial[order]})[0], found[order]):
-        rule = "must give each row's logits whatever its place in the batch"
-        raise refused(role, rule, "others after the rows were exchanged")
-    mixed = trial.copy()
-    mixed[1::2] *= -OTHER_ROWS
-    if not np.array_equal(session.run(None, {PIXELS: mixed})[0][::2], found[::2]):
-        rule = "must give each row's logits whatever the other rows are"
-        raise refused(role, rule, "others after every second row was replaced")
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {PIXELS: rows.numpy()})[0])
+
+    found = fault(run, torch.from_numpy(trial))
+    if found:
+        rule = "must give each row's logits whatever its place and the other rows are"
+        raise refused(role, rule, f"others {found}")
 
 
 def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
     import torch
 
+    from dualsmooth.engine.models.capture import quiet
+
     rows = torch.export.Dim("rows", min=1)
     try:
-        with _silence():
+        with quiet():
             program = torch.onnx.export(
                 network,
                 (torch.from_numpy(trial),),
@@ -127,20 +123,6 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter warns about its own dependencies."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def without_notes(model: ModelProto) -> ModelProto:

@@ -116,9 +116,9 @@ def batch_of(shape: tuple[int, int, int]) -> int:
 def _write_network(draft: Path, bundle: Bundle, role: str, rows: int) -> Voter:
     from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 
-    network = fold_batch_norm(bundle.build(role))
+    network = bundle.build(role)
     trial = _trial(bundle.input_shape, rows)
-    model = network_model(network, role, trial)
+    model = network_model(fold_batch_norm(network), role, trial)
     _save(model, draft / f"{role}.onnx")
     outputs = bundle.outputs(role)
     check_network(draft / f"{role}.onnx", network, role, trial, outputs)

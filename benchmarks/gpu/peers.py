@@ -59,8 +59,10 @@ def careful(
     ``mode`` is none, compile, graph (compiled, then captured by hand), or autotune (the compiler
     measures, without its own graphs, and freezes the weights).
     """
-    folded = folded_network(network, torch.bfloat16).to(device)
     pool, batch = torch.from_numpy(subject.images).to(device), subject.batch
+    height, width, channels = pool.shape[1:]
+    shape = (batch, height, width, channels)
+    folded = folded_network(network, torch.bfloat16, shape).to(device)
 
     def votes(x: torch.Tensor) -> torch.Tensor:
         noisy = x + SIGMA * torch.randn((batch, *x.shape), device=device)

@@ -182,14 +182,13 @@ class Bundle:
         ArgumentError
             If the role is not in the bundle.
         FileError
-            If the weights do not fit the architecture, or `trial.try_network` refuses the network.
+            If the weights do not fit the architecture, or `front_door.admitted` refuses it.
         """
-        from dualsmooth.engine.models.rows import try_network
+        from dualsmooth.engine.models.front_door import admitted
 
         network = self._network(role)
-        module = network.build()
-        try_network(module, self.input_shape, self.outputs(role), role, str(network.origin))
-        return module
+        outputs, origin = self.outputs(role), str(network.origin)
+        return admitted(network.build(), self.input_shape, outputs, role, origin, network)
 
     def _network(self, role: str) -> Network:
         if role not in self.networks:

@@ -132,7 +132,7 @@ class Denoised(nn.Module):
         """Noisy images in [0, 1] units to images in [0, 1]."""
         scaled = (2.0 * x - 1.0) * self.signal
         steps = x.new_full((x.shape[0],), self.step, dtype=torch.int64)
-        image: torch.Tensor = self.denoiser(scaled, steps)[:, : x.shape[1]]
+        image: torch.Tensor = self.denoiser(scaled.clone(), steps)[:, : x.shape[1]]
         if self.predicts == "noise":
             image = (scaled - self.noise * image) / self.signal
         return (image.clamp(-1.0, 1.0) + 1.0) / 2.0

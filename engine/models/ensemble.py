@@ -46,7 +46,7 @@ class SoftVoting(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return mean_of([member(x) for member in self.members])
+        return mean_of([member(x.clone()) for member in self.members])  # may change its input
 
 
 class Members(nn.Module):
@@ -57,7 +57,7 @@ class Members(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(x) for member in self.members])
+        return torch.stack([member(x.clone()) for member in self.members])
 
 
 class Consensus(nn.Module):
@@ -128,7 +128,7 @@ def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 def by_stages(
     network: nn.Module, rewrite: Callable[[nn.Module, int | None], nn.Module]
 ) -> nn.Module:
-    """Rewrite a network, or each of the two stages of a `Consensus`, which cannot be traced whole.
+    """Rewrite a network, or each of the two stages of a `Consensus`, which is no single graph.
 
     Parameters
     ----------

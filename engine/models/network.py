@@ -21,7 +21,7 @@ UNDIGESTED = "undigested"
 """Entry of a network's kwargs that names what its digest cannot cover."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Network:
     """A network with its weights.
 

@@ -1,49 +1,126 @@
-"""Whether a network classifies single images: as many logits as classes, none from batch mates."""
+"""The law of every network: a row's logits are a function of that row, the same at every pass.
+
+They do not depend on the other rows of the batch, on the row's place, on the number of rows or on
+what was asked before. Logits are compared as votes see them: a row's largest logit is subtracted
+first, so that a constant added to all of them hides nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import nn
 
-from dualsmooth.engine.errors import FileError
+Run = Callable[[torch.Tensor], torch.Tensor]
+Agree = Callable[[torch.Tensor, torch.Tensor], bool]
 
-_RELATIVE, _ABSOLUTE = 1e-3, 1e-5
+LEVELS = (0.0, 0.12, 0.25, 0.5, 1.0)
+"""Noise levels of the rows that networks are tried on."""
+
+BOUNDS = {torch.float32: 2.0**-14, torch.bfloat16: 2.0**-4}
+"""Largest difference by rounding, relative to how far logits move from row to row."""
+
+MATES = (0.25, -1.0, 2.0, -4.0, 16.0, -255.0, 1e4, -1e4)
+"""How much larger the rows are that take the places of others."""
 
 
-def try_network(
-    module: nn.Module, input_shape: tuple[int, int, int], outputs: int, role: str, origin: str
-) -> None:
-    """Run a network on two images, then on one of them beside another.
-
-    A network that reads batch statistics, or scales by the largest value of a batch, has no votes
-    of its own: they would depend on the packing. Differences below rounding's reach are let pass.
+def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
+    """Rows in the range that noisy images have, (rows, channels, height, width), channels last.
 
     Parameters
     ----------
-    module : torch.nn.Module
-        In eval mode, float32.
-    input_shape : tuple
+    rows : int
+    shape : tuple of int
         (height, width, channels).
-    outputs : int
-        Logits it must give.
-    role, origin : str
-        Named in errors.
-
-    Raises
-    ------
-    FileError
-        If it cannot run, gives another number of logits, or mixes the rows of a batch.
+    seed : int
     """
-    height, width, channels = input_shape
-    rule = f"{role} must map images {input_shape} to {outputs} logits"
-    pair = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0))
-    beside = torch.stack([pair[0], 1 - 4 * pair[1]])  # outside [0, 1], as noisy pixels are
-    try:
-        with torch.inference_mode():
-            first, second = module(pair), module(beside)
-    except (RuntimeError, ValueError) as error:
-        raise FileError(origin, rule, error) from error
-    if tuple(first.shape) != (2, outputs):
-        raise FileError(origin, rule, f"{tuple(first.shape)} for two images")
-    if not torch.allclose(first[0], second[0], _RELATIVE, _ABSOLUTE, equal_nan=True):
-        rule = f"{role} must give an image the same logits whatever else is in the batch"
-        raise FileError(origin, rule, "others beside another image",
-                        "take batch statistics and scales of a whole batch out of it")  # fmt: skip
+    draws = torch.Generator().manual_seed(seed)
+    sigmas = torch.tensor([LEVELS[row % len(LEVELS)] for row in range(rows)]).view(-1, 1, 1, 1)
+    pixels = torch.rand(rows, *shape, generator=draws)
+    return (pixels + sigmas * torch.randn(pixels.shape, generator=draws)).permute(0, 3, 1, 2)
+
+
+def extremes(rows: torch.Tensor) -> torch.Tensor:
+    """As many rows of nearly one colour, far brighter or darker, in turn."""
+    made = 0.05 * rows
+    values = (0.0, 1.0, -8.0, 255.0, 0.5, -1e3)
+    for row in range(len(rows)):
+        made[row] += values[row % len(values)]
+    return made
+
+
+def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether logits have the same bits, but for the kind of NaN."""
+    if found.shape != wanted.shape:
+        return False
+    return bool(((found == wanted) | (found.isnan() & wanted.isnan())).all())
+
+
+def close(bound: float, reference: torch.Tensor) -> Agree:
+    """Whether logits agree within a bound relative to how far they move in a reference batch.
+
+    They must do so as they are and after the largest of each row was subtracted. Beyond that, a
+    difference of four units in the last place of the largest logit is let pass.
+    """
+    kept = reference.float()[reference.isfinite().all(1)]
+    last_places = 2.0**-21 * float(kept.abs().max()) if len(kept) else 0.0
+    limits = [
+        bound * float((logits.amax(0) - logits.amin(0)).max()) + last_places
+        for logits in (kept, _centred(kept)) if len(kept)
+    ]  # fmt: skip
+
+    def agree(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+        finite = wanted.isfinite()
+        if found.shape != wanted.shape or not torch.equal(found.isfinite(), finite):
+            return False
+        pair = [logits.float()[finite.all(1)] for logits in (found, wanted)]
+        if not len(pair[0]):
+            return True
+        errors = (pair[0] - pair[1], _centred(pair[0]) - _centred(pair[1]))
+        return all(bool(e.abs().max() <= limit) for e, limit in zip(errors, limits, strict=True))
+
+    return agree
+
+
+def fault(run: Run, batch: torch.Tensor, agree: Agree = same, mates: Sequence[float] = ()) -> str:
+    """How a network breaks the law, in words that end a sentence; empty if it was not seen to.
+
+    Parameters
+    ----------
+    run : callable
+        From rows to logits.
+    batch : torch.Tensor
+        Ordinary rows, as many as the network will get.
+    agree : callable
+        Whether found logits are the wanted ones.
+    mates : sequence of float
+        How much larger the rows are that take the places of others, beside `extremes`.
+    """
+    wanted = run(batch).clone()
+    found = ""
+    for what, rows, places, origins in _trials(batch, mates):
+        if not agree(run(rows)[places], wanted[origins]):
+            found = what
+            break
+    return found if same(run(batch), wanted) else "when the same batch is given again"
+
+
+def _trials(
+    batch: torch.Tensor, mates: Sequence[float]
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches with, for some places in them, the row of the first batch that stands there."""
+    places = torch.arange(len(batch))
+    order = places.flip(0).roll(len(batch) // 3)
+    yield "after the rows were exchanged", batch[order], places, order
+    first = torch.zeros_like(places)
+    yield "at another place among copies of itself", batch[first], places, first
+    for other in (extremes(batch), *(scale * batch.roll(1, 0) for scale in mates)):
+        beside = batch.clone(memory_format=torch.preserve_format)
+        beside[1::2] = other[1::2]
+        yield "beside other rows", beside, places[::2], places[::2]
+    for scale in mates:
+        outlier = batch.clone(memory_format=torch.preserve_format)
+        outlier[0] = scale * batch[-1]
+        yield "beside an outlier", outlier, places[1:], places[1:]
+
+
+def _centred(logits: torch.Tensor) -> torch.Tensor:
+    return logits - logits.amax(1, keepdim=True)

@@ -20,6 +20,8 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.machine import available_cores, keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
+from dualsmooth.engine.models.forms import first_proved
+from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.eager import dtype_of, folded_network, one_thread
@@ -180,12 +182,16 @@ class CpuSampler:
     def _ready(self, model: str, network: torch.nn.Module, precision: str) -> torch.nn.Module:
         """What runs the network in this precision; made and tried once on a worker thread."""
 
+        shape = (self.batch_size, *self.shape)
+
+        def folded() -> torch.nn.Module:
+            return folded_network(network, self._dtype, shape)
+
         def make() -> torch.nn.Module:
-            folded = folded_network(network, self._dtype)
             if self.backend == OPENVINO:
-                shape = (self.batch_size, *self.shape)
-                return openvino_network(model, folded, shape, precision, self.threads)
-            return self._fused(folded)
+                return openvino_network(model, folded(), network, shape, precision, self.threads)
+            batch = noisy(self.batch_size, self.shape).to(self._dtype)
+            return first_proved(model, network, batch, [("fused", lambda: self._fused(folded()))])
 
         try:
             return self._pool.submit(make).result()
@@ -204,8 +210,4 @@ class CpuSampler:
         def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
             return fuse_for_cpu(stage, batch(rows or self.batch_size))
 
-        fused = by_stages(folded, fuse)
-        if self._dtype != torch.float32:
-            with torch.inference_mode():
-                fused(batch(self.batch_size))
-        return fused
+        return by_stages(folded, fuse)

@@ -17,7 +17,10 @@ from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.machine import available_cores, keep_freed_memory
+from dualsmooth.engine.models.capture import capture
 from dualsmooth.engine.models.ensemble import by_stages
+from dualsmooth.engine.models.forms import first_proved
+from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
@@ -82,13 +85,11 @@ class TorchSampler:
             available_cores() if threads is None else positive_integer("threads", threads)
         )
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
-        self._networks = {
-            name: folded_network(network, self._dtype) for name, network in networks.items()
-        }
-        keep_freed_memory()
         self._images: dict[int, NDArray[np.float32]] = {}
         self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
         self._local = threading.local()
+        keep_freed_memory()
+        self._networks = {name: self._ready(name, network) for name, network in networks.items()}
 
     @property
     def capacity(self) -> int:
@@ -124,6 +125,17 @@ class TorchSampler:
     def close(self) -> None:
         """Stop the worker threads."""
         self._pool.shutdown()
+
+    def _ready(self, model: str, network: torch.nn.Module) -> torch.nn.Module:
+        """What runs the network, proved on one of the threads that will run it."""
+        shape = (self.batch_size, *self.shape)
+
+        def make() -> torch.nn.Module:
+            faster = [("folded", lambda: folded_network(network, self._dtype, shape))]
+            batch = noisy(self.batch_size, self.shape).to(self._dtype)
+            return first_proved(model, network, batch, faster)
+
+        return self._pool.submit(make).result()
 
     def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
         """Class of each row, or the number of classes where a logit is not finite."""
@@ -170,11 +182,20 @@ def dtype_of(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def folded_network(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy with batch norm folded, in one dtype, with channels-last convolutions."""
-    copied = copy.deepcopy(network).eval()
-    folded = by_stages(copied, lambda stage, rows: fold_batch_norm(stage))
-    folded.to(dtype)
+def folded_network(
+    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> torch.nn.Module:
+    """A copy with batch norm folded, in one dtype, with channels-last convolutions.
+
+    ``shape`` is (rows, height, width, channels) of the batches it is for.
+    """
+
+    def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+        height, width, channels = shape[1:]
+        example = torch.zeros(rows or shape[0], channels, height, width)
+        return fold_batch_norm(capture(stage, example) or stage)
+
+    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
     for parameter in folded.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dualsmooth.engine.errors import ArgumentError, SamplerError
-from dualsmooth.engine.samplers.calibrate import agrees, check_rows, fastest
+from dualsmooth.engine.models.rows import BOUNDS, close, same
+from dualsmooth.engine.samplers.calibrate import agrees, fastest
 from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducible
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import DeviceStream
@@ -107,8 +108,9 @@ class Capturer:
         if backend == AUTO:
             backend, built, replay = self._choose(model, network, counts)
         else:
+            itself = self._plain_scores(model, self._build("eager", network), classes)
             built = self._build(backend, network)
-            self._scores(model, built, classes)
+            self._scores(model, built, itself)
             replay = self._replay(built, full, counts)
         replays = [(full, replay)]
         replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
@@ -130,7 +132,7 @@ class Capturer:
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
-                scores = self._scores(model, candidate, classes)
+                scores = self._scores(model, candidate, eager)
                 if agrees(scores, eager, truth):
                     passes[name] = self._replay(candidate, batch, counts)
                     built[name] = candidate
@@ -162,9 +164,9 @@ class Capturer:
             raise ArgumentError(model, f"must return {classes} logits per row", tuple(scores.shape))
         return scores
 
-    def _scores(self, model: str, built: Network, classes: int) -> torch.Tensor:
-        """Logits of the sampled batch, after checking that no bit depends on other rows."""
-        scores = self._plain_scores(model, built, classes)
+    def _scores(self, model: str, built: Network, itself: torch.Tensor) -> torch.Tensor:
+        """Logits of the sampled batch: the network's own, and no bit depends on other rows."""
+        scores = self._plain_scores(model, built, itself.shape[1])
         mates = self.table.clone()
         mates[COLUMNS.index("sample"), 1::2] += 1
         beside = self.stream.run(
@@ -172,5 +174,19 @@ class Capturer:
         )
         reverse = device_rows(self.table.flip(1), self.table.shape[1])
         backward = self.stream.run(lambda: built.scores(self.inputs, reverse))
-        check_rows(model, scores, beside, backward)
+        if not same(scores[::2], beside[::2]):
+            raise SamplerError(
+                f"{model}: a row's logits must not depend on the other rows of its batch; received "
+                "other ones beside other samples (take batch statistics out of the network)"
+            )
+        if not same(scores, backward.flip(0)):
+            raise SamplerError(
+                f"{model}: a row's logits must not depend on its place in the batch; received "
+                "other ones in reverse order (try another --backend or --batch-size)"
+            )
+        if not close(BOUNDS[self.dtype], itself)(scores, itself):
+            raise SamplerError(
+                f"{model}: a backend must give the network's logits up to rounding; received "
+                "others (try another --backend)"
+            )
         return scores

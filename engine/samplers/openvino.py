@@ -9,26 +9,21 @@ What is certified is the network as OpenVINO runs it. Its ReLU makes 0 of NaN wh
 it, so a row that overflows inside the network may still have finite logits, and a valid vote.
 """
 
-import logging
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
+from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.samplers.calibrate import check_rows
+from dualsmooth.engine.models.forms import OTHERWISE, AsItIs, difference
+from dualsmooth.engine.models.rows import BOUNDS, close, noisy
 from dualsmooth.engine.settings import AUTO, OPENVINO
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precisions."""
-
-LOST = 1e-3
-"""Largest difference of logits in float32, relative to the largest logit of a batch."""
 
 Shape = tuple[int, int, int, int]
 
@@ -59,16 +54,18 @@ class Compiled(nn.Module):
 
 
 def openvino_network(
-    model: str, network: nn.Module, shape: Shape, precision: str, threads: int
+    model: str, folded: nn.Module, network: nn.Module, shape: Shape, precision: str, threads: int
 ) -> nn.Module:
-    """A network run by OpenVINO, tried on one batch.
+    """A network run by OpenVINO, proved against the network itself.
 
     Parameters
     ----------
     model : str
         Its name, for messages.
+    folded : torch.nn.Module
+        The network with batch norm folded, float32; a `Consensus` is changed in place.
     network : torch.nn.Module
-        In eval mode, float32; a `Consensus` is changed in place.
+        As it was given.
     shape : tuple of int
         (rows, height, width, channels) of every batch.
     precision : str
@@ -90,15 +87,23 @@ def openvino_network(
     def convert(stage: nn.Module, rows: int | None) -> nn.Module:
         return _convert(model, stage, (rows or shape[0], *shape[1:]), precision, threads)
 
-    made = by_stages(network, convert)
-    batch = _noisy(shape)
-    mates = batch.clone(memory_format=torch.preserve_format)
-    mates[1::2] = 1 - 4 * mates[1::2]
-    reverse = batch.permute(0, 2, 3, 1).flip(0).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        scores, beside, backward = made(batch), made(mates), made(reverse)
-    check_rows(model, scores, beside, backward)
+    made = by_stages(folded, convert)
+    bound = BOUNDS[torch.bfloat16 if precision == "bf16" else torch.float32]
+    itself = AsItIs(network, torch.float32)
+    wrong = difference(made, itself, noisy(shape[0], shape[1:]), bound)
+    if wrong.startswith(OTHERWISE):
+        raise _unfaithful(model)
+    if wrong:
+        raise SamplerError(
+            f"{model}: a row's logits must not depend on the other rows of its batch or on its "
+            f"place; received {wrong} (try --backend {AUTO} or another --batch-size)"
+        )
     return made
+
+
+def _unfaithful(model: str) -> ArgumentError:
+    rule = f"must give the logits of the network {model} up to rounding"
+    return ArgumentError("backend", rule, OPENVINO, f"use --backend {AUTO}")
 
 
 def _check_installed() -> None:
@@ -110,7 +115,7 @@ def _check_installed() -> None:
 
 
 def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads: int) -> nn.Module:
-    batch = _noisy(shape)
+    batch = noisy(shape[0], shape[1:])
     try:
         converted = _exported(stage, batch)
         exact = _compile(converted, "fp32", 1)
@@ -123,9 +128,9 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
         raise ArgumentError(
             "backend", f"must suit the network {model} ({why})", OPENVINO, f"use --backend {AUTO}"
         ) from error
-    if not _close(found, wanted):
-        rule = f"must give the logits of the network {model} up to rounding"
-        raise ArgumentError("backend", rule, OPENVINO, f"use --backend {AUTO}")
+    found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)  # a stage has several members
+    if not close(BOUNDS[torch.float32], wanted)(found, wanted):
+        raise _unfaithful(model)
     return _compile(converted, precision, threads)
 
 
@@ -140,7 +145,7 @@ def _exported(stage: nn.Module, batch: torch.Tensor) -> Any:
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
     from openvino.preprocess import PrePostProcessor
 
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(stage, (batch,), strict=False)
         decoder = TorchFXPythonDecoder.from_exported_program(program)
     frontend = FrontEndManager().load_by_framework("pytorch")
@@ -150,19 +155,6 @@ def _exported(stage: nn.Module, batch: torch.Tensor) -> Any:
     layout.input().tensor().set_layout(Layout("NHWC"))
     layout.input().model().set_layout(Layout("NCHW"))
     return layout.build()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the libraries remark about their own code."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _compile(converted: Any, precision: str, threads: int) -> Compiled:
@@ -190,18 +182,3 @@ def _compile(converted: Any, precision: str, threads: int) -> Compiled:
         rule = f"must be one that {OPENVINO} has on this processor"
         raise ArgumentError("precision", rule, precision, "use --precision fp32")
     return Compiled(compiled)
-
-
-def _noisy(shape: Shape) -> torch.Tensor:
-    """Random rows about as far outside [0, 1] as noisy pixels are, channels-last."""
-    draws = torch.Generator().manual_seed(0)
-    rows = torch.rand(shape, generator=draws) + 0.5 * torch.randn(shape, generator=draws)
-    return rows.permute(0, 3, 1, 2)
-
-
-def _close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    if found.shape != wanted.shape:
-        return False
-    finite = wanted[wanted.isfinite()].abs()
-    limit = LOST * float(finite.max()) if len(finite) else 0.0
-    return torch.allclose(found.float(), wanted.float(), rtol=0.0, atol=limit, equal_nan=True)

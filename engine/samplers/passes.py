@@ -14,6 +14,8 @@ from typing import TypeAlias
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.forms import AsItIs
+from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.samplers.eager import folded_network
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
@@ -66,7 +68,8 @@ def build(
     ----------
     backend : str
         ``cudnn`` (convolution, bias, sum and ReLU in one call), ``triton`` (CIFAR ResNets),
-        ``compile`` (torch.compile) or ``eager``. Batch norm is folded in all of them.
+        ``compile`` (torch.compile) or ``eager`` (the network itself). In the others batch norm is
+        folded.
     network : torch.nn.Module
         Takes (rows, channels, height, width) in [0, 1] units; it is not changed.
     dtype : torch.dtype
@@ -92,15 +95,15 @@ def build(
                 "the kernels have CIFAR ResNets on images whose sides are multiples of 4",
             )  # fmt: skip
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
-    folded = folded_network(network, dtype).to(device)
-    forward: Forward = folded
+    shape = (batch, height, width, channels)
+    made: torch.nn.Module = AsItIs(network, dtype)
+    if backend != "eager":
+        made = folded_network(network, dtype, shape)
+    forward: Forward = made.to(device)
     if backend == "cudnn":
-        draws = torch.Generator(device).manual_seed(0)
-        shape = (batch, height, width, channels)
-        example = torch.rand(shape, generator=draws, dtype=dtype, device=device)
-        forward = fuse_for_cudnn(folded, example.permute(0, 3, 1, 2))
+        forward = fuse_for_cudnn(made, noisy(batch, shape[1:]).to(device, dtype))
     elif backend == "compile":
-        forward = torch.compile(folded, dynamic=False)
+        forward = torch.compile(made, dynamic=False)
     return Network(
         partial(_library_scores, forward, dtype), partial(_library_votes, forward, dtype)
     )

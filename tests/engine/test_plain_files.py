@@ -11,7 +11,7 @@ import pytest
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cli import app as cli
-from dualsmooth.engine.data.readers import read_image
+from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_whole

@@ -15,11 +15,11 @@ from torch import nn
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.front_door import admitted
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.sources.pt2 import Program, load_pt2
 from dualsmooth.engine.records import sha256_of
 
-TRIAL_ROWS = 64
 Size = int | None
 """Length of an axis; None where any will do."""
 
@@ -83,11 +83,12 @@ def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
-    sha256 = sha256_of(data)
-    module = Exported(run, rows or None, sha256)
-    classes = _try(path, module, (channels, height, width))
+    shape, sha256 = (height, width, channels), sha256_of(data)
+    module = admitted(Exported(run, rows or None, sha256), shape, None, CLASSIFIER, str(path))
+    with torch.inference_mode():
+        classes = module(torch.zeros(1, channels, height, width)).shape[1]
     network = Network(path.suffix.lower()[1:], {}, sha256, module, str(path))
-    return Bundle(path.name, (height, width, channels), classes, (), None, {CLASSIFIER: network})
+    return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
 
 
 def _onnx(path: Path) -> tuple[bytes, Program]:
@@ -113,31 +114,3 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
     return data, (lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes)
-
-
-def _try(path: Path, module: Exported, shape: tuple[int, int, int]) -> int:
-    """Number of classes, after a few batches that show the network to be what it must be."""
-    trial = torch.rand(TRIAL_ROWS, *shape, generator=torch.Generator().manual_seed(0))
-    trial[0], trial[1] = 0.0, 1.0
-    order = torch.arange(TRIAL_ROWS).roll(7)
-    mixed = trial.clone()
-    mixed[1::2] = 1 - 4 * mixed[1::2]  # outside [0, 1], as noisy pixels are
-    try:
-        with torch.inference_mode():
-            logits, again, moved, beside = map(module, (trial, trial, trial[order], mixed))
-    except Exception as error:  # whatever the runtime raises
-        rule = f"must run on batches of images {shape}"
-        raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
-    if logits.shape[:1] != (TRIAL_ROWS,) or logits.ndim != 2 or logits.shape[1] < 2:
-        raise FileError(path, "must give logits (rows, classes)", tuple(logits.shape))
-    if not logits.dtype.is_floating_point or not torch.isfinite(logits).all():
-        received = f"{logits.min()} .. {logits.max()}, {logits.dtype}"
-        raise FileError(path, "must give finite logits for pixels in [0, 1]", received)
-    if not torch.equal(logits, again):
-        raise FileError(path, "must give a batch the same logits every time", "others")
-    rule = "must give each row's logits whatever the other rows are"
-    if not torch.equal(logits[order], moved):
-        raise FileError(path, rule, "others after the rows were exchanged")
-    if not torch.equal(logits[::2], beside[::2]):
-        raise FileError(path, rule, "others after every second row was replaced")
-    return int(logits.shape[1])

@@ -30,7 +30,7 @@ def fuse_for_cudnn(module: nn.Module, example: torch.Tensor) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it faithfully.
+        ``module`` itself if it cannot be captured.
     """
     return rewrite(module, example, _fuse_convolution)
 

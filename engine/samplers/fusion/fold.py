@@ -7,13 +7,13 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.samplers.fusion.trace import trace
+from dualsmooth.engine.models.capture import capture, has_hooks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
+def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> nn.Module:
     """A copy of a network with each conv -> batch norm pair made one convolution.
 
     For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is
@@ -26,11 +26,13 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     ----------
     module : torch.nn.Module
         A network in eval mode. It is not changed.
+    example : torch.Tensor, optional
+        As for `dualsmooth.engine.models.capture.capture`.
 
     Returns
     -------
     torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it or no pair was found.
+        ``module`` itself if it cannot be captured or no pair was found.
 
     Raises
     ------
@@ -45,12 +47,9 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
                 name or type(module).__name__,
                 "call module.eval() first",
             )
-    try:
-        traced = trace(module)
-    except Exception:  # forward runs on proxies, so it can fail in any way
-        return module
-    pairs = _pairs(traced)
-    if not pairs:
+    traced = capture(module, example)
+    pairs = _pairs(traced) if traced is not None else []
+    if traced is None or not pairs:
         return module
     for conv, norm in pairs:
         _fold(traced, conv, norm)
@@ -71,13 +70,9 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         first, second = _module(traced, conv), _module(traced, norm)
         if type(first) not in _CONVOLUTIONS or not _is_fixed_norm(second) or calls[first] != 1:
             continue
-        if not (_has_hooks(first) or _has_hooks(second) or _is_read(traced, conv)):
+        if not (has_hooks(first) or has_hooks(second) or _is_read(traced, conv)):
             pairs.append((conv, norm))
     return pairs
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_read(traced: fx.GraphModule, conv: fx.Node) -> bool:

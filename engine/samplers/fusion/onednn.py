@@ -13,11 +13,11 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
     following_sum,
-    has_hooks,
     only_user,
     replace,
     replace_by_module,
@@ -46,7 +46,7 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        ``module`` itself if torch.fx cannot trace it faithfully or oneDNN is missing.
+        ``module`` itself if it cannot be captured or oneDNN is missing.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return module

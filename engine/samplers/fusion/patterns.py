@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.samplers.fusion.trace import trace
+from dualsmooth.engine.models.capture import capture, has_hooks
 
 TRIED_ROWS = 8
-"""Rows on which a trace is compared with its network."""
+"""Rows that are run to learn the shapes inside a network."""
 
 Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 """Puts operators of a library in place of a layer and what follows it."""
@@ -20,22 +20,21 @@ _SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
-    """A traced copy of a network with ``fuse`` called for every layer that may be replaced.
+    """A captured copy of a network with ``fuse`` called for every layer that may be replaced.
 
     Layers with hooks, and convolutions with padding other than zeros, are left alone. ``module``
-    itself is returned if torch.fx cannot trace it, or loses something of it: a trace has a sum in
-    place as one that makes a new tensor. Later layers come first: of two convolutions that are
-    added, the one that is computed last takes the sum.
+    itself is returned if it cannot be captured. Later layers come first: of two convolutions that
+    are added, the one that is computed last takes the sum.
     """
-    try:
-        traced = trace(module)
-        tried = example[:TRIED_ROWS]
-        with torch.inference_mode():
-            same = _close(_Shapes(traced, len(example)).run(tried), module(tried))
-    except Exception:  # forward runs on proxies, so it can fail in any way
+    traced = capture(module, example)
+    if traced is None:
         return module
-    if not same:
-        return module
+    if not all("shape" in node.meta for node in traced.graph.nodes if node.op != "output"):
+        try:
+            with torch.inference_mode():
+                _Shapes(traced, len(example)).run(example[:TRIED_ROWS])
+        except Exception:  # a network may have no use for so few rows
+            return module
     for node in list(traced.graph.nodes)[::-1]:
         if node.op == "call_module":
             layer = traced.get_submodule(str(node.target))
@@ -45,12 +44,6 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
-
-
-def _close(output: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether outputs agree up to the rounding of bfloat16, relative to the largest."""
-    error = (output.float() - expected.float()).abs().max()
-    return bool(error <= 2.0**-6 * expected.float().abs().max())
 
 
 class _Shapes(fx.Interpreter):
@@ -156,11 +149,6 @@ def _is_plain(layer: nn.Module) -> bool:
     if not isinstance(layer, nn.Conv2d):
         return True
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-def has_hooks(layer: nn.Module) -> bool:
-    """Whether calling the layer runs more than its forward pass."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def shape_of(node: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.models.architectures.resnet import BasicBlock, CifarResNet
+from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
@@ -33,9 +34,10 @@ def folded_resnet(
     """
     if type(network) is not CifarResNet or network.conv1.in_channels not in (1, 3, 4):
         return None
-    if any(part._forward_hooks or part._forward_pre_hooks for part in network.modules()):
+    copied = copy.deepcopy(network).float().eval()
+    if not is_known(copied):
         return None
-    folded = fold_batch_norm(copy.deepcopy(network).float().eval()).to(device)
+    folded = fold_batch_norm(copied).to(device)
     blocks = tuple(
         _block(folded, f"{stage}.{name}", block, dtype)
         for stage in ("layer1", "layer2", "layer3")

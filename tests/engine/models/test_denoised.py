@@ -203,7 +203,7 @@ def test_norms_of_the_classifier_are_folded() -> None:
     kwargs = {"in_channels": 3, "image_size": [4, 5], "widths": [4], "hidden": 8}
     classifier = registry.create("small_convnet", kwargs)
     network = Denoised(GaussianPrior(), classifier, 0.25, LINEAR).eval()
-    folded = folded_network(network, torch.float32)
+    folded = folded_network(network, torch.float32, (6, 4, 5, 3))
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
     x = torch.rand(6, 3, 4, 5)
     with torch.no_grad():

@@ -140,7 +140,9 @@ def test_votes_do_not_depend_on_batch_mates_order_or_threads(
 
 def test_logits_stay_when_the_network_runs_again() -> None:
     """OpenVINO gives its own memory away unless it is asked for a copy."""
-    network = openvino_network.openvino_network("m", ConvNet().eval(), (4, *SHAPE), "fp32", 1)
+    network = openvino_network.openvino_network(
+        "m", ConvNet().eval(), ConvNet().eval(), (4, *SHAPE), "fp32", 1
+    )
     first = network(torch.ones(4, 3, 8, 12))
     kept = first.clone()
     network(torch.zeros(4, 3, 8, 12))
@@ -174,7 +176,7 @@ class Place(ConvNet):
     ("network", "rule"),
     [
         (BatchStatistics, "m: a row's logits must not depend on the other rows"),
-        (Place, "m: a row's logits must not depend on its place"),
+        (Place, "m: a row's logits must not depend on the other rows"),
     ],
 )
 def test_networks_whose_rows_depend_on_each_other_are_refused(

@@ -125,12 +125,12 @@ def one_class(nodes: Nodes, x: str) -> str:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (centered, "must give each row's logits whatever the other rows are"),
-        (scaled, "whatever the other rows are; received others after every second row was repl"),
+        (centered, "must give an image the same logits whatever else is in the batch"),
+        (scaled, "whatever else is in the batch; received others at another place"),
         (random, "must give a batch the same logits every time"),
-        (logarithm, r"must give finite logits for pixels in \[0, 1\]"),
-        (one_class, r"must give logits \(rows, classes\); received \(64, 1\)"),
-        (lambda nodes, x: nodes.add("Relu", x), r"must give logits \(rows, classes\)"),
+        (logarithm, "received NaN or infinity for most images with noise"),
+        (one_class, r"must return a tensor of logits \(rows, classes\); received \(8, 1\)"),
+        (lambda nodes, x: nodes.add("Relu", x), r"must return a tensor of logits \(rows, class"),
     ],
     ids=["batch mates", "scale of the batch", "chance", "infinite", "one class", "images"],
 )

@@ -1,0 +1,103 @@
+"""Forms of a network that run faster, each proved against the network itself before it votes."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from dualsmooth.engine.errors import SamplerError
+from dualsmooth.engine.models.rows import BOUNDS, close, extremes, fault
+
+PROVED_ROWS = 16
+"""Rows of which a form's logits are compared with the network's."""
+
+OTHERWISE = "other logits than the network gives"
+
+Form = tuple[str, Callable[[], nn.Module]]
+"""What a form is called, and what makes it."""
+
+
+class AsItIs(nn.Module):
+    """A copy of the network in one dtype, on rows laid out as PyTorch lays them out."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(dtype).eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x.clone(memory_format=torch.contiguous_format))
+        return logits
+
+
+class OneByOne(AsItIs):
+    """The network itself on one row at a time, so that no row can have a place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super(OneByOne, self).forward(row) for row in torch.split(x, 1)])
+
+
+def first_proved(
+    model: str, network: nn.Module, batch: torch.Tensor, faster: Sequence[Form]
+) -> nn.Module:
+    """The first form that gives the network's logits and whose rows are their own.
+
+    Behind the faster forms stand the network as it is, and the network row by row; a warning says
+    so when one of these is taken, and what was wrong with the others.
+
+    Parameters
+    ----------
+    model : str
+        Its name, for messages.
+    network : torch.nn.Module
+        Admitted by `dualsmooth.engine.models.front_door.admitted`.
+    batch : torch.Tensor, shape (rows, channels, height, width)
+        Ordinary rows as many, and laid out, as the form will get; its dtype is the precision.
+    faster : sequence of (str, callable)
+
+    Raises
+    ------
+    SamplerError
+        If no form of the network gives rows their own logits in batches of this size.
+    """
+    itself = AsItIs(network, batch.dtype)
+    plain: list[Form] = [("as it is", lambda: itself),
+                         ("row by row", lambda: OneByOne(network, batch.dtype))]  # fmt: skip
+    refused: list[str] = []
+    for name, make in (*faster, *plain):
+        try:
+            form = make()
+            wrong = difference(form, itself, batch, BOUNDS[batch.dtype])
+        except (MemoryError, SamplerError):
+            raise
+        except Exception as error:
+            if name == plain[-1][0] or "memory" in str(error):
+                raise
+            form, wrong = itself, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        if not wrong:
+            if refused:
+                warnings.warn(f"network {model} runs {name}: {'; '.join(refused)}", stacklevel=2)
+            return form
+        refused.append(f"{name}, {wrong}")
+    raise SamplerError(f"{model}: a row's logits must not depend on the other rows of its batch or "
+                       f"on its place; received {'; '.join(refused)}")  # fmt: skip
+
+
+def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: float) -> str:
+    """What a form does otherwise than its network, in words that end a sentence; or nothing."""
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = form(rows.permute(0, 2, 3, 1).clone(
+            memory_format=torch.contiguous_format).permute(0, 3, 1, 2))  # fmt: skip
+        return logits
+
+    with torch.inference_mode():
+        found = fault(run, batch)
+        if found:
+            return f"others {found}"
+        for kind, rows in (("noisy", batch), ("plain", extremes(batch))):
+            wanted = network(rows[:PROVED_ROWS].clone())
+            if not close(bound, wanted)(run(rows)[: len(wanted)], wanted):
+                return f"{OTHERWISE} {kind} rows"
+    return ""

@@ -1,0 +1,247 @@
+"""Where every network comes in: what may be certified, and what is refused with one line."""
+
+import copy
+import random
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from time import perf_counter
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models.capture import is_known
+from dualsmooth.engine.models.hidden_state import kept_state
+from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
+
+SECONDS = 0.2
+"""What trials of a small network may take; slow networks are tried on fewer rows."""
+FEWEST, MOST = 8, 256
+_PASSES = 2 * len(MATES) + 12
+_ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
+
+LOGITS = "must return a tensor of logits (rows, classes)"
+
+
+class Plain(nn.Module):
+    """A network that keeps its input as it is and gives its logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = _logits(self.network(x.clone(memory_format=torch.preserve_format)))
+        return logits
+
+
+def admitted(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    outputs: int | None,
+    role: str,
+    origin: str,
+    owner: object = None,
+) -> nn.Module:
+    """A network that was tried, its logits taken out of what it returns.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In eval mode, float32, on the CPU.
+    input_shape : tuple
+        (height, width, channels).
+    outputs : int or None
+        Logits it must give; None where any number will do.
+    role, origin : str
+        Named in errors.
+    owner : object
+        What the module is a copy of; its trials are not repeated while it stays as it was.
+
+    Raises
+    ------
+    FileError
+        If it cannot run, gives something else than logits, or its logits depend on batch mates, on
+        state, on random numbers or on the order of calls.
+    """
+    trial = _Trial(module, input_shape, outputs, role, origin)
+    if trial.known:
+        trial.first_pass()
+        return trial.module
+    owner = module if owner is None else owner
+    asked, plain = _ADMITTED.get(owner, (None, False))
+    state = (trial.asked, kept_state(module))
+    if asked != state:
+        trial.run()
+        plain = trial.module is not module
+        _ADMITTED[owner] = state, plain
+    return Plain(module) if plain else module
+
+
+class _Trial:
+    """One network on trial."""
+
+    def __init__(
+        self, module: nn.Module, shape: tuple[int, int, int], outputs: int | None, role: str,
+        origin: str,
+    ) -> None:  # fmt: skip
+        self.module, self.asked = module, (shape, outputs)
+        self._role, self._origin, self._draws = role, origin, _Draws()
+        self.known = is_known(module)
+        # The first operator that is watched makes PyTorch import SymPy, which takes a second.
+        self._watch = nullcontext() if self.known else self._draws
+
+    def first_pass(self) -> None:
+        """Look at what kind of thing the logits of ordinary rows are."""
+        (shape, outputs), rows = self.asked, FEWEST
+        with torch.inference_mode():
+            batch = noisy(rows, shape).contiguous()
+            given = batch.clone()
+        received = self._pass(batch, copied=False)
+        if not torch.equal(given, batch) or not isinstance(received, torch.Tensor):
+            self.module = Plain(self.module)
+        logits = _logits(received)
+        said = _describe(received) if logits is None else _fault_of(logits, rows, outputs)
+        if said:
+            rule = f"{self._role} {LOGITS}"
+            if outputs is not None:
+                rule = f"{self._role} must map images {shape} to {outputs} logits, a tensor"
+            raise FileError(self._origin, rule, said)
+
+    def run(self) -> None:
+        """All trials of a network of which nothing is known."""
+        try:
+            self._compare()
+        except FileError:
+            if not self._draws.taken():
+                raise
+        if taken := self._draws.taken():
+            raise self._refused("must not draw random numbers", taken[0],
+                                "take noise, dropout and augmentation out of it")  # fmt: skip
+
+    def _compare(self) -> None:
+        fresh = _copy(self.module)
+        self.first_pass()
+        batch = noisy(self._rows(), self.asked[0]).contiguous()
+        wanted = self._pass(batch)
+        before = kept_state(self.module)
+        agree = close(BOUNDS[torch.float32], wanted)
+        found = fault(self._pass, batch, agree, MATES) or self._by_number(batch, wanted, agree)
+        if found:
+            rule = "must give an image the same logits whatever else is in the batch"
+            if found.startswith("when"):
+                rule = "must give a batch the same logits every time"
+            raise self._refused(rule, f"others {found}", "take batch statistics, scales of a whole "
+                                "batch and what it remembers out of it")  # fmt: skip
+        if kept_state(self.module) != before:
+            raise self._refused("must not change itself", "other attributes after a pass",
+                                "take counters, caches and running averages out of it")  # fmt: skip
+        if fresh is not None:
+            self.module, kept = fresh, self.module
+            self._pass(255 * batch.flip(0))
+            found_logits = _logits(self._pass(batch))
+            self.module = kept
+            if not agree(found_logits, wanted):
+                raise self._refused("must not depend on the order of calls",
+                                    "other logits after another first batch")  # fmt: skip
+
+    def _rows(self) -> int:
+        start = perf_counter()
+        self._pass(noisy(FEWEST, self.asked[0]).contiguous())
+        seconds = max(perf_counter() - start, 1e-6)
+        rows = int(FEWEST * SECONDS / (_PASSES * seconds))
+        return min(max(1 << rows.bit_length(), FEWEST), MOST)
+
+    def _by_number(
+        self, batch: torch.Tensor, wanted: torch.Tensor, agree: Callable[..., bool]
+    ) -> str:
+        """Whether fewer rows, or more, change a row's logits."""
+        for rows in {1, len(batch) // 2 + 1}:
+            if not agree(self._pass(batch[:rows].clone()), wanted[:rows]):
+                return f"in a batch of {rows}"
+        return "" if agree(self._pass(batch.repeat(2, 1, 1, 1))[: len(batch)], wanted) else (
+            f"in a batch of {2 * len(batch)}"
+        )  # fmt: skip
+
+    def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
+        try:
+            with torch.inference_mode(), self._watch:
+                return self.module(batch.clone() if copied else batch)
+        except Exception as error:  # whatever the network and its libraries raise
+            shape, outputs = self.asked
+            to = "logits" if outputs is None else f"{outputs} logits"
+            rule = f"{self._role} must map images {shape}, any number of them, to {to}"
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise FileError(self._origin, rule, f"{type(error).__name__}: {said}") from error
+
+    def _refused(self, rule: str, received: str, hint: str = "") -> FileError:
+        return FileError(self._origin, f"{self._role} {rule}", received, hint)
+
+
+def _logits(received: Any) -> Any:
+    """The logits in what a network returns; None where there are none to be seen."""
+    if isinstance(received, Mapping):
+        received = received.get("logits")
+    elif not isinstance(received, torch.Tensor | tuple):
+        received = getattr(received, "logits", None)
+    return received if isinstance(received, torch.Tensor) else None
+
+
+def _describe(received: object) -> str:
+    kind = type(received).__name__
+    return f"{kind} of {len(received)}" if isinstance(received, tuple | list) else kind
+
+
+def _fault_of(logits: torch.Tensor, rows: int, outputs: int | None) -> str:
+    shape = tuple(logits.shape)
+    fits = len(shape) == 2 and (shape[1] >= 2 if outputs is None else shape[1] == outputs)
+    if not fits or shape[0] != rows:
+        return f"{shape} for {rows} images"
+    if not logits.dtype.is_floating_point or logits.layout != torch.strided:
+        return f"{logits.dtype}, {logits.layout}"
+    if logits.isfinite().all(1).float().mean() < 0.5:
+        return "NaN or infinity for most images with noise"
+    return ""
+
+
+def _copy(module: nn.Module) -> nn.Module | None:
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # an object of a library inside
+        return None
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes who takes random numbers: PyTorch's operators, NumPy's generator or Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found: list[str] = []
+        self._before = self._others()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        given = [g for g in (kwargs or {}).values() if isinstance(g, torch.Generator)]
+        generator = given[0] if given else torch.default_generator
+        before = generator.get_state()
+        result = func(*args, **(kwargs or {}))
+        if not torch.equal(before, generator.get_state()):
+            self._found.append(str(func))
+        return result
+
+    def taken(self) -> list[str]:
+        """What was taken so far."""
+        found, before = self._others(), self._before
+        others = [f"numbers of {name}" for name in before if found[name] != before[name]]
+        return [*self._found, *others]
+
+    def _others(self) -> dict[str, object]:
+        drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
+        return {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}

@@ -1,0 +1,234 @@
+"""What may come in, and what is refused with one line: each kind with neighbours."""
+
+import itertools
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dualsmooth.engine.api import Smooth
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.front_door import admitted
+
+SHAPE, CLASSES = (4, 3, 2), 5
+Function = Callable[[torch.Tensor], Any]
+
+
+class Head(nn.Module):
+    """A linear classifier between two functions."""
+
+    def __init__(self, before: Function = lambda x: x, after: Function = lambda y: y) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.before, self.after = nn.Linear(24, CLASSES), before, after
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.after(self.head(self.before(x).flatten(1)))
+
+
+def enter(module: nn.Module) -> nn.Module:
+    return admitted(module.eval(), SHAPE, CLASSES, "classifier", "memory")
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    """Dynamic quantization with one scale for the batch."""
+    step = x.abs().max() / 127
+    return (x / step).round() * step
+
+
+MIXING: dict[str, Head] = {
+    "divided by the largest": Head(lambda x: x / x.max()),
+    "switched by the largest": Head(lambda x: torch.where(x.max() > 2, x / 255, x)),
+    "switched by the smallest": Head(lambda x: torch.where(x.min() < -5, -x, x)),
+    "branch on the mean": Head(lambda x: x if x.mean() > 0.7 else -x),
+    "batch mean": Head(lambda x: x - 0.01 * x.mean(0)),
+    "batch norm in training": Head(lambda x: functional.batch_norm(x, None, None, training=True)),
+    "quantile": Head(lambda x: x.clamp(max=float(x.quantile(0.99)))),
+    "sorted": Head(lambda x: x.sort(0).values),
+    "rolled": Head(lambda x: x + 0.1 * x.roll(1, 0)),
+    "cumulative": Head(lambda x: x.cumsum(0)),
+    "unique": Head(lambda x: x / len(torch.unique(x))),
+    "one scale": Head(scaled),
+    "attention": Head(lambda x: ((x.flatten(1) @ x.flatten(1).T).softmax(1) @ x.flatten(1))),
+    "place": Head(after=lambda y: y + 0.01 * torch.arange(len(y))[:, None]),
+    "a thousand on all logits": Head(lambda x: x - 0.01 * x.mean(0), lambda y: y + 1000.0),
+    "size of the batch": Head(lambda x: -x if len(x) == 1 else x),
+    "many rows": Head(lambda x: -x if len(x) > 100 else x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_logits_that_depend_on_batch_mates_are_refused(name: str) -> None:
+    with pytest.raises(FileError, match="classifier must give an image the same logits"):
+        enter(MIXING[name])
+
+
+RANDOM: dict[str, Function] = {
+    "flip": lambda x: x.flip(3) if torch.rand(()) < 0.5 else x,
+    "dropout": lambda x: functional.dropout(x, 0.001),
+    "gumbel": lambda x: x + 1e-9 * functional.gumbel_softmax(x, dim=1),
+    "own generator": lambda x: x + torch.rand(1, generator=torch.Generator().manual_seed(1)),
+    "seeded": lambda x: torch.manual_seed(3) and x + torch.rand(1),
+    "numpy": lambda x: x + 1e-9 * np.random.rand(),  # noqa: NPY002 (what is refused)
+    "python": lambda x: x + 1e-9 * random.random(),
+    "noise where an outlier is": lambda x: x + torch.randn(1) if x.max() > 1e3 else x,
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_numbers_are_refused_whatever_the_seed(name: str) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        with pytest.raises(FileError, match="classifier must not draw random numbers; received"):
+            enter(Head(RANDOM[name]))
+
+
+class Keeps(Head):
+    """A network that keeps something from pass to pass."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.calls, self.seen = kind, 0, list[int]()
+        self.counter, self.cache = itertools.count(), cast(Any, None)
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.kind == "counter":
+            self.calls += 1
+        elif self.kind == "every 1000th call differs":
+            return super().forward(x if next(self.counter) % 1000 else -x)
+        elif self.kind == "list":
+            self.seen.append(len(x))
+        elif self.kind == "running average":
+            self.get_buffer("average").add_(0.1 * x.mean())
+        elif self.kind == "first batch":
+            self.cache = x.mean() if self.cache is None else self.cache
+            return super().forward(x - self.cache)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "kind", ["counter", "every 1000th call differs", "list", "running average", "first batch"]
+)
+def test_a_network_that_changes_is_refused(kind: str) -> None:
+    with pytest.raises(FileError, match=r"must not (change itself|depend on the order of calls)"):
+        enter(Keeps(kind))
+
+
+def test_a_closure_that_counts_is_refused() -> None:
+    calls = [0]
+
+    def count(x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return x
+
+    with pytest.raises(FileError, match="must not change itself"):
+        enter(Head(count))
+
+
+def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
+    class Positions(Head):
+        cache: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> Any:
+            if self.cache is None:
+                self.cache = torch.linspace(0, 1, 3)
+            return super().forward(x + self.cache)
+
+    enter(Positions())
+
+
+class Answer(dict):  # type: ignore[type-arg]
+    """As transformers' outputs: a dict that is an object, too."""
+
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize(
+    "after",
+    [lambda y: {"logits": y}, lambda y: SimpleNamespace(logits=y), lambda y: Answer(logits=y)],
+)
+def test_logits_are_taken_out_of_what_names_them(after: Function) -> None:
+    x = torch.rand(3, 2, 4, 3)
+    assert torch.equal(enter(Head(after=after))(x), Head()(x))
+
+
+@pytest.mark.parametrize(
+    ("after", "received"),
+    [
+        (lambda y: (y, y), "tuple of 2"),
+        (lambda y: [y], "list of 1"),
+        (lambda y: {"out": y}, "dict"),
+        (lambda y: y.numpy(), "ndarray"),
+        (lambda y: None, "NoneType"),
+        (lambda y: y[..., None], r"\(8, 5, 1\) for 8 images"),
+        (lambda y: y[:, :4], r"\(8, 4\) for 8 images"),
+        (lambda y: y.sum(1), r"\(8,\) for 8 images"),
+        (lambda y: y.argmax(1), r"\(8,\) for 8 images"),
+        (lambda y: y.int(), "torch.int32"),
+        (lambda y: y + 1j, "torch.complex64"),
+        (lambda y: y.to_sparse(), "torch.float32, torch.sparse_coo"),
+        (lambda y: y * float("nan"), "NaN or infinity"),
+    ],
+)
+def test_other_outputs_are_refused_in_one_line(after: Function, received: str) -> None:
+    with pytest.raises(FileError, match=f"^memory: classifier must .*; received {received}") as e:
+        enter(Head(after=after))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "before", [lambda x: x.sub_(0.1).div_(0.8), lambda x: x.clamp_(0, 1), lambda x: x.zero_() + 1]
+)
+def test_a_network_that_changes_its_input_gets_a_copy(before: Function) -> None:
+    x = torch.rand(3, 2, 4, 3)
+    given, network = x.clone(), enter(Head(before))
+    first = network(x)
+    assert torch.equal(x, given)
+    assert torch.equal(network(x), first)
+
+
+def test_what_was_admitted_is_tried_again_only_after_a_change() -> None:
+    passes = [0]
+    module = Head().eval()
+
+    class Counted(Head):
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x)
+
+    module = Counted().eval()
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda *_: passes.__setitem__(0, passes[0] + 1)
+    )
+    try:
+        enter(module)
+        once = passes[0]
+        enter(module)
+        assert passes[0] == once > 10
+        with torch.no_grad():
+            module.head.bias.add_(1.0)
+        enter(module)
+        assert passes[0] == 2 * once
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    "name", ["batch mean", "divided by the largest", "switched by the largest"]
+)
+def test_every_road_has_the_door(name: str) -> None:
+    module = MIXING[name].eval()
+    with pytest.raises(FileError, match="must give an image the same logits"):
+        Smooth(module, CLASSES, 0.25).certify(torch.rand(2, 4, 3), 10, 100, 0.01, 16)
+    with pytest.raises(FileError, match="must give an image the same logits"):
+        Smooth(module.forward, CLASSES, 0.25).predict(torch.rand(2, 4, 3), 10, 0.01, 16)
+    bundle = Bundle.from_classifier(module, num_classes=CLASSES, input_shape=SHAPE)
+    with pytest.raises(FileError, match="classifier must give an image the same logits"):
+        bundle.build("classifier")
