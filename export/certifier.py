@@ -9,7 +9,6 @@ names the deployment's digest. With ``pairs`` it is about the float32 networks b
 import dataclasses
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -73,11 +72,8 @@ class OnnxCertifier:
             if type(number) is not int or not 0 <= number < stop:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
-        self.method = (
-            self.deployment.method(sigma)
-            if pairs is None
-            else self.deployment.transfer(sigma, pairs)
-        )
+        method = self.deployment.method
+        self.method = method(sigma) if pairs is None else self.deployment.transfer(sigma, pairs)
         about = self.deployment.precision
         self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
@@ -194,10 +190,5 @@ class OnnxCertifier:
     def __enter__(self) -> "OnnxCertifier":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()

@@ -31,13 +31,7 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8Calibration:
-    """What int8 networks are calibrated on.
-
-    Parameters
-    ----------
-    images : ndarray, shape (count, height, width, channels)
-        uint8, or floating point in [0, 1]. Their ids are their positions.
-    """
+    """Images that int8 networks are calibrated on; their ids are their positions."""
 
     images: NDArray[np.generic]
 
@@ -70,31 +64,18 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantized_model(path: Path, role: str, batches: Iterable[NDArray[np.float32]]) -> ModelProto:
-    """The network of a file in int8, with the same inputs and outputs.
+    """The float32 network of a file in int8, with the same inputs and outputs.
 
-    Parameters
-    ----------
-    path : Path
-        A float32 network.
-    role : str
-        Its name, for messages.
-    batches : iterable of ndarray
-        Noisy images (rows, channels, height, width), from which the ranges are taken.
-
-    Raises
-    ------
-    ArgumentError
-        If ONNX Runtime cannot quantise the network.
+    The ranges are taken from the batches of noisy images (rows, channels, height, width).
     """
     logits = onnx.load(path, load_external_data=False).graph.node[-1].name
     with tempfile.TemporaryDirectory() as scratch:
         prepared, made = Path(scratch) / "prepared.onnx", Path(scratch) / "int8.onnx"
         try:
             quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            reader = _Reader(batches)
             quantization.quantize_static(
-                prepared,
-                made,
-                _Reader(batches),
+                *(prepared, made, reader),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=True,

@@ -8,7 +8,6 @@ graph, noise is made here by the specification and fed to the network alone.
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -31,36 +30,11 @@ Count = Callable[[Segment, NDArray[np.float32]], NDArray[np.int64]]
 """Votes of one segment of one image."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    seed: int
-    attempt: int
-
-
 class OnnxSampler:
-    """Counts votes of the networks of a deployment.
+    """Counts votes of networks of a deployment, by their roles.
 
-    Parameters
-    ----------
-    deployment : Deployment
-        Its files.
-    roles : sequence of str
-        Networks to load.
-    seed, attempt : int
-        Noise stream.
-    provider : str
-        Execution provider of ONNX Runtime.
-    feed_noise : bool
-        Make the noise on the host even where the provider could.
-    threads : int or None
-        Rows in work at once; None means one per available core.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range or the provider is not there.
-    FileError
-        If ONNX Runtime cannot run a file.
+    With `feed_noise` the noise is made on the host even where the execution provider could. So many
+    threads work on rows at once, by default one per available core.
     """
 
     depth = 1
@@ -81,7 +55,7 @@ class OnnxSampler:
             available_cores() if threads is None else positive_integer("threads", threads)
         )
         self._outputs = {role: deployment.outputs(role) for role in roles}
-        self._stream = _Stream(seed, attempt)
+        self._seed, self._attempt = seed, attempt
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
         self._count = {role: self._counter(deployment, role, provider, fed) for role in roles}
         kind = "noise fed" if fed else "noise in the graph"
@@ -139,18 +113,10 @@ class OnnxSampler:
         return self._fed(session, self._outputs[role]) if fed else self._in_graph(session)
 
     def _in_graph(self, session: OrtSession) -> Count:
-        seed, phase = self._stream.seed, self._stream.attempt << 16
+        seed, attempt = self._seed, self._attempt
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
-            feeds = vote_feeds(
-                image,
-                segment.count,
-                sigma=segment.sigma,
-                seed=seed,
-                image_id=segment.image_id,
-                phase=phase | segment.stream,
-                first=segment.first,
-            )
+            feeds = vote_feeds(image, segment, seed, attempt)
             votes: NDArray[np.int64] = session.run(None, feeds)[0]
             return votes
 
@@ -161,14 +127,8 @@ class OnnxSampler:
 
         def one_pass(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             samples = np.arange(segment.first, segment.first + segment.count)
-            noise = standard_normal(
-                self._stream.seed,
-                segment.image_id,
-                segment.stream,
-                samples,
-                self.shape,
-                attempt=self._stream.attempt,
-            )
+            place = (self._seed, segment.image_id, segment.stream, samples, self.shape)
+            noise = standard_normal(*place, attempt=self._attempt)
             batch = np.zeros((self.batch_size, *self.shape), np.float32)
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

@@ -56,28 +56,9 @@ def export_bundle(
     """Write every network, its vote graph, the dual predictor where there is a selector, the index.
 
     With ``int8`` the networks are quantised ones, and each classifier has a second vote graph that
-    counts where it and the float32 network disagree.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Networks.
-    folder : str or Path
-        Must not exist yet.
-    recipe : Recipe
-        Certificates the deployment is for.
-    batch_size : int, optional
-        Rows of every pass through a network, part of what is certified. By default the largest
-        power of two, 8 to 256, with at most 65,536 pixels in a batch.
-    int8 : Int8Calibration, optional
-        Images to calibrate int8 networks on, with noise of every level a network is used at.
-
-    Raises
-    ------
-    ArgumentError
-        If the recipe does not fit the bundle, or a network cannot be exported faithfully.
-    FileError
-        If the folder exists or cannot be written.
+    counts where it and the float32 network disagree; ranges are found with the noise of every level
+    a network is used at. The rows of every pass are part of what is certified: by default the
+    largest power of two, 8 to 256, with at most 65,536 pixels in a batch.
     """
     folder = Path(folder)
     check_target(folder)
@@ -169,24 +150,14 @@ def _quantize(
 def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
     assert bundle.tau is not None
     roles = tuple(bundle.classifier_at(sigma) for sigma in bundle.sigmas)
-    return Dual(
-        voters[SELECTOR],
-        bundle.tau,
-        bundle.sigmas,
-        {role: voters[role] for role in roles},
-        roles,
-        recipe.selector_rule or "median",
-    )
+    rule, classifiers = recipe.selector_rule or "median", {role: voters[role] for role in roles}
+    return Dual(voters[SELECTOR], bundle.tau, bundle.sigmas, classifiers, roles, rule)
 
 
 def index_of(
     bundle: Bundle, recipe: Recipe, batch_size: int, about: dict[str, Any], files: dict[str, Any]
 ) -> dict[str, Any]:
-    """Content of ``deployment.json``.
-
-    ``about`` has the precision, versions and how int8 networks were calibrated; ``files`` maps
-    names to size and SHA-256.
-    """
+    """Content of ``deployment.json``; ``about`` has the precision, versions and calibration."""
     fields = {
         "format": FORMAT,
         "version": VERSION,
@@ -216,13 +187,8 @@ def _save(model: ModelProto, path: Path) -> None:
     if model.ByteSize() > LARGEST_FILE:
         written = ModelProto()
         written.CopyFrom(model)  # saving marks tensors as standing elsewhere, for good
-        onnx.save_model(
-            written,
-            path,
-            save_as_external_data=True,
-            location=f"{path.name}.data",
-            size_threshold=SMALLEST_OUTSIDE,
-        )
+        beside: Any = {"location": f"{path.name}.data", "size_threshold": SMALLEST_OUTSIDE}
+        onnx.save_model(written, path, save_as_external_data=True, **beside)
     else:
         path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(path, full_check=True)

@@ -32,10 +32,7 @@ UINT32, UINT64 = int(TensorProto.UINT32), int(TensorProto.UINT64)
 class Nodes:
     """Nodes and constants of one graph, or of one body of a Loop or If.
 
-    Parameters
-    ----------
-    prefix : str
-        Begins every name made here; bodies must not repeat the names around them.
+    The prefix begins every name made here; bodies must not repeat the names around them.
     """
 
     def __init__(self, prefix: str = "") -> None:

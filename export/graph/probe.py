@@ -10,15 +10,10 @@ KINDS = {**dict.fromkeys(WORDS, UINT64), NOISE: FLOAT, LOGITS: FLOAT}
 
 
 def probe(model: ModelProto) -> ModelProto:
-    """A copy of a vote model that also gives the values of `KINDS`.
+    """A copy of a vote model (`vote_model`) that also gives the values of `KINDS`.
 
     Each is an output of its own, with the passes through the network on the first axis and the rows
     of a pass on the second.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        Made by `dualsmooth.export.graph.votes.vote_model`.
     """
     seen = ModelProto()
     seen.CopyFrom(model)

@@ -29,18 +29,9 @@ from dualsmooth.export.graph.philox import Stream, fourth_word, normals, random_
 
 @dataclass(frozen=True)
 class Voter:
-    """A network that votes.
+    """A network that votes: (rows, channels, height, width) float32 in [0, 1] to logits.
 
-    Parameters
-    ----------
-    network : onnx.ModelProto
-        Takes (rows, channels, height, width) float32 in [0, 1] units, gives logits.
-    shape : tuple of int
-        Image shape (height, width, channels).
-    outputs : int
-        Number of logits.
-    batch : int
-        Rows of every pass through the network.
+    Images have the shape (height, width, channels); every pass has `batch` rows.
     """
 
     network: ModelProto

@@ -19,6 +19,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.check.deployment import check_deployment
 from dualsmooth.export.check.finding import table
@@ -112,7 +113,7 @@ def test_votes_do_not_depend_on_the_split_of_a_draw(quantized: Path, role: str) 
     image = IMAGES[0].astype(np.float32) / np.float32(255)
 
     def votes(first: int, rows: int) -> np.ndarray:
-        feeds = vote_feeds(image, rows, sigma=0.25, seed=3, image_id=1, phase=3, first=first)
+        feeds = vote_feeds(image, Segment(0, 1, 0.25, 3, first, rows), seed=3)
         return np.asarray(session.run(None, feeds)[0])
 
     parts = [votes(*part) for part in ((0, 1), (1, 300), (301, 556))]
