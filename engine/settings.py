@@ -1,13 +1,11 @@
 """How a run draws its votes: everything but the method and the images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import place_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -90,47 +88,18 @@ class Settings:
             one_of(name, getattr(self, name), known)
         check_backend(self.backend, self.device)
 
-    def at(self, bundle: Bundle) -> "Settings":
-        """These settings with device and precision where the networks of a bundle can run.
-
-        Raises
-        ------
-        ArgumentError
-            If another place is asked for.
-        """
-        kinds = [network.architecture for network in bundle.networks.values()]
-        device, precision = place_of(kinds, self.device, self.precision)
-        return replace(self, device=device, precision=precision)
-
     def padded_batch(self, shape: tuple[int, int, int]) -> int:
-        """Batch shape used for images of shape (height, width, channels)."""
+        """Batch shape on the device, which is known, for images (height, width, channels)."""
         if self.batch_size is not None:
             return self.batch_size
-        kind = self.device_kind
-        rows = max(1, PIXELS_PER_BATCH[kind] // (shape[0] * shape[1]))
-        return max(8, min(ROWS_PER_BATCH[kind], 1 << rows.bit_length() - 1))
+        rows = max(1, PIXELS_PER_BATCH[self.device] // (shape[0] * shape[1]))
+        return max(8, min(ROWS_PER_BATCH[self.device], 1 << rows.bit_length() - 1))
 
     def in_flight(self, serial: bool) -> int:
         """Images in flight, for a method that answers one image after another or not."""
         if self.slots is not None:
             return self.slots
         return 1 if serial else SLOTS[self.budget.kind]
-
-    @property
-    def device_kind(self) -> str:
-        """``cpu`` or ``cuda``: what ``auto`` stands for on this machine."""
-        from dualsmooth.engine.samplers import choose as native
-
-        return native.device_kind(self.device)
-
-    @property
-    def arithmetic(self) -> str:
-        """``fp32`` or ``bf16``: what ``auto`` stands for on this machine."""
-        from dualsmooth.engine.samplers.choose import multiplies_bf16
-
-        if self.precision != "auto":
-            return self.precision
-        return "bf16" if self.device_kind == "cuda" or multiplies_bf16() else "fp32"
 
 
 NOISES = ("gaussian", "integer")

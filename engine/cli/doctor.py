@@ -129,11 +129,12 @@ def _rate(make: "MakeSampler") -> tuple[str, float]:
 
     from dualsmooth.engine.draws import Draw, Phase
     from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.samplers.choose import resolve
     from dualsmooth.engine.samplers.sampler import Segment
     from dualsmooth.engine.settings import Settings
 
     bundle, role = load_bundle("digits-dual"), "classifier@0.25"
-    batch = Settings().padded_batch(bundle.input_shape)
+    batch = resolve(Settings(), bundle).padded_batch(bundle.input_shape)
     sampler = make({role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape,
                    seed=0, batch_size=batch)  # fmt: skip
     try:

@@ -31,16 +31,13 @@ class Job:
     ) -> "Job":
         """A job whose workers share the cores of this machine, unless threads are given."""
         from dualsmooth.engine.machine import available_cores
+        from dualsmooth.engine.samplers.choose import resolve  # imports torch
 
-        shape = bundle_of(method).input_shape
-        resolved = dataclasses.replace(
-            settings,
-            device=settings.device_kind,
-            precision=settings.arithmetic,
-            batch_size=settings.padded_batch(shape),
-            threads=settings.threads or max(1, available_cores() // workers),
-        )
-        return cls(method, resolved, make)
+        bundle = bundle_of(method)
+        settings = resolve(settings, bundle)
+        threads = settings.threads or max(1, available_cores() // workers)
+        batch = settings.padded_batch(bundle.input_shape)
+        return cls(method, dataclasses.replace(settings, batch_size=batch, threads=threads), make)
 
 
 @dataclass(frozen=True)
@@ -83,5 +80,5 @@ def facts_of(session: Session) -> dict[str, Any]:
     return {
         "sampler": session.sampler.name,
         "batch_size": session.sampler.batch_size,
-        **arithmetic(here, libraries, session.settings.device_kind),
+        **arithmetic(here, libraries, session.settings.device),
     }

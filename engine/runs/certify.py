@@ -87,18 +87,20 @@ def certify_run(
     StoppedError
         If the run cannot go on, or images were given up; what was reached is on disk.
     """
+    from dualsmooth.engine.samplers.choose import resolve  # imports torch
+
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
     bundle = bundle_of(method)
     check_images(data.images, bundle.input_shape)
     check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
-    settings = settings.at(bundle)
+    settings = resolve(settings, bundle)
     if settings.noise == "integer":
         check_grid(data.images)
     at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
     at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
     if resume or reuse:
-        check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
+        check_digested(bundle.networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
     follow_log = getattr(method, "follow_log", None)
     if follow_log is not None:
@@ -156,7 +158,7 @@ def _as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
     sampler = str(recorded.get("sampler"))
-    if settings.backend == AUTO and sampler.startswith(f"{settings.device_kind}:"):
+    if settings.backend == AUTO and sampler.startswith(f"{settings.device}:"):
         settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
     return settings
 
@@ -222,7 +224,7 @@ def describe(
         "alpha": settings.alpha,
         "seed": settings.seed,
         "attempt": settings.attempt,
-        "device": settings.device_kind,
-        "precision": settings.arithmetic,
+        "device": settings.device,
+        "precision": settings.precision,
         "noise": settings.noise,
     } | ({"classes": list(data.classes)} if data.classes_given else {})

@@ -12,6 +12,7 @@ from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session, bundle_of
+from dualsmooth.engine.samplers.choose import resolve
 from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
 
@@ -30,7 +31,7 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
     ArgumentError
         If the batches do not fit.
     """
-    chosen = settings
+    chosen = settings = resolve(settings, bundle_of(method))
     while True:
         try:
             session = Session(method, chosen, make)

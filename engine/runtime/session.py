@@ -17,7 +17,7 @@ from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.runs.reuse import Votebook
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
-from dualsmooth.engine.samplers.choose import make_sampler
+from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
@@ -51,7 +51,7 @@ class Session:
 
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
         self.bundle = bundle_of(method)
-        settings = settings.at(self.bundle)
+        settings = resolve(settings, self.bundle)
         _check_fit(method, settings)
         self.method, self.settings = method, settings
         self._slots = settings.in_flight(is_serial(method))
@@ -61,14 +61,14 @@ class Session:
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
-            device=settings.device_kind,
+            device=settings.device,
             backend=settings.backend,
             slots=self._slots,
             seed=settings.seed,
             attempt=settings.attempt,
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
-            precision=settings.arithmetic,
+            precision=settings.precision,
             noise=settings.noise,
         )
         bind = getattr(method, "bind", None)
@@ -82,7 +82,7 @@ class Session:
         """Tell a method that keeps answers what they will be about."""
         about = {
             "bundle": self._digest, "noise": self.settings.noise,
-            "precision": self.settings.arithmetic, "device": self.settings.device_kind,
+            "precision": self.settings.precision, "device": self.settings.device,
             "sampler": self.sampler.name, "batch_size": self.sampler.batch_size,
         }  # fmt: skip
         try:
@@ -174,7 +174,7 @@ class Session:
     def _run(self, flights: list[Flight[Result]], images: Images) -> Iterator[Flight[Result]]:
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
-        read = image_in_place if self.settings.device_kind == "cuda" else host_image
+        read = image_in_place if self.settings.device == "cuda" else host_image
         flights.reverse()  # taken from the list, so that finished ones are not kept
         return scheduler.run((flights.pop(), partial(read, image)) for image in images)
 
@@ -190,8 +190,8 @@ class Session:
             seed=self.settings.seed,
             attempt=self.settings.attempt,
             bundle=self._digest,
-            precision=self.settings.arithmetic,
-            device=self.settings.device_kind,
+            precision=self.settings.precision,
+            device=self.settings.device,
             sampler=self.sampler.name,
             noise=self.settings.noise,
             noise_tables=self._tables_of(flight),
@@ -230,9 +230,9 @@ def _check_fit(method: Method, settings: Settings) -> None:
     if is_serial(method) and settings.in_flight(serial=True) != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
-    if getattr(method, "needs_fp32", False) and settings.arithmetic != "fp32":
+    if getattr(method, "needs_fp32", False) and settings.precision != "fp32":
         rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
-        raise ArgumentError("precision", rule, settings.arithmetic, hint)
+        raise ArgumentError("precision", rule, settings.precision, hint)
 
 
 def bundle_of(method: Method) -> Bundle:

@@ -1,5 +1,6 @@
 """What this machine has, and the sampler that uses it."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
-from dualsmooth.engine.settings import AUTO, check_backend
+from dualsmooth.engine.settings import AUTO, Settings, check_backend
 from dualsmooth.kernels.cpu import noise_votes
 
 
@@ -35,6 +38,22 @@ def device_kind(wanted: str) -> str:
 def multiplies_bf16() -> bool:
     """Whether the processor has bfloat16 dot products (AVX512-BF16 or AMX)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve(settings: Settings, bundle: Bundle) -> Settings:
+    """The settings with the device and the precision in which the networks of a bundle run here.
+
+    Raises
+    ------
+    ArgumentError
+        If they cannot run where they are asked to.
+    """
+    kinds = [network.architecture for network in bundle.networks.values()]
+    device, precision = place_of(kinds, settings.device, settings.precision)
+    device = device_kind(device)
+    if precision == AUTO:
+        precision = "bf16" if device == "cuda" or multiplies_bf16() else "fp32"
+    return dataclasses.replace(settings, device=device, precision=precision)
 
 
 def make_sampler(

@@ -41,11 +41,12 @@ def test_without_a_device_auto_is_the_cpu_and_cuda_is_refused() -> None:
 
 @pytest.mark.usefixtures("cuda")
 def test_with_a_device_auto_is_cuda_bfloat16_and_large_batches() -> None:
-    settings = Settings()
-    assert (settings.device_kind, settings.arithmetic) == ("cuda", "bf16")
+    bundle = load_bundle("digits-dual")
+    settings = native.resolve(Settings(), bundle)
+    assert (settings.device, settings.precision) == ("cuda", "bf16")
     assert [settings.padded_batch((n, n, 3)) for n in (8, 32, 224)] == [4096, 4096, 512]
-    cpu = Settings(device="cpu")
-    assert (cpu.device_kind, cpu.padded_batch((32, 32, 3))) == ("cpu", 256)
+    cpu = native.resolve(Settings(device="cpu"), bundle)
+    assert (cpu.device, cpu.padded_batch((32, 32, 3))) == ("cpu", 256)
 
 
 def certificates(bundle: Path, **options: Any) -> list[Certificate]:
