@@ -127,11 +127,9 @@ class OnnxCertifier:
         """
         if budget is not None and (n0, n) != (None, None):
             raise ArgumentError("budget", "must be given alone", f"n0={n0}, n={n}")
-        recipe, started = self.deployment.recipe, perf_counter()
-        chosen = budget or Budget.fixed(
-            recipe.n0 if n0 is None else n0, recipe.n if n is None else n
-        )
-        level = recipe.alpha if alpha is None else alpha
+        terms, started = self.deployment.terms, perf_counter()
+        chosen = budget or Budget.fixed(terms.n0 if n0 is None else n0, terms.n if n is None else n)
+        level = terms.alpha if alpha is None else alpha
         flight = Flight(image_id, self.method.certify(chosen, level))
         self._fly(flight, image)
         assert flight.result is not None
@@ -163,9 +161,9 @@ class OnnxCertifier:
 
         Takes arguments and raises as `certify`; the noise level is estimated afresh.
         """
-        recipe = self.deployment.recipe
-        level = error_level("alpha", recipe.alpha if alpha is None else alpha)
-        procedure = self.method.predict(recipe.n if n is None else n, level)
+        terms = self.deployment.terms
+        level = error_level("alpha", terms.alpha if alpha is None else alpha)
+        procedure = self.method.predict(terms.n if n is None else n, level)
         flight = Flight(image_id, procedure)
         self._fly(flight, image)
         assert flight.result is not None

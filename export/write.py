@@ -24,7 +24,7 @@ from dualsmooth.export.deployment import (
     INDEX,
     VERSION,
     Deployment,
-    Recipe,
+    Terms,
     file_digest,
     method_of,
     read_deployment,
@@ -48,7 +48,7 @@ PIXELS_PER_BATCH, ROWS_PER_BATCH = 1 << 16, 256
 def export_bundle(
     bundle: Bundle,
     folder: str | Path,
-    recipe: Recipe,
+    terms: Terms,
     *,
     batch_size: int | None = None,
     int8: Int8Calibration | None = None,
@@ -62,14 +62,14 @@ def export_bundle(
     """
     folder = Path(folder)
     check_target(folder)
-    method_of(bundle, recipe)
+    method_of(bundle, terms)
     rows = batch_of(bundle.input_shape) if batch_size is None else batch_size
     rows = positive_integer("batch_size", rows)
     with new_folder(folder) as draft:
         voters = {role: _write_network(draft, bundle, role, rows) for role in bundle.networks}
         about: dict[str, Any] = {"precision": "fp32"}
         if int8 is not None:
-            levels = {role: _levels(bundle, role, recipe) for role in voters}
+            levels = {role: _levels(bundle, role, terms) for role in voters}
             about = _about_int8(draft, int8, levels)
             voters = {
                 role: _quantize(draft, role, voter, int8.batches(levels[role], rows))
@@ -78,12 +78,12 @@ def export_bundle(
         for role, voter in voters.items():
             _save(vote_model(voter), draft / f"{role}.votes.onnx")
         if SELECTOR in voters:
-            _save(dual_model(_dual(bundle, voters, recipe)), draft / DUAL)
+            _save(dual_model(_dual(bundle, voters, terms)), draft / DUAL)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(draft.iterdir())
         }
-        index = index_of(bundle, recipe, rows, about | _versions(), files)
+        index = index_of(bundle, terms, rows, about | _versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
 
@@ -112,9 +112,9 @@ def _trial(shape: tuple[int, int, int], rows: int) -> NDArray[np.float32]:
     return noise.astype(np.float32)
 
 
-def _levels(bundle: Bundle, role: str, recipe: Recipe) -> tuple[float, ...]:
+def _levels(bundle: Bundle, role: str, terms: Terms) -> tuple[float, ...]:
     """Noise levels a network is used at; all of them if it is used at none."""
-    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (recipe.sigma,)
+    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (terms.sigma,)
     known = tuple(level for level in levels if level is not None)
     return tuple(s for s in known if role == SELECTOR or bundle.classifier_at(s) == role) or known
 
@@ -147,15 +147,15 @@ def _quantize(
     return quantized
 
 
-def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
+def _dual(bundle: Bundle, voters: dict[str, Voter], terms: Terms) -> Dual:
     assert bundle.tau is not None
     roles = tuple(bundle.classifier_at(sigma) for sigma in bundle.sigmas)
-    rule, classifiers = recipe.selector_rule or "median", {role: voters[role] for role in roles}
+    rule, classifiers = terms.selector_rule or "median", {role: voters[role] for role in roles}
     return Dual(voters[SELECTOR], bundle.tau, bundle.sigmas, classifiers, roles, rule)
 
 
 def index_of(
-    bundle: Bundle, recipe: Recipe, batch_size: int, about: dict[str, Any], files: dict[str, Any]
+    bundle: Bundle, terms: Terms, batch_size: int, about: dict[str, Any], files: dict[str, Any]
 ) -> dict[str, Any]:
     """Content of ``deployment.json``; ``about`` has the precision, versions and calibration."""
     fields = {
@@ -176,7 +176,7 @@ def index_of(
         "batch_size": batch_size,
         "stream_version": STREAM_VERSION,
         **about,
-        "certificate": asdict(recipe),
+        "certificate": asdict(terms),
         "files": files,
     }
     return fields | {"digest": digest_of(fields)}

@@ -31,7 +31,7 @@ from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.deployment import Recipe
+from dualsmooth.export.deployment import Terms
 from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
@@ -73,10 +73,10 @@ def deploy(name: str, sigma: float, folder: Path) -> tuple[Path, Path, Images]:
     else:
         bundle = load_bundle(name)
     step = len(train) // CALIBRATED_ON
-    recipe = Recipe("fixed", sigma)
-    export_bundle(bundle, folder / "fp32", recipe)
+    terms = Terms("fixed", sigma)
+    export_bundle(bundle, folder / "fp32", terms)
     export_bundle(
-        bundle, folder / "int8", recipe, int8=Int8Calibration(train[::step][:CALIBRATED_ON])
+        bundle, folder / "int8", terms, int8=Int8Calibration(train[::step][:CALIBRATED_ON])
     )
     return folder / "fp32", folder / "int8", test
 

@@ -85,7 +85,7 @@ def export(
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.export.check.images import images_for_calibration, images_for_check
-    from dualsmooth.export.deployment import Recipe
+    from dualsmooth.export.deployment import Terms
 
     try:
         from dualsmooth.export.quantize import Int8Calibration
@@ -99,7 +99,7 @@ def export(
         loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
         published_split=published_split,
     ).name.partition("(")[0]  # fmt: skip
-    recipe = Recipe(kind, sigma, selector_rule, routing, published_split, n0, n, alpha)
+    terms = Terms(kind, sigma, selector_rule, routing, published_split, n0, n, alpha)
     shape = loaded.input_shape
     pixels = images_for_check(data, shape, images) if check else None
     if calibration is not None and not int8:
@@ -108,7 +108,7 @@ def export(
         Int8Calibration(images_for_calibration(calibration, shape, calibration_images))
         if int8 else None
     )  # fmt: skip
-    deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)
+    deployment = export_bundle(loaded, out, terms, batch_size=batch_size, int8=quantization)
     typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:
         return

@@ -79,17 +79,17 @@ def _with_engine(
     threads: int | None,
 ) -> list[Certificate]:
     """The engine's certificates in float32 on the CPU, in the order of the images."""
-    recipe = deployment.recipe
+    terms = deployment.terms
     settings = Settings(
-        Budget.fixed(recipe.n0, recipe.n),
-        recipe.alpha,
+        Budget.fixed(terms.n0, terms.n),
+        terms.alpha,
         seed,
         device="cpu",
         precision="fp32",
         batch_size=deployment.batch_size,
         threads=threads,
     )
-    with Session(method_of(bundle, recipe), settings) as session:
+    with Session(method_of(bundle, terms), settings) as session:
         return sorted(session.certify(images), key=lambda c: c.image_id)
 
 

@@ -90,12 +90,12 @@ def check_int8(
     `floats` are the engine's certificates of the float32 networks; images have their positions as
     ids.
     """
-    recount, recipe = Recount(deployment, seed), deployment.recipe
-    budget, method = Budget.fixed(recipe.n0, recipe.n), deployment.method()
+    recount, terms = Recount(deployment, seed), deployment.terms
+    budget, method = Budget.fixed(terms.n0, terms.n), deployment.method()
     total = moved = equal = 0
     for image_id, (image, found) in enumerate(zip(images, certificates, strict=True)):
         recount.load(0, unit_float(image))
-        flight = drive(Flight(image_id, method.certify(budget, recipe.alpha), slot=0), recount)
+        flight = drive(Flight(image_id, method.certify(budget, terms.alpha), slot=0), recount)
         assert flight.result is not None
         total += found.draws
         if tuple(flight.records) != found.counts:
@@ -155,7 +155,7 @@ def _check_role(
     network, deployment = bundle.build(role), recount.deployment
     session = make_session(read_deployed(deployment.votes_file(pair_role(role))))
     sigmas = [s for s in bundle.sigmas if bundle.classifier_at(s) == role]
-    sigma = max(sigmas, default=deployment.recipe.sigma)
+    sigma = max(sigmas, default=deployment.terms.sigma)
     assert sigma is not None
     stream = Draw(role, sigma, Phase.PAIR, 0, 1).stream
     counted = disagreements = moved = close = 0

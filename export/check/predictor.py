@@ -28,7 +28,7 @@ def check_predictor(
     alone = {
         role: make_session(read_deployed(deployment.votes_file(role))) for role in bundle.networks
     }
-    rule = deployment.recipe.selector_rule
+    rule = deployment.terms.selector_rule
     choose = plurality_level if rule == "plurality" else median_level
 
     def votes(role: str, draw: Draw, image: NDArray[np.float32], image_id: int) -> Counts:

@@ -23,7 +23,7 @@ from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.check.deployment import check_deployment
 from dualsmooth.export.check.finding import table
-from dualsmooth.export.deployment import INDEX, Recipe, read_deployment
+from dualsmooth.export.deployment import INDEX, Terms, read_deployment
 from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.quantize import Int8Calibration
@@ -36,7 +36,7 @@ CALIBRATION = Int8Calibration(load_images("digits:train").images[:32])
 @pytest.fixture(scope="module")
 def quantized(wavering: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "wavering"
-    export_bundle(wavering, folder, Recipe("dual", n0=20, n=150), int8=CALIBRATION)
+    export_bundle(wavering, folder, Terms("dual", n0=20, n=150), int8=CALIBRATION)
     return folder
 
 
@@ -76,7 +76,7 @@ def test_files_are_valid_and_their_convolutions_are_in_int8(quantized: Path) -> 
 def test_the_same_calibration_gives_the_same_bytes(
     quantized: Path, wavering: Bundle, tmp_path: Path
 ) -> None:
-    export_bundle(wavering, tmp_path / "again", Recipe("dual", n0=20, n=150), int8=CALIBRATION)
+    export_bundle(wavering, tmp_path / "again", Terms("dual", n0=20, n=150), int8=CALIBRATION)
     assert (tmp_path / "again" / INDEX).read_bytes() == (quantized / INDEX).read_bytes()
 
 
@@ -230,5 +230,5 @@ def test_nothing_is_left_of_a_quantisation_that_fails(
 
     monkeypatch.setattr("onnxruntime.quantization.quantize_static", fails)
     with pytest.raises(ArgumentError, match="must be a network that can be quantised; received"):
-        export_bundle(wavering, tmp_path / "out", Recipe("dual"), int8=CALIBRATION)
+        export_bundle(wavering, tmp_path / "out", Terms("dual"), int8=CALIBRATION)
     assert not list(tmp_path.iterdir())
