@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, FileError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.export import write
 from dualsmooth.export.certifier import OnnxCertifier
@@ -110,7 +110,7 @@ def test_networks_take_any_number_of_rows(deployed: Path) -> None:
 def test_nothing_is_left_of_an_export_that_fails(
     tmp_path: Path, module: nn.Module, terms: Terms, message: str
 ) -> None:
-    with pytest.raises(ArgumentError, match=message) as caught:
+    with pytest.raises(DualSmoothError, match=message) as caught:
         export_bundle(bundle_of(module), tmp_path / "out", terms, batch_size=16)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
