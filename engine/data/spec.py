@@ -26,7 +26,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 DATA_VARIABLE = "DUALSMOOTH_DATA"
 DIGITS_TRAIN = 1257
 _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
-_WITH_SPLIT = ("digits", "idx", "cifar10")
+WITH_SPLIT = ("digits", "idx", "cifar10")
 
 
 def load_images(
@@ -118,7 +118,7 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     if kind not in _KINDS:
         raise ArgumentError("data", "must start with a known kind", spec, "one of " + _forms())
     split = "test"
-    if kind in _WITH_SPLIT:
+    if kind in WITH_SPLIT:
         place, colon, last = rest.rpartition(":")
         if last in ("train", "test") and (colon or kind == "digits"):
             rest, split = place, last

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.data.spec import WITH_SPLIT, load_images
 from dualsmooth.engine.errors import ArgumentError
 
 
@@ -30,6 +30,6 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
 def training_split(spec: str) -> str:
     """The SPEC with `:train` added where a split can be named and none is."""
     kind, colon, _ = spec.partition(":")
-    if kind not in ("digits", "idx", "cifar10") or spec.endswith((":train", ":test")):
+    if kind not in WITH_SPLIT or spec.endswith((":train", ":test")):
         return spec
     return spec + (":train" if colon or kind == "digits" else "::train")
