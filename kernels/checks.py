@@ -31,9 +31,8 @@ def expect(
     if device is not None and tensor.device != device:
         raise KernelArgumentError(name, f"must be on {device}", str(tensor.device))
     if not tensor.is_contiguous():
-        raise KernelArgumentError(
-            name, "must be contiguous", tensor.stride(), "call .contiguous() first"
-        )
+        hint = "call .contiguous() first"
+        raise KernelArgumentError(name, "must be contiguous", tensor.stride(), hint)
 
 
 def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: torch.dtype) -> None:
@@ -51,19 +50,12 @@ def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: tor
     if len(rows) and not rows.slot.is_cuda:
         low, high = int(rows.slot.min()), int(rows.slot.max())
         if low < 0 or high >= len(images):
-            raise KernelArgumentError(
-                "rows.slot", f"must be in [0, {len(images)})", f"{low} .. {high}"
-            )
+            rule = f"must be in [0, {len(images)})"
+            raise KernelArgumentError("rows.slot", rule, f"{low} .. {high}")
 
 
 def runs_kernel(backend: str, tensor: torch.Tensor) -> bool:
-    """Whether the Triton kernel runs: always for CUDA tensors, on request in the interpreter.
-
-    Raises
-    ------
-    KernelArgumentError
-        If the backend is unknown, or the kernel is asked for on a CPU without the interpreter.
-    """
+    """Whether the Triton kernel runs: always for CUDA tensors, on request in the interpreter."""
     if backend not in ("auto", "triton", "reference"):
         raise KernelArgumentError("backend", "must be auto, triton or reference", backend)
     if backend == "triton" and not tensor.is_cuda:

@@ -2,19 +2,7 @@
 
 
 class KernelArgumentError(ValueError):
-    """An argument of a kernel wrapper breaks its rule.
-
-    Parameters
-    ----------
-    argument : str
-        Name of the argument as the caller wrote it.
-    rule : str
-        What must hold.
-    value : object
-        What was received.
-    hint : str
-        What to do about it.
-    """
+    """An argument of a kernel wrapper breaks its rule; the hint says what to do about it."""
 
     def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
         self.argument, self.rule, self.value, self.hint = argument, rule, value, hint

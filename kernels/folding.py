@@ -15,16 +15,11 @@ REDUCTION_UNIT = 64
 class FoldedStem:
     """A first convolution with (x - mean) / std folded in.
 
-    Parameters
-    ----------
-    packed : tensor [K_PAD, Cout]
-        Weights / std in the compute dtype, rows ordered (ky, kx, lane), zero rows at the end. RGB
-        takes four lanes per tap, the last one zero.
-    table : float32 tensor [(P + 1)^2, (P + 1)^2, Cout]
-        Bias of each border class, P = K // 2: first axis rows missing (above, below) the image,
-        second columns missing (left, right), each pair as first * (P + 1) + second.
-    weight, bias, mean, std : float32 tensors
-        What was folded: [K, K, C, Cout], [Cout], [C], [C].
+    ``packed`` [K_PAD, Cout] are weights / std in the compute dtype, rows ordered (ky, kx, lane),
+    zero rows at the end; RGB takes four lanes per tap, the last one zero. ``table``, float32
+    [(P + 1)^2, (P + 1)^2, Cout], is the bias of each border class, P = K // 2: first axis rows
+    missing (above, below) the image, second columns missing (left, right), each pair as
+    first * (P + 1) + second. The rest is what was folded: [K, K, C, Cout], [Cout], [C], [C].
     """
 
     packed: torch.Tensor
@@ -51,29 +46,14 @@ def fold_stem(
     """Fold a preprocessing: conv((x - mean) / std) with zero padding after the normalisation.
 
     The bias of an output is bias - sum over the taps inside the image of w' mean, w' the rounded
-    folded weights, so an image equal to the mean gives exactly the bias everywhere.
-
-    Parameters
-    ----------
-    weight : float32 tensor [K, K, C, Cout]
-        K odd; C in {1, 3, 4}; Cout a power of two >= 16.
-    bias : float32 tensor [Cout]
-        Bias, batch norm already folded in.
-    mean, std : float32 tensor [C]
-        Preprocessing in input units; std > 0.
-    dtype : torch.dtype
-        Compute dtype of the product: float32, float16 or bfloat16.
-
-    Raises
-    ------
-    KernelArgumentError
-        If a shape, dtype or range is wrong.
+    folded weights, so an image equal to the mean gives exactly the bias everywhere. ``weight`` is
+    float32 [K, K, C, Cout], K odd, C in {1, 3, 4}, Cout a power of two >= 16, batch norm already
+    folded in; ``mean`` and ``std`` > 0 are float32 [C] in input units.
     """
     size, channels, outputs = weight.shape[0], *weight.shape[2:]
     if channels not in (1, 3, 4) or size % 2 == 0 or outputs < 16 or outputs & (outputs - 1):
-        raise KernelArgumentError(
-            "weight", "must be [K odd, K, 1 or 3 or 4, power of two >= 16]", tuple(weight.shape)
-        )
+        rule = "must be [K odd, K, 1 or 3 or 4, power of two >= 16]"
+        raise KernelArgumentError("weight", rule, tuple(weight.shape))
     expect("weight", weight, (size, size, None, None), (torch.float32,))
     for name, tensor, length in (("bias", bias, outputs), ("mean", mean, channels)):
         expect(name, tensor, (length,), (torch.float32,), device=weight.device)

@@ -12,17 +12,8 @@ class NoiseLaunch:
 
     @classmethod
     def choose(cls, blocks: int) -> "NoiseLaunch":
-        """One program per row for small images, 256 blocks per program otherwise.
-
-        Parameters
-        ----------
-        blocks : int
-            Philox blocks of one image.
-        """
+        """One program per row for images of few Philox blocks, 256 blocks per program otherwise."""
         return cls(128, 4) if blocks <= 128 else cls()
-
-
-NOISE_CANDIDATES = (NoiseLaunch(128, 4), NoiseLaunch(256, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +32,10 @@ class VoteLaunch:
             return cls(rows=16, tiles=1, chunk=16, warps=8)
         return cls(chunk=min(64, channels))
 
-
-VOTE_CANDIDATES = (VoteLaunch(), VoteLaunch(rows=16, tiles=1, chunk=16, warps=8))
+    def constants(self, classes: int) -> dict[str, int]:
+        """Sizes as the device code names them; BINS has one for rows that do not vote."""
+        padded, bins = _power_of_two(max(16, classes)), _power_of_two(classes + 2)
+        return dict(CLASSES_PAD=padded, BINS=bins, ROWS=self.rows, TILES=self.tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +48,12 @@ class StemShape:
     outputs: int
     kernel: int
     stride: int
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """Sizes as the device code names them."""
+        image = dict(HEIGHT=self.height, WIDTH=self.width, CHANNELS=self.channels, LANES=self.lanes)
+        return image | dict(COUT=self.outputs, KERNEL=self.kernel, STRIDE=self.stride)
 
     @property
     def lanes(self) -> int:
@@ -84,28 +83,16 @@ class StemShape:
 
 @dataclass(frozen=True, slots=True)
 class StemLaunch:
-    """Stem kernels.
+    """Stem kernels: ``tile`` (noise once per strip), ``tap`` (noise again per tap) or ``stored``.
 
-    Parameters
-    ----------
-    design : str
-        ``tile`` (noise once per strip), ``tap`` (noise again per tap) or ``stored`` (noise kernel,
-        then convolution).
-    pixels : int
-        Output pixels per program, a power of two; for ``tile`` they must hold ``tile_rows`` rows.
-    chunk : int
-        Reduction entries per dot, 16, 32 or 64 (not used by ``tap``).
-    tile_rows : int
-        Output rows per program of ``tile``.
-    warps : int
-        Warps per program.
+    ``stored`` is the noise kernel, then a convolution.
     """
 
     design: str
-    pixels: int
-    chunk: int = 16
-    tile_rows: int = 0
-    warps: int = 4
+    pixels: int  # output pixels per program, a power of two; for tile they hold tile_rows rows
+    chunk: int = 16  # reduction entries per dot, 16, 32 or 64 (not used by tap)
+    tile_rows: int = 0  # output rows per program of tile
+    warps: int = 4  # per program
 
     @classmethod
     def tile(cls, shape: StemShape, rows: int) -> "StemLaunch":

@@ -58,26 +58,7 @@ def noise(
     from dualsmooth.kernels.triton.noise import noise_kernel
 
     out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
-    step = reference.block_step(images.shape[3])
-    choice, grid = _noise_grid(images, rows, launch)
-    noise_kernel[grid](
-        images,
-        out,
-        key,
-        rows.slot,
-        rows.sigma,
-        rows.stream,
-        rows.image,
-        rows.sample,
-        images[0].numel(),
-        math.prod(out.shape[1:]),
-        STEP=step,
-        OUT_STEP=channels if step == 3 else 4,
-        BLOCK=choice.blocks,
-        num_warps=choice.warps,
-        enable_fp_fusion=True,
-    )
-    return out
+    return _run(noise_kernel, images, out, rows, key, rows.sigma, launch)
 
 
 def integer_noise(
@@ -105,7 +86,7 @@ def integer_noise(
     level : int32 tensor (R,)
         Row of ``tables`` per row.
     tables : Thresholds
-        `threshold_tables(sigmas)`, on the images' device.
+        `Thresholds.pack`, on the images' device.
     dtype, padded, backend, launch
         As for `noise`; one rounding to ``dtype``.
 
@@ -135,29 +116,37 @@ def integer_noise(
     from dualsmooth.kernels.triton.noise import integer_noise_kernel
 
     out = torch.empty((len(rows), *images.shape[1:3], channels), dtype=dtype, device=images.device)
-    step = reference.block_step(images.shape[3])
-    choice, grid = _noise_grid(images, rows, launch)
-    integer_noise_kernel[grid](
-        images,
-        out,
-        key,
-        rows.slot,
-        level,
-        rows.stream,
-        rows.image,
-        rows.sample,
-        tables.limits,
-        tables.count,
-        tables.lowest,
-        tables.limits.shape[1],
+    columns = tables.limits, tables.count, tables.lowest, tables.limits.shape[1]
+    return _run(
+        integer_noise_kernel, images, out, rows, key, level, launch, *columns, STEPS=tables.steps
+    )
+
+
+def _run(
+    kernel,
+    images: torch.Tensor,
+    out: torch.Tensor,
+    rows: Rows,
+    key: torch.Tensor,
+    scale: torch.Tensor,
+    launch: NoiseLaunch | None,
+    *tables,
+    **constants,
+) -> torch.Tensor:
+    """Launch a noise kernel; ``scale`` holds the sigma or the level of each row."""
+    step, channels = reference.block_step(images.shape[3]), out.shape[3]
+    blocks = -(-images[0].numel() // step)
+    choice = launch or NoiseLaunch.choose(blocks)
+    kernel[(len(rows), -(-blocks // choice.blocks))](
+        *(images, out, key, rows.slot, scale, rows.stream, rows.image, rows.sample, *tables),
         images[0].numel(),
         math.prod(out.shape[1:]),
         STEP=step,
         OUT_STEP=channels if step == 3 else 4,
-        STEPS=tables.steps,
         BLOCK=choice.blocks,
         num_warps=choice.warps,
         enable_fp_fusion=True,
+        **constants,
     )
     return out
 
@@ -167,15 +156,6 @@ def _output(images: torch.Tensor, dtype: torch.dtype, padded: bool) -> int:
     if dtype not in FLOATS:
         raise KernelArgumentError("dtype", "must be float32, float16 or bfloat16", dtype)
     if padded and images.shape[3] != 3:
-        raise KernelArgumentError(
-            "padded", "must be False unless images have 3 channels", images.shape[3]
-        )
+        rule = "must be False unless images have 3 channels"
+        raise KernelArgumentError("padded", rule, images.shape[3])
     return 4 if padded else images.shape[3]
-
-
-def _noise_grid(
-    images: torch.Tensor, rows: Rows, launch: NoiseLaunch | None
-) -> tuple[NoiseLaunch, tuple[int, int]]:
-    blocks = -(-images[0].numel() // reference.block_step(images.shape[3]))
-    choice = launch or NoiseLaunch.choose(blocks)
-    return choice, (len(rows), -(-blocks // choice.blocks))

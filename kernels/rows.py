@@ -14,40 +14,27 @@ WORD = 1 << 32
 class Rows:
     """One entry per row of a batch, structure of arrays, all on one device, all of shape (rows,).
 
-    Parameters
-    ----------
-    slot : int32 tensor
-        Image slot the row reads, 0 .. slots - 1.
-    sigma : float32 tensor
-        Noise standard deviation in input units, finite and >= 0.
-    stream, image, sample : int32 tensor
-        Bits of the uint32 counter words c3 (stream byte | version << 8 | attempt << 16), c2 (image
-        id) and c1 (sample index).
-    segment : int32 tensor
-        Histogram the row votes into, or -1 for a padding row that votes nowhere.
+    Words are int32 with the bits of a uint32.
     """
 
-    slot: torch.Tensor
-    sigma: torch.Tensor
-    stream: torch.Tensor
-    image: torch.Tensor
-    sample: torch.Tensor
-    segment: torch.Tensor
+    slot: torch.Tensor  # int32, image slot the row reads
+    sigma: torch.Tensor  # float32, noise standard deviation in input units, finite and >= 0
+    stream: torch.Tensor  # word c3: stream byte | version << 8 | attempt << 16
+    image: torch.Tensor  # word c2: image id
+    sample: torch.Tensor  # word c1: sample index
+    segment: torch.Tensor  # int32, histogram the row votes into; -1 for a row that does not vote
 
     def __post_init__(self) -> None:
         for field in fields(self):
             column = getattr(self, field.name)
             dtype = torch.float32 if field.name == "sigma" else torch.int32
             if column.dtype != dtype or column.shape != self.slot.shape or column.ndim != 1:
-                raise KernelArgumentError(
-                    f"rows.{field.name}",
-                    f"must be {dtype} of shape {tuple(self.slot.shape)}",
-                    f"{column.dtype} {tuple(column.shape)}",
-                )
+                rule = f"must be {dtype} of shape {tuple(self.slot.shape)}"
+                received = f"{column.dtype} {tuple(column.shape)}"
+                raise KernelArgumentError(f"rows.{field.name}", rule, received)
             if column.device != self.slot.device or not column.is_contiguous():
-                raise KernelArgumentError(
-                    f"rows.{field.name}", "must be contiguous on the rows' device", column.device
-                )
+                rule = "must be contiguous on the rows' device"
+                raise KernelArgumentError(f"rows.{field.name}", rule, column.device)
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -64,13 +51,7 @@ class Rows:
         segment: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> "Rows":
-        """Build rows from Python numbers; counter words are taken as unsigned, in [0, 2^32).
-
-        Raises
-        ------
-        KernelArgumentError
-            If a word is out of range, a sigma is not finite and >= 0, or lengths differ.
-        """
+        """Build rows from Python numbers; counter words are taken as unsigned, in [0, 2^32)."""
         words = dict(stream=stream, image=image, sample=sample)
         for name, values in words.items():
             if len(values) and not (0 <= min(values) and max(values) < WORD):

@@ -90,19 +90,8 @@ def _launch(
 
     if choice.design not in ("tile", "tap", "stored"):
         raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)
-    layer = dict(
-        HEIGHT=shape.height,
-        WIDTH=shape.width,
-        CHANNELS=shape.channels,
-        LANES=shape.lanes,
-        COUT=shape.outputs,
-        KERNEL=shape.kernel,
-        STRIDE=shape.stride,
-        RELU=relu,
-        PIXELS=choice.pixels,
-        num_warps=choice.warps,
-        num_stages=1,
-        enable_fp_fusion=True,
+    layer = shape.constants | dict(
+        RELU=relu, PIXELS=choice.pixels, num_warps=choice.warps, num_stages=1, enable_fp_fusion=True
     )
     parameters = folded.packed, folded.table, out
     counters = rows.slot, rows.sigma, rows.stream, rows.image, rows.sample

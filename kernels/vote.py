@@ -69,11 +69,8 @@ def vote(
         classes,
         SPATIAL=height * width,
         CHANNELS=channels,
-        CLASSES_PAD=_power_of_two(max(16, classes)),
-        BINS=_power_of_two(classes + 2),
-        ROWS=choice.rows,
         CHUNK=min(choice.chunk, channels),
-        TILES=choice.tiles,
+        **choice.constants(classes),
         num_warps=choice.warps,
         num_stages=1,
         enable_fp_fusion=True,
@@ -118,10 +115,7 @@ def vote_logits(
         rows,
         len(counts),
         classes,
-        CLASSES_PAD=_power_of_two(max(16, classes)),
-        BINS=_power_of_two(classes + 2),
-        ROWS=choice.rows,
-        TILES=choice.tiles,
+        **choice.constants(classes),
         num_warps=choice.warps,
         enable_fp_fusion=True,
     )
@@ -136,7 +130,3 @@ def _expect_counts(
     expect("counts", counts, (None, classes + 1), (torch.int64,), device=device)
     if rows and not segment.is_cuda and int(segment.max()) >= len(counts):
         raise KernelArgumentError("segment", f"must be < {len(counts)}", int(segment.max()))
-
-
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()

@@ -10,12 +10,8 @@ import argparse
 
 import numpy as np
 
-from dualsmooth.engine.api import certify
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine import Budget, Certificate, DualSmoothing, certify, load_bundle
+from dualsmooth.engine.data import load_images
 
 
 def changed_votes(first: Certificate, second: Certificate) -> tuple[int, int]:

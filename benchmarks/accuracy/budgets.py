@@ -28,22 +28,24 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine import (
+    Budget,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    certify,
+    load_bundle,
+)
+from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.radius.decision import decision_plan
 
+Row = dict[str, Any]
+
 N, ALPHA, TOLERANCE = 100_000, 1e-3, 0.05
-
-
 RATIOS = (0.5, 1.0, 2.0)
-
-
 ROUNDS, FUTILITY = (1000, 10_000, 100_000), 1e-4
-
-
 LOGS = {
     "ImageNet 0.50": ("cohen2019/imagenet_resnet50_sigma_0.50.tsv", 0.5),
     "CIFAR 0.25": ("cohen2019/cifar10_resnet110_sigma_0.25.tsv", 0.25),
@@ -76,6 +78,25 @@ def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -
             return result.radius, votes
 
 
+def certify_adaptive(
+    draw: Callable[[int], int], p0: float, sizes: Sequence[int], alpha: float, beta: float
+) -> tuple[bool, int]:
+    """Whether P(vote for the class) > p0 was shown, and the votes drawn.
+
+    ``draw(n)`` says how many of n fresh votes are for the class, ``sizes`` are the votes of each
+    round; alpha and beta bound a wrong yes, and giving up although p > p0.
+    """
+    used = 0
+    for size in sizes[:-1]:
+        k, used = draw(size), used + size
+        if clopper_pearson_lower(k, size, alpha / len(sizes)) > p0:
+            return True, used
+        if clopper_pearson_upper(k, size, beta / (len(sizes) - 1)) < p0:
+            return False, used
+    k, last = draw(sizes[-1]), sizes[-1]
+    return bool(clopper_pearson_lower(k, last, alpha / len(sizes)) > p0), used + last
+
+
 def published(p: list[float], ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """CertifyAdaptive for every image: whether r = ratio sigma was shown, and votes drawn."""
     rng, p0 = np.random.default_rng(seed), float(ndtr(ratio))
@@ -99,50 +120,37 @@ def all_of(
     return np.array([r for r, _ in outcomes]), np.array([v for _, v in outcomes])
 
 
-def simulated(name: str, path: Path, sigma: float) -> list[dict[str, Any]]:
+def simulated(name: str, path: Path, sigma: float) -> list[Row]:
     """Rows of part 1 for one log."""
     p, rows = probabilities(path, sigma), []
     fixed, fixed_votes = all_of(p, sigma, Budget.fixed(n=N), 1)
+
+    def row(kind: str, ratio: float | None, votes: np.ndarray, share: float, beaten: float) -> Row:
+        factor = float(fixed_votes.mean() / votes.mean())
+        kept = {"data": name, "budget": kind, "radius/sigma": ratio, "votes": float(votes.mean())}
+        return kept | {"factor": factor, "share": share, "fixed share": beaten}
+
     for ratio in RATIOS:
         radius = ratio * sigma
+        beaten = float((fixed > radius).mean())
         reached, votes = all_of(p, sigma, Budget.decide([radius], n=N), 2)
-        rows.append({
-            "data": name, "budget": "decide", "radius/sigma": ratio,
-            "votes": float(votes.mean()), "factor": float(fixed_votes.mean() / votes.mean()),
-            "share": float((reached == radius).mean()),
-            "fixed share": float((fixed > radius).mean()),
-        })  # fmt: skip
+        rows.append(row("decide", ratio, votes, float((reached == radius).mean()), beaten))
         yes, votes = published(p, ratio, 2)
-        rows.append(rows[-1] | {
-            "budget": "CertifyAdaptive", "votes": float(votes.mean()),
-            "factor": float(fixed_votes.mean() / votes.mean()), "share": float(yes.mean()),
-        })  # fmt: skip
+        rows.append(row("CertifyAdaptive", ratio, votes, float(yes.mean()), beaten))
     radii, votes = all_of(p, sigma, Budget.precise(TOLERANCE, n=N), 3)
-    rows.append({
-        "data": name, "budget": "precise", "radius/sigma": None, "votes": float(votes.mean()),
-        "factor": float(fixed_votes.mean() / votes.mean()),
-        "ACR ratio": float(radii.sum() / fixed.sum()),
-        "share": float((radii > 0).mean()), "fixed share": float((fixed > 0).mean()),
-    })  # fmt: skip
-    return rows
+    last = row("precise", None, votes, float((radii > 0).mean()), float((fixed > 0).mean()))
+    return [*rows, last | {"ACR ratio": float(radii.sum() / fixed.sum())}]
 
 
-def digits(images: int) -> list[dict[str, Any]]:
+def digits(images: int) -> list[Row]:
     """Rows of part 2: fixed 0.25 and dual on the bundled model, n = 100,000 per stage."""
-    from dualsmooth.engine.api import certify
-    from dualsmooth.engine.data.spec import load_images
-    from dualsmooth.engine.methods.dual import DualSmoothing
-    from dualsmooth.engine.models.sources.load import load_bundle
-
     data, bundle, rows = load_images("digits"), load_bundle("digits-dual"), []
     chosen = list(range(0, len(data.labels), max(1, len(data.labels) // images)))[:images]
 
     def run(method: Any, budget: Budget) -> tuple[list[Certificate], float]:
         start = perf_counter()
-        found = certify(
-            method, data.images[chosen], image_ids=chosen, labels=data.labels[chosen].tolist(),
-            budget=budget, alpha=ALPHA, slots=32,
-        )  # fmt: skip
+        options: Any = dict(image_ids=chosen, labels=data.labels[chosen].tolist(), slots=32)
+        found = certify(method, data.images[chosen], budget=budget, alpha=ALPHA, **options)
         return found, perf_counter() - start
 
     for method in (FixedSmoothing(bundle, 0.25), DualSmoothing(bundle)):
@@ -165,17 +173,21 @@ def compared(
     seconds: float,
     fixed: list[Certificate],
     fixed_seconds: float,
-) -> dict[str, Any]:
+) -> Row:
     """One row of part 2; shares are of images certified beyond the (last) radius, right or not."""
     votes, fixed_votes = (float(np.mean([c.draws for c in run])) for run in (found, fixed))
     edge = budget.radii[-1] if budget.radii else 0.0
     row = {
-        "data": f"digits {name}", "budget": budget.kind, "images": len(found), "votes": votes,
-        "factor": fixed_votes / votes, "time factor": fixed_seconds / seconds,
+        "data": f"digits {name}",
+        "budget": budget.kind,
+        "images": len(found),
+        "votes": votes,
+        "factor": fixed_votes / votes,
+        "time factor": fixed_seconds / seconds,
         "radius/sigma": [r / 0.25 for r in budget.radii] or None,
         "share": float(np.mean([c.radius >= edge and c.radius > 0 for c in found])),
         "fixed share": float(np.mean([c.radius > edge for c in fixed])),
-    }  # fmt: skip
+    }
     if budget.kind == "precise":
         row["ACR ratio"] = sum(c.radius for c in found) / sum(c.radius for c in fixed)
     return row
@@ -208,44 +220,23 @@ def main() -> None:
     for row in rows:
         ratio = row["radius/sigma"]
         kept = f"  ACR x{row['ACR ratio']:.3f}" if "ACR ratio" in row else ""
-        print(f"{row['data']:<30}{row['budget']:<17}{ratio!s:<18}{row['votes']:>9.0f} votes"
-              f"{row['factor']:>7.1f}x  share {100 * row['share']:.1f} "
-              f"(fixed {100 * row['fixed share']:.1f}){kept}")  # fmt: skip
+        print(
+            f"{row['data']:<30}{row['budget']:<17}{ratio!s:<18}{row['votes']:>9.0f} votes"
+            f"{row['factor']:>7.1f}x  share {100 * row['share']:.1f} "
+            f"(fixed {100 * row['fixed share']:.1f}){kept}"
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "n": N, "alpha": ALPHA, "tolerance": TOLERANCE, "planning seconds": planning, "rows": rows,
+        "n": N,
+        "alpha": ALPHA,
+        "tolerance": TOLERANCE,
+        "planning seconds": planning,
+        "rows": rows,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: metadata.version(name) for name in ("numpy", "scipy", "torch")},
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     main()
-
-
-def certify_adaptive(
-    draw: Callable[[int], int], p0: float, sizes: Sequence[int], alpha: float, beta: float
-) -> tuple[bool, int]:
-    """Whether P(vote for the class) > p0 was shown, and the votes drawn.
-
-    Parameters
-    ----------
-    draw : callable
-        Takes n and returns how many of n fresh votes are for the class.
-    p0 : float
-        Probability to beat, in (0, 1).
-    sizes : sequence of int
-        Votes of each round.
-    alpha, beta : float
-        Probability of a wrong yes, and of giving up although p > p0.
-    """
-    used = 0
-    for size in sizes[:-1]:
-        k, used = draw(size), used + size
-        if clopper_pearson_lower(k, size, alpha / len(sizes)) > p0:
-            return True, used
-        if clopper_pearson_upper(k, size, beta / (len(sizes) - 1)) < p0:
-            return False, used
-    k, last = draw(sizes[-1]), sizes[-1]
-    return bool(clopper_pearson_lower(k, last, alpha / len(sizes)) > p0), used + last

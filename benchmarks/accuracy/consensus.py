@@ -18,14 +18,10 @@ import torch
 from torch import nn
 
 from dualsmooth.benchmarks.speed.rounds import interleave, quartiles, ratio
-from dualsmooth.engine.api import certify
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import Budget, Bundle, Certificate, FixedSmoothing, certify
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.choose import make_sampler
@@ -117,10 +113,9 @@ def certified(network: nn.Module, chosen: list[int], n: int) -> list[Certificate
     """Fixed smoothing of the network on test digits."""
     data = load_images("digits")
     bundle = Bundle.from_classifier(network, num_classes=10, input_shape=SHAPE)
-    return certify(
-        FixedSmoothing(bundle, SIGMA), data.images[chosen], image_ids=chosen,
-        labels=data.labels[chosen].tolist(), budget=Budget.fixed(n=n), precision="fp32",
-    )  # fmt: skip
+    method, labels = FixedSmoothing(bundle, SIGMA), data.labels[chosen].tolist()
+    options: dict[str, Any] = dict(image_ids=chosen, labels=labels, precision="fp32")
+    return certify(method, data.images[chosen], budget=Budget.fixed(n=n), **options)
 
 
 def main() -> None:
@@ -135,10 +130,8 @@ def main() -> None:
     chosen = list(range(0, len(data), max(1, len(data) // options.images)))[: options.images]
     images = as_unit_float(data.images[chosen])
     joined = {k: Consensus(parts, k).eval() for k in range(2, options.members)}
-    networks: dict[str, nn.Module] = {
-        "one member": parts[0],
-        "soft voting": SoftVoting(parts).eval(),
-    }
+    networks: dict[str, nn.Module] = {"one member": parts[0]}
+    networks["soft voting"] = SoftVoting(parts).eval()
     networks |= {f"consensus {k}": network for k, network in joined.items()}
     batches = noisy_batches(images)
     for network in joined.values():
@@ -147,19 +140,22 @@ def main() -> None:
     for name, contestant in networks.items():
         found = certified(contestant, chosen, options.n)
         row: dict[str, Any] = {
-            "network": name, "votes": quartiles(seconds[name], 4 * SAMPLES),
+            "network": name,
+            "votes": quartiles(seconds[name], 4 * SAMPLES),
             "times soft voting": ratio(seconds["soft voting"], seconds[name]),
             "ACR": float(np.mean([c.radius * c.correct for c in found])),
             "certified": float(np.mean([c.correct for c in found])),
-        }  # fmt: skip
+        }
         if isinstance(contestant, Consensus):
             row |= evaluations(contestant, batches)
         else:
             row["share with padding"] = 1.0 / len(parts) if contestant is parts[0] else 1.0
         rows.append(row)
-        print(f"{name:<14}{row['votes']['per_second']:>9} votes/s"
-              f"{row['times soft voting']['median']:>7.2f}x  ACR {row['ACR']:.3f}"
-              f"  evaluations {row['share with padding']:.3f}")  # fmt: skip
+        print(
+            f"{name:<14}{row['votes']['per_second']:>9} votes/s"
+            f"{row['times soft voting']['median']:>7.2f}x  ACR {row['ACR']:.3f}"
+            f"  evaluations {row['share with padding']:.3f}"
+        )
     record = vars(options) | {"sigma": SIGMA, "rows": rows, "machine": machine()}
     options.out.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
 

@@ -18,18 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine import Budget, Bundle, Certificate, MemorySmoothing, load_bundle
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
-from dualsmooth.engine.methods.insta_memory import MemorySmoothing
 from dualsmooth.engine.methods.method import Method, is_serial
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.registry import choose_method, make_search
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.search import search_anchors
@@ -50,8 +46,10 @@ def methods(bundle: Bundle, anchors: Anchors, references: str) -> Iterator[tuple
     yield "point", choose_method(bundle, routing="point")
     yield "interval", choose_method(bundle)
     for target in sigmas:
-        yield f"variational-{target:g}", choose_method(bundle, method="variational",
-                                                       target_sigma=target)  # fmt: skip
+        yield (
+            f"variational-{target:g}",
+            choose_method(bundle, method="variational", target_sigma=target),
+        )
     yield "continuous", choose_method(bundle, method="variational", routing="continuous")
     yield "anchor", AnchorSmoothing(bundle, anchors)
     for search in ("multi-start", "quasiconcave", "grid"):
@@ -59,8 +57,10 @@ def methods(bundle: Bundle, anchors: Anchors, references: str) -> Iterator[tuple
     for threshold in (0.5, 0.7, 0.9):
         yield f"cascade-{threshold:g}", choose_method(bundle, method="cascade", threshold=threshold)
     middle = sigmas[len(sigmas) // 2]
-    yield "semielastic", choose_method(bundle, method="semielastic", sigma=middle, rate=RATE,
-                                       references=references)  # fmt: skip
+    yield (
+        "semielastic",
+        choose_method(bundle, method="semielastic", sigma=middle, rate=RATE, references=references),
+    )
 
 
 def compare(
@@ -91,9 +91,8 @@ def table(lines: list[Line], radii: tuple[float, ...]) -> str:
         frozen = np.mean([frozen_radius_unsound(c) * _right(c) for c in certificates])
         unsound = "" if name.startswith("fixed") else f"{frozen:.3f}"
         shares = [f"{100 * share:.1f}" for share in map(summary.accuracy, radii)]
-        rows.append([name, *shares, f"{summary.acr:.3f}",
-                     f"{summary.draws:,.0f}", f"{1000 * seconds:.1f}",
-                     unsound])  # fmt: skip
+        cells = (f"{summary.acr:.3f}", f"{summary.draws:,.0f}", f"{1000 * seconds:.1f}", unsound)
+        rows.append([name, *shares, *cells])
     rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 

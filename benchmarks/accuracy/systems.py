@@ -17,22 +17,25 @@ Run folders resume: an interrupted command goes on where it was. Radii are stric
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine import (
+    Budget,
+    CascadeSmoothing,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    load_bundle,
+)
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.cascade import CascadeSmoothing
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize
@@ -50,31 +53,22 @@ SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
 """Routed systems of a bundle with a selector, with or without the runner-up bound."""
 
 
-def fixed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
-) -> dict[float, list[Certificate]]:
-    """Certify with every fixed sigma: certificates by sigma; votes as in `routed_runs`."""
-    found = {}
-    for sigma in bundle.sigmas:
-        folder = runs / f"{bundle.name}-fixed-{sigma:g}"
-        method = FixedSmoothing(bundle, sigma, runner_up)
+def runs_of(
+    bundle: Bundle,
+    methods: Mapping[str, Method],
+    *,
+    data: ImageSet,
+    ids: list[int],
+    settings: Settings,
+    runs: Path,
+) -> list[list[Certificate]]:
+    """Certificates of each method; votes that other runs drew are read again."""
+    found = []
+    for name, method in methods.items():
+        folder = runs / f"{bundle.name}-{name}"
         drawn = drawn_for(bundle, runs, folder)
         certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
-        found[sigma] = read_log(folder)
-    return found
-
-
-def routed_runs(
-    bundle: Bundle, data: ImageSet, ids: list[int], settings: Settings, runs: Path, runner_up: bool
-) -> dict[str, list[Certificate]]:
-    """Certify with every system of `SYSTEMS`; votes that other runs drew are read again."""
-    found: dict[str, list[Certificate]] = {}
-    for number, (name, make) in enumerate(SYSTEMS):
-        folder = runs / f"{bundle.name}-routed-{number}"
-        method = make(bundle, runner_up)
-        drawn = drawn_for(bundle, runs, folder)
-        certify_run(method, data, ids, settings, folder, resume=True, reuse=drawn)
-        found[name] = read_log(folder)
+        found.append(read_log(folder))
     return found
 
 
@@ -154,11 +148,18 @@ def table(summaries: dict[str, Summary], compared: dict[str, dict[str, Any]]) ->
 
 
 def measure(
-    bundle: Bundle, others: Sequence[Bundle], data: ImageSet, ids: list[int], settings: Settings,
-    runs: Path, runner_up: bool = False,
-) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:  # fmt: skip
+    bundle: Bundle,
+    others: Sequence[Bundle],
+    data: ImageSet,
+    ids: list[int],
+    settings: Settings,
+    runs: Path,
+    runner_up: bool = False,
+) -> tuple[dict[str, Summary], dict[str, dict[str, float]]]:
     """Summaries of every system and of the oracle, and what binds each routed system."""
-    fixed = fixed_runs(bundle, data, ids, settings, runs, runner_up)
+    certified = partial(runs_of, data=data, ids=ids, settings=settings, runs=runs)
+    levels = {f"fixed-{s:g}": FixedSmoothing(bundle, s, runner_up) for s in bundle.sigmas}
+    fixed = dict(zip(bundle.sigmas, certified(bundle, levels), strict=True))
     rows = {f"fixed {sigma:g}": rows_of(found) for sigma, found in fixed.items()}
     rows[ORACLE] = oracle(list(rows.values()))
     lost = {}
@@ -166,7 +167,8 @@ def measure(
         if SELECTOR not in routed.networks:
             continue
         mark = "" if routed is bundle else f", {routed.name}"
-        for name, found in routed_runs(routed, data, ids, settings, runs, runner_up).items():
+        systems = {f"routed-{i}": make(routed, runner_up) for i, (_, make) in enumerate(SYSTEMS)}
+        for (name, _), found in zip(SYSTEMS, certified(routed, systems), strict=True):
             marked = name.replace(")", mark + ")")
             rows[marked] = rows_of(found)
             if routed is bundle:
@@ -179,8 +181,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--other", action="append", default=[], metavar="BUNDLE",
-                        help="its routed systems are added; may be given again")  # fmt: skip
+    told = "its routed systems are added; may be given again"
+    parser.add_argument("--other", action="append", default=[], metavar="BUNDLE", help=told)
     parser.add_argument("--runner-up", action="store_true")
     parser.add_argument("--train", help="recipe that makes BUNDLE first, if it is not there")
     parser.add_argument("--train-max", type=int, help="train on the first images only")
@@ -199,9 +201,8 @@ def main() -> None:
     if options.train and not Path(options.bundle).exists():
         from dualsmooth.engine.train.run import train
 
-        train(
-            options.train, options.data, options.bundle, max_images=options.train_max, resume=True
-        )
+        most = options.train_max
+        train(options.train, options.data, options.bundle, max_images=most, resume=True)
     bundle = load_bundle(options.bundle)
     others = [load_bundle(name) for name in options.other]
     data = load_images(options.data)
@@ -211,17 +212,24 @@ def main() -> None:
     compared = compare(summaries)
     print(table(summaries, compared))
     for name, parts in lost.items():
-        print(f"{name}: mean radius lost to the oracle by the level {parts['level']:.3f}, "
-              f"by the selector's radius {parts['selector']:.3f}")  # fmt: skip
+        level, selector = parts["level"], parts["selector"]
+        print(
+            f"{name}: mean radius lost to the oracle by the level {level:.3f}, "
+            f"by the selector's radius {selector:.3f}"
+        )
     if options.out:
+        asked = ("skip", "n0", "n", "precision", "runner_up")
         record = {
-            "data": data.name, "images": len(ids), "skip": options.skip, "n0": options.n0,
-            "n": options.n, "alpha": settings.alpha, "seed": settings.seed,
-            "precision": options.precision, "bundle": bundle.name, "digest": bundle.digest,
+            "data": data.name,
+            "images": len(ids),
+            **{name: getattr(options, name) for name in asked},
+            **{"alpha": settings.alpha, "seed": settings.seed},
+            **{"bundle": bundle.name, "digest": bundle.digest},
             "others": {other.name: other.digest for other in others},
-            "runner_up": options.runner_up,
-            "systems": compared, "mean_radius_lost": lost, "machine": machine(),
-        }  # fmt: skip
+            "systems": compared,
+            "mean_radius_lost": lost,
+            "machine": machine(),
+        }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, record)
 

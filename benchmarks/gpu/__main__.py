@@ -11,8 +11,8 @@ item ends, the tracebacks of what failed to ``device_N_failures.txt``, what was 
 process of their own: one that fails, hangs or breaks the device costs the others nothing.
 
 ``--only TEXT`` runs items whose name holds the text, and what they need. ``--rehearse`` runs
-everything on the processor at tiny sizes. Stretch 3 also takes ``--work DIR``, a folder to go on
-with (`device_cifar.py`), and ``--network``. The exit code is 1 if anything failed. Without a device
+everything on the processor at tiny sizes. Part 3 also takes ``--work DIR``, a folder to go on
+with (`cifar.py`), and ``--network``. The exit code is 1 if anything failed. Without a device
 it says so and exits with 0.
 """
 
@@ -24,8 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,34 +41,18 @@ GRACE = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """One stretch.
+    """One part of a pass."""
 
-    Parameters
-    ----------
-    stretch : int
-        1, 2 or 3.
-    device : str
-        ``cuda`` or ``cpu``.
-    tiny : bool
-        Rehearsal sizes.
-    work : Path
-        Folder that later commands may go on with.
-    options : dict
-        Of the stretch.
-    deadline : float
-        On the monotonic clock.
-    """
-
-    stretch: int
-    device: str
-    tiny: bool
-    work: Path
+    part: int
+    device: str  # cuda or cpu
+    tiny: bool  # rehearsal sizes
+    work: Path  # what later commands may go on with
     options: dict[str, str]
-    deadline: float
+    deadline: float  # on the monotonic clock
 
 
 def conduct(plan: Plan, report: Report) -> None:
-    """Run a stretch to its end in as many processes as it takes."""
+    """Run a part to its end in as many processes as it takes."""
     plan.work.mkdir(parents=True, exist_ok=True)
     while time.monotonic() < plan.deadline:
         before = len(report.items)
@@ -84,17 +69,12 @@ def _process(plan: Plan, report: Report) -> int:
     with tempfile.TemporaryDirectory(prefix="device-pass-") as folder:
         path, events = Path(folder) / "plan.json", Path(folder) / "events.jsonl"
         events.touch()
-        path.write_text(json.dumps({
-            "stretch": plan.stretch, "device": plan.device, "tiny": plan.tiny,
-            "work": str(plan.work), "options": plan.options, "known": report.ended(),
-            "deadline": plan.deadline, "events": str(events),
-        }))  # fmt: skip
+        told = asdict(plan) | {"known": report.ended(), "events": events}
+        path.write_text(json.dumps(told, default=str))
         command = [sys.executable, *CHILD, str(path)]
         with report.log.open("ab") as log, events.open(encoding="utf-8") as lines:
-            child = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=_environment(plan),
-                process_group=0,
-            )  # fmt: skip
+            streams: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
+            child = subprocess.Popen(command, env=_environment(plan), process_group=0, **streams)
             why = ""
             while child.poll() is None:
                 report.follow(lines)
@@ -126,11 +106,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("stretch", type=int, nargs="?", default=2, choices=(1, 2, 3))
+    parser.add_argument("part", type=int, nargs="?", default=2, choices=(1, 2, 3))
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", default="")
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--data", default="", help="folder of CIFAR-10 files for stretch 3")
+    parser.add_argument("--data", default="", help="folder of CIFAR-10 files for part 3")
     parser.add_argument("--network", default="cifar_resnet110")
     parser.add_argument("--work", type=Path, default=None)
     chosen = parser.parse_args(arguments)
@@ -140,11 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     out = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results")
     work = chosen.work or Path("build") / "device"
-    options = {"data": chosen.data, "network": chosen.network, "only": chosen.only,
-               "out": str(out)}  # fmt: skip
+    options = {"data": chosen.data, "network": chosen.network, "only": chosen.only, "out": str(out)}
     device = "cpu" if chosen.rehearse else "cuda"
-    report = Report(out, f"device_{chosen.stretch}", chosen.minutes)
-    conduct(Plan(chosen.stretch, device, chosen.rehearse, work, options, deadline), report)
+    report = Report(out, f"device_{chosen.part}", chosen.minutes)
+    conduct(Plan(chosen.part, device, chosen.rehearse, work, options, deadline), report)
     report.write()
     print(report.text(), end="")
     return 0 if report.items and all(e["state"] != FAILED for e in report.items.values()) else 1

@@ -1,4 +1,4 @@
-"""Ceilings of a device, and cuDNN's rates beside predictions; see `gpu.py`.
+"""Ceilings of a device, and cuDNN's rates beside predictions; see `__main__.py`.
 
 They decide which program of a network can be the fastest: one that reads every activation nine
 times through the L2 cache cannot beat what the cache delivers.
@@ -14,9 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
-from dualsmooth.benchmarks.gpu.library import fused
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
 from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
@@ -77,8 +76,9 @@ def cache_rate(turn: Turn) -> dict[str, float]:
     place, block = turn.place, 4096
     blocks, passes = (2, 1) if place.tiny else (1024, 2)
     programs = 2 if place.device.type == "cpu" else 8 * _multiprocessors(place)
-    x = torch.randint(-(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32,
-                      device=place.device)  # fmt: skip
+    x = torch.randint(
+        -(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32, device=place.device
+    )
     out = torch.zeros(programs, dtype=torch.int32, device=place.device)
 
     def read() -> None:
@@ -132,13 +132,14 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
     kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     bias = torch.randn(channels, device=place.device)
     image, half, geometry = x.permute(0, 3, 1, 2), bias.bfloat16(), ([1, 1], [1, 1], [1, 1], 1)
-    calls: dict[str, Callable[[], torch.Tensor]] = {
-        "cudnn": partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1),
-    }
-    if turn.passed(f"kernel cudnn {channels}-{channels}"):
-        calls["cudnn relu"] = partial(fused, x, kernel, None, half, geometry)
-        calls["cudnn add relu"] = partial(fused, x, kernel, z, half, geometry)
-    if place.tiny or turn.passed(f"kernel conv {channels}-{channels}"):
+    aten, other = torch.ops.aten, z.permute(0, 3, 1, 2)
+    plain = partial(torch.nn.functional.conv2d, image, kernel, None, 1, 1)
+    calls: dict[str, Callable[[], torch.Tensor]] = {"cudnn": plain}
+    if turn.passed(CUDNN):
+        relu, add_relu = aten.cudnn_convolution_relu, aten.cudnn_convolution_add_relu
+        calls["cudnn relu"] = partial(relu, image, kernel, half, *geometry)
+        calls["cudnn add relu"] = partial(add_relu, image, kernel, other, 1.0, half, *geometry)
+    if turn.passed(KERNELS):
         calls["triton relu"] = partial(ops.conv, x, weight, bias)
         calls["triton add relu"] = partial(ops.conv, x, weight, bias, residual=z)
     truth = reference.conv(x[:2], weight, bias, relu=False) - bias
@@ -153,9 +154,11 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
             taken = seconds_of(call, place)
         moved = least + (2.0 * x.numel() if "add" in name else 0.0)
         found[name] = {
-            "seconds": taken, "flop_per_s": flop / taken, "bytes_per_s": moved / taken,
+            "seconds": taken,
+            "flop_per_s": flop / taken,
+            "bytes_per_s": moved / taken,
             "of the L2 prediction": slow / taken,
-        }  # fmt: skip
+        }
     return found
 
 
@@ -182,8 +185,7 @@ def items(place: Place) -> list[Item]:
         name = f"convolution {channels} channels, {side} pixels"
         found.append(Item(name, partial(convolutions, channels, side)))
     for which in STAGES if place.device.type == "cuda" else ():
-        gate = f"kernel on-chip stage {which.channels}"
-        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (gate,)))
+        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (ON_CHIP,)))
     return found
 
 

@@ -1,17 +1,13 @@
-"""CIFAR-10 test images certified on a device, beside published figures; see `device_cifar.py`."""
+"""CIFAR-10 test images certified on a device, beside published figures; see `cifar.py`."""
 
 from time import monotonic, perf_counter
 from typing import Any
 
+from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runs.summary import rows_of, summarize
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -20,35 +16,32 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 GROUP, N, N_FIXED = 16, 100_000, 10_000
 PUBLISHED = {
     "Dual RS, fine-tuned (n=1e4)": (70.53, 57.48, 45.27, 34.15, 24.68, 17.84, 12.46, 8.83, 6.65),
-    "Dual RS, off the shelf (n=1e4)": (
-        69.34, 55.25, 41.28, 29.01, 19.85, 12.73, 7.62, 4.73, 3.54,
-    ),
+    "Dual RS, off the shelf (n=1e4)": (69.34, 55.25, 41.28, 29.01, 19.85, 12.73, 7.62, 4.73, 3.54),
     "Dual RS's classifier, fixed 0.25": (87.99, 77.84, 64.93, 46.78),
     "Dual RS's classifier, fixed 0.5": (76.26, 66.44, 55.69, 45.25, 34.87, 25.76, 15.81),
-    "Dual RS's classifier, fixed 1": (
-        54.14, 45.83, 38.38, 31.79, 26.10, 20.70, 16.20, 12.06, 8.60,
-    ),
-}  # fmt: skip
+    "Dual RS's classifier, fixed 1": (54.14, 45.83, 38.38, 31.79, 26.10, 20.70, 16.20, 12.06, 8.60),
+}
 """Certified accuracy in percent at RADII on all 10,000 test images (Sun, Mao and Vechev, 2025,
 arXiv 2512.01782, the authors' archived output; classifiers are denoised vision transformers)."""
 
 COHEN = {
-    "Cohen et al., ResNet-110, fixed 0.25": {0.25: 60.0, 0.5: 43.0, 0.75: 27.0},
-    "Cohen et al., ResNet-110, fixed 0.5": {0.25: 55.0, 0.5: 41.0, 0.75: 32.0, 1.0: 23.0,
-                                            1.25: 15.0, 1.5: 9.0},
-    "Cohen et al., ResNet-110, fixed 1": {0.25: 39.0, 0.5: 34.0, 0.75: 28.0, 1.0: 22.0,
-                                          1.25: 17.0, 1.5: 14.0},
-}  # fmt: skip
-"""In percent, on 500 test images, n = 100,000 (arXiv 1902.02918, the authors' repository)."""
+    "Cohen et al., ResNet-110, fixed 0.25": (60.0, 43.0, 27.0),
+    "Cohen et al., ResNet-110, fixed 0.5": (55.0, 41.0, 32.0, 23.0, 15.0, 9.0),
+    "Cohen et al., ResNet-110, fixed 1": (39.0, 34.0, 28.0, 22.0, 17.0, 14.0),
+}
+"""In percent at RADII but the first, on 500 test images, n = 100,000 (arXiv 1902.02918, the
+authors' repository)."""
 
 
 def certify_dual(bundle: Bundle, data: ImageSet, ids: list[int], turn: Turn) -> dict[str, Any]:
     """The dual model with 100,000 votes per stage, beside published figures."""
     budget = Budget.fixed(100, 200 if turn.place.tiny else N)
     found = _certified(DualSmoothing(bundle), budget, data, ids, turn, turn.until)
-    published = {name: {f"{r:g}": v for r, v in zip(RADII, row, strict=False)}
-                 for name, row in PUBLISHED.items()}  # fmt: skip
-    published |= {name: {f"{r:g}": v for r, v in row.items()} for name, row in COHEN.items()}
+    published = {
+        name: {f"{r:g}": share for r, share in zip(radii, shares, strict=False)}
+        for radii, rows in ((RADII, PUBLISHED), (RADII[1:], COHEN))
+        for name, shares in rows.items()
+    }
     return found | {"published, percent": published}
 
 
@@ -104,11 +97,15 @@ def _figures(
 ) -> dict[str, Any]:
     summary = summarize(method.name, rows_of(done), RADII)
     return {
-        "method": method.name, "sampler": session.sampler.name, "images": len(done), "n": budget.n,
-        "ms_per_image": 1e3 * seconds / len(done), "acr": summary.acr,
+        "method": method.name,
+        "sampler": session.sampler.name,
+        "images": len(done),
+        "n": budget.n,
+        "ms_per_image": 1e3 * seconds / len(done),
+        "acr": summary.acr,
         "abstained": sum(c.predicted is None for c in done),
         "certified, percent": {
             f"{r:g}": 100 * count / len(done) for r, count in summary.certified.items()
         },
         "radii": ",".join(f"{c.image_id}:{c.label}:{c.predicted}:{c.radius!r}" for c in done),
-    }  # fmt: skip
+    }

@@ -1,4 +1,4 @@
-"""Runs the items of a device pass in a process of their own; started by `gpu.py`.
+"""Runs the items of a device pass in a process of their own; started by `__main__.py`.
 
 A broken device, a crash or a hang ends this process, and the pass goes on in another one. What is
 reached is written line by line, as JSON.
@@ -24,24 +24,26 @@ from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN, Item, Place, 
 BROKEN = 3
 """Exit code: the device answers no more, and a fresh process may help."""
 
-
 SHARE = 0.8
 """Of an item's limit, after which it should stop by itself."""
-
 
 STUCK = "stuck"
 """State of an item whose program did not end: whatever it left goes with this process group."""
 
-
 LONGEST = 300
 """Characters of a reason; the traceback has the rest."""
 
+PARTS = (1, 2, 3)
+
+SLOW = ("kernel times", "tests of the kernels", "sanitizer")
+"""What comes last in the first part; ``--only`` runs it in a command of its own."""
 
 Tell = Callable[..., None]
 
 
-def run(items: Sequence[Item], place: Place, known: dict[str, Any], deadline: float,
-        tell: Tell) -> int:  # fmt: skip
+def run(
+    items: Sequence[Item], place: Place, known: dict[str, Any], deadline: float, tell: Tell
+) -> int:
     """Run the items that are not known yet; returns the exit code."""
     states = {name: entry["state"] for name, entry in known.items()}
     results = {name: entry.get("result") for name, entry in known.items()}
@@ -67,8 +69,14 @@ def _answers(place: Place) -> bool:
     return True
 
 
-def _one(item: Item, place: Place, states: dict[str, str], results: dict[str, Any],
-         deadline: float, tell: Tell) -> str:  # fmt: skip
+def _one(
+    item: Item,
+    place: Place,
+    states: dict[str, str],
+    results: dict[str, Any],
+    deadline: float,
+    tell: Tell,
+) -> str:
     start = time.monotonic()
     until = min(start + SHARE * item.limit, deadline)
     tell(item.name, "begin", limit=item.limit)
@@ -81,8 +89,8 @@ def _one(item: Item, place: Place, states: dict[str, str], results: dict[str, An
         state = NOT_RUN
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:LONGEST]
-        tell(item.name, FAILED, reason=reason, traceback=traceback.format_exc(),
-             seconds=time.monotonic() - start)  # fmt: skip
+        taken = time.monotonic() - start
+        tell(item.name, FAILED, reason=reason, traceback=traceback.format_exc(), seconds=taken)
         state = STUCK if isinstance(error, TimeoutError) else FAILED
     else:
         results[item.name] = result
@@ -94,6 +102,33 @@ def _one(item: Item, place: Place, states: dict[str, str], results: dict[str, An
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
     return state
+
+
+def items_of(part: int, place: Place) -> list[Item]:
+    """Items in the order in which they run: what everything else rests on comes first."""
+    return _only(_all(part, place), place.options.get("only", ""))
+
+
+def _only(items: list[Item], text: str) -> list[Item]:
+    """Items whose names hold the text, and everything they need or use."""
+    wanted = {item.name for item in items if text in item.name}
+    for item in reversed(items):  # an item needs earlier ones only
+        if item.name in wanted:
+            wanted |= {*item.needs, *item.uses}
+    return [item for item in items if item.name in wanted]
+
+
+def _all(part: int, place: Place) -> list[Item]:
+    if part == 1:
+        checks = device_checks.items(place)
+        slow = [item for item in checks if item.name.startswith(SLOW)]
+        first = [item for item in checks if item not in slow]
+        return first + device_ceilings.items(place) + slow
+    if part == 2:
+        return device_table.items(place)
+    if part == 3:
+        return device_cifar.items(place)
+    raise ValueError(f"part must be 1, 2 or 3; received {part}")
 
 
 def main(arguments: list[str]) -> int:
@@ -108,48 +143,8 @@ def main(arguments: list[str]) -> int:
             file.write(line + "\n")
             file.flush()
 
-        return run(items_of(plan["stretch"], place), place, plan["known"], plan["deadline"], tell)
+        return run(items_of(plan["part"], place), place, plan["known"], plan["deadline"], tell)
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
-
-
-STRETCHES = (1, 2, 3)
-
-
-SLOW = ("kernel times", "tests of the kernels", "sanitizer")
-"""What comes last in the first stretch; ``--only`` runs it in a command of its own."""
-
-
-def items_of(stretch: int, place: Place) -> list[Item]:
-    """Items in the order in which they run: what everything else rests on comes first.
-
-    Raises
-    ------
-    ValueError
-        If the number is not 1, 2 or 3.
-    """
-    return _only(_all(stretch, place), place.options.get("only", ""))
-
-
-def _only(items: list[Item], text: str) -> list[Item]:
-    """Items whose names hold the text, and everything they need or use."""
-    wanted = {item.name for item in items if text in item.name}
-    for item in reversed(items):  # an item needs earlier ones only
-        if item.name in wanted:
-            wanted |= {*item.needs, *item.uses}
-    return [item for item in items if item.name in wanted]
-
-
-def _all(stretch: int, place: Place) -> list[Item]:
-    if stretch == 1:
-        checks = device_checks.items(place)
-        slow = [item for item in checks if item.name.startswith(SLOW)]
-        first = [item for item in checks if item not in slow]
-        return first + device_ceilings.items(place) + slow
-    if stretch == 2:
-        return device_table.items(place)
-    if stretch == 3:
-        return device_cifar.items(place)
-    raise ValueError(f"stretch must be 1, 2 or 3; received {stretch}")

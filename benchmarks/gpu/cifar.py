@@ -1,6 +1,6 @@
-"""CIFAR-10 on a device: train experts and a selector, then certify; see `gpu.py`.
+"""CIFAR-10 on a device: train experts and a selector, then certify; see `__main__.py`.
 
-``--data DIR`` is a folder with ``train*.npz`` and ``test*.npz`` (`cifar_data.py`). The folder
+``--data DIR`` is a folder with ``train*.npz`` and ``test*.npz`` (`cifar_files.py`). The folder
 ``--work`` keeps the state of every network after every epoch, and the finished bundle
 ``cifar-dual``; a second command goes on with what is there. What comes back beside the figures fits
 through a narrow door: ``cifar_bundle.tar`` (weights in float16), or, if training was cut off,
@@ -22,11 +22,11 @@ from dualsmooth.benchmarks.gpu import cifar_files as cifar_data
 from dualsmooth.benchmarks.gpu.certify import certify_dual, certify_fixed
 from dualsmooth.benchmarks.gpu.checks import machine
 from dualsmooth.benchmarks.gpu.cifar_files import pack, unpack
+from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
+from dualsmooth.engine import load_bundle
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.models.sources.folder import save_bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train.checkpoints import Checkpoints
 from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.dual import DualRecipe
@@ -69,8 +69,12 @@ def recipe_of(place: Place) -> DualRecipe:
     if not place.tiny:
         return replace(CIFAR_DUAL, network=place.options.get("network") or CIFAR_DUAL.network)
     short = replace(CIFAR_DUAL.classifying, batch=16)
-    return replace(CIFAR_DUAL, network="cifar_resnet20", classifying=short,
-                   selecting=replace(CIFAR_DUAL.selecting, batch=8, draws=2))  # fmt: skip
+    return replace(
+        CIFAR_DUAL,
+        network="cifar_resnet20",
+        classifying=short,
+        selecting=replace(CIFAR_DUAL.selecting, batch=8, draws=2),
+    )
 
 
 def plan(turn: Turn) -> dict[str, Any]:
@@ -95,9 +99,12 @@ def plan(turn: Turn) -> dict[str, Any]:
     if place.tiny:
         epochs = 6
     found = {
-        "epochs": epochs, "selector epochs": max(1, epochs // 3), "step_s": seconds,
-        "bf16 error": error, "network": recipe.network,
-    }  # fmt: skip
+        "epochs": epochs,
+        "selector epochs": max(1, epochs // 3),
+        "step_s": seconds,
+        "bf16 error": error,
+        "network": recipe.network,
+    }
     path.write_text(json.dumps(found))
     return found
 
@@ -143,9 +150,10 @@ def train(turn: Turn) -> dict[str, Any]:
     if not folder.exists():
         chosen, recipe = plan(turn), recipe_of(place)
         recipe = replace(
-            recipe, classifying=replace(recipe.classifying, epochs=chosen["epochs"]),
+            recipe,
+            classifying=replace(recipe.classifying, epochs=chosen["epochs"]),
             selecting=replace(recipe.selecting, epochs=chosen["selector epochs"]),
-        )  # fmt: skip
+        )
         data = split_of(turn, TRAIN)[0]
         configuration = describe(recipe, data, place.device.type)
         checkpoints = Checkpoints(place.work / f"{BUNDLE}.train", configuration, resume=True)

@@ -22,11 +22,6 @@ def read(folder: Path, split: str) -> tuple[ImageSet, list[int]]:
 
     A file holds ``x`` (uint8, n x 32 x 32 x 3) and ``y``, or JPEG images for training: ``jpeg``
     (all files joined), ``offsets`` (n + 1) and ``labels``. Ids are ``index``, or 0, 1, ...
-
-    Raises
-    ------
-    ArgumentError
-        If there is no such file.
     """
     paths = sorted(folder.glob(f"{split}*.npz"))
     if not paths:
@@ -69,8 +64,9 @@ def pack(work: Path, name: str, target: Path) -> tuple[list[str], int]:
         if "module" in state:
             state["module"] = {key: _rounded(value) for key, value in state["module"].items()}
         states[path.stem] = state
-    texts = {file: (folder / file).read_text() for file in (RECIPE, METRICS)
-             if (folder / file).exists()}  # fmt: skip
+    texts = {
+        file: (folder / file).read_text() for file in (RECIPE, METRICS) if (folder / file).exists()
+    }
     kept = {"name": name, "states": states, "texts": texts}
     if (work / "plan.json").exists():
         kept["plan"] = (work / "plan.json").read_text()

@@ -1,17 +1,13 @@
-"""Dual smoothing against a fixed sigma on a device, for every budget; see `gpu.py`."""
+"""Dual smoothing against a fixed sigma on a device, for every budget; see `__main__.py`."""
 
 from time import perf_counter
 from typing import Any
 
+from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import require
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine import Budget, Certificate, DualSmoothing, FixedSmoothing, load_bundle
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -24,9 +20,10 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
     bundle, images = load_bundle("digits-dual"), load_images("digits").images[: 8 if tiny else 256]
     n, found = 1000 if tiny else 100_000, dict[str, Any]()
     budgets = {
-        "fixed": Budget.fixed(n=n), "precise": Budget.precise(0.05, n=n),
+        "fixed": Budget.fixed(n=n),
+        "precise": Budget.precise(0.05, n=n),
         "decide": Budget.decide(RADII, n=n),
-    }  # fmt: skip
+    }
     for name, budget in budgets.items():
         methods: dict[str, GlobalMethod] = {
             "dual": DualSmoothing(bundle),
@@ -52,10 +49,13 @@ def certified(method: GlobalMethod, budget: Budget, images: Any, turn: Turn) -> 
         require("certificates missing", abs(len(found) - len(images)), 0)
         draws = sum(c.draws for c in found)
         return {
-            "sampler": session.sampler.name, "ms_per_image": 1e3 * taken / len(images),
-            "images_per_s": len(images) / taken, "draws_per_s": draws / taken,
-            "draws_per_image": draws / len(images), "occupancy": session.occupancy.share,
-        }  # fmt: skip
+            "sampler": session.sampler.name,
+            "ms_per_image": 1e3 * taken / len(images),
+            "images_per_s": len(images) / taken,
+            "draws_per_s": draws / taken,
+            "draws_per_image": draws / len(images),
+            "occupancy": session.occupancy.share,
+        }
 
 
 def _radii(certificates: list[Certificate]) -> list[tuple[int | None, float, int]]:

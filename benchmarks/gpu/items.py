@@ -1,4 +1,4 @@
-"""What a device pass is made of: items that run one after the other; see `gpu.py`."""
+"""What a device pass is made of: items that run one after the other; see `__main__.py`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,22 +24,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where items run.
-
-    Parameters
-    ----------
-    device : torch.device
-    tiny : bool
-        Sizes for a rehearsal.
-    work : Path
-        Folder for files that later items, or a later command, go on with.
-    options : mapping of str to str
-        What the command line said.
-    """
+    """Where items run."""
 
     device: torch.device
-    tiny: bool
-    work: Path
+    tiny: bool  # sizes for a rehearsal
+    work: Path  # what later items, or a later command, go on with
     options: Mapping[str, str] = field(default_factory=dict)
 
     def stream(self) -> DeviceStream:
@@ -62,23 +51,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Turn:
-    """What an item is run with.
-
-    Parameters
-    ----------
-    place : Place
-    until : float
-        When to stop by itself, on the monotonic clock.
-    keep : callable
-        Keeps a result that is not whole yet.
-    states : mapping
-        Of the items before it.
-    """
+    """What an item is run with."""
 
     place: Place
-    until: float
-    keep: Callable[[Any], None]
-    states: States
+    until: float  # when to stop by itself, on the monotonic clock
+    keep: Callable[[Any], None]  # takes a result that is not whole yet
+    states: States  # of the items before it
     results: Mapping[str, Any]
 
     def left(self) -> float:
@@ -92,29 +70,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Item:
-    """One step of a pass.
-
-    Parameters
-    ----------
-    name : str
-    work : callable
-        Takes a `Turn` and returns what JSON can hold.
-    needs : tuple of str
-        Items without which it must not run: its correctness gates, most of all.
-    uses : tuple of str
-        Items whose results it reads where they are there.
-    unless : str
-        An item whose result makes this one needless.
-    limit : float
-        Seconds after which it is given up.
-    """
+    """One step of a pass."""
 
     name: str
-    work: Callable[[Turn], Any]
-    needs: tuple[str, ...] = ()
-    uses: tuple[str, ...] = ()
-    unless: str = ""
-    limit: float = 60.0
+    work: Callable[[Turn], Any]  # returns what JSON can hold
+    needs: tuple[str, ...] = ()  # without which it must not run: its correctness gates, most of all
+    uses: tuple[str, ...] = ()  # whose results it reads where they are there
+    unless: str = ""  # an item whose result makes this one needless
+    limit: float = 60.0  # seconds after which it is given up
 
     def refusal(self, states: States, left: float) -> str:
         """Why it cannot run now; empty if it can."""

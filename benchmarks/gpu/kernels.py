@@ -1,44 +1,29 @@
-"""Correctness, then times, of the kernels on a CUDA device.
+"""Times of the kernels beside computed floors and torch's; the pass checks them first.
 
-    python benchmarks/gpu/kernels.py [--rounds 15] [--checks-only] [--small]
-
-Nothing is timed before every check has passed; a failed check exits with 1. Each round runs all
-contestants in random order, timed with CUDA events; the median, interquartile range and minimum are
-written per 100,000 draws next to computed floors, as JSON in $OUT or benchmarks/results/. Without a
-CUDA device it says so and exits with 0. `--small` checks small sizes, for compute-sanitizer. Not
-timed here: the loop of a certified run on the host.
+Each round runs all contestants in random order, timed with CUDA events; the median, interquartile
+range and minimum are per 100,000 draws. Not timed here: the loop of a certified run on the host.
 """
 
-import argparse
-import json
-import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from dualsmooth.benchmarks.gpu import kernel_checks as checks
-from dualsmooth.benchmarks.gpu.kernel_check_list import (
-    CONVS,
-    REAL,
-    SMALL,
-    kernel_checks,
-    library_checks,
-)
-from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP
+from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, SEED, SIGMA
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.launch import stem_candidates
-from dualsmooth.kernels.resnet import resnet_votes
-from dualsmooth.kernels.rows import seed_key
+from dualsmooth.kernels.launch import StemShape, stem_candidates
+from dualsmooth.kernels.resnet import FoldedResNet, resnet_votes
+from dualsmooth.kernels.rows import Rows, seed_key
 
-CIFAR, IMAGENET = REAL.cifar, REAL.imagenet
-CIFAR_BATCH, IMAGENET_BATCH = REAL.cifar_batch, REAL.imagenet_batch
+CIFAR, IMAGENET = StemShape(32, 32, 3, 16, 3, 1), StemShape(224, 224, 3, 64, 7, 2)
+CIFAR_BATCH, IMAGENET_BATCH = 4096, 256
+CONVS = ((16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8))
+"""Inputs, outputs and image side of the 3x3 convolutions of CIFAR ResNets."""
+
 DRAWS = 100_000
 
 
@@ -73,34 +58,33 @@ class Contestant:
         }
 
 
+def rows_of(count: int, device: torch.device) -> Rows:
+    """Rows of 16 images in turn."""
+    return Rows.pack(
+        slot=[i % 16 for i in range(count)],
+        sigma=[SIGMA] * count,
+        stream=[3] * count,
+        image=[i % 16 for i in range(count)],
+        sample=range(count),
+        segment=[i * 16 // count for i in range(count)],
+        device=device,
+    )
+
+
 def noise_and_stems(device: torch.device) -> list[Contestant]:
     """A device copy and torch's generator for scale, our noise, and every stem design."""
-    made, key = list[Contestant](), seed_key(checks.SEED, device)
+    made, key = list[Contestant](), seed_key(SEED, device)
     half = torch.randn(1 << 28, device=device, dtype=torch.bfloat16)
     made.append(Contestant("copy of 512 MB", 1, lambda: half.clone(), 4 * half.numel()))
-    for label, shape, batch in (
-        ("cifar", CIFAR, CIFAR_BATCH),
-        ("imagenet", IMAGENET, IMAGENET_BATCH),
-    ):
+    kinds = ("cifar", CIFAR, CIFAR_BATCH), ("imagenet", IMAGENET, IMAGENET_BATCH)
+    for label, shape, batch in kinds:
         side = (shape.height, shape.width, 3)
-        images, rows = torch.rand(16, *side, device=device), checks.rows_of(batch, 16, 0.5, device)
+        images, rows = torch.rand(16, *side, device=device), rows_of(batch, device)
         values, pixels = side[0] * side[1] * 3, shape.out_height * shape.out_width
-        made.append(
-            Contestant(
-                f"torch.randn {label}",
-                batch,
-                partial(torch.randn, batch, *side, device=device),
-                4 * values,
-            )
-        )
-        made.append(
-            Contestant(
-                f"noise {label}",
-                batch,
-                partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True),
-                8 * values / 3,
-            )
-        )
+        randn = partial(torch.randn, batch, *side, device=device)
+        noise = partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True)
+        made.append(Contestant(f"torch.randn {label}", batch, randn, 4 * values))
+        made.append(Contestant(f"noise {label}", batch, noise, 8 * values / 3))
         weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
         bias, mean, std = (
             torch.full((n,), v, device=device)
@@ -122,7 +106,7 @@ def _relu_convolution(
     return torch.relu_(torch.nn.functional.conv2d(x, weight, bias, stride, 1))
 
 
-def layers(device: torch.device) -> list[Contestant]:
+def layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     """Convolutions, ours and torch's bf16 channels-last, the vote head and the whole network."""
     made, batch = list[Contestant](), CIFAR_BATCH
     for cin, cout, size in CONVS:
@@ -139,20 +123,13 @@ def layers(device: torch.device) -> list[Contestant]:
         made.append(Contestant(f"torch conv {cin}-{cout} {size}px", batch, torch_conv, *work))
     features = torch.randn(batch, 8, 8, 64, device=device, dtype=torch.bfloat16)
     head, bias = torch.randn(64, 10, device=device).bfloat16(), torch.zeros(10, device=device)
-    rows = checks.rows_of(batch, 16, 0.25, device)
+    rows = rows_of(batch, device)
     counts = torch.zeros(16, 11, dtype=torch.int64, device=device)
-    made.append(
-        Contestant(
-            "vote", batch, lambda: ops.vote(features, head, bias, rows.segment, counts), 8192, 5376
-        )
-    )
-    net = checks.random_resnet(18, torch.bfloat16, device)
-    images, key = torch.rand(16, 32, 32, 3, device=device), seed_key(checks.SEED, device)
-
-    def network() -> None:
-        resnet_votes(images, rows, key, net, counts)
-
-    made.append(Contestant("ResNet-110 with noise and votes", batch, network, 5.2e6, 0.5063e9))
+    vote = partial(ops.vote, features, head, bias, rows.segment, counts)
+    made.append(Contestant("vote", batch, vote, 8192, 5376))
+    images, key = torch.rand(16, 32, 32, 3, device=device), seed_key(SEED, device)
+    votes = partial(resnet_votes, images, rows, key, network, counts)
+    made.append(Contestant("ResNet-110 with noise and votes", batch, votes, 5.2e6, 0.5063e9))
     return made
 
 
@@ -169,44 +146,3 @@ def timed(contestants: list[Contestant], rounds: int) -> dict[str, dict[str, flo
         for contestant in contestants:
             contestant.run()
     return {c.name: c.report() for c in sorted(contestants, key=lambda c: c.name)}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="check and time the kernels on a CUDA device")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--checks-only", action="store_true")
-    parser.add_argument("--small", action="store_true")
-    options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("no CUDA device: nothing checked, nothing timed")
-        return 0
-    device = torch.device("cuda", torch.cuda.current_device())
-    sizes = SMALL if options.small else REAL
-    every = kernel_checks(device, sizes, torch.bfloat16)
-    every |= library_checks(device, sizes, torch.bfloat16)
-    result: dict[str, object] = {"checks": (found := dict[str, checks.Figures]())}
-    for name, check in every.items():
-        try:
-            found[name] = check()
-        except Exception as fault:
-            print(f"FAILED {name}: {type(fault).__name__}: {fault}", file=sys.stderr)
-            return 1
-    if not (options.checks_only or options.small):
-        result["milliseconds"] = timed(noise_and_stems(device) + layers(device), options.rounds)
-    import triton
-
-    result["machine"] = {
-        "device": torch.cuda.get_device_name(device),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-    }
-    folder = Path(os.environ.get("OUT") or Path(__file__).parents[1] / "results")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gpu_kernels.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

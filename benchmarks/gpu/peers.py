@@ -1,4 +1,4 @@
-"""Sampling loops to compare with, on one device; see `gpu_contest.py`."""
+"""Sampling loops to compare with, on one device; see `contest.py`."""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What a device pass has found so far, as files; see `gpu.py`."""
+"""What a device pass has found so far, as files; see `__main__.py`."""
 
 import json
 import sys
@@ -14,17 +14,7 @@ LONGEST = 200
 
 
 class Report:
-    """Items in the order in which they were met, written whenever one of them ends.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    name : str
-        Start of the file names.
-    minutes : float
-        Time of the pass.
-    """
+    """Items in the order in which they were met, written whenever one of them ends."""
 
     def __init__(self, folder: Path, name: str, minutes: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)

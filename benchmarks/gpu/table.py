@@ -1,4 +1,4 @@
-"""Speeds beside other loops, and where the time goes; see `gpu.py`.
+"""Speeds beside other loops, and where the time goes; see `__main__.py`.
 
 Every network's backends are checked first; the table times those that passed, and peers with the
 same weights. N is 100,000 votes per round where five rounds of it fit into an item's time, else
@@ -17,8 +17,8 @@ from dualsmooth.benchmarks.gpu import contest
 from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
 from dualsmooth.benchmarks.gpu.checks import check_backend, cifar, machine
 from dualsmooth.benchmarks.gpu.dual import compare_dual
+from dualsmooth.benchmarks.gpu.gate import CheckFailed, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
-from dualsmooth.benchmarks.gpu.kernel_checks import CheckFailed, require
 from dualsmooth.benchmarks.gpu.peers import Loop, careful
 from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, Subject
 from dualsmooth.benchmarks.speed import networks as deep
@@ -51,13 +51,7 @@ def gate(subject: Subject, backend: str) -> str:
 
 
 def passed(subject: Subject, turn: Turn) -> list[str]:
-    """Backends that may be timed.
-
-    Raises
-    ------
-    CheckFailed
-        If there is none.
-    """
+    """Backends that may be timed."""
     found = [b for b in subject.backends if turn.passed(gate(subject, b))]
     if not found:
         raise CheckFailed(f"no backend of {subject.name} passed its checks")

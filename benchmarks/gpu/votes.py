@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualsmooth.benchmarks.gpu.kernel_checks import Figures, require
+from dualsmooth.benchmarks.gpu.gate import Figures, require
+from dualsmooth.benchmarks.speed.networks import Bottleneck, WideBlock, flop_per_vote
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
@@ -42,25 +43,17 @@ class Work:
 
 def work_of(network: nn.Module, shape: tuple[int, int, int]) -> Work:
     """Count one image of shape (height, width, channels)."""
-    from dualsmooth.benchmarks.speed.networks import Bottleneck, WideBlock
-
-    flop, values = 0.0, 0.0
+    values = 0.0
 
     def layer(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal flop, values
+        nonlocal values
         if isinstance(module, nn.Conv2d):
-            terms = module.in_channels // module.groups * module.kernel_size[0] ** 2
-            flop += 2.0 * output.numel() * terms
             values += inputs[0].numel() + output.numel()
-        elif isinstance(module, nn.Linear):
-            flop += 2.0 * output.numel() * module.in_features
         elif isinstance(module, BasicBlock | Bottleneck | WideBlock):
             values += output.numel()
 
     hooks = [part.register_forward_hook(layer) for part in network.modules()]
-    height, width, channels = shape
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, channels, height, width))
+    flop = flop_per_vote(network.eval(), shape)
     for hook in hooks:
         hook.remove()
     return Work(flop, 2 * values)
@@ -79,29 +72,14 @@ WORSE_LIMIT = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and the images its votes are drawn for.
-
-    Parameters
-    ----------
-    name : str
-    make : callable
-        A fresh network with a linear layer ``fc`` of ten classes.
-    side : int
-        Image sides, pixels.
-    batch : int
-        Rows of a batch.
-    checked, exact : int
-        Draws of the checks, and of the comparison with the CPU in float32.
-    backends : tuple of str
-        Of our sampler.
-    """
+    """A network and the images its votes are drawn for."""
 
     name: str
-    make: Callable[[], torch.nn.Module]
-    side: int
+    make: Callable[[], torch.nn.Module]  # with a linear layer fc of ten classes
+    side: int  # pixels
     batch: int = 4096
-    checked: int = 40_000
-    exact: int = 1500
+    checked: int = 40_000  # draws of the checks
+    exact: int = 1500  # draws of the comparison with the CPU in float32
     backends: tuple[str, ...] = ("cudnn", "eager")
 
     @property
@@ -122,8 +100,10 @@ class Subject:
     def sampler(self, network: torch.nn.Module, backend: str, **options: Any) -> CudaSampler:
         """A sampler of the network, with the images loaded."""
         settings: dict[str, Any] = {
-            "seed": SEED, "batch_size": self.batch, "backend": backend,
-        } | options  # fmt: skip
+            "seed": SEED,
+            "batch_size": self.batch,
+            "backend": backend,
+        } | options
         made = CudaSampler({MODEL: network}, {MODEL: CLASSES}, self.shape, **settings)
         load(made, self)
         return made
@@ -206,8 +186,9 @@ def check_reference(
     limit: float = MOVED_LIMIT,
 ) -> Figures:
     """Counts of the reference sampler on the CPU in float32, but for near ties."""
-    truth = TorchSampler({MODEL: network}, {MODEL: CLASSES}, subject.shape, seed=SEED,
-                         batch_size=64)  # fmt: skip
+    truth = TorchSampler(
+        {MODEL: network}, {MODEL: CLASSES}, subject.shape, seed=SEED, batch_size=64
+    )
     votes = [each.count(MODEL, segments(draws)) for each in (sampler, load(truth, subject))]
     truth.close()
     share = moved(*votes) / float(votes[1].sum())

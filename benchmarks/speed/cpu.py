@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed import networks as deep_networks
 from dualsmooth.benchmarks.speed import peers
-from dualsmooth.benchmarks.speed.cpu_table import ratios, table
 from dualsmooth.benchmarks.speed.networks import Products, flop_per_vote
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, share
+from dualsmooth.benchmarks.speed.tables import cpu_table, ratios
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
@@ -108,9 +108,15 @@ OURS = {"ours": AUTO, "ours openvino": OPENVINO}
 def ours(case: Case, precision: str, backend: str = AUTO) -> peers.Draw:
     """The sampler that ``dualsmooth certify`` makes."""
     sampler = make_sampler(
-        {"m": case.network()}, {"m": CLASSES}, case.shape, seed=0, precision=precision,
-        batch_size=own_batch(case), threads=torch.get_num_threads(), backend=backend,
-    )  # fmt: skip
+        {"m": case.network()},
+        {"m": CLASSES},
+        case.shape,
+        seed=0,
+        precision=precision,
+        batch_size=own_batch(case),
+        threads=torch.get_num_threads(),
+        backend=backend,
+    )
     sampler.load(0, case.image)
 
     def draw(n: int) -> NDArray[np.int64]:
@@ -178,13 +184,7 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
 
 
 def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None = None) -> None:
-    """Measure, print a table, and write it as ``cpu.md`` beside ``cpu.json``.
-
-    Raises
-    ------
-    ArgumentError
-        If a network is unknown, or rounds or threads is not an integer >= 1.
-    """
+    """Measure, print a table, and write it as ``cpu.md`` beside ``cpu.json``."""
     positive_integer("rounds", rounds)
     cores = available_cores() if threads is None else positive_integer("threads", threads)
     for name in networks:
@@ -195,9 +195,9 @@ def run(rounds: int, networks: tuple[str, ...], out: Path, threads: int | None =
     found: dict[str, dict[str, Any]] = {}
     for name in networks:
         found[name] = measure(name, rounds, list(PEERS))
-        print(table({name: found[name]}, tuple(OURS)), flush=True)
+        print(cpu_table({name: found[name]}, tuple(OURS)), flush=True)
         out.mkdir(parents=True, exist_ok=True)
         about = {"machine": about_machine(), "threads": cores, "load_average": os.getloadavg()}
         write_json(out / "cpu.json", about | found)
-        (out / "cpu.md").write_text(table(found, tuple(OURS)))
+        (out / "cpu.md").write_text(cpu_table(found, tuple(OURS)))
     print(out / "cpu.json")

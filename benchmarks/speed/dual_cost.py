@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, ratio
-from dualsmooth.engine.api import certify
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import (
+    Budget,
+    Bundle,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    certify,
+    load_bundle,
+)
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -76,13 +78,7 @@ def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, GlobalMethod]]:
 
 
 def most_picked(bundle: Bundle, data: str) -> float:
-    """The level that dual picks for most of the first images that it certifies.
-
-    Raises
-    ------
-    ArgumentError
-        If it certifies none of them.
-    """
+    """The level that dual picks for most of the first images that it certifies."""
     images = load_images(data).images[:FIRST]
     picked = [c.sigma for c in certify(DualSmoothing(bundle), images, budget=Budget.fixed(n=500))]
     counts = Counter(sigma for sigma in picked if sigma is not None)
@@ -92,13 +88,7 @@ def most_picked(bundle: Bundle, data: str) -> float:
 
 
 def check(contestants: dict[str, Contestant]) -> None:
-    """Correctness gate: votes add up, and a radius is what its bounds say.
-
-    Raises
-    ------
-    AssertionError
-        If they do not.
-    """
+    """Correctness gate: votes add up, and a radius is what its bounds say."""
     for name, contestant in contestants.items():
         for certificate in contestant.found:
             assert all(sum(r.votes) == r.count for r in certificate.counts), name
@@ -138,9 +128,14 @@ def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> N
     bundle = load_bundle(model)
     sigma = most_picked(bundle, data)
     report: dict[str, Any] = {
-        "machine": about_machine(), "model": bundle.name, "sigma": sigma, "n": n,
-        "tolerance": TOLERANCE, "images per round": images, "rounds": rounds,
-    }  # fmt: skip
+        "machine": about_machine(),
+        "model": bundle.name,
+        "sigma": sigma,
+        "n": n,
+        "tolerance": TOLERANCE,
+        "images per round": images,
+        "rounds": rounds,
+    }
     certificates: dict[str, Found] = {}
     with ExitStack() as stack:
         for kind, budget in budgets(n, sigma).items():

@@ -22,13 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, ratio
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import Bundle, Certificate, load_bundle
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Terms
@@ -89,10 +87,8 @@ def certificates(certifier: OnnxCertifier, images: Images, n: int) -> list[Certi
 def radii(found: Sequence[Certificate]) -> dict[str, Any]:
     """How many are certified and the mean radius, abstentions as 0."""
     certified = sum(c.predicted is not None for c in found)
-    return {
-        "certified": certified,
-        "mean_radius": round(float(np.mean([c.radius for c in found])), 4),
-    }
+    mean = float(np.mean([c.radius for c in found]))
+    return {"certified": certified, "mean_radius": round(mean, 4)}
 
 
 def compare(routes: dict[str, OnnxCertifier], images: Images, n: int) -> dict[str, Any]:
@@ -137,8 +133,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", default="digits-dual")
     parser.add_argument("--sigma", type=float, default=0.25)
-    for name, count in (("images", 100), ("n", 10_000), ("pairs", 10_000), ("rounds", 15),
-                        ("votes", 4_096), ("threads", 1)):  # fmt: skip
+    counts = {
+        "images": 100,
+        "n": 10_000,
+        "pairs": 10_000,
+        "rounds": 15,
+        "votes": 4096,
+        "threads": 1,
+    }
+    for name, count in counts.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()

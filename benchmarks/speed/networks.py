@@ -20,10 +20,12 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = 4 * width
         self.branch = nn.Sequential(
-            *_convolution(inputs, width, 1, 1), nn.ReLU(inplace=True),
-            *_convolution(width, width, 3, stride), nn.ReLU(inplace=True),
+            *_convolution(inputs, width, 1, 1),
+            nn.ReLU(inplace=True),
+            *_convolution(width, width, 3, stride),
+            nn.ReLU(inplace=True),
             *_convolution(width, outputs, 1, 1),
-        )  # fmt: skip
+        )
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(*_convolution(inputs, outputs, 1, stride))
@@ -60,9 +62,8 @@ def resnet18_cifar() -> nn.Module:
 
 def resnet50() -> nn.Module:
     """ResNet-50 v1.5 with ten classes, 8.2 GFLOP for 224x224 pixels."""
-    layers: list[nn.Module] = [
-        *_convolution(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
-    ]  # fmt: skip
+    layers: list[nn.Module] = [*_convolution(3, 64, 7, 2), nn.ReLU(inplace=True)]
+    layers.append(nn.MaxPool2d(3, 2, 1))
     inputs = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
@@ -128,11 +129,6 @@ class Products:
 
     No thread waits for another, as none does in a sampler: one product divided among threads is as
     slow as the slowest of them, which on a busy machine is far below what the processor can do.
-
-    Parameters
-    ----------
-    threads : int
-        Threads that multiply at once.
     """
 
     def __init__(self, threads: int) -> None:

@@ -10,42 +10,37 @@ from time import perf_counter
 from typing import Any
 
 from dualsmooth.benchmarks.speed.rounds import about_machine
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine import Budget, DualSmoothing, load_bundle
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
 GOALS = {50: 0.9, 500: 0.97}
-BUDGETS = (
-    Budget.decide((0.25, 0.5), n=10_000),
-    Budget.precise(n=1000),
-    Budget.fixed(n=500),
-)
+BUDGETS = (Budget.decide((0.25, 0.5), n=10_000), Budget.precise(n=1000), Budget.fixed(n=500))
 """Few votes each: the more there are, the easier batches are to fill."""
 
 
 def measure(method: GlobalMethod, budget: Budget, images: int) -> dict[str, Any]:
-    """One run on the first images of the digits.
-
-    Raises
-    ------
-    AssertionError
-        If the rows said to be used are not those the certificates list.
-    """
+    """One run on the first images of the digits."""
     with Session(method, Settings(budget)) as session:
         start = perf_counter()
         found = list(session.certify(load_images("digits").images[:images]))
         seconds, occupancy = perf_counter() - start, session.occupancy
         assert occupancy.used == sum(r.count for c in found for r in c.counts)
         return {
-            "method": method.name, "budget": budget.kind, "n": budget.n, "images": images,
-            "batch": session.batch_size, "rows used": occupancy.used, "rows run": occupancy.run,
-            "share": occupancy.share, "goal": GOALS[images], "seconds": seconds,
-        }  # fmt: skip
+            "method": method.name,
+            "budget": budget.kind,
+            "n": budget.n,
+            "images": images,
+            "batch": session.batch_size,
+            "rows used": occupancy.used,
+            "rows run": occupancy.run,
+            "share": occupancy.share,
+            "goal": GOALS[images],
+            "seconds": seconds,
+        }
 
 
 def run(out: Path) -> None:

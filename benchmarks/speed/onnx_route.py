@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed.cpu import CASES, CLASSES, SIGMA, Case
 from dualsmooth.benchmarks.speed.rounds import interleave, quartiles, ratio
+from dualsmooth.engine import Bundle
 from dualsmooth.engine.machine import available_cores, machine
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.samplers.choose import make_sampler
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.deployment import Terms
@@ -38,9 +38,14 @@ def samplers(case: Case, folder: Path, threads: int) -> dict[str, Sampler]:
     bundle = Bundle.from_classifier(network, num_classes=CLASSES, input_shape=case.shape)
     deployment = export_bundle(bundle, folder, Terms("fixed", SIGMA))
     cpu = make_sampler(
-        {ROLE: network}, {ROLE: CLASSES}, case.shape, seed=0, precision="fp32", threads=threads,
+        {ROLE: network},
+        {ROLE: CLASSES},
+        case.shape,
+        seed=0,
+        precision="fp32",
+        threads=threads,
         batch_size=deployment.batch_size,
-    )  # fmt: skip
+    )
     routes: dict[str, Sampler] = {"cpu sampler": cpu}
     for name, fed in (("onnx", False), ("onnx, noise fed", True)):
         routes[name] = OnnxSampler(deployment, [ROLE], seed=0, feed_noise=fed, threads=threads)

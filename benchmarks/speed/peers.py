@@ -18,14 +18,26 @@ def cohen(
     network: torch.nn.Module, image: NDArray[np.float32], sigma: float, classes: int, batch: int
 ) -> Draw:
     """The sampling loop of Cohen et al.'s published code (2019), in eager PyTorch."""
-    return _loop(network, image, sigma, classes, batch)
+    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+    def draw(n: int) -> NDArray[np.int64]:
+        counts = np.zeros(classes, np.int64)
+        with torch.no_grad():
+            for rows in _sizes(n, batch):
+                repeated = x.repeat((rows, 1, 1, 1))
+                noise = torch.randn_like(repeated) * sigma
+                for vote in network(repeated + noise).argmax(1).numpy():
+                    counts[vote] += 1
+        return counts
+
+    return draw
 
 
 def compiled(
     network: torch.nn.Module, image: NDArray[np.float32], sigma: float, classes: int, batch: int
 ) -> Draw:
     """The same loop around ``torch.compile``; needs a C++ compiler."""
-    draw = _loop(torch.compile(network, dynamic=False), image, sigma, classes, batch)  # type: ignore[arg-type]
+    draw = cohen(torch.compile(network, dynamic=False), image, sigma, classes, batch)  # type: ignore[arg-type]
     draw(batch)
     return lambda n: draw(-(-n // batch) * batch)
 
@@ -38,9 +50,15 @@ def art(
 
     x = np.ascontiguousarray(image.transpose(2, 0, 1))
     smooth = PyTorchRandomizedSmoothing(
-        model=network, loss=torch.nn.CrossEntropyLoss(), input_shape=x.shape, nb_classes=classes,
-        sample_size=100, scale=sigma, alpha=0.001, device_type="cpu",
-    )  # fmt: skip
+        model=network,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=x.shape,
+        nb_classes=classes,
+        sample_size=100,
+        scale=sigma,
+        alpha=0.001,
+        device_type="cpu",
+    )
 
     def draw(n: int) -> NDArray[np.int64]:
         votes: NDArray[np.int64] = smooth._prediction_counts(x, n, batch).astype(np.int64)
@@ -57,9 +75,8 @@ def onnxruntime(
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        _onnx(network, image, batch), options, providers=["CPUExecutionProvider"]
-    )
+    file, providers = _onnx(network, image, batch), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(file, options, providers=providers)
     name = session.get_inputs()[0].name
     return _batches(lambda x: session.run(None, {name: x})[0], image, sigma, classes, batch)
 
@@ -77,30 +94,10 @@ def openvino(
     import openvino
 
     model = openvino.Core().read_model(_onnx(network, image, batch))
-    hints = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
+    threads = torch.get_num_threads()
+    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     compiled_model = openvino.compile_model(model, "CPU", hints)
     return _batches(lambda x: compiled_model(x)[0], image, sigma, classes, batch)
-
-
-def _loop(
-    network: torch.nn.Module, image: NDArray[np.float32], sigma: float, classes: int, batch: int
-) -> Draw:
-    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-    def draw(n: int) -> NDArray[np.int64]:
-        counts = np.zeros(classes, np.int64)
-        with torch.no_grad():
-            for rows in _sizes(n, batch):
-                repeated = x.repeat((rows, 1, 1, 1))
-                noise = torch.randn_like(repeated) * sigma
-                for vote in network(repeated + noise).argmax(1).numpy():
-                    counts[vote] += 1
-        return counts
-
-    return draw
 
 
 def _batches(

@@ -16,17 +16,7 @@ Times = dict[str, list[float]]
 def interleave(
     contestants: Mapping[str, Callable[[], object]], rounds: int, seed: int = 0
 ) -> Times:
-    """Time contestants in random order, once per round, after an untimed round.
-
-    Parameters
-    ----------
-    contestants : mapping of str to callable
-        Each does the same work once.
-    rounds : int
-        Timed rounds, >= 1.
-    seed : int
-        Of the order.
-    """
+    """Time contestants in random order, once per round, after an untimed round."""
     rng, seconds = np.random.default_rng(seed), {name: list[float]() for name in contestants}
     for round_ in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):
         for name in rng.permutation(list(contestants)):
@@ -61,10 +51,7 @@ def best(seconds: Times, names: list[str]) -> str:
 def quartiles(times: list[float], work: int) -> dict[str, Any]:
     """Median and interquartile range, as work per second."""
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
-    return {
-        "per_second": round(work / middle),
-        "iqr": [round(work / high), round(work / low)],
-    }
+    return {"per_second": round(work / middle), "iqr": [round(work / high), round(work / low)]}
 
 
 def share(times: list[float], work: int, peak_times: list[float], peak_work: int) -> float:

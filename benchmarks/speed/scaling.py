@@ -26,14 +26,10 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed.rounds import about_machine
-from dualsmooth.benchmarks.speed.scaling_table import draw_picture, table
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.benchmarks.speed.tables import draw_picture, scaling_table
+from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import GlobalMethod
-from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.session import Session
@@ -59,15 +55,19 @@ class Point:
         shape = (self.side, self.side, 3)
         if self.levels == 1:
             bundle = Bundle.from_modules(
-                {"classifier": self._network(self.classes)}, num_classes=self.classes,
+                {"classifier": self._network(self.classes)},
+                num_classes=self.classes,
                 input_shape=shape,
-            )  # fmt: skip
+            )
             return FixedSmoothing(bundle, SIGMA)
         modules["selector"] = self._network(self.levels)
         bundle = Bundle.from_modules(
-            modules, num_classes=self.classes, input_shape=shape,
-            sigmas=tuple(float(f"{s:g}") for s in levels), tau=TAU,
-        )  # fmt: skip
+            modules,
+            num_classes=self.classes,
+            input_shape=shape,
+            sigmas=tuple(float(f"{s:g}") for s in levels),
+            tau=TAU,
+        )
         return DualSmoothing(bundle)
 
     def _network(self, outputs: int) -> torch.nn.Module:
@@ -98,13 +98,7 @@ def points() -> list[Point]:
 
 
 def check(session: Session, point: Point, found: list[Certificate]) -> None:
-    """Correctness gate: votes add up, and the first image's are those of the reference driver.
-
-    Raises
-    ------
-    AssertionError
-        If they are not.
-    """
+    """Correctness gate: votes add up, and the first image's are those of the reference driver."""
     first = min(found, key=lambda c: c.image_id)
     procedure = point.method().certify(Budget.fixed(100, point.votes), 1e-3)
     session.sampler.load(0, point.pixels()[0].astype(np.float32) / np.float32(255))
@@ -124,10 +118,13 @@ def measure(point: Point) -> dict[str, float]:
         found = list(session.certify(point.pixels()))
         seconds, processor = perf_counter() - start, process_time() - busy
     return {
-        "seconds": seconds, "processor_seconds": processor,
-        "draws": float(sum(c.draws for c in found)), "occupancy": session.occupancy.share,
-        "memory_mb": peak_memory(), "memory_over_imports_mb": peak_memory() - idle,
-    }  # fmt: skip
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "draws": float(sum(c.draws for c in found)),
+        "occupancy": session.occupancy.share,
+        "memory_mb": peak_memory(),
+        "memory_over_imports_mb": peak_memory() - idle,
+    }
 
 
 def peak_memory() -> float:
@@ -165,7 +162,7 @@ def run(rounds: int, out: Path) -> None:
         ]
         for axis, values in AXES.items()
     }
-    text = table(axes)
+    text = scaling_table(axes)
     print(text)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "scaling.json", {"machine": about_machine(), "rounds": rounds} | axes)

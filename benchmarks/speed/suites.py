@@ -19,13 +19,7 @@ def run_suite(
     bundle: str = "digits-dual",
     data: str = "digits",
 ) -> None:
-    """Run one suite and write its JSON into a folder.
-
-    Raises
-    ------
-    ArgumentError
-        If the suite or a network is unknown, or rounds or threads is not an integer >= 1.
-    """
+    """Run one suite and write its JSON into a folder."""
     one_of("suite", suite, tuple(ROUNDS))
     times = positive_integer("rounds", ROUNDS[suite] if rounds is None else rounds)
     if suite == "cpu":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings, libraries_of
@@ -48,7 +48,7 @@ class LeaseImages:
     images: NDArray[np.generic]
     image_ids: list[int]
     labels: list[int]
-    book: Votebook
+    book: RecordedVotes
 
 
 Cut = Callable[[int, list[int]], LeaseImages]
@@ -59,7 +59,7 @@ def cutter(
     images: Any,
     image_ids: Sequence[int],
     labels: Sequence[int],
-    book: Votebook,
+    book: RecordedVotes,
     shape: tuple[int, int, int],
 ) -> Cut:
     """Cuts leases from a data set."""

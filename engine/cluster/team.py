@@ -13,7 +13,7 @@ from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray import RayPool
 from dualsmooth.engine.methods.method import Method, is_serial
-from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.samplers.sampler import MakeSampler
@@ -58,7 +58,11 @@ class Workers:
         return self._conductor.failed
 
     def certify(
-        self, images: NDArray[Any], image_ids: Sequence[int], labels: Sequence[int], book: Votebook
+        self,
+        images: NDArray[Any],
+        image_ids: Sequence[int],
+        labels: Sequence[int],
+        book: RecordedVotes,
     ) -> Iterator[Certificate]:
         """Yield certificates as they come in."""
         shape = bundle_of(self.method).input_shape

@@ -19,11 +19,14 @@ from torch import fx, nn
 from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.normalize import Normalize
 
 _OWN = tuple(
     f"dualsmooth.engine.models.{name}"
-    for name in ("denoised", "ensemble", "normalize", "ordered", "resnet", "small")
+    for name in (
+        *("denoised", "ensemble", "architectures.normalize", "architectures.ordered"),
+        *("architectures.resnet", "architectures.small"),
+    )
 )
 _PLAIN = (
     nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear,

@@ -1,5 +1,6 @@
 """One network of a bundle: what it is, its weights, and how to build it."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ _COUNTER = "num_batches_tracked"
 
 
 UNDIGESTED = "undigested"
-"""Entry of a network's kwargs that names what its digest cannot cover."""
+"""Entry of kwargs that names what the digest of a module in memory cannot cover."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -56,7 +57,8 @@ class Network:
         if not isinstance(self.weights, bytes):
             from dualsmooth.engine.models.digest.live_module import build_copy
 
-            return build_copy(self)
+            digest = self.kwargs.get("structure", self.sha256)
+            return build_copy(self.weights, self.architecture, digest)
         # torch takes seconds to import, and a bundle can be read without it.
         from dualsmooth.engine.models.weights import build_network
 
@@ -103,10 +105,14 @@ def network_from_module(
     """
     if in_training(module):
         raise ArgumentError("module", "must be in eval mode", type(module).__name__, "call eval()")
-    from dualsmooth.engine.models.digest.live_module import check_equal, network_of
+    from dualsmooth.engine.models.digest.live_module import check_equal, digested_copy
 
     if not architecture:
-        return network_of(module)
+        name, digest, opaque, copied = digested_copy(module)
+        if not opaque:
+            return Network(name, {}, digest, copied)
+        kwargs = {UNDIGESTED: opaque, "structure": digest}
+        return Network(name, kwargs, sha256_of(secrets.token_bytes(32)), copied)  # like no other
     from safetensors.numpy import save
 
     state = {k: t for k, t in module.state_dict().items() if not k.endswith(_COUNTER)}

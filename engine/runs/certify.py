@@ -20,9 +20,10 @@ from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RunLog, read_configuration
 from dualsmooth.engine.runs.logged import check_logged
 from dualsmooth.engine.runs.progress import Progress
-from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
+from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
 
@@ -111,7 +112,7 @@ def certify_run(
     with _session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
-        book = Votebook.read(reuse, configuration)
+        book = read_votes(reuse, configuration)
         with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
             if begun is not None:
                 check_logged(log, method, data, configuration, image_ids)
@@ -164,7 +165,11 @@ def _as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
 
 
 def _certify_missing(
-    session: "Session | Workers", data: ImageSet, image_ids: list[int], log: RunLog, book: Votebook
+    session: "Session | Workers",
+    data: ImageSet,
+    image_ids: list[int],
+    log: RunLog,
+    book: RecordedVotes,
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]

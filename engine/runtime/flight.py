@@ -1,6 +1,6 @@
 """One procedure in flight: feeds it votes, checks them, and keeps the record."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -10,10 +10,33 @@ from numpy.typing import NDArray
 from dualsmooth.engine.certificate import DrawRecord
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import SamplerError
-from dualsmooth.engine.runs.reuse import Votebook
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 
 Result = TypeVar("Result")
+
+
+class RecordedVotes:
+    """Draws that earlier runs recorded, by image."""
+
+    def __init__(self) -> None:
+        self._votes: dict[int, dict[tuple[object, ...], tuple[int, ...]]] = {}
+
+    def add(self, image_id: int, record: DrawRecord) -> None:
+        """Take in the votes of one draw."""
+        key = (record.model, record.sigma, record.phase, record.level, record.first, record.count)
+        self._votes.setdefault(image_id, {})[key] = record.votes
+
+    def part(self, image_ids: Iterable[int]) -> "RecordedVotes":
+        """The votes of some images."""
+        book = RecordedVotes()
+        book._votes = {i: self._votes[i] for i in image_ids if i in self._votes}
+        return book
+
+    def find(self, image_id: int, draw: Draw) -> Counts | None:
+        """Votes of a draw, or None if no run recorded it."""
+        key = (draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count)
+        votes = self._votes.get(image_id, {}).get(key)
+        return None if votes is None else np.array(votes, np.int64)
 
 
 @dataclass
@@ -39,13 +62,13 @@ class Flight(Generic[Result]):
         Which image it certifies.
     procedure : Generator
         Yields `Draw`, receives counts, returns its result.
-    book : Votebook, optional
+    book : RecordedVotes, optional
         Votes known already; they are not asked for.
     """
 
     image_id: int
     procedure: Generator[Draw, Counts, Result]
-    book: Votebook | None = None
+    book: RecordedVotes | None = None
     slot: int = -1
     seconds: float = 0.0
     records: list[DrawRecord] = field(default_factory=list)

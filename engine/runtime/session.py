@@ -14,8 +14,7 @@ from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, me
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
-from dualsmooth.engine.runs.reuse import Votebook
-from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.flight import Flight, RecordedVotes, Result
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
@@ -96,7 +95,7 @@ class Session:
         images: AnyArray,
         image_ids: Sequence[int] | None = None,
         labels: Sequence[int] | None = None,
-        book: Votebook | None = None,
+        book: RecordedVotes | None = None,
     ) -> Iterator[Certificate]:
         """Yield certificates in the order in which images are decided.
 
@@ -110,7 +109,7 @@ class Session:
             Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
         labels : sequence of int, optional
             True classes, copied into the certificates; negative where unknown.
-        book : Votebook, optional
+        book : RecordedVotes, optional
             Votes of earlier runs on the same images, read instead of drawn.
 
         Raises

@@ -29,8 +29,8 @@ from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.engine.settings import AUTO, NOISES, OPENVINO, check_backend
-from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
+from dualsmooth.kernels.thresholds import Thresholds
 
 BATCHES_PER_CALL = 4
 """Batches per thread and call: few, so that there is another call to go on with."""
@@ -73,7 +73,7 @@ class CpuSampler:
         self.name = "cpu" if backend == AUTO else f"cpu:{backend}"
         self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self._levels: dict[float, int] = {}
-        self._tables: GridTables | None = None
+        self._tables: Thresholds | None = None
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self.threads = (
             available_cores() if threads is None else positive_integer("threads", threads)
@@ -157,7 +157,7 @@ class CpuSampler:
         known = len(self._levels)
         found = [self._levels.setdefault(sigma, len(self._levels)) for sigma in sigmas]
         if len(self._levels) > known:
-            self._tables = GridTables.pack([thresholds(sigma) for sigma in self._levels])
+            self._tables = Thresholds.pack([thresholds(sigma) for sigma in self._levels])
         return found
 
     def _logits(self, model: str, table: NDArray[np.void], first: int, rows: int) -> torch.Tensor:

@@ -18,12 +18,11 @@ from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.eager import dtype_of
 from dualsmooth.engine.samplers.graphs import SAMPLE_SIGMA, Captured, Capturer
-from dualsmooth.engine.samplers.grid_levels import GridLevels
 from dualsmooth.engine.samplers.inputs import device_steps, host_image
 from dualsmooth.engine.samplers.passes import Inputs
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream, Event
-from dualsmooth.engine.samplers.tables import COLUMNS, Piece, divide, fill
+from dualsmooth.engine.samplers.tables import COLUMNS, Piece, ThresholdTables, divide, fill
 from dualsmooth.engine.settings import NOISES, sampler_name
 from dualsmooth.kernels.rows import seed_key
 
@@ -84,9 +83,9 @@ class CudaSampler:
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
         self._word3 = counter_word3(0, attempt)
         self._stream = stream = CudaStream() if stream is None else stream
-        self._grid: GridLevels | None = None
+        self._grid: ThresholdTables | None = None
         if one_of("noise", noise, NOISES) == "integer":
-            self._grid = GridLevels(stream)
+            self._grid = ThresholdTables(stream)
             self._grid.index(SAMPLE_SIGMA)
         kind = torch.uint8 if self._grid else torch.float32
         images = stream.zeros(slots, *shape, dtype=kind)

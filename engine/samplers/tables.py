@@ -1,4 +1,4 @@
-"""Segments as tables a device reads: one row per sample, in batches of a fixed shape."""
+"""Tables a device reads: one row per sample in batches of a fixed shape, and noise levels."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -7,14 +7,61 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.samplers.sampler import Segment, unroll
+from dualsmooth.engine.samplers.stream import DeviceStream
 from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.thresholds import Thresholds
 
 COLUMNS = ("slot", "sigma", "stream", "image", "sample", "segment")
 """Rows of a table, int32 [6, batch]; ``sigma`` holds the bits of a float32, or a level."""
 
+LEVELS, WIDTH = 64, 8191
+"""Noise levels a run may draw from, and thresholds per level: enough for sigma up to 1.75."""
+
 Piece: TypeAlias = list[tuple[int, Segment]]
 """Segments, or parts of them, with the position of each in the caller's list."""
+
+
+class ThresholdTables:
+    """Thresholds of the integer noise that captured passes read, one row per noise level.
+
+    A row is written when its level is first met, before the first pass that reads it.
+    """
+
+    def __init__(self, stream: DeviceStream) -> None:
+        self._stream = stream
+        self.tables = Thresholds(
+            limits=stream.zeros(LEVELS, WIDTH, dtype=torch.int64),
+            count=stream.zeros(LEVELS, dtype=torch.int32),
+            lowest=stream.zeros(LEVELS, dtype=torch.int32),
+        )
+        self._levels: dict[float, int] = {}
+        self._sources: list[torch.Tensor] = []
+
+    def index(self, sigma: float) -> int:
+        """Row of a noise level."""
+        if sigma in self._levels:
+            return self._levels[sigma]
+        table, row = thresholds(sigma), len(self._levels)
+        if len(table) > WIDTH:
+            raise ArgumentError("sigma", "must be at most 1.75 for integer noise here", sigma)
+        if row == LEVELS:
+            rule = f"must be one of at most {LEVELS} noise levels for integer noise here"
+            raise ArgumentError("sigma", rule, sigma)
+        level = Thresholds.pack([table])
+        self._write(self.tables.limits[row, : level.limits.shape[1]], level.limits[0])
+        self._write(self.tables.count[row], level.count[0])
+        self._write(self.tables.lowest[row], level.lowest[0])
+        self._levels[sigma] = row
+        return row
+
+    def _write(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        source = self._stream.pinned(*values.shape, dtype=values.dtype)
+        source.copy_(values)
+        self._sources.append(source)  # until the copy has run
+        self._stream.copy(target, source)
 
 
 def device_rows(table: torch.Tensor, count: int) -> Rows:

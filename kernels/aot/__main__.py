@@ -14,6 +14,8 @@ same gates where nvcc is installed.
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
+from dualsmooth.kernels.cuda.residual_stage import SOURCE, STAGES, Stage
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -76,6 +79,23 @@ def build_case(case, sm: int) -> Machine:
     options = dict(num_warps=case.warps, num_stages=1, enable_fp_fusion=True)
     built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     return inspect_cubin(built.asm["cubin"], built.metadata.shared)
+
+
+def nvcc() -> str | None:
+    """Path of the CUDA C++ compiler, or None where it is not installed."""
+    return shutil.which("nvcc")
+
+
+def build_stage(stage: Stage, sm: int) -> Machine:
+    """Compile an on-chip stage for an architecture with nvcc and read it back."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "stage.cubin"
+        command = ["nvcc", f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o"]
+        command += [str(cubin), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
+        return inspect_cubin(cubin.read_bytes(), stage.shared)
 
 
 def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
@@ -203,9 +223,7 @@ def _triton_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Buil
 
 
 def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:
-    from dualsmooth.kernels.cuda.residual_stage import STAGES, build_stage, compiler
-
-    if compiler() is None:
+    if nvcc() is None:
         print("CUDA C++ kernels skipped: nvcc is not installed")
         return
     for stage in STAGES:

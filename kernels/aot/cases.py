@@ -31,40 +31,18 @@ POINTERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One compiled form of one kernel.
-
-    Parameters
-    ----------
-    name : str
-        Unique, readable.
-    kernel : triton.JITFunction
-        Device function.
-    constants : dict
-        Its constexprs.
-    warps : int
-        Warps per program.
-    programs : float
-        Programs per draw.
-    bytes, flop : int
-        Device-memory bytes and operations per draw.
-    mma : bool
-        Whether tensor-core instructions must be there.
-    straight : bool
-        Whether the static instruction count is the executed one (no loop).
-    types : dict
-        Argument types other than the usual ones.
-    """
+    """One compiled form of one kernel."""
 
     name: str
     kernel: Any
     constants: dict[str, Any]
-    warps: int
-    programs: float
-    bytes: int
-    flop: int = 0
-    mma: bool = False
-    straight: bool = True
-    types: dict[str, str] = field(default_factory=dict)
+    warps: int  # per program
+    programs: float  # per draw
+    bytes: int  # of device memory per draw
+    flop: int = 0  # per draw
+    mma: bool = False  # tensor-core instructions must be there
+    straight: bool = True  # the static instruction count is the executed one (no loop)
+    types: dict[str, str] = field(default_factory=dict)  # of arguments, where unusual
 
     @property
     def signature(self) -> dict[str, str]:
@@ -94,15 +72,25 @@ def _noise_cases() -> Iterator[Case]:
         written = shape.blocks * 4 * (4 if types else 2)
         programs = math.ceil(shape.blocks / choice.blocks)
         yield Case(
-            f"noise {label}", noise.noise_kernel, constants, choice.warps, programs, written,
+            f"noise {label}",
+            noise.noise_kernel,
+            constants,
+            choice.warps,
+            programs,
+            written,
             types=types,
-        )  # fmt: skip
+        )
     choice = NoiseLaunch.choose(CIFAR.blocks)
     constants = dict(STEP=3, OUT_STEP=4, STEPS=12, BLOCK=choice.blocks)
     yield Case(
-        "integer noise", noise.integer_noise_kernel, constants, choice.warps,
-        math.ceil(CIFAR.blocks / choice.blocks), CIFAR.blocks * 8, types={"images": "*u8"},
-    )  # fmt: skip
+        "integer noise",
+        noise.integer_noise_kernel,
+        constants,
+        choice.warps,
+        math.ceil(CIFAR.blocks / choice.blocks),
+        CIFAR.blocks * 8,
+        types={"images": "*u8"},
+    )
 
 
 def _stem_cases() -> Iterator[Case]:
@@ -114,17 +102,7 @@ def _stem_cases() -> Iterator[Case]:
 
 
 def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
-    constants: dict[str, Any] = dict(
-        HEIGHT=shape.height,
-        WIDTH=shape.width,
-        CHANNELS=shape.channels,
-        LANES=shape.lanes,
-        COUT=shape.outputs,
-        KERNEL=shape.kernel,
-        STRIDE=shape.stride,
-        RELU=True,
-        PIXELS=choice.pixels,
-    )
+    constants: dict[str, Any] = shape.constants | dict(RELU=True, PIXELS=choice.pixels)
     outputs = shape.out_height * shape.out_width
     programs = math.ceil(outputs / choice.pixels)
     if choice.design != "tap":
@@ -205,19 +183,29 @@ def _vote_cases() -> Iterator[Case]:
         ("imagenet", 1000, 49, 2048, "*bf16"),
     ):
         choice = VoteLaunch.choose(classes, channels)
-        bins = 1 << (classes + 1).bit_length()
-        padded = 1 << (max(16, classes) - 1).bit_length()
-        sizes = dict(CLASSES_PAD=padded, BINS=bins, ROWS=choice.rows, TILES=choice.tiles)
+        sizes = choice.constants(classes)
         head = dict(SPATIAL=spatial, CHANNELS=channels, CHUNK=choice.chunk)
         programs = 1 / (choice.rows * choice.tiles)
         flop = channels * (spatial + 2 * classes)
         yield Case(
-            f"vote {label}", vote.vote_kernel, sizes | head, choice.warps, programs,
-            2 * spatial * channels, flop, mma=kind == "*bf16", straight=False,
+            f"vote {label}",
+            vote.vote_kernel,
+            sizes | head,
+            choice.warps,
+            programs,
+            2 * spatial * channels,
+            flop,
+            mma=kind == "*bf16",
+            straight=False,
             types={"weight": kind},
-        )  # fmt: skip
+        )
         if label == "cifar":
             yield Case(
-                f"vote logits {label}", vote.vote_logits_kernel, sizes, choice.warps, programs,
-                4 * classes, straight=False,
-            )  # fmt: skip
+                f"vote logits {label}",
+                vote.vote_logits_kernel,
+                sizes,
+                choice.warps,
+                programs,
+                4 * classes,
+                straight=False,
+            )

@@ -16,24 +16,12 @@ _LOCAL = ("LDL", "STL")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What one kernel needs on one architecture.
+    """What one kernel needs on one architecture."""
 
-    Parameters
-    ----------
-    registers : int
-        Registers per thread.
-    stack : int
-        Stack frame bytes per thread; spills and indexed arrays live there.
-    shared : int
-        Shared memory bytes per block, dynamic part included.
-    opcodes : dict
-        Opcode without modifiers -> static count.
-    """
-
-    registers: int
-    stack: int
-    shared: int
-    opcodes: dict[str, int]
+    registers: int  # per thread
+    stack: int  # frame bytes per thread; spills and indexed arrays live there
+    shared: int  # bytes per block, dynamic part included
+    opcodes: dict[str, int]  # opcode without modifiers -> static count
 
     @property
     def size(self) -> int:
@@ -52,13 +40,7 @@ class Machine:
 
 
 def inspect_cubin(cubin: bytes, dynamic_shared: int = 0) -> Machine:
-    """Disassemble a cubin that holds one kernel.
-
-    Raises
-    ------
-    RuntimeError
-        If a tool fails or its output is not understood.
-    """
+    """Disassemble a cubin that holds one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -20,15 +20,8 @@ def compiled(name: str) -> ctypes.CDLL | None:
 
 
 def required(name: str, library: ctypes.CDLL | None) -> ctypes.CDLL:
-    """A library that must be there.
-
-    Raises
-    ------
-    KernelArgumentError
-        If it is not.
-    """
+    """A library that must be there."""
     if library is None:
-        raise KernelArgumentError(
-            name, "must have been built", "no library", "reinstall with a C compiler"
-        )
+        hint = "reinstall with a C compiler"
+        raise KernelArgumentError(name, "must have been built", "no library", hint)
     return library

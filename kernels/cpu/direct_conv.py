@@ -36,19 +36,10 @@ def available() -> bool:
 class DirectConv(torch.nn.Module):
     """A convolution with its weights laid out for the loops; it cannot be trained.
 
-    Parameters
-    ----------
-    weight : torch.Tensor of float32, shape (outputs, channels, height, width)
-    bias : torch.Tensor of float32, shape (outputs,), or None
-    stride : int
-    padding : tuple of int
-        Zeros above and below, left and right.
-    relu : bool
-    pool : bool
-        2x2 max pooling with stride 2 after the ReLU; an odd last line or column is dropped.
-    normalize : tuple of torch.Tensor of float32, shape (channels,), optional
-        Mean and std: (x - mean) / std is convolved. They go into weights and bias; the padding,
-        which is zero after normalization, is the mean before it.
+    ``weight`` is float32 (outputs, channels, height, width); ``padding`` zeros above and below,
+    left and right; ``pool`` 2x2 max pooling of stride 2 after the ReLU, an odd last line or column
+    dropped. With ``normalize``, mean and std of the channels, (x - mean) / std is convolved: they
+    go into weights and bias, and the padding, zero after normalization, is the mean before it.
     """
 
     weight: torch.Tensor
@@ -86,20 +77,10 @@ class DirectConv(torch.nn.Module):
         self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (rows, outputs, height, width) in channels-last memory.
+        """Outputs (rows, outputs, height, width) in channels-last memory; so is ``x``, or copied.
 
         Each is one chain of fused multiply-adds in a fixed order, so a row's bits do not depend on
         the other rows or their number.
-
-        Parameters
-        ----------
-        x : torch.Tensor of float32, shape (rows, channels, height, width)
-            Read without a copy from channels-last memory.
-
-        Raises
-        ------
-        KernelArgumentError
-            If ``x`` has the wrong type or shape, or the loops were not built.
         """
         shape = tuple(x.shape)
         if shape not in self._plans or x.dtype != torch.float32:
@@ -107,32 +88,23 @@ class DirectConv(torch.nn.Module):
         plan = self._plans[shape]
         source = x.permute(0, 2, 3, 1).contiguous()
         out, scratch = torch.empty(plan.shape), torch.empty(plan.scratch)
+        buffers = (source, self.weight, self.bias, self.border, scratch, out)
         required("direct_conv", _library()).dualsmooth_direct_conv(
-            ctypes.byref(plan.geometry),
-            source.data_ptr(),
-            self.weight.data_ptr(),
-            self.bias.data_ptr(),
-            self.border.data_ptr(),
-            scratch.data_ptr(),
-            out.data_ptr(),
+            ctypes.byref(plan.geometry), *(buffer.data_ptr() for buffer in buffers)
         )
         return out.permute(0, 3, 1, 2)
 
     def _plan(self, x: torch.Tensor) -> "_Plan":
         g, pool = self._geometry(x), 2 if self.pool else 1
         lines = 2 * max(LANES * (2 * g.out_width + max(TILES)), GREY * g.padded_out)
-        return _Plan(
-            g, (g.rows, g.out_height // pool, g.out_width // pool, self.outputs),
-            g.padded_height * g.padded_width * g.channels + lines,
-        )  # fmt: skip
+        shape = (g.rows, g.out_height // pool, g.out_width // pool, self.outputs)
+        return _Plan(g, shape, g.padded_height * g.padded_width * g.channels + lines)
 
     def _geometry(self, x: torch.Tensor) -> "_Geometry":
         _, kernel_height, kernel_width, channels, _ = self.weight.shape
         if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] != channels:
-            raise KernelArgumentError(
-                "x", f"must be float32 (rows, {channels}, height, width)",
-                f"{x.dtype} {tuple(x.shape)}",
-            )  # fmt: skip
+            rule = f"must be float32 (rows, {channels}, height, width)"
+            raise KernelArgumentError("x", rule, f"{x.dtype} {tuple(x.shape)}")
         rows, _, height, width = x.shape
         above, left = self.padding
         out_height = (height + 2 * above - kernel_height) // self.stride + 1
@@ -143,11 +115,13 @@ class DirectConv(torch.nn.Module):
         used = (2 * LANES,) if self.grey else tiles
         computed = max(-(-out_width // tile) * tile for tile in used)
         read = (computed - 1) * self.stride + kernel_width
+        kernel = (kernel_height, kernel_width, self.stride, above, left)
+        result = (out_height, out_width, self.outputs, self.relu, self.pool)
+        padded = (height + 2 * above, max(width + 2 * left, read))
+        used_width = computed * self.grey
         return _Geometry(
-            rows, height, width, channels, kernel_height, kernel_width, self.stride, above, left,
-            out_height, out_width, self.outputs, self.relu, self.pool,
-            height + 2 * above, max(width + 2 * left, read), *tiles, computed * self.grey,
-        )  # fmt: skip
+            *(rows, height, width, channels), *kernel, *result, *padded, *tiles, used_width
+        )
 
 
 @dataclass(frozen=True)
@@ -163,11 +137,11 @@ class _Geometry(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "rows", "height", "width", "channels", "kernel_height", "kernel_width", "stride",
-            "pad_height", "pad_width", "out_height", "out_width", "outputs", "relu", "pool",
-            "padded_height", "padded_width", "tile", "wide_tile", "padded_out",
-        )
-    ]  # fmt: skip
+            "rows height width channels kernel_height kernel_width stride pad_height pad_width "
+            "out_height out_width outputs relu pool padded_height padded_width tile wide_tile "
+            "padded_out"
+        ).split()
+    ]
 
 
 def _taken_up(

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.kernels.cpu.compiled import compiled, required
-from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.thresholds import Thresholds
 
 SEGMENT = np.dtype(
     [
@@ -43,13 +43,7 @@ def available() -> bool:
 
 
 def best_version() -> str:
-    """The widest instruction set of this processor that the loops are compiled for.
-
-    Raises
-    ------
-    KernelArgumentError
-        If the loops have not been built.
-    """
+    """The widest instruction set of this processor that the loops are compiled for."""
     return VERSIONS[_require().dualsmooth_best_version()]
 
 
@@ -62,37 +56,17 @@ def noisy_rows(
     *,
     rows: int | None = None,
     version: str | None = None,
-    tables: GridTables | None = None,
+    tables: Thresholds | None = None,
 ) -> None:
-    """Write image + sigma * noise for neighbouring rows of packed segments.
+    """Write image + sigma * noise for neighbouring rows of packed segments, from row ``first`` on.
 
     Noise is stream version 1 (float64, rounded once to float32); product and sum are rounded to
-    float32 each, then to the output's type. With tables it is exact integer noise, and a row is
-    float32(image + noise) * float32(1 / 255).
+    float32 each, then to the output's type. With tables, thresholds of the segments' levels, it is
+    exact integer noise: a row is float32(image + noise) * float32(1 / 255), images in grid steps.
 
-    Parameters
-    ----------
-    segments : ndarray of `SEGMENT`, shape (segments,)
-        ``end`` increases; ``image`` indexes ``images``.
-    first : int
-        First row, >= 0.
-    images : ndarray of float32, shape (images, height, width, channels)
-        Grid steps 0 .. 255 with tables.
-    seed : int
-        Run seed, 0 <= seed < 2^64.
-    out : torch.Tensor of float32 or bfloat16, shape (batch, height, width, channels)
-        Its first ``rows`` rows are written.
-    rows : int, optional
-        By default the whole batch.
-    version : str, optional
-        One of `VERSIONS` that the processor has; by default the best.
-    tables : GridTables, optional
-        Thresholds of each level of the segments.
-
-    Raises
-    ------
-    KernelArgumentError
-        If an array has the wrong type or shape, or rows, images or levels are out of range.
+    ``images`` is float32 (images, height, width, channels); ``out`` float32 or bfloat16 (batch,
+    height, width, channels), of which the first ``rows`` are written, by default all; ``version``
+    is one of `VERSIONS` that the processor has, by default the best.
     """
     library = _require()
     count = len(out) if rows is None else rows
@@ -102,52 +76,36 @@ def noisy_rows(
         raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
     if not 0 <= seed < 1 << 64:
         raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+    grid: tuple[int | None, int | None, int] = (None, None, 0)
     if tables is not None:
-        tables.check(segments["level"])
-    channels = images.shape[3]
+        limits, counts = tables.limits, tables.count.long()
+        _check_tables(segments, limits)
+        grid = limits.data_ptr(), counts.data_ptr(), limits.shape[1]
+    channels, words = images.shape[3], (seed & 0xFFFFFFFF, seed >> 32)
+    lanes, half = channels if channels in (3, 4) else 4, int(out.dtype == torch.bfloat16)
+    layout = (int(np.prod(images.shape[1:])), lanes, images.ctypes.data, segments.ctypes.data)
     library.dualsmooth_noisy_rows(
-        _version(version), seed & 0xFFFFFFFF, seed >> 32, int(np.prod(images.shape[1:])),
-        channels if channels in (3, 4) else 4, images.ctypes.data, segments.ctypes.data, first,
-        count, int(out.dtype == torch.bfloat16), out.data_ptr(),
-        *((None, None, 0) if tables is None else tables.pointers()),
-    )  # fmt: skip
+        _version(version), *words, *layout, first, count, half, out.data_ptr(), *grid
+    )
 
 
 def count_votes(
     logits: torch.Tensor, segments: NDArray[Any], first: int, counts: NDArray[np.int64]
 ) -> None:
-    """Add one vote per row to the histogram of its segment.
+    """Add one vote per row to the histogram of its segment, in ``counts`` (segments, classes + 1).
 
-    A row votes for its largest logit, the lowest class on ties, or into the last bin if any logit
-    is NaN or infinite.
-
-    Parameters
-    ----------
-    logits : torch.Tensor of float32, shape (rows, classes)
-        Contiguous.
-    segments : ndarray of `SEGMENT`, shape (segments,)
-    first : int
-        Row of the first logits.
-    counts : ndarray of int64, shape (segments, classes + 1)
-        Changed in place.
-
-    Raises
-    ------
-    KernelArgumentError
-        If an array has the wrong type or shape, or rows are out of range.
+    A row of ``logits``, float32 (rows, classes), the first being row ``first``, votes for its
+    largest logit, the lowest class on ties, or into the last bin if any is NaN or infinite.
     """
     library = _require()
     if logits.ndim != 2 or logits.dtype != torch.float32 or not logits.is_contiguous():
-        raise KernelArgumentError(
-            "logits", "must be contiguous float32 (rows, classes)",
-            f"{logits.dtype} {tuple(logits.shape)}",
-        )  # fmt: skip
+        rule = "must be contiguous float32 (rows, classes)"
+        raise KernelArgumentError("logits", rule, f"{logits.dtype} {tuple(logits.shape)}")
     rows, classes = logits.shape
     _check_segments(segments, first, rows)
     if counts.shape != (len(segments), classes + 1) or not _is(counts, np.int64):
-        raise KernelArgumentError(
-            "counts", f"must be int64 ({len(segments)}, {classes + 1})", counts.shape
-        )
+        rule = f"must be int64 ({len(segments)}, {classes + 1})"
+        raise KernelArgumentError("counts", rule, counts.shape)
     library.dualsmooth_count_votes(
         logits.data_ptr(), classes, segments.ctypes.data, first, rows, counts.ctypes.data
     )
@@ -156,29 +114,32 @@ def count_votes(
 def _check_segments(segments: NDArray[Any], first: int, rows: int) -> None:
     if segments.ndim != 1 or not _is(segments, SEGMENT):
         raise KernelArgumentError("segments", "must be one row of SEGMENT", segments.dtype)
-    if (
-        first < 0
-        or rows < 0
-        or (rows and (not len(segments) or first + rows > segments["end"][-1]))
-    ):
+    total = int(segments["end"][-1]) if len(segments) else 0
+    if first < 0 or rows < 0 or (rows and first + rows > total):
         raise KernelArgumentError("rows", "must lie in the segments", f"{first} + {rows}")
 
 
 def _check_images(segments: NDArray[Any], images: NDArray[np.float32], out: torch.Tensor) -> None:
     if images.ndim != 4 or not _is(images, np.float32):
-        raise KernelArgumentError(
-            "images", "must be contiguous float32 (images, height, width, channels)", images.shape
-        )
+        rule = "must be contiguous float32 (images, height, width, channels)"
+        raise KernelArgumentError("images", rule, images.shape)
     if tuple(out.shape[1:]) != images.shape[1:] or out.dtype not in DTYPES:
-        raise KernelArgumentError(
-            "out", f"must be float32 or bfloat16 rows of {images.shape[1:]}",
-            f"{out.dtype} {tuple(out.shape)}",
-        )  # fmt: skip
+        rule = f"must be float32 or bfloat16 rows of {images.shape[1:]}"
+        raise KernelArgumentError("out", rule, f"{out.dtype} {tuple(out.shape)}")
     if not out.is_contiguous():
         raise KernelArgumentError("out", "must be contiguous", out.stride())
     used = segments["image"]
     if len(used) and not 0 <= used.min() <= used.max() < len(images):
         raise KernelArgumentError("segments", f"must name images below {len(images)}", used.max())
+
+
+def _check_tables(segments: NDArray[Any], limits: torch.Tensor) -> None:
+    levels, width = limits.shape
+    if limits.device.type != "cpu" or width & (width + 1):
+        raise KernelArgumentError("tables", "must be packed for the CPU", (limits.device, width))
+    used = segments["level"]
+    if len(used) and not 0 <= used.min() <= used.max() < levels:
+        raise KernelArgumentError("segments", f"must name levels below {levels}", used.tolist())
 
 
 def _is(array: NDArray[Any], dtype: Any) -> bool:
@@ -204,10 +165,9 @@ def _library() -> ctypes.CDLL | None:
     if library is None:
         return None
     integer, pointer, word = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
-    library.dualsmooth_noisy_rows.argtypes = [
-        ctypes.c_int, word, word, integer, integer, pointer, pointer, integer, integer,
-        ctypes.c_int, pointer, pointer, pointer, integer,
-    ]  # fmt: skip
+    types: list[Any] = [ctypes.c_int, word, word, integer, integer, pointer, pointer, integer]
+    types += [integer, ctypes.c_int, pointer, pointer, pointer, integer]
+    library.dualsmooth_noisy_rows.argtypes = types
     library.dualsmooth_count_votes.argtypes = [pointer, integer, pointer, integer, integer, pointer]
     library.dualsmooth_noisy_rows.restype = library.dualsmooth_count_votes.restype = None
     return library

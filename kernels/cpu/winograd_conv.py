@@ -45,14 +45,8 @@ def saves_products(out_height: int, out_width: int) -> bool:
 class WinogradConv(torch.nn.Module):
     """A 3x3 convolution with its weights at the 36 points; it cannot be trained.
 
-    Parameters
-    ----------
-    weight : torch.Tensor of float32, shape (outputs, channels, 3, 3)
-        Both counts are multiples of 16.
-    bias : torch.Tensor of float32, shape (outputs,), or None
-    padding : tuple of int
-        Zeros above and below, left and right.
-    relu : bool
+    ``weight`` is float32 (outputs, channels, 3, 3), both counts multiples of 16; ``padding`` zeros
+    above and below, left and right.
     """
 
     weight: torch.Tensor
@@ -86,14 +80,8 @@ class WinogradConv(torch.nn.Module):
 class WinogradChain(torch.nn.Module):
     """Convolutions that feed each other.
 
-    Parameters
-    ----------
-    layers : sequence of WinogradConv
-    wiring : sequence of (int, int or None)
-        Per layer what it reads and what it adds before its ReLU: the number of an input of the
-        chain, or the number of inputs plus that of an earlier layer.
-    inputs : int
-        How many inputs the chain has.
+    ``wiring`` says of each layer what it reads and what it adds before its ReLU: the number of an
+    input of the chain, or the number of inputs plus that of an earlier layer.
     """
 
     def __init__(
@@ -111,18 +99,8 @@ class WinogradChain(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the last layer, (rows, outputs, height, width) in channels-last memory.
 
-        The arithmetic of every output has a fixed order, so a row's bits do not depend on the other
-        rows or their number.
-
-        Parameters
-        ----------
-        *inputs : torch.Tensor of float32, shape (rows, channels, height, width)
-            Read without a copy from channels-last memory.
-
-        Raises
-        ------
-        KernelArgumentError
-            If an input has the wrong type or shape, or the loops were not built.
+        Inputs are float32, alike, and read without a copy from channels-last memory. The arithmetic
+        of every output has a fixed order, so a row's bits do not depend on the other rows.
         """
         return _run(self.layers, self.wiring, self.slots, inputs)
 
@@ -137,11 +115,8 @@ class _Place:
 class _Geometry(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in (
-            "height", "width", "channels", "above", "left", "out_height", "out_width", "outputs",
-            "relu",
-        )
-    ]  # fmt: skip
+        for name in "height width channels above left out_height out_width outputs relu".split()
+    ]
 
 
 class _Link(ctypes.Structure):
@@ -171,12 +146,10 @@ def _run(
     for number, (read, added) in enumerate(wiring):
         layer, written = layers[number], number + len(inputs)
         shortcut = _Place(None, 0) if added is None else places[added]
-        links[number] = _Link(
-            _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu),
-            layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address,
-            shortcut.address, places[written].address, places[read].step, shortcut.step,
-            places[written].step,
-        )  # fmt: skip
+        used = (layer.weight.data_ptr(), layer.bias.data_ptr(), places[read].address)
+        steps = (places[read].step, shortcut.step, places[written].step)
+        geometry = _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu)
+        links[number] = _Link(geometry, *used, shortcut.address, places[written].address, *steps)
     scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
     required("winograd_conv", _library()).dualsmooth_winograd_chain(
         links, len(links), rows, group, BLOCK, scratch.data_ptr()
@@ -193,10 +166,8 @@ def _shapes(
     shapes = []
     for x in inputs:
         if x.ndim != 4 or x.dtype != torch.float32 or len(x) != len(inputs[0]):
-            raise KernelArgumentError(
-                "x", "must be float32 (rows, channels, height, width)",
-                f"{x.dtype} {tuple(x.shape)}",
-            )  # fmt: skip
+            rule = "must be float32 (rows, channels, height, width)"
+            raise KernelArgumentError("x", rule, f"{x.dtype} {tuple(x.shape)}")
         shapes.append((x.shape[2], x.shape[3], x.shape[1]))
     for layer, (read, added) in zip(layers, wiring, strict=True):
         height, width, channels = shapes[read]

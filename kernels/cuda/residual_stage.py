@@ -1,18 +1,14 @@
-"""Host side of the on-chip residual stage: weight packing, launch through CuPy, compile checks.
+"""Host side of the on-chip residual stage: weight packing and launch through CuPy.
 
 Not a default: it becomes one only when it is measured faster than the Triton convolutions.
 """
 
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
 from dualsmooth.kernels.checks import expect
 from dualsmooth.kernels.errors import KernelArgumentError
 
@@ -72,26 +68,10 @@ def residual_stage(
 ) -> torch.Tensor:
     """Run all identity blocks of a stage on chip; CUDA only, on torch's current stream.
 
-    Parameters
-    ----------
-    x : bfloat16 tensor [R, S, S, C]
-        Activations, channels-last; (C, S) one of (16, 32), (32, 16), (64, 8).
-    packed : bfloat16 tensor
-        `pack_weights` of the 2 B convolutions in order.
-    bias : float32 tensor [2 B, C]
-        Biases.
-    images : int or None
-        Images per thread block; None takes the choice in `STAGES`.
-
-    Returns
-    -------
-    bfloat16 tensor [R, S, S, C]
-        B blocks of relu(x + conv(relu(conv(x)))), rounded to bfloat16 after each convolution.
-
-    Raises
-    ------
-    KernelArgumentError
-        If a shape, dtype or device is wrong.
+    ``x`` is bfloat16 [R, S, S, C], (C, S) one of (16, 32), (32, 16), (64, 8); ``packed`` the
+    `pack_weights` of its 2 B convolutions in order, ``bias`` float32 [2 B, C]. The result is B
+    blocks of relu(x + conv(relu(conv(x)))), rounded to bfloat16 after each convolution. ``images``
+    per thread block; None takes the choice in `STAGES`.
     """
     expect("x", x, (None, None, None, None), (torch.bfloat16,))
     rows, size, _, channels = x.shape
@@ -132,36 +112,3 @@ def _kernel(stage: Stage, device: int):
         kernel = module.get_function("residual_stage")
         kernel.max_dynamic_shared_size_bytes = stage.shared
     return kernel
-
-
-def compiler() -> str | None:
-    """Path of nvcc, or None where it is not installed."""
-    return shutil.which("nvcc")
-
-
-def build_stage(stage: Stage, sm: int) -> Machine:
-    """Compile a stage for an architecture with nvcc and read it back.
-
-    Raises
-    ------
-    RuntimeError
-        If nvcc is missing or rejects the source.
-    """
-    nvcc = compiler()
-    if nvcc is None:
-        raise RuntimeError("nvcc is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "stage.cubin"
-        command = [
-            nvcc,
-            f"-arch=sm_{sm}",
-            *stage.definitions,
-            "-cubin",
-            "-o",
-            str(cubin),
-            str(SOURCE),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
-        return inspect_cubin(cubin.read_bytes(), stage.shared)

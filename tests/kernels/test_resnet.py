@@ -124,7 +124,7 @@ def test_cifar_resnet_equals_torch_with_batch_norm() -> None:
     expected = torch.zeros(2, 11, dtype=torch.int64)
     reference.vote(scores, rows.segment, expected)
     counts = torch.zeros(2, 11, dtype=torch.int64)
-    resnet_votes(images, rows, key, folded, counts, backend="triton", **launches)  # type: ignore[arg-type]
+    resnet_votes(images, rows, key, folded, counts, backend="triton", **launches)
     assert torch.equal(counts, expected)
     assert int(counts.sum()) == n
 

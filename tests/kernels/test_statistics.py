@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.launch import NoiseLaunch
 from dualsmooth.kernels.rows import Rows, seed_key
-from dualsmooth.kernels.thresholds import noise_thresholds, threshold_tables
+from dualsmooth.kernels.thresholds import Thresholds
 
 Normals = NDArray[np.float64]
 SHAPE = (128, 128, 3)  # few large programs: the interpreter is slow per program
@@ -159,7 +160,7 @@ def grid_steps(
     shape: tuple[int, int, int] = SHAPE,
 ) -> NDArray[np.int64]:
     x = torch.full((1, *shape), image, device=device).to(torch.uint8)
-    tables = threshold_tables([sigma], device=device)
+    tables = Thresholds.pack([thresholds(sigma)], device)
     level = torch.zeros(samples, dtype=torch.int32, device=device)
     rows = rows_of(range(samples), device, 8, 3, 0)
     key = seed_key(2026, device)
@@ -172,7 +173,7 @@ def grid_steps(
 
 def chi_square(steps: NDArray[np.int64], sigma: float) -> float:
     """p-value against the exact bin probabilities, tails pooled to at least 5 expected."""
-    table = noise_thresholds(sigma)
+    table = thresholds(sigma).tolist()
     reach = len(table) // 2
     edges = np.array([0.0, *(t / 2.0**64 for t in table), 1.0])
     expected = np.diff(edges) * steps.size

@@ -28,22 +28,12 @@ Attempt = Callable[[int], tuple[str, str]]
 
 @dataclass
 class Tally:
-    """What became of the inputs of one parser.
-
-    Parameters
-    ----------
-    outcomes : Counter
-        How many were accepted, refused, or failed in some way.
-    failures : list of str
-        Number and error of each input that failed.
-    seconds, slowest : float
-        On the clock for all inputs, and of the processor for the slowest one.
-    """
+    """What became of the inputs of one parser."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    slowest: float = 0.0
+    failures: list[str] = field(default_factory=list)  # number and error of each
+    seconds: float = 0.0  # on the clock, for all inputs
+    slowest: float = 0.0  # of the processor, for the slowest input
 
     def line(self) -> str:
         """One line of a table."""

@@ -4,9 +4,10 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,6 @@ from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.records import checksum, typed_record
-
-if TYPE_CHECKING:
-    from dualsmooth.engine.methods.regions.memory import Memory
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -34,9 +32,14 @@ class Ball(NamedTuple):
 class Query:
     """One image asked about, and what the memory knows of its surroundings."""
 
-    def __init__(self, memory: "Memory", image: Image) -> None:
-        self._memory, self._image = memory, image
-        distances, balls = memory.distances(image), memory.balls
+    def __init__(
+        self,
+        image: Image,
+        distances: NDArray[np.float64],
+        balls: Sequence[Ball],
+        add: Callable[[Image, Ball], None],
+    ) -> None:
+        self._image, self._balls, self._add = image, balls, add
         # A distance computed from d squares is right to d roundings.
         error = (image.size + 4) * _EPSILON
         self._far, self._near = distances * (1.0 + error), distances * (1.0 - error)
@@ -49,17 +52,17 @@ class Query:
         """
         if not len(self._radii):
             return None
-        fits = np.array([ball.alpha <= alpha for ball in self._memory.balls], bool)
+        fits = np.array([ball.alpha <= alpha for ball in self._balls], bool)
         rims = np.where(fits, self._radii - self._far, -math.inf)
         best = int(np.argmax(rims))
         if not rims[best] > 0.0:
             return None
         radius = math.nextafter(float(rims[best]) * (1.0 - _EPSILON), 0.0)
-        return self._memory.balls[best]._replace(radius=radius)
+        return self._balls[best]._replace(radius=radius)
 
     def room(self, predicted: int) -> float:
         """Radius a new ball of a class may have; infinite if there is no other class."""
-        others = np.array([ball.predicted != predicted for ball in self._memory.balls], bool)
+        others = np.array([ball.predicted != predicted for ball in self._balls], bool)
         if not others.any():
             return math.inf
         rims = (self._near - self._radii)[others]
@@ -67,7 +70,7 @@ class Query:
 
     def remember(self, predicted: int, radius: float, sigma: float, alpha: float) -> None:
         """Store the answer."""
-        self._memory.add(self._image, Ball(predicted, radius, sigma, alpha))
+        self._add(self._image, Ball(predicted, radius, sigma, alpha))
 
 
 @dataclass(frozen=True)

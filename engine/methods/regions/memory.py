@@ -81,7 +81,7 @@ class Memory:
                                 "an answer depends on all answers before it")  # fmt: skip
         self._busy = True
         try:
-            yield Query(self, image)
+            yield Query(image, self.distances(image), self.balls, self.add)
         finally:
             self._busy = False
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.architectures.normalize import Normalize
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 
 

@@ -1,7 +1,6 @@
 """Modules that users hold: a bundle certifies what a module was when the bundle was made."""
 
 import copy
-import secrets
 from typing import Any
 
 import torch
@@ -9,20 +8,17 @@ from torch import fx, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
 from dualsmooth.engine.models.digest.python_names import stable_name
-from dualsmooth.engine.models.network import UNDIGESTED, Network
-from dualsmooth.engine.models.sources.load import EXPORTED
-from dualsmooth.engine.records import sha256_of
 
-_FILES = tuple(suffix[1:] for suffix in EXPORTED)
 _TABLES = (*HOOKS, "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs",
            "_forward_hooks_always_called")  # fmt: skip
 
 
-def network_of(module: nn.Module) -> Network:
-    """Copy and digest a module; what it becomes later does not matter.
+def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
+    """Name, digest, what the digest leaves out (named), and a copy that nobody else can change.
 
     Raises
     ------
@@ -42,30 +38,24 @@ def network_of(module: nn.Module) -> Network:
             "module", "must be a network of its own, as a copy of it is", type(module).__name__,
             "a hook, closure or patched method holds the module itself or its parts",
         )  # fmt: skip
-    kwargs, digest = {}, found.sha256
-    if found.opaque:  # a digest like no other, and why
-        kwargs = {UNDIGESTED: found.opaque[0], "structure": digest}
-        digest = sha256_of(secrets.token_bytes(32))
-    kind = type(module)
-    return Network(stable_name(kind.__module__, kind.__qualname__), kwargs, digest, copied)
+    kind, opaque = type(module), next(iter(found.opaque), "")
+    return stable_name(kind.__module__, kind.__qualname__), found.sha256, opaque, copied
 
 
-def build_copy(network: Network) -> nn.Module:
-    """A fresh copy of what `network_of` kept: float32, on the CPU.
+def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Module:
+    """A fresh copy of what `digested_copy` kept under a digest: float32, on the CPU.
 
     Raises
     ------
     ArgumentError
         If what its code reads from elsewhere is no longer what it was.
     """
-    module = network.weights
-    assert isinstance(module, nn.Module)
-    if network.architecture in _FILES:  # a function of a file, which the digest is of
+    if type(module) is Exported:  # a function of a file, which the digest is of
         return copy.deepcopy(module)
     found = ModuleDigest(module)
-    if found.sha256 != network.kwargs.get("structure", network.sha256):
+    if found.sha256 != digest:
         raise ArgumentError(
-            "module", "must be what it was when its bundle was made", network.architecture,
+            "module", "must be what it was when its bundle was made", architecture,
             "a global, a closure, a class or a hook has changed; make the bundle again",
         )  # fmt: skip
     # Not module.float(): a method that a class overrides may do anything, or return nothing.

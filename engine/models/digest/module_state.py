@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.python_names import is_known
-from dualsmooth.engine.models.sources.exported import Exported
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _TABLES = ("_parameters", "_buffers", "_modules")

@@ -5,58 +5,18 @@ before it is believed: its shapes, that logits are finite for pixels in [0, 1], 
 logits depend neither on the other rows nor on chance. It runs in float32 on the CPU.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.front_door import admitted
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.sources.pt2 import Program, load_pt2
 from dualsmooth.engine.records import sha256_of
-
-Size = int | None
-"""Length of an axis; None where any will do."""
-
-
-class Exported(nn.Module):
-    """A network that is only a function, in rows of a fixed number where it takes no other.
-
-    Parameters
-    ----------
-    run : callable
-        From float32 (rows, channels, height, width) to logits; may be called from many threads.
-    rows : int or None
-        Rows that ``run`` takes; None means any number.
-    sha256 : str
-        Of the file that ``run`` was read from.
-    """
-
-    def __init__(
-        self, run: Callable[[torch.Tensor], torch.Tensor], rows: Size, sha256: str
-    ) -> None:
-        super().__init__()
-        self.sha256 = sha256
-        self._run, self._rows = (run,), rows  # in a tuple, so that it is no submodule
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
-        return Exported(self._run[0], self._rows, self.sha256)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype != torch.float32:
-            raise RuntimeError("an exported network runs in float32 only")
-        (run,) = self._run
-        if self._rows is None:
-            return run(x.contiguous())
-        padding = -len(x) % self._rows
-        padded = torch.cat([x, x.new_zeros(padding, *x.shape[1:])])
-        parts = [run(part.contiguous()) for part in torch.split(padded, self._rows)]
-        return torch.cat(parts)[: len(x)]
 
 
 def read_exported(path: Path, *, trust: bool = False) -> Bundle:

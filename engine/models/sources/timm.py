@@ -12,9 +12,9 @@ from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
-from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.load import TIMM
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.capture import has_hooks
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,

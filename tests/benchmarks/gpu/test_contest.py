@@ -66,20 +66,33 @@ def test_checks_notice_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_without_float32_is_noted_and_its_precision_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler, broken = Subject.sampler, ["triton"]
+    sampler, broken = Subject.sampler, ["cudnn"]
 
     def refuses(self: Subject, network: Any, backend: str, **options: Any) -> Any:
         if backend in broken and options.get("precision") == "fp32":
             raise RuntimeError("GET was unable to find an engine\nsecond line")
-        return sampler(self, network, backend, **options)
+        return sampler(self, network, backend.replace("cudnn", "eager"), **options)
 
     monkeypatch.setattr(Subject, "sampler", refuses)
-    found = contest.check(SMALL, NETWORK, "triton", HostStream, HostStream)
+    found = contest.check(SMALL, NETWORK, "cudnn", HostStream, HostStream)
     assert found["float32"] == "not run: RuntimeError: GET was unable to find an engine"
-    assert {"repeats", "graph", "batch shape", "eager float32", "precision"} < set(found)
+    assert {"repeats", "graph", "eager float32", "precision"} < set(found)
     broken.append("eager")
     with pytest.raises(AssertionError, match="nothing could be run to compare"):
-        contest.check(SMALL, NETWORK, "triton", HostStream, HostStream)
+        contest.check(SMALL, NETWORK, "cudnn", HostStream, HostStream)
+
+
+def test_triton_is_not_compiled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, asked = Subject.sampler, set[tuple[str, str]]()
+
+    def noted(self: Subject, network: Any, backend: str, **options: Any) -> Any:
+        asked.add((backend, options.get("precision", "bf16")))
+        return sampler(self, network, backend, **options)
+
+    monkeypatch.setattr(Subject, "sampler", noted)
+    found = contest.check(SMALL, NETWORK, "triton", HostStream, HostStream)
+    assert asked == {("triton", "bf16"), ("eager", "fp32"), ("eager", "bf16")}
+    assert {"batch shape", "eager float32", "precision"} < set(found)
 
 
 def test_loops_draw_the_votes_they_are_timed_for() -> None:

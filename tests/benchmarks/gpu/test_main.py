@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dualsmooth.benchmarks.gpu import __main__ as gpu
-from dualsmooth.benchmarks.gpu import child
-from dualsmooth.benchmarks.gpu import child as device_stretches
+from dualsmooth.benchmarks.gpu import child, gate
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.gpu.report import Report
 
@@ -203,10 +202,10 @@ def test_a_process_that_cannot_start_is_told_once(
 
 def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
-        for stretch in device_stretches.STRETCHES:
+        for part in child.PARTS:
             place = Place(torch.device(device), device == "cpu", tmp_path)
             met = set[str]()
-            for item in device_stretches.items_of(stretch, place):
+            for item in child.items_of(part, place):
                 assert {*item.needs, *item.uses} <= met, item.name
                 assert not item.unless or item.unless in met, item.name
                 assert item.name not in met
@@ -214,18 +213,16 @@ def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
-    items = device_stretches.items_of(1, Place(torch.device("cuda"), False, tmp_path))
+    items = child.items_of(1, Place(torch.device("cuda"), False, tmp_path))
     needed = {item.name: item.needs for item in items}
-    checks = {name for name in needed if name.startswith("kernel ") and name != "kernel times"}
-    library = {name for name in checks if "cudnn" in name or "on-chip" in name}
-    assert set(needed["kernel times"]) == checks - library
-    assert needed["on-chip 16 channels"] == ("kernel on-chip stage 16",)
+    assert needed["kernel times"] == (gate.KERNELS,)
+    assert needed["on-chip 16 channels"] == (gate.ON_CHIP,)
 
 
 def test_only_some_items_and_what_they_use(tmp_path: Path) -> None:
     options = {"only": "table ResNet-18"}
     place = Place(torch.device("cuda"), False, tmp_path, options)
-    names = [item.name for item in device_stretches.items_of(2, place)]
+    names = [item.name for item in child.items_of(2, place)]
     assert "table ResNet-18" in names
     assert {"votes ResNet-18 cudnn", "ceiling: copy"} < set(names)
     assert not any("110" in name for name in names)
@@ -239,13 +236,13 @@ def test_without_a_device_the_script_says_so(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's interpreter")
-@pytest.mark.parametrize("stretch", device_stretches.STRETCHES)
-def test_rehearsal(stretch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", child.PARTS)
+def test_rehearsal(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but what needs cuDNN, which fails as a backend without a device must."""
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     pytest.importorskip("triton")
-    gpu.main([str(stretch), "--rehearse", "--work", str(tmp_path / "work")])
-    items = json.loads((tmp_path / f"out/device_{stretch}.json").read_text())["items"]
+    gpu.main([str(part), "--rehearse", "--work", str(tmp_path / "work")])
+    items = json.loads((tmp_path / f"out/device_{part}.json").read_text())["items"]
     failed = {name for name, entry in items.items() if entry["state"] == "failed"}
     assert all(name.endswith(" cudnn") for name in failed)
     assert sum(entry["state"] == "done" for entry in items.values()) >= 6

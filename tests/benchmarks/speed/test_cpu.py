@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.speed import cpu, peers
-from dualsmooth.benchmarks.speed.cpu_table import ratios, table
 from dualsmooth.benchmarks.speed.networks import PRODUCTS, SIZE, Products, flop_per_vote
 from dualsmooth.benchmarks.speed.rounds import best, interleave, ratio, share
+from dualsmooth.benchmarks.speed.tables import cpu_table, ratios
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.samplers.choose import multiplies_bf16
@@ -108,7 +108,7 @@ def test_the_table_has_a_row_per_contestant(monkeypatch: pytest.MonkeyPatch) -> 
     own = [f"{kind} {precision}" for kind in kinds for precision in precisions]
     assert list(found["votes_per_second"]) == [*own, "cohen 16", "cohen 64"]
     assert all(0 < speed["share_of_peak"] < 1 for speed in found["votes_per_second"].values())
-    rows = table({"tiny": found}, tuple(kinds)).splitlines()
+    rows = cpu_table({"tiny": found}, tuple(kinds)).splitlines()
     assert len(rows) == 4 + len(own)
     assert [row.count(" to ") for row in rows if " to " in row] == [len(kinds)]
     assert {row.count("|") for row in rows} == {5 + len(kinds)}

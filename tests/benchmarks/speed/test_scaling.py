@@ -7,8 +7,8 @@ import pytest
 
 from dualsmooth.benchmarks.speed import dual_cost, occupancy, scaling
 from dualsmooth.benchmarks.speed.scaling import BASE, Point
-from dualsmooth.benchmarks.speed.scaling_table import draw_picture, exponents, table
 from dualsmooth.benchmarks.speed.suites import run_suite
+from dualsmooth.benchmarks.speed.tables import draw_picture, exponents, scaling_table
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -54,7 +54,7 @@ def test_tables_have_a_line_per_point_and_the_power_of_growth(tmp_path: Path) ->
         for n in (10, 20, 40)
     ]
     assert exponents("votes", points) == pytest.approx([1.0, 2.0, 3.0])
-    lines = table({"votes": points}).splitlines()
+    lines = scaling_table({"votes": points}).splitlines()
     assert len(lines) == 2 + 3 + 1
     assert "| votes | 20 | 10 | 1.00 | 40.00 (1.00 to 1600.00) |" in lines[3]
     assert "its power | 2.00 (1.00 to 3.00) |" in lines[5]

@@ -2,6 +2,7 @@
 the law against exact bin probabilities."""
 
 import itertools
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -22,12 +23,14 @@ from dualsmooth.engine.noise.integer import (
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.kernels import reference
 from dualsmooth.kernels.rows import Rows, seed_key
-from dualsmooth.kernels.thresholds import noise_thresholds, threshold_tables
+from dualsmooth.kernels.thresholds import Thresholds
 
 SEED = 5 << 33 | 77
 SHAPES = [(8, 8, 1), (9, 7, 3), (3, 5, 4), (5, 5, 2), (1, 1, 1)]
 DIGEST = "271cd217007dc49343daecf4e0439f689c5bedf393a2f3ea1ffbac3c7af4c1f9"
 """Of the tables for 0.12, 0.25, 0.5 and 1; another digest is another noise law."""
+TOP = (1 << 64) - 1
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781641")
 
 
 def test_tables_are_pinned() -> None:
@@ -35,10 +38,32 @@ def test_tables_are_pinned() -> None:
     assert tables_digest([0.12]) != tables_digest([0.1200001])
 
 
+def decimal_thresholds(sigma: float) -> list[int]:
+    """The oracle: a series of positive terms in 60 decimal digits."""
+    upper: list[int] = []
+    with localcontext() as context:
+        context.prec = 60
+        while not upper or upper[-1] < TOP:
+            x = (Decimal(len(upper)) + Decimal("0.5")) / (Decimal(sigma) * 255)
+            upper.append(min(TOP, int(normal_cdf(x) * (1 << 64))))
+    upper.pop()
+    return [TOP - t for t in reversed(upper)] + upper
+
+
+def normal_cdf(x: Decimal) -> Decimal:
+    """Phi(x) for x >= 0: 1/2 + phi(x) (x + x^3/3 + x^5/(3*5) + ...)."""
+    term, total, odd = x, Decimal(0), 1
+    while term > Decimal("1e-55") * total:
+        total += term
+        odd += 2
+        term = term * x * x / odd
+    return Decimal("0.5") + total * (-x * x / 2).exp() / (2 * PI).sqrt()
+
+
 @pytest.mark.parametrize("sigma", [0.003, 0.12, 0.3141])
-def test_thresholds_equal_the_series_of_the_kernels(sigma: float) -> None:
-    """Alternating series in fixed point here, positive series in decimals there."""
-    assert thresholds(sigma).tolist() == noise_thresholds(sigma)
+def test_thresholds_equal_a_series_in_decimals(sigma: float) -> None:
+    """The alternating series in fixed point is another computation."""
+    assert thresholds(sigma).tolist() == decimal_thresholds(sigma)
 
 
 def test_thresholds_are_floors_of_the_normal_law() -> None:
@@ -78,8 +103,9 @@ def test_every_value_equals_the_kernels_reference(shape: tuple[int, int, int]) -
     )  # fmt: skip
     level = torch.tensor([0, 1, 0], dtype=torch.int32)
     grid = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    tables = Thresholds.pack([thresholds(0.05), thresholds(0.12)])
     truth = reference.integer_noise(
-        torch.from_numpy(grid)[None], rows, seed_key(SEED), level, threshold_tables([0.05, 0.12])
+        torch.from_numpy(grid)[None], rows, seed_key(SEED), level, tables
     )
     for row, cast in enumerate(truth.numpy()):
         phase, attempt = streams[row]

@@ -20,7 +20,8 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_configuration, read_log
-from dualsmooth.engine.runs.reuse import Votebook
+from dualsmooth.engine.runs.reuse import read_votes
+from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
@@ -41,8 +42,8 @@ def folder(drawn: Path, tmp_path: Path) -> Path:
     return shutil.copytree(drawn, tmp_path / "copy")
 
 
-def read(folder: Path, wanted: Path) -> Votebook:
-    return Votebook.read([folder], read_configuration(wanted))
+def read(folder: Path, wanted: Path) -> RecordedVotes:
+    return read_votes([folder], read_configuration(wanted))
 
 
 def test_a_recorded_draw_is_found(drawn: Path) -> None:

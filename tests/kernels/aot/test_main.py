@@ -107,7 +107,7 @@ def test_broken_kernels_are_reported() -> None:
 @pytest.mark.slow
 def test_command_line_exit_code(tmp_path: Path) -> None:
     """Clean on a shipped kernel, 1 once a ceiling is lowered below it."""
-    run = "import sys; from pathlib import Path; from dualsmooth.kernels import aot\n"
+    run = "import sys; from pathlib import Path; import dualsmooth.kernels.aot.__main__ as aot\n"
     check = "sys.exit(aot.main(['--check', '--only', 'noise gray', '--sm', '90', '--jobs', '1']))\n"
     lowered = tmp_path / "ceilings.json"
     every = json.loads(CEILINGS.read_text())

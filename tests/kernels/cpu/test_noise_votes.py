@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.noise.integer import integer_noise, thresholds, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3, philox4x32, standard_normal
-from dualsmooth.kernels.cpu.grid_tables import GridTables
 from dualsmooth.kernels.cpu.noise_votes import (
     SEGMENT,
     VERSIONS,
@@ -20,6 +19,7 @@ from dualsmooth.kernels.cpu.noise_votes import (
     noisy_rows,
 )
 from dualsmooth.kernels.errors import KernelArgumentError
+from dualsmooth.kernels.thresholds import Thresholds
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled loops were not built")
 
@@ -145,7 +145,7 @@ def test_bad_arguments_are_named() -> None:
         count_votes(torch.zeros(4, 5).bfloat16(), table(), 0, np.zeros((3, 6), np.int64))
 
 
-def integer_rows(tables: GridTables, version: str, dtype: torch.dtype) -> torch.Tensor:
+def integer_rows(tables: Thresholds, version: str, dtype: torch.dtype) -> torch.Tensor:
     segments = table()
     segments["level"] = [1, 0, 1]
     grid = np.random.default_rng(4).integers(0, 256, (2, 9, 7, 3)).astype(np.float32)
@@ -164,7 +164,7 @@ def test_integer_rows_are_the_specification_on_every_instruction_set(dtype: torc
         noise = integer_noise(SEED, 1000 + image, phase, samples, (9, 7, 3), sigma, attempt=6)
         want.append(unit_of_grid(grid[image] + noise))
     expected = torch.from_numpy(np.concatenate(want)).to(dtype)
-    tables = GridTables.pack([thresholds(0.02), thresholds(0.3)])
+    tables = Thresholds.pack([thresholds(0.02), thresholds(0.3)])
     for version in versions():
         assert torch.equal(integer_rows(tables, version, dtype), expected)
 
@@ -181,7 +181,7 @@ def test_low_word_decides_on_equality_of_the_high_word() -> None:
         ([high << 32, (high + 1) << 32], 0),
         ([0, 0, 0, word - 1, word, word + 1], 2),
     ):
-        tables = GridTables.pack([np.array(limits, np.uint64)])
+        tables = Thresholds.pack([np.array(limits, np.uint64)])
         out = torch.zeros(1, 1, 1, 1)
         for version in versions():
             noisy_rows(
@@ -202,11 +202,15 @@ def test_bad_tables_are_named() -> None:
     ]
     for bad in cases:
         with pytest.raises(KernelArgumentError, match=r"^tables must"):
-            GridTables.pack(bad)
+            Thresholds.pack(bad)
     segments, out = table(), torch.zeros(1, 1, 1, 1)
+    packed = Thresholds.pack([good])
+    narrow = Thresholds(packed.limits[:, :2].contiguous(), packed.count, packed.lowest)
+    with pytest.raises(KernelArgumentError, match=r"^tables must be packed for the CPU"):
+        noisy_rows(segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out, tables=narrow)
     segments["level"] = [0, 1, 0]
     with pytest.raises(KernelArgumentError, match=r"^segments must name levels below 1"):
         noisy_rows(
             segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out,
-            tables=GridTables.pack([good]),
+            tables=packed,
         )  # fmt: skip

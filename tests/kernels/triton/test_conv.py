@@ -41,6 +41,8 @@ def layer(config: Options, dtype: torch.dtype, device: torch.device) -> Options:
 def test_conv_equals_the_reference(name: str, dtype: torch.dtype, device: torch.device) -> None:
     """The last tile is partial: 64 pixels per program never divide these images."""
     config = LAYERS[name]
+    if device.type == "cuda" and dtype == torch.float32 and config["cin"] == 64:
+        pytest.skip("wide float32 products compile for a minute each")
     call, stride = layer(config, dtype, device), int(config["stride"])
     got, expected = (
         ops.conv(**call, stride=stride, backend=b, launch=ConvLaunch(64))

@@ -21,12 +21,12 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, parametrize
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.architectures.resnet import cifar_resnet110
 from dualsmooth.engine.models.architectures.small import small_convnet
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
 from dualsmooth.engine.models.ensemble import SoftVoting
 from dualsmooth.engine.models.network import check_digested, network_from_module
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import known_architectures
 
 

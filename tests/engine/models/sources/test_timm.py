@@ -21,8 +21,8 @@ from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.models.architectures.normalize import Normalize
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.timm import _check_all_used

@@ -1,0 +1,17 @@
+"""Limits that a figure must keep before anything is timed."""
+
+Figures = dict[str, float]
+
+KERNELS, CUDNN, ON_CHIP = "kernels", "cuDNN calls", "on-chip stages"
+"""Items that run tests of the kernels: what is timed rests on their exit codes."""
+
+
+class CheckFailed(AssertionError):
+    """Something that is to be timed is wrong."""
+
+
+def require(what: str, value: float, limit: float) -> float:
+    """The value, unless it is above its limit or NaN."""
+    if not value <= limit:
+        raise CheckFailed(f"{what}: {value:.3g} is not <= {limit:.3g}")
+    return value

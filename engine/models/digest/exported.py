@@ -1,0 +1,42 @@
+"""A network that is a function read from a file, and known by the digest of that file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Exported(nn.Module):
+    """A network that is only a function, in rows of a fixed number where it takes no other.
+
+    Parameters
+    ----------
+    run : callable
+        From float32 (rows, channels, height, width) to logits; may be called from many threads.
+    rows : int or None
+        Rows that ``run`` takes; None means any number.
+    sha256 : str
+        Of the file that ``run`` was read from.
+    """
+
+    def __init__(
+        self, run: Callable[[torch.Tensor], torch.Tensor], rows: int | None, sha256: str
+    ) -> None:
+        super().__init__()
+        self.sha256 = sha256
+        self._run, self._rows = (run,), rows  # in a tuple, so that it is no submodule
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Exported":
+        return Exported(self._run[0], self._rows, self.sha256)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("an exported network runs in float32 only")
+        (run,) = self._run
+        if self._rows is None:
+            return run(x.contiguous())
+        padding = -len(x) % self._rows
+        padded = torch.cat([x, x.new_zeros(padding, *x.shape[1:])])
+        parts = [run(part.contiguous()) for part in torch.split(padded, self._rows)]
+        return torch.cat(parts)[: len(x)]
