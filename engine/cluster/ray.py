@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
-from dualsmooth.engine.cluster.heartbeat import STARTING, ActorDeadlines
+from dualsmooth.engine.cluster.heartbeat import ActorDeadlines
 from dualsmooth.engine.cluster.job import Cut, Job, LeaseImages, facts_of
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
 from dualsmooth.engine.machine import installed_version
@@ -135,7 +136,7 @@ class RayPool:
         number, self._next = self._next, self._next + 1
         self._actors[number] = self._make.remote(self._job)
         self._pending[self._actors[number].facts.remote()] = number, None
-        self._deadlines.expect(number, STARTING)
+        self._deadlines.expect(number, heartbeat.STARTING)
 
 
 def _connect(address: str) -> Any:
