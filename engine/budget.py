@@ -52,8 +52,8 @@ class Budget:
         if self.tolerance is not None:
             open_unit("tolerance", self.tolerance)
             if self.radii:
-                raise ArgumentError("tolerance", "belongs to a precise budget", self.tolerance,
-                                    "leave out radii or tolerance")  # fmt: skip
+                rule, hint = "belongs to a precise budget", "leave out radii or tolerance"
+                raise ArgumentError("tolerance", rule, self.tolerance, hint)
 
     @property
     def kind(self) -> str:

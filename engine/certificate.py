@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from dualsmooth.engine.draws import STREAM_VERSION
@@ -32,10 +34,72 @@ class DrawRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a procedure claims about one image; fields as in `Certificate`."""
+
+    predicted: int | None
+    radius: float
+    sigma: float | None
+    abstained_at: str | None
+    alpha: AlphaLedger
+    bounds: tuple[Bound, ...]
+    interval: tuple[int, int] | None = None
+    region: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        predicted: int | None,
+        radius: float,
+        sigma: float | None,
+        alpha: AlphaLedger,
+        bounds: Iterable[Bound] = (),
+        failed_at: str | None = "classifier",
+        interval: tuple[int, int] | None = None,
+    ) -> "Claim":
+        """A class inside a radius > 0; otherwise an abstention, at the stage that failed."""
+        certified = radius > 0.0
+        return cls(
+            predicted=predicted if certified else None,
+            radius=radius,
+            sigma=sigma,
+            abstained_at=None if certified else failed_at,
+            alpha=alpha,
+            bounds=tuple(bounds),
+            interval=interval,
+        )
+
+    def within(self, region: float) -> "Claim":
+        """The claim no further than a region reaches; an abstention if the region is empty."""
+        limited = replace(self, region=region if isfinite(region) else None)
+        if self.predicted is None:
+            return limited
+        if not region > 0.0:
+            return replace(limited, predicted=None, radius=0.0, abstained_at="region")
+        return replace(limited, radius=min(self.radius, region))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What all certificates of a run share: where and how votes were drawn, and by which method."""
+
+    method: str
+    seed: int
+    attempt: int
+    bundle: str
+    precision: str
+    device: str
+    sampler: str
+    batch_size: int
+    noise: str = "gaussian"
+    stream_version: int = STREAM_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """The smoothed classifier provably returns ``predicted`` inside the open L2 ball of ``radius``.
 
-    A procedure fills the statistical part; the runtime adds where and how the votes were drawn.
+    A procedure makes the `Claim`; the runtime adds the `Stamp` of the run and the votes.
 
     Parameters
     ----------
@@ -85,23 +149,46 @@ class Certificate:
     abstained_at: str | None
     alpha: AlphaLedger
     bounds: tuple[Bound, ...]
-    interval: tuple[int, int] | None = None
+    interval: tuple[int, int] | None
     region: float | None = None
-    counts: tuple[DrawRecord, ...] = ()
-    image_id: int = 0
-    label: int | None = None
-    draws: int = 0
-    seed: int = 0
-    attempt: int = 0
-    stream_version: int = STREAM_VERSION
-    bundle: str = ""
-    precision: str = ""
-    device: str = ""
-    sampler: str = ""
-    batch_size: int = 0
-    noise: str = "gaussian"
-    noise_tables: str = ""
-    seconds: float = 0.0
+    counts: tuple[DrawRecord, ...]
+    image_id: int
+    label: int | None
+    draws: int
+    seed: int
+    attempt: int
+    stream_version: int
+    bundle: str
+    precision: str
+    device: str
+    sampler: str
+    batch_size: int
+    noise: str
+    noise_tables: str
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        claim: Claim,
+        stamp: Stamp,
+        image_id: int,
+        label: int | None,
+        records: Sequence[DrawRecord],
+        seconds: float,
+        noise_tables: str = "",
+    ) -> "Certificate":
+        """The certificate of a claim, and of the votes it rests on."""
+        return cls(
+            **_fields(claim),
+            **_fields(stamp),
+            image_id=image_id,
+            label=label,
+            counts=tuple(records),
+            draws=sum(record.count for record in records),
+            noise_tables=noise_tables,
+            seconds=seconds,
+        )
 
     def _check_numbers(self) -> None:
         """Raise `ValueError` for numbers that no run can write."""

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError
 
-if TYPE_CHECKING:
-    pass
-
+STREAM_VERSION = 1
 LEVELS = 16
 """Number of noise levels with counters of their own."""
 
@@ -33,28 +31,12 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A request for ``count`` votes of one network.
+    """A request for the votes of samples ``first .. first + count - 1`` of one network.
 
-    Parameters
-    ----------
-    model : str
-        Name of the network in the bundle, for example ``classifier`` or ``selector``.
-    sigma : float
-        Noise standard deviation per pixel, in [0, 1] pixel units.
-    phase : Phase
-        Part of the noise stream.
-    first, count : int
-        Sample indices ``first .. first + count - 1``.
-    level : int
-        Index of the noise level, 0 .. 15. Each level reads counters of its own.
-    ahead : tuple of int
-        Counts of the draws that continue this one if its votes settle nothing. A hint: rows to
-        spare may vote on them early. No vote depends on it.
-
-    Raises
-    ------
-    ArgumentError
-        If the level has no counters.
+    ``sigma`` is the noise standard deviation per pixel, in [0, 1] pixel units; each ``level``, 0 ..
+    15, reads counters of its own. ``ahead`` has the counts of the draws that continue this one if
+    its votes settle nothing: a hint, rows to spare may vote on them early, and no vote depends on
+    it.
     """
 
     model: str
@@ -81,21 +63,11 @@ Counts: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Answer of PREDICT for one image.
+    """Answer of PREDICT for one image: a class or None, and the noise levels that voted.
 
-    Parameters
-    ----------
-    predicted : int or None
-        Class, None if abstained.
-    sigmas : tuple of float
-        Noise levels whose classifiers voted.
-    abstained_at : str or None
-        ``selector`` or ``classifier``; None if a class is returned.
+    ``abstained_at`` is ``selector`` or ``classifier``; None if a class is returned.
     """
 
     predicted: int | None
     sigmas: tuple[float, ...]
     abstained_at: str | None
-
-
-STREAM_VERSION = 1

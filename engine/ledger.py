@@ -1,5 +1,6 @@
 """Bounds, and the ledger that joins their levels: what a certificate may say it spent."""
 
+import re
 from dataclasses import dataclass
 
 from dualsmooth.engine.errors import ArgumentError
@@ -9,24 +10,12 @@ from dualsmooth.engine.errors import ArgumentError
 class RadiusTest:
     """Group-sequential test of P(event) <= p0, as run by a ``decide`` budget.
 
-    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of `radius.decision`,
-    with the sigma and the alpha of the bound it belongs to.
-
-    Parameters
-    ----------
-    radius : float
-        Radius of the grid that was tested.
-    p0 : float
-        Phi(radius / sigma), rounded up.
-    most : int
-        Votes at the last look of the plan.
-    look, n, k : int
-        Index of the look that decided, votes seen by then, and votes for the event among them.
-    threshold, futility : int
-        Counts at that look from which on it certifies, and down from which it gives up.
-    outcome : str
-        ``certified``, ``futile``, ``undecided`` (at the last look) or ``unreachable`` (not even
-        ``most`` votes for the event would do; nothing was drawn, and look is -1).
+    Its plan is ``decision_plan(radius, sigma, most, alpha)`` of `radius.decision`, with the sigma
+    and the alpha of the bound it belongs to; p0 is Phi(radius / sigma), rounded up, and ``most``
+    the votes at the last look. ``look`` is the index of the look that decided, after n votes with k
+    for the event; from ``threshold`` on it certifies there, down from ``futility`` it gives up. The
+    outcome is ``certified``, ``futile``, ``undecided`` (at the last look) or ``unreachable`` (not
+    even ``most`` votes for the event would do; nothing was drawn, and look is -1).
     """
 
     radius: float
@@ -41,6 +30,7 @@ class RadiusTest:
 
 
 LEDGER_RULES = ("single", "minimum", "sum", "chain")
+_EVENT = re.compile(r"(=|>=|<=|!=) \d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +72,20 @@ class Bound:
     lower: float
     radius: float
     tests: tuple[RadiusTest, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _EVENT.fullmatch(self.event):
+            raise ArgumentError("event", "must be a relation and an index, like >= 1", self.event)
+
+    @property
+    def relation(self) -> str:
+        """``=``, ``>=``, ``<=`` or ``!=``."""
+        return self.event.partition(" ")[0]
+
+    @property
+    def index(self) -> int:
+        """The class or level index that votes are compared with."""
+        return int(self.event.partition(" ")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ A certificate is about the exported networks in the deployment's precision, floa
 names the deployment's digest. With ``pairs`` it is about the float32 networks behind int8 ones.
 """
 
-import dataclasses
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError
@@ -78,13 +77,22 @@ class OnnxCertifier:
         self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
         self.sampler = OnnxSampler(
-            self.deployment,
-            self.method.roles,
+            *(self.deployment, self.method.roles),
             seed=seed,
             attempt=attempt,
             provider=provider,
             feed_noise=feed_noise,
             threads=threads,
+        )
+        self._stamp = Stamp(
+            method=self.method.name,
+            seed=seed,
+            attempt=attempt,
+            bundle=self.deployment.digest,
+            precision=self.precision,
+            device="cpu" if provider == CPU else provider,
+            sampler=self.sampler.name,
+            batch_size=self.sampler.batch_size,
         )
 
     def certify(
@@ -133,21 +141,8 @@ class OnnxCertifier:
         flight = Flight(image_id, self.method.certify(chosen, level))
         self._fly(flight, image)
         assert flight.result is not None
-        return dataclasses.replace(
-            flight.result,
-            image_id=image_id,
-            label=label,
-            counts=tuple(flight.records),
-            draws=sum(record.count for record in flight.records),
-            seed=self.seed,
-            attempt=self.attempt,
-            bundle=self.deployment.digest,
-            precision=self.precision,
-            device="cpu" if self.provider == CPU else self.provider,
-            sampler=self.sampler.name,
-            batch_size=self.sampler.batch_size,
-            seconds=perf_counter() - started,
-        )
+        seconds = perf_counter() - started
+        return Certificate.of(flight.result, self._stamp, image_id, label, flight.records, seconds)
 
     def predict(
         self,

@@ -37,6 +37,7 @@ from dualsmooth.engine import (
     load_bundle,
 )
 from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.radius.decision import decision_plan
@@ -74,7 +75,7 @@ def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -
         try:
             draw = procedure.send(np.array([k, draw.count - k, 0], np.int64))
         except StopIteration as stop:
-            result: Certificate = stop.value
+            result: Claim = stop.value
             return result.radius, votes
 
 

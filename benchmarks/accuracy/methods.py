@@ -22,10 +22,11 @@ from dualsmooth.engine import Budget, Bundle, Certificate, MemorySmoothing, load
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
-from dualsmooth.engine.methods.method import Method, is_serial
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
-from dualsmooth.engine.methods.registry import choose_method, make_search
+from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.search import search_anchors
@@ -74,7 +75,7 @@ def compare(
         search_anchors(bundle, images[:1000], make_search(bundle, None), Settings(), file)
     lines = []
     for folder, method in methods(bundle, read_anchors(file), references):
-        slots = 1 if is_serial(method) else 16
+        slots = 1 if method.serial else 16
         settings = Settings(budget, precision="fp32", slots=slots)
         certify_run(method, data, ids, settings, runs / folder, resume=True)
         lines.append((method.name, read_log(runs / folder)))

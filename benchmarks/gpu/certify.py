@@ -7,7 +7,7 @@ from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
 from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runs.summary import rows_of, summarize
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -57,7 +57,7 @@ def certify_fixed(bundle: Bundle, data: ImageSet, ids: list[int], turn: Turn) ->
 
 
 def _certified(
-    method: GlobalMethod, budget: Budget, data: ImageSet, ids: list[int], turn: Turn, until: float
+    method: Method, budget: Budget, data: ImageSet, ids: list[int], turn: Turn, until: float
 ) -> dict[str, Any]:
     """Groups of consecutive images until the time is over; whole groups only.
 
@@ -93,7 +93,7 @@ def _check_repeats(session: Session, data: ImageSet, ids: list[int]) -> None:
 
 
 def _figures(
-    method: GlobalMethod, budget: Budget, done: list[Certificate], seconds: float, session: Session
+    method: Method, budget: Budget, done: list[Certificate], seconds: float, session: Session
 ) -> dict[str, Any]:
     summary = summarize(method.name, rows_of(done), RADII)
     return {

@@ -7,7 +7,7 @@ from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
 from dualsmooth.engine import Budget, Certificate, DualSmoothing, FixedSmoothing, load_bundle
 from dualsmooth.engine.data import load_images
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -25,7 +25,7 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
         "decide": Budget.decide(RADII, n=n),
     }
     for name, budget in budgets.items():
-        methods: dict[str, GlobalMethod] = {
+        methods: dict[str, Method] = {
             "dual": DualSmoothing(bundle),
             "fixed sigma": FixedSmoothing(bundle, SIGMA),
         }
@@ -37,7 +37,7 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
     return found
 
 
-def certified(method: GlobalMethod, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
+def certified(method: Method, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
     """One run over the images, after a check that a rerun gives the same certificates."""
     settings = Settings(budget, device=turn.place.device.type, slots=64)
     with Session(method, settings) as session:

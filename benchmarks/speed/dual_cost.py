@@ -34,7 +34,7 @@ from dualsmooth.engine import (
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -71,7 +71,7 @@ class Contestant:
         self.found += sorted(found, key=lambda c: c.image_id)
 
 
-def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, GlobalMethod]]:
+def methods(bundle: Bundle, sigma: float) -> Iterator[tuple[str, Method]]:
     """Dual, and fixed at one level."""
     yield "dual", DualSmoothing(bundle)
     yield "fixed", FixedSmoothing(bundle, sigma)

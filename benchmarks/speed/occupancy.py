@@ -13,7 +13,7 @@ from dualsmooth.benchmarks.speed.rounds import about_machine
 from dualsmooth.engine import Budget, DualSmoothing, load_bundle
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -22,7 +22,7 @@ BUDGETS = (Budget.decide((0.25, 0.5), n=10_000), Budget.precise(n=1000), Budget.
 """Few votes each: the more there are, the easier batches are to fill."""
 
 
-def measure(method: GlobalMethod, budget: Budget, images: int) -> dict[str, Any]:
+def measure(method: Method, budget: Budget, images: int) -> dict[str, Any]:
     """One run on the first images of the digits."""
     with Session(method, Settings(budget)) as session:
         start = perf_counter()

@@ -29,7 +29,7 @@ from dualsmooth.benchmarks.speed.rounds import about_machine
 from dualsmooth.benchmarks.speed.tables import draw_picture, scaling_table
 from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
 from dualsmooth.engine.files import write_json
-from dualsmooth.engine.methods.method import GlobalMethod
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.session import Session
@@ -48,7 +48,7 @@ class Point:
     classes: int = 10
     side: int = 16
 
-    def method(self) -> GlobalMethod:
+    def method(self) -> Method:
         """Fixed or dual smoothing of random networks."""
         levels = [float(s) for s in np.geomspace(0.12, 1.0, self.levels)]
         modules = {f"classifier@{s:g}": self._network(self.classes) for s in levels}

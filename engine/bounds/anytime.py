@@ -113,18 +113,7 @@ _SERIES_FROM = 16.0
 
 
 def stirling_remainder(x: ArrayLike) -> NDArray[np.float64]:
-    """ln Gamma(x) - [ (x - 1/2) ln x - x + ln(2 pi)/2 ].
-
-    Parameters
-    ----------
-    x : array_like of float64
-        Positive.
-
-    Returns
-    -------
-    ndarray of float64
-        Absolute error below 2e-14; near 1/(12 x) for large x.
-    """
+    """ln Gamma(x) - [(x - 1/2) ln x - x + ln(2 pi)/2] for x > 0, absolute error below 2e-14."""
     x = np.asarray(x, dtype=np.float64)
     small = np.minimum(x, _SERIES_FROM)
     direct = gammaln(small) - ((small - 0.5) * np.log(small) - small + 0.5 * math.log(2 * math.pi))

@@ -14,13 +14,7 @@ _NEGLIGIBLE = 1e-20
 
 
 class LiveCounts:
-    """Law of K on "not stopped yet", starting from no votes.
-
-    Parameters
-    ----------
-    p : float
-        Success probability of a vote, in [0, 1].
-    """
+    """Law of the count K on "not stopped yet", starting from no votes, each a success at p."""
 
     def __init__(self, p: float) -> None:
         self._p, self._votes = p, 0

@@ -18,17 +18,7 @@ _CHOICES, _POINTS = 40, 16
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """Selection votes of one event, and the bound its estimation votes will enter.
-
-    Parameters
-    ----------
-    k, n : int
-        Votes for the event, and votes in all.
-    sigma : float
-        Noise of the votes.
-    alpha : float
-        Level of the bound.
-    """
+    """Votes that chose: k of n for the event, under noise sigma; alpha is its bound's level."""
 
     k: int
     n: int
@@ -40,27 +30,13 @@ class Pilot:
 def planned_votes(
     selector: Pilot | None, classifier: Pilot, n: int, tolerance: float
 ) -> tuple[int, int]:
-    """Fewest votes in all whose expected radius is close to that of n votes for each stage.
+    """Fewest votes whose expected radius is close to that of n for each stage.
 
     Given the pilots, the two probabilities are taken as independent Beta(k + 0.5, n - k + 0.3): a
-    little more faith in certain votes than Jeffreys' 0.5, as many images are nearly certain.
-    The radius is the smaller of the two stages', so a stage that is clearly better needs few votes.
-
-    Parameters
-    ----------
-    selector : Pilot or None
-        None if the selector cannot bind.
-    classifier : Pilot
-        Votes for the candidate class.
-    n : int
-        Most votes per stage.
-    tolerance : float
-        Share of the expected radius that may be lost, in (0, 1).
-
-    Returns
-    -------
-    tuple of (int, int)
-        Votes for the selector and for the classifier.
+    little more faith in certain votes than Jeffreys' 0.5, as many images are nearly certain. The
+    radius is the smaller of the two stages', so a stage that is clearly better needs few votes; a
+    selector of None cannot bind. ``tolerance`` is the share of the expected radius that may be
+    lost.
     """
     votes = _choices(n)
     lower = _radii(classifier, n)

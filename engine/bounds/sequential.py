@@ -116,24 +116,8 @@ def group_sequential_plan(
 def crossing_probability(thresholds: Sequence[int], looks: Sequence[int], p: float) -> float:
     """Exact probability that the count reaches its threshold at some look.
 
-    Parameters
-    ----------
-    thresholds : sequence of int
-        Least count that stops, per look; more than the look's votes means never.
-    looks : sequence of int
-        Votes at each look, >= 1 and strictly increasing.
-    p : float
-        True success probability, in [0, 1].
-
-    Returns
-    -------
-    float
-        P(K_j >= thresholds[j] for some j), rounded up by less than 1e-19 per look.
-
-    Raises
-    ------
-    ArgumentError
-        If the lengths differ or an argument is out of range.
+    P(K_j >= thresholds[j] for some j) for a true probability p, rounded up by less than 1e-19 per
+    look. A threshold above the look's votes means never.
     """
     p, votes = closed_unit("p", p), _checked_looks(looks)
     stops = integers("thresholds", np.asarray(thresholds))
@@ -144,21 +128,11 @@ def crossing_probability(thresholds: Sequence[int], looks: Sequence[int], p: flo
 
 
 def fixed_sequence(certified: Sequence[bool]) -> int:
-    """How many radii of an increasing grid hold, given one full-level test for each.
+    """How many radii of an increasing grid hold, given the outcome of one full-level test for each.
 
     Fixed-sequence gatekeeping: radius r_j counts only if all smaller radii are certified. A false
     claim needs the test of the first false radius to fail, a fixed one, so the total error stays at
     the level of a single test. The grid must be fixed before the votes are drawn.
-
-    Parameters
-    ----------
-    certified : sequence of bool
-        Outcome of the test of each radius, smallest radius first.
-
-    Returns
-    -------
-    int
-        Length of the leading run of certified radii.
     """
     return next((j for j, outcome in enumerate(certified) if not outcome), len(certified))
 

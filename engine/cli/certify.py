@@ -3,45 +3,29 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.options import (
-    AnchorsOption,
     BackendOption,
     BatchOption,
     BundleArgument,
     ClassesOption,
     DeviceOption,
-    MemoryOption,
-    MethodOption,
-    NeighboursOption,
     NoiseOption,
-    OffsetOption,
     PrecisionOption,
-    RateOption,
-    ReferencesOption,
-    RegionOption,
-    RoutingOption,
-    RuleOption,
-    RunnerUpOption,
-    SearchOption,
     SeedOption,
-    SigmaOption,
-    SplitOption,
-    TargetOption,
     ThreadsOption,
-    ThresholdOption,
     TrustOption,
-    method_options,
+    with_method_options,
 )
 from dualsmooth.engine.printable import printable
 
 
+@with_method_options()
 def certify(
-    context: typer.Context,
     bundle: BundleArgument,
     data: Annotated[
         str,
@@ -52,22 +36,6 @@ def certify(
     ],
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
-    method: MethodOption = None,
-    sigma: SigmaOption = None,
-    selector_rule: RuleOption = None,
-    routing: RoutingOption = None,
-    published_split: SplitOption = False,
-    runner_up: RunnerUpOption = False,
-    target_sigma: TargetOption = None,
-    threshold: ThresholdOption = None,
-    region: RegionOption = None,
-    anchors: AnchorsOption = None,
-    memory: MemoryOption = None,
-    search: SearchOption = None,
-    references: ReferencesOption = None,
-    rate: RateOption = None,
-    offset: OffsetOption = None,
-    neighbours: NeighboursOption = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -122,6 +90,7 @@ def certify(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
     ] = False,
+    **options: Any,
 ) -> None:
     """Certify the images of a data set and write a run folder.
 
@@ -144,7 +113,7 @@ def certify(
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     loaded = load_bundle(bundle, trust=trust_model)
-    chosen = choose_method(loaded, **method_options(context.params))
+    chosen = choose_method(loaded, **options)
     settings = Settings(
         votes, alpha, seed, 0, device, precision, batch_size, threads,
         slots, backend, noise,

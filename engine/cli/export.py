@@ -1,36 +1,20 @@
 """``dualsmooth export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dualsmooth.engine.cli.options import TrustOption
+from dualsmooth.engine.cli.options import TrustOption, with_method_options
 from dualsmooth.engine.printable import printable
 
 CHECK_FAILED = 1
 
 
+@with_method_options("fixed", "dual", without=("runner_up",))
 def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for `dualsmooth certify`.")],
     out: Annotated[Path, typer.Option(help="Deployment folder to write; must not exist yet.")],
-    method: Annotated[
-        str | None,
-        typer.Option(help="fixed or dual. Default: dual if the bundle has a selector."),
-    ] = None,
-    sigma: Annotated[
-        float | None,
-        typer.Option(help="Noise level of --method fixed, one the networks were trained for."),
-    ] = None,
-    selector_rule: Annotated[
-        str | None, typer.Option(help="median (default) or plurality.")
-    ] = None,
-    routing: Annotated[
-        str | None, typer.Option(help="interval (default with median) or point.")
-    ] = None,
-    published_split: Annotated[
-        bool, typer.Option("--published-split", help="Spend alpha/2 per stage, as published.")
-    ] = False,
     n0: Annotated[int, typer.Option(help="Votes that choose, by default.")] = 100,
     n: Annotated[int, typer.Option(help="Votes that enter the bounds, by default.")] = 10_000,
     alpha: Annotated[
@@ -65,6 +49,7 @@ def export(
         int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
     ] = None,
     trust_model: TrustOption = False,
+    **options: Any,
 ) -> None:
     """Write ONNX models that certify without PyTorch, with the same noise.
 
@@ -95,11 +80,8 @@ def export(
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
     loaded = load_bundle(bundle, trust=trust_model)
-    kind = choose_method(
-        loaded, method=method, sigma=sigma, selector_rule=selector_rule, routing=routing,
-        published_split=published_split,
-    ).name.partition("(")[0]  # fmt: skip
-    terms = Terms(kind, sigma, selector_rule, routing, published_split, n0, n, alpha)
+    kind = choose_method(loaded, **options).name.partition("(")[0]
+    terms = Terms(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
     shape = loaded.input_shape
     pixels = images_for_check(data, shape, images) if check else None
     if calibration is not None and not int8:

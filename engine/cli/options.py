@@ -1,154 +1,16 @@
-"""Options that several commands share; most of them say which method is meant."""
+"""Options that several commands share; those of the methods are made from their `Options`."""
 
+import inspect
+from collections.abc import Callable, Collection
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from dualsmooth.engine.budget import KINDS, PILOT, Budget
 from dualsmooth.engine.errors import ArgumentError
-
-_PANEL = "Method options"
-
-
-MethodOption = Annotated[
-    str | None,
-    typer.Option(
-        help="fixed, dual, variational, insta, cascade or semielastic. Default: dual if the "
-        "bundle has a selector.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-SigmaOption = Annotated[
-    float | None,
-    typer.Option(
-        help="fixed: noise level, in [0, 1] pixel units. semielastic: level at --offset.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-RuleOption = Annotated[
-    str | None,
-    typer.Option(
-        help="dual: median (ordered levels, default) or plurality (published Dual RS).",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-RoutingOption = Annotated[
-    str | None,
-    typer.Option(
-        help="dual, variational: interval (best chain of levels, default with median) or point; "
-        "variational also continuous.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-SplitOption = Annotated[
-    bool,
-    typer.Option(
-        "--published-split",
-        help="dual: spend alpha/2 per stage, as published.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-RunnerUpOption = Annotated[
-    bool,
-    typer.Option(
-        "--runner-up",
-        help="fixed, dual: bound the strongest rival too; certifies classes below half of the "
-        "votes.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-TargetOption = Annotated[
-    float | None,
-    typer.Option(
-        help="variational: target noise the selector is told, fixed for the run.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(
-        help="cascade: probability from which on a level is sure [0.5].", rich_help_panel=_PANEL
-    ),
-]
-
-
-RegionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="insta: anchor (default), memory or certified (a selector trained on the search).",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-AnchorsOption = Annotated[
-    Path | None,
-    typer.Option(help="insta, anchor: file made by `dualsmooth search`.", rich_help_panel=_PANEL),
-]
-
-
-MemoryOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="insta, memory: file of the balls, read first and appended to; without it the memory "
-        "ends with the run.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-SearchOption = Annotated[
-    str | None,
-    typer.Option(
-        help="insta, memory: multi-start, quasiconcave or grid (default where there are experts).",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-ReferencesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="semielastic: SPEC of the reference images, part of the deployed classifier.",
-        rich_help_panel=_PANEL,
-    ),
-]
-
-
-RateOption = Annotated[
-    float | None,
-    typer.Option(
-        help="semielastic: change of ln sigma per unit of distance [0.01].", rich_help_panel=_PANEL
-    ),
-]
-
-
-OffsetOption = Annotated[
-    float | None,
-    typer.Option(help="semielastic: typical mean distance [0].", rich_help_panel=_PANEL),
-]
-
-
-NeighboursOption = Annotated[
-    int | None,
-    typer.Option(help="semielastic: nearest references to average [20].", rich_help_panel=_PANEL),
-]
-
+from dualsmooth.engine.methods.registry import METHODS
 
 BundleArgument = Annotated[
     str,
@@ -217,26 +79,68 @@ BatchOption = Annotated[
 ]
 
 
-def method_options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `choose_method` among the parameters of a command."""
-    from dataclasses import fields
+def with_method_options(
+    *methods: str, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command ``--method`` and the options of these methods, of all by default.
 
-    from dualsmooth.engine.methods.options import MethodOptions
+    They take the place of its ``**options``, as `choose_method` takes them.
+    """
 
-    names = ["method", *(field.name for field in fields(MethodOptions))]
-    return {name: parameters[name] for name in names}
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command)
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters += method_parameters(methods or tuple(METHODS), without)
+        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def method_parameters(methods: Collection[str], without: Collection[str]) -> list[Parameter]:
+    """``--method``, then options that several methods take, then those of each method alone."""
+    *first, last = methods
+    text = f"{', '.join(first)} or {last}. Default: dual if the bundle has a selector."
+    shared, alone = [_parameter("method", str, text, "Method")], []
+    for name in dict.fromkeys(name for method in methods for name in METHODS[method].names()):
+        owners = [method for method in methods if name in METHODS[method].names()]
+        kind, texts = _help_of(name, owners)
+        parts = [f"{', '.join(group)}: {text}." for text, group in texts.items()]
+        if name in without:
+            continue
+        if len(owners) > 1:
+            shared.append(_parameter(name, kind, " ".join(parts), "Method"))
+        else:
+            text = parts[0].removeprefix(f"{owners[0]}: ")
+            alone.append(_parameter(name, kind, text, f"Options of {owners[0]}"))
+    return shared + alone
+
+
+def _help_of(name: str, owners: Collection[str]) -> tuple[Any, dict[str, list[str]]]:
+    """Type of an option, and the methods that describe it with the same words."""
+    kind, texts = None, dict[str, list[str]]()
+    for method in owners:
+        kind, text = get_args(get_type_hints(METHODS[method], include_extras=True)[name])
+        default = getattr(METHODS[method], name)
+        if type(default) in (int, float):
+            text += f" [{default:g}]"
+        texts.setdefault(text, []).append(method)
+    return kind, texts
+
+
+def _parameter(name: str, kind: Any, text: str, panel: str) -> Parameter:
+    flag = kind is bool
+    names = [f"--{name.replace('_', '-')}"] if flag else []  # a flag has no --no-NAME
+    option = typer.Option(*names, help=text, rich_help_panel=panel)
+    annotation: Any = Annotated[bool if flag else kind | None, option]
+    default = False if flag else None
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def budget_from_options(
     kind: str, radii: str | None, tolerance: float | None, n0: int | None, n: int
 ) -> Budget:
-    """A budget as the command line gives it; ``radii`` is a comma-separated list.
-
-    Raises
-    ------
-    ArgumentError
-        If the kind is unknown or an option does not belong to it.
-    """
+    """A budget as the command line gives it; ``radii`` is a comma-separated list."""
     if kind not in KINDS:
         raise ArgumentError("budget", f"must be one of {', '.join(KINDS)}", kind)
     for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):
@@ -248,8 +152,8 @@ def budget_from_options(
     if kind == "precise":
         return Budget.precise(n0=n0, n=n) if tolerance is None else Budget.precise(tolerance, n0, n)
     if radii is None:
-        raise ArgumentError("radii", "are required by --budget decide", None,
-                            "for example --radii 0.25,0.5")  # fmt: skip
+        hint = "for example --radii 0.25,0.5"
+        raise ArgumentError("radii", "are required by --budget decide", None, hint)
     try:
         grid = [float(radius) for radius in radii.split(",")]
     except ValueError:

@@ -11,33 +11,17 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cli.options import (
-    AnchorsOption,
     BackendOption,
     BatchOption,
     BundleArgument,
     ClassesOption,
     DeviceOption,
-    MemoryOption,
-    MethodOption,
-    NeighboursOption,
     NoiseOption,
-    OffsetOption,
     PrecisionOption,
-    RateOption,
-    ReferencesOption,
-    RegionOption,
-    RoutingOption,
-    RuleOption,
-    RunnerUpOption,
-    SearchOption,
     SeedOption,
-    SigmaOption,
-    SplitOption,
-    TargetOption,
     ThreadsOption,
-    ThresholdOption,
     TrustOption,
-    method_options,
+    with_method_options,
 )
 from dualsmooth.engine.data.class_folders import numbered
 from dualsmooth.engine.data.image_files import read_image
@@ -48,28 +32,12 @@ from dualsmooth.engine.printable import printable
 from dualsmooth.engine.settings import Settings
 
 
+@with_method_options()
 def predict(
-    context: typer.Context,
     bundle: BundleArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
-    method: MethodOption = None,
-    sigma: SigmaOption = None,
-    selector_rule: RuleOption = None,
-    routing: RoutingOption = None,
-    published_split: SplitOption = False,
-    runner_up: RunnerUpOption = False,
-    target_sigma: TargetOption = None,
-    threshold: ThresholdOption = None,
-    region: RegionOption = None,
-    anchors: AnchorsOption = None,
-    memory: MemoryOption = None,
-    search: SearchOption = None,
-    references: ReferencesOption = None,
-    rate: RateOption = None,
-    offset: OffsetOption = None,
-    neighbours: NeighboursOption = None,
     n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
@@ -80,6 +48,7 @@ def predict(
     batch_size: BatchOption = None,
     noise: NoiseOption = "gaussian",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    **options: Any,
 ) -> None:
     """Print the smoothed classifier's class of image files, or abstain.
 
@@ -87,11 +56,16 @@ def predict(
     """
     from dualsmooth.engine.data.class_folders import read_classes
 
-    settings: dict[str, Any] = {
-        name: context.params[name]
-        for name in ("seed", "device", "precision", "backend", "threads", "batch_size", "noise")
+    names = read_classes(classes) if classes else ()
+    settings = {
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "batch_size": batch_size,
+        "noise": noise,
     }
-    options, names = method_options(context.params), read_classes(classes) if classes else ()
     records = predict_files(bundle, images, options, n, alpha, settings, names, trust=trust_model)
     if json_:
         typer.echo(json.dumps(records, indent=1))

@@ -30,7 +30,7 @@ def search(
     dualsmooth certify digits-dual --data digits --method insta --anchors anchors.npz
     """
     from dualsmooth.engine.data.spec import choose_images, load_images
-    from dualsmooth.engine.methods.registry import make_search
+    from dualsmooth.engine.methods.search import make_search
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.runs.search import search_anchors
     from dualsmooth.engine.settings import Settings

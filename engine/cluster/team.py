@@ -12,7 +12,7 @@ from dualsmooth.engine.cluster.job import Job, cutter
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray import RayPool
-from dualsmooth.engine.methods.method import Method, is_serial
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import bundle_of
@@ -67,7 +67,7 @@ class Workers:
         """Yield certificates as they come in."""
         shape = bundle_of(self.method).input_shape
         self._pool.cut = cutter(np.asarray(images), image_ids, labels, book, shape)
-        slots = self.settings.in_flight(is_serial(self.method))
+        slots = self.settings.in_flight(self.method.serial)
         size = lease_size(len(image_ids), self._count, slots)
         return self._conductor.run(Leases(image_ids, size))
 

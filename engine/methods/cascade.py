@@ -21,23 +21,24 @@ the largest rival count needs no correction for the number of classes.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, error_level
-from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
+from dualsmooth.engine.certificate import Claim
+from dualsmooth.engine.draws import LEVELS, Counts, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.gaussian import margin_radius
 
 
 @dataclass(frozen=True)
-class CascadeSmoothing:
+class CascadeSmoothing(Method):
     """Certify with the largest noise level that is sure of its class.
 
     Parameters
@@ -67,92 +68,62 @@ class CascadeSmoothing:
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"cascade({self.threshold:g})"
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        classifiers = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas)
-        return tuple(dict.fromkeys(classifiers))
+    def shares(self) -> int:
+        return 2 * len(self.sigmas)
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: a class and a radius, or abstain."""
-        if budget.kind != "fixed":
-            raise ArgumentError("budget", "must be fixed for a cascade", budget.kind)
-        level = error_level("alpha", alpha)
-        ledger = AlphaLedger("minimum", level, {"classifier": level, "earlier": level})
-        return self._certify(budget, ledger)
-
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
-        for stage in reversed(range(len(self.networks.sigmas))):
-            guess = yield self._draw(Phase.CLASS_GUESS, stage, budget.n0)
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        ledger = AlphaLedger("minimum", alpha, {"classifier": alpha, "earlier": alpha})
+        for stage in reversed(range(len(self.sigmas))):
+            guess = yield self.classify(Phase.CLASS_GUESS, self.sigmas[stage], budget.n0)
             candidate = top_class(guess)
             if candidate is not None and guess[candidate] >= self.threshold * budget.n0:
                 return (yield from self._estimate(stage, candidate, budget.n, ledger))
-        return self._certificate(None, None, 0.0, [], ledger)
+        return Claim.of(None, 0.0, None, ledger)
 
     def _estimate(self, stage: int, candidate: int, n: int, ledger: AlphaLedger) -> Procedure:
-        counts = yield self._draw(Phase.CLASS_ESTIMATE, stage, n)
-        sigma, alpha = self.networks.sigmas[stage], ledger.total
+        sigma, alpha = self.sigmas[stage], ledger.total
+        counts = yield self.classify(Phase.CLASS_ESTIMATE, sigma, n)
         bounds = [event_bound("classifier", counts, "=", candidate, sigma, alpha)]
         radius = margin_radius(bounds[0].lower, 1.0 - self.threshold, sigma)
-        for earlier in reversed(range(stage + 1, len(self.networks.sigmas))):
+        for earlier in reversed(self.sigmas[stage + 1 :]):
             if not radius > 0.0:
                 break
-            counts = yield self._draw(Phase.CLASS_ESTIMATE, earlier, n)
-            sigma = self.networks.sigmas[earlier]
-            bounds.append(_rival_bound(counts, candidate, sigma, alpha))
-            radius = min(radius, margin_radius(bounds[-1].lower, self.threshold, sigma))
-        return self._certificate(stage, candidate, radius, bounds, ledger)
-
-    def _certificate(
-        self,
-        stage: int | None,
-        candidate: int | None,
-        radius: float,
-        bounds: list[Bound],
-        ledger: AlphaLedger,
-    ) -> Certificate:
-        certified = radius > 0.0
-        return Certificate(
-            predicted=candidate if certified else None,
-            radius=radius,
-            sigma=None if stage is None else self.networks.sigmas[stage],
-            method=self.name,
-            abstained_at=None if certified else "classifier",
-            alpha=ledger,
-            bounds=tuple(bounds),
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha.
-
-        A stage is taken as sure, or as unsure of every class, if a bound at alpha / (2 K) says so;
-        if neither, the answer is to abstain. Twice, because the class tested is the one with most
-        of the same votes: classes below p0 have probabilities that sum to at most 1, and
-        P(Bin(n, p) >= m) is convex in p up to p0, so all of them together exceed m > n p0 votes no
-        more often than two of them.
-        """
-        parts = 2 * len(self.networks.sigmas)
-        return self._predict(check_votes("n", n), error_level("alpha", alpha, parts) / parts)
+            counts = yield self.classify(Phase.CLASS_ESTIMATE, earlier, n)
+            bounds.append(_rival_bound(counts, candidate, earlier, alpha))
+            radius = min(radius, margin_radius(bounds[-1].lower, self.threshold, earlier))
+        return Claim.of(candidate, radius, sigma, ledger, bounds)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
-        asked: tuple[float, ...] = ()
-        for stage in reversed(range(len(self.networks.sigmas))):
-            counts = yield self._draw(Phase.CLASS_PREDICT, stage, n)
-            asked = (*asked, self.networks.sigmas[stage])
+        """Bounds at alpha / (2 K) take a stage as sure, as unsure of every class, or abstain.
+
+        Twice, because the class tested is the one with most of the same votes: classes below p0
+        have probabilities that sum to at most 1, and P(Bin(n, p) >= m) is convex in p up to p0, so
+        all of them together exceed m > n p0 votes no more often than two of them.
+        """
+        level, asked = alpha / self.shares, tuple[float, ...]()
+        for sigma in reversed(self.sigmas):
+            counts = yield self.classify(Phase.CLASS_PREDICT, sigma, n)
+            asked = (*asked, sigma)
             candidate = top_class(counts)
             votes = 0 if candidate is None else int(counts[candidate])
-            if float(clopper_pearson_lower(votes, n, alpha)) > self.threshold:
+            if float(clopper_pearson_lower(votes, n, level)) > self.threshold:
                 return Prediction(candidate, asked, None)
-            if not float(clopper_pearson_lower(n - votes, n, alpha)) > 1.0 - self.threshold:
+            if not float(clopper_pearson_lower(n - votes, n, level)) > 1.0 - self.threshold:
                 return Prediction(None, asked, "classifier")
         return Prediction(None, asked, "classifier")
 
-    def _draw(self, phase: Phase, level: int, count: int) -> Draw:
-        sigma = self.networks.sigmas[level]
-        return Draw(self.networks.classifier_at(sigma), sigma, phase, 0, count, level)
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeOptions(Options):
+    """Options of ``cascade``."""
+
+    threshold: Annotated[float, "probability from which on a level is sure"] = 0.5
+
+    def build(self, bundle: Bundle) -> CascadeSmoothing:
+        return CascadeSmoothing(bundle, self.threshold)
 
 
 def _rival_bound(counts: Counts, candidate: int, sigma: float, alpha: float) -> Bound:

@@ -33,15 +33,10 @@ from dualsmooth.engine.methods.votes import event_votes
 from dualsmooth.engine.radius.decision import decision_looks, decision_plan, least_probability
 
 
-class Stream:
+class VoteStream:
     """Estimation votes of one network at one noise level, drawn look by look, each once.
 
-    Parameters
-    ----------
-    draw : Draw
-        All votes it may draw.
-    pilot : Counts or None
-        Selection votes of the same network, to tell promising tests from others.
+    ``pilot`` are selection votes of the same network: they tell promising tests from others.
     """
 
     def __init__(self, draw: Draw, pilot: Counts | None = None) -> None:
@@ -61,24 +56,12 @@ class Stream:
 
 
 @dataclass(eq=False)
-class Trial:
-    """Tests of one event on a stream.
-
-    Parameters
-    ----------
-    stage : str
-        ``selector`` or ``classifier``.
-    event : tuple of (str, int)
-        What is counted (`event_votes`).
-    stream : Stream
-        Votes; trials may share one.
-    alpha : float
-        Level of each test.
-    """
+class EventTests:
+    """Tests of one event on the votes of a stream, which trials may share; each at level alpha."""
 
     stage: str
     event: tuple[str, int]
-    stream: Stream
+    stream: VoteStream
     alpha: float
     tests: dict[float, RadiusTest] = field(default_factory=dict)
 
@@ -102,10 +85,8 @@ class Trial:
                 outcome = "certified"
             elif k <= plan.futility[look]:
                 outcome = "futile"
-        return RadiusTest(
-            radius, plan.p0, draw.count, look, plan.looks[look], k,
-            plan.thresholds[look], plan.futility[look], outcome,
-        )  # fmt: skip
+        votes, passes, gives_up = plan.looks[look], plan.thresholds[look], plan.futility[look]
+        return RadiusTest(radius, plan.p0, draw.count, look, votes, k, passes, gives_up, outcome)
 
     @property
     def outlook(self) -> float:
@@ -119,27 +100,17 @@ class Trial:
     def bound(self) -> Bound:
         """The tests as a certificate records them."""
         tests = tuple(self.tests.values())
-        best = max((t for t in tests if t.outcome == "certified"), key=lambda t: t.radius,
-                   default=None)  # fmt: skip
-        lower, radius = (best.p0, best.radius) if best else (0.0, 0.0)
+        passed = [(t.radius, t.p0) for t in tests if t.outcome == "certified"]
+        radius, lower = max(passed, default=(0.0, 0.0))
         event, sigma = f"{self.event[0]} {self.event[1]}", self.stream.draw.sigma
         last = max(tests, key=lambda t: t.n)
-        return Bound(
-            self.stage, event, sigma, last.k, last.n, self.alpha, lower, radius, tests
-        )  # fmt: skip
+        return Bound(self.stage, event, sigma, last.k, last.n, self.alpha, lower, radius, tests)
 
 
 class Decision(NamedTuple):
-    """What the tests of a grid have shown.
+    """Largest radius claimed, the set that claimed it, and the stage that ended the sequence.
 
-    Parameters
-    ----------
-    radius : float
-        Largest radius claimed, 0.0 if none.
-    member : int or None
-        Index of the set that claimed it.
-    failed_at : str or None
-        Stage of the test that ended the sequence; None if every radius was claimed.
+    ``failed_at`` is None if every radius was claimed.
     """
 
     radius: float
@@ -148,20 +119,11 @@ class Decision(NamedTuple):
 
 
 def decide(
-    radii: Sequence[float], sets: Sequence[Sequence[Trial]]
+    radii: Sequence[float], sets: Sequence[Sequence[EventTests]]
 ) -> Generator[Draw, Counts, Decision]:
     """Claim radii in increasing order, each through the first set all of whose tests pass.
 
-    Parameters
-    ----------
-    radii : sequence of float
-        Increasing.
-    sets : sequence of sequences of Trial
-        One set, or a chain of growing ones. A trial that fails rules out every set it is in.
-
-    Returns
-    -------
-    Decision
+    There is one set, or a chain of growing ones; a trial that fails rules out every set it is in.
     """
     alive, radius, member = list(range(len(sets))), 0.0, None
     for target in radii:
@@ -175,7 +137,9 @@ def decide(
     return Decision(radius, member, None)
 
 
-def _first_failure(trials: Sequence[Trial], radius: float) -> Generator[Draw, Counts, Trial | None]:
+def _first_failure(
+    trials: Sequence[EventTests], radius: float
+) -> Generator[Draw, Counts, EventTests | None]:
     """The first test that fails, the least promising run first; None if all pass."""
     waiting = list(trials)
     while waiting:

@@ -27,38 +27,41 @@ the classifier's level is shared by two bounds.
 """
 
 from dataclasses import dataclass
-from math import inf
+from typing import Annotated
 
 from dualsmooth.engine.bounds.sample_size import Pilot
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, error_level, positive
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.certificate import Claim
+from dualsmooth.engine.checks import one_of, positive
 from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.chain import chain_sizes, chain_trials
-from dualsmooth.engine.methods.decide import Stream, decide
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.decide import VoteStream, decide
+from dualsmooth.engine.methods.fixed import RunnerUp
+from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import (
-    NOTHING,
     ChainClaim,
     Interval,
     Outcome,
-    constancy_bounds,
+    Route,
     growing_chain,
     median_level,
     plurality_level,
     possible_levels,
 )
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
-from dualsmooth.engine.radius.decision import check_grid
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.radius.decision import check_reachable
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
+RULE_HELP = "median (ordered levels, default) or plurality (published Dual RS)"
+ROUTING_HELP = "interval (best chain of levels, default with median) or point"
 
 
 @dataclass(frozen=True)
-class DualSmoothing:
+class DualSmoothing(Method):
     """Certify with a smoothed selector that picks the noise level of each input.
 
     Parameters
@@ -85,20 +88,18 @@ class DualSmoothing:
     routing: str | None = None
     published_split: bool = False
     runner_up: bool = False
+    budgets = KINDS
 
     def __post_init__(self) -> None:
-        if self.selector_rule not in RULES:
-            raise ArgumentError("selector_rule", f"must be one of {', '.join(RULES)}",
-                                self.selector_rule)  # fmt: skip
-        routings = RULES[self.selector_rule]
+        routings = RULES[one_of("selector_rule", self.selector_rule, tuple(RULES))]
         if self.routing is None:
             object.__setattr__(self, "routing", routings[0])
         if self.routing not in routings:
-            raise ArgumentError("routing", f"must be one of {', '.join(routings)} with "
-                                f"selector_rule={self.selector_rule}", self.routing)  # fmt: skip
+            rule = f"must be one of {', '.join(routings)} with selector_rule={self.selector_rule}"
+            raise ArgumentError("routing", rule, self.routing)
         if self.networks.tau is None or not self.networks.sigmas:
-            raise ArgumentError("bundle", "must have a selector, tau and sigmas", "none",
-                                "use the fixed method")  # fmt: skip
+            rule = "must have a selector, tau and sigmas"
+            raise ArgumentError("bundle", rule, "none", "use the fixed method")
         positive("tau", self.networks.tau)
         if len(self.networks.sigmas) > LEVELS:
             raise ArgumentError("sigmas", f"must be at most {LEVELS} levels", self.networks.sigmas)
@@ -107,136 +108,119 @@ class DualSmoothing:
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         split = ", published split" if self.published_split else ""
         rival = ", runner-up" if self.runner_up else ""
         return f"dual({self.selector_rule}, {self.routing}{split}{rival})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        classifiers = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas)
-        return ("selector", *dict.fromkeys(classifiers))
+        return ("selector", *super().roles)
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: theorem B of Dual RS, or procedure C1 for interval routing."""
-        check_grid(budget.radii, max(self.networks.sigmas), budget.n, alpha)
+    @property
+    def shares(self) -> int:
+        return 4
+
+    def check(self, budget: Budget, alpha: float) -> None:
+        super().check(budget, alpha)
+        check_reachable(budget.radii, max(self.networks.sigmas), budget.n, alpha)
         check_runner_up(self.runner_up, budget)
-        return self._certify(budget, error_level("alpha", alpha, 4 if self.runner_up else 2))
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        """Theorem A of Dual RS, or procedure C1 for interval routing."""
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
         start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
+        if start is None:
+            return Claim.of(None, 0.0, None, self._ledger(alpha, 0), failed_at="selector")
         chain = self._chain(guess, start)
         ledger = self._ledger(alpha, len(chain))
-        if start is None:
-            return self._certificate(None, None, NOTHING, [], ledger)
-        if budget.kind == "decide":
-            return (yield from self._decide(guess, start, chain, budget, ledger))
-        n_selector, n_classifier, candidate = budget.n, budget.n, None
-        if budget.tolerance is not None:
-            pilot = yield self._classify(Phase.CLASS_GUESS, start, budget.n0)
-            candidate = top_class(pilot)
-            votes = 0 if candidate is None else int(pilot[candidate])
-            n_selector, n_classifier = chain_sizes(
-                self.selector_rule, chain, (guess, self._tau),
-                Pilot(votes, budget.n0, self.networks.sigmas[start], ledger.levels["classifier"]),
-                ledger, budget.n, budget.tolerance,
-            )  # fmt: skip
+        route = Route(self.selector_rule, self._tau, guess, start, chain, ledger)
+        spend = {"fixed": self._fixed, "precise": self._precise, "decide": self._decide}
+        return (yield from spend[budget.kind](route, budget))
+
+    def _fixed(self, route: Route, budget: Budget) -> Procedure:
+        """The class is guessed only if the selector's votes leave a set to certify."""
+        estimate = yield self._select(Phase.SELECT_ESTIMATE, budget.n)
+        claim, bounds = route.constancy(estimate)
+        candidate = None
+        if claim.next_levels():
+            candidate = top_class((yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)))
+        return (yield from self._agreement(route, candidate, claim, bounds, budget.n))
+
+    def _precise(self, route: Route, budget: Budget) -> Procedure:
+        """Both pilots first: they plan the votes of the selector and of every classifier."""
+        assert budget.tolerance is not None
+        pilot = yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)
+        candidate, sigma = top_class(pilot), self.sigmas[route.start]
+        votes = 0 if candidate is None else int(pilot[candidate])
+        seen = Pilot(votes, budget.n0, sigma, route.ledger.levels["classifier"])
+        n_selector, n_classifier = chain_sizes(route, seen, budget.n, budget.tolerance)
         estimate = yield self._select(Phase.SELECT_ESTIMATE, n_selector)
-        claim, bounds = self._constancy(estimate, chain, ledger.levels["selector"])
-        if budget.kind == "fixed" and claim.next_levels():
-            candidate = top_class((yield self._classify(Phase.CLASS_GUESS, start, budget.n0)))
+        claim, bounds = route.constancy(estimate)
+        return (yield from self._agreement(route, candidate, claim, bounds, n_classifier))
+
+    def _decide(self, route: Route, budget: Budget) -> Procedure:
+        """Sequential tests of the selector's events and of the class at every level."""
+        pilot = yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)
+        candidate = top_class(pilot)
+        if candidate is None:
+            return self._claim(route, None, Outcome(0.0, None, "classifier"), [])
+        selector = VoteStream(self._select(Phase.SELECT_ESTIMATE, budget.n), route.guess)
+        pilots = {route.start: pilot}
+        classifiers = [
+            VoteStream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n), pilots.get(level))
+            for level in range(len(self.sigmas))
+        ]
+        sets = chain_trials(route, selector, classifiers, candidate)
+        radius, member, failed_at = yield from decide(budget.radii, sets)
+        outcome = Outcome(radius, None if member is None else route.chain[member], failed_at)
+        tested = {trial: None for trials in sets for trial in trials if trial.tests}
+        return self._claim(route, candidate, outcome, [t.bound for t in tested])
+
+    def _agreement(
+        self, route: Route, candidate: int | None, claim: ChainClaim, bounds: list[Bound], n: int
+    ) -> Procedure:
+        """Radii of the classifiers, level by level, while they can improve the claim."""
         while candidate is not None and (levels := claim.next_levels()):
             radii = []
             for level in levels:
-                counts = yield self._classify(Phase.CLASS_ESTIMATE, level, n_classifier)
-                sigma, share = self.networks.sigmas[level], ledger.levels["classifier"]
+                counts = yield self._classify(Phase.CLASS_ESTIMATE, level, n)
+                sigma, share = self.sigmas[level], route.ledger.levels["classifier"]
                 radius, behind = class_radius(counts, candidate, sigma, share, self.runner_up)
                 bounds.extend(behind)
                 radii.append(radius)
             claim.add(radii)
-        return self._certificate(start, candidate, claim.outcome, bounds, ledger)
+        return self._claim(route, candidate, claim.outcome, bounds)
 
-    def _decide(
-        self, guess: Counts, start: int, chain: list[Interval], budget: Budget, ledger: AlphaLedger
-    ) -> Procedure:
-        pilot = yield self._classify(Phase.CLASS_GUESS, start, budget.n0)
-        candidate = top_class(pilot)
-        if candidate is None:
-            return self._certificate(start, None, Outcome(0.0, None, "classifier"), [], ledger)
-        selector = Stream(self._select(Phase.SELECT_ESTIMATE, budget.n), guess)
-        classifiers = [
-            Stream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n),
-                   pilot if level == start else None)
-            for level in range(len(self.networks.sigmas))
-        ]  # fmt: skip
-        sets = chain_trials(self.selector_rule, chain, selector, classifiers, candidate, ledger)
-        radius, member, failed_at = yield from decide(budget.radii, sets)
-        outcome = Outcome(radius, None if member is None else chain[member], failed_at)
-        tested = {trial: None for trials in sets for trial in trials if trial.tests}
-        return self._certificate(start, candidate, outcome, [t.bound for t in tested], ledger)
-
-    def _chain(self, guess: Counts, start: int | None) -> list[Interval]:
+    def _chain(self, guess: Counts, start: int) -> list[Interval]:
         """Sets of levels to try, from selection votes only; one set if they are unanimous."""
-        if start is None:
-            return []
-        unanimous = guess[start] == guess.sum()
-        grows = self.routing == "interval" and not unanimous
+        grows = self.routing == "interval" and guess[start] != guess.sum()
         return growing_chain(guess, start) if grows else [(start, start)]
 
     def _ledger(self, alpha: float, sets: int) -> AlphaLedger:
-        if self.published_split:
-            return AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
-        if sets <= 1:
-            return AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
-        return AlphaLedger("chain", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        if self.published_split or sets > 1:
+            rule = "sum" if self.published_split else "chain"
+            return AlphaLedger(rule, alpha, {"selector": alpha / 2, "classifier": alpha / 2})
+        return AlphaLedger("minimum", alpha, {"selector": alpha, "classifier": alpha})
 
-    def _constancy(
-        self, estimate: Counts, chain: list[Interval], alpha: float
-    ) -> tuple[ChainClaim, list[Bound]]:
-        rule = self.selector_rule
-        sets = [constancy_bounds(rule, estimate, s, self._tau, alpha) for s in chain]
-        constancy = [min((bound.radius for bound in bounds), default=inf) for bounds in sets]
-        distinct = {bound.event: bound for bounds in sets for bound in bounds}
-        return ChainClaim(chain, constancy), list(distinct.values())
-
-    def _certificate(
-        self,
-        start: int | None,
-        candidate: int | None,
-        outcome: Outcome,
-        bounds: list[Bound],
-        ledger: AlphaLedger,
-    ) -> Certificate:
-        certified = outcome.radius > 0.0
-        return Certificate(
-            predicted=candidate if certified else None,
-            radius=outcome.radius,
-            sigma=None if start is None else self.networks.sigmas[start],
-            method=self.name,
-            abstained_at=None if certified else outcome.failed_at,
-            interval=outcome.interval,
-            alpha=ledger,
-            bounds=tuple(bounds),
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha.
-
-        The noise level is estimated afresh at this input; alpha/2 goes to the selector and alpha/2
-        to the classifier. With the median rule every level the selector cannot exclude must agree.
-        """
-        return self._predict(check_votes("n", n), error_level("alpha", alpha, 4) / 2)
+    def _claim(
+        self, route: Route, candidate: int | None, outcome: Outcome, bounds: list[Bound]
+    ) -> Claim:
+        radius, interval, failed_at = outcome
+        sigma = self.sigmas[route.start]
+        return Claim.of(candidate, radius, sigma, route.ledger, bounds, failed_at, interval)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
+        """The noise level is estimated afresh; alpha/2 for the selector, alpha/2 for the classes.
+
+        With the median rule every level the selector cannot exclude must agree.
+        """
         selection = yield self._select(Phase.SELECT_PREDICT, n)
-        levels = possible_levels(self.selector_rule, selection, alpha)
-        sigmas = tuple(self.networks.sigmas[level] for level in levels)
+        levels = possible_levels(self.selector_rule, selection, alpha / 2)
+        sigmas = tuple(self.sigmas[level] for level in levels)
         answers: list[int | None] = []
         for level in levels:
             counts = yield self._classify(Phase.CLASS_PREDICT, level, n)
-            answers.append(majority_class(counts, alpha))
+            answers.append(majority_class(counts, alpha / 2))
             if answers[-1] is None or answers[-1] != answers[0]:
                 return Prediction(None, sigmas, "classifier")
         return Prediction(answers[0], sigmas, None) if answers else Prediction(None, (), "selector")
@@ -249,5 +233,17 @@ class DualSmoothing:
         return Draw("selector", self._tau, phase, 0, count)
 
     def _classify(self, phase: Phase, level: int, count: int) -> Draw:
-        sigma = self.networks.sigmas[level]
-        return Draw(self.networks.classifier_at(sigma), sigma, phase, 0, count, level)
+        return self.classify(phase, self.sigmas[level], count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualOptions(Options):
+    """Options of ``dual``."""
+
+    selector_rule: Annotated[str, RULE_HELP] = "median"
+    routing: Annotated[str | None, ROUTING_HELP] = None
+    published_split: Annotated[bool, "spend alpha/2 per stage, as published"] = False
+    runner_up: RunnerUp = False
+
+    def build(self, bundle: Bundle) -> DualSmoothing:
+        return DualSmoothing(bundle, **vars(self))

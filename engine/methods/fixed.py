@@ -17,21 +17,28 @@ test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, error_level, positive
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
-from dualsmooth.engine.ledger import AlphaLedger, Bound
-from dualsmooth.engine.methods.decide import Stream, Trial, decide
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.certificate import Claim
+from dualsmooth.engine.checks import positive
+from dualsmooth.engine.draws import Counts, Phase, Prediction
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
+from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
-from dualsmooth.engine.radius.decision import check_grid
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.radius.decision import check_reachable
+
+RunnerUp = Annotated[
+    bool, "bound the strongest rival too; certifies classes below half of the votes"
+]
 
 
 @dataclass(frozen=True)
-class FixedSmoothing:
+class FixedSmoothing(Method):
     """Certify with one noise level for every input.
 
     Parameters
@@ -53,6 +60,7 @@ class FixedSmoothing:
     networks: Networks
     sigma: float
     runner_up: bool = False
+    budgets = KINDS
 
     def __post_init__(self) -> None:
         positive("sigma", self.sigma)
@@ -60,45 +68,41 @@ class FixedSmoothing:
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"fixed({self.sigma:g}{', runner-up' if self.runner_up else ''})"
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        return (self.networks.classifier_at(self.sigma),)
+    def sigmas(self) -> tuple[float, ...]:
+        return (self.sigma,)
 
     @property
-    def level(self) -> int:
-        """Noise level whose counters are used; bundles share votes between fixed and dual runs."""
-        sigmas = self.networks.sigmas
-        return sigmas.index(self.sigma) if self.sigma in sigmas else 0
+    def shares(self) -> int:
+        return 2 if self.runner_up else 1
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: a class and a radius, or abstain."""
-        check_grid(budget.radii, self.sigma, budget.n, alpha)
+    def check(self, budget: Budget, alpha: float) -> None:
+        super().check(budget, alpha)
+        check_reachable(budget.radii, self.sigma, budget.n, alpha)
         check_runner_up(self.runner_up, budget)
-        return self._certify(budget, self._ledger(error_level("alpha", alpha, 1 + self.runner_up)))
 
     def _ledger(self, alpha: float) -> AlphaLedger:
         if self.runner_up:
             return AlphaLedger("sum", alpha, {"classifier": alpha / 2, "rival": alpha / 2})
         return AlphaLedger("single", alpha, {"classifier": alpha})
 
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
-        guess = yield self._draw(Phase.CLASS_GUESS, budget.n0)
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        ledger = self._ledger(alpha)
+        guess = yield self.classify(Phase.CLASS_GUESS, self.sigma, budget.n0)
         candidate = top_class(guess)
         if candidate is None:
-            return self._certificate(None, 0.0, (), ledger)
+            return Claim.of(None, 0.0, self.sigma, ledger)
         if budget.kind == "decide":
-            stream = Stream(self._draw(Phase.CLASS_ESTIMATE, budget.n), guess)
-            trial = Trial("classifier", ("=", candidate), stream, ledger.total)
-            decision = yield from decide(budget.radii, [[trial]])
-            return self._certificate(candidate, decision.radius, (trial.bound,), ledger)
-        n = self._sample_size(guess, candidate, budget, ledger.total)
-        counts = yield self._draw(Phase.CLASS_ESTIMATE, n)
-        radius, bounds = class_radius(counts, candidate, self.sigma, ledger.total, self.runner_up)
-        return self._certificate(candidate, radius, bounds, ledger)
+            stream = VoteStream(self.classify(Phase.CLASS_ESTIMATE, self.sigma, budget.n), guess)
+            trial = EventTests("classifier", ("=", candidate), stream, alpha)
+            radius = (yield from decide(budget.radii, [[trial]])).radius
+            return Claim.of(candidate, radius, self.sigma, ledger, [trial.bound])
+        n = self._sample_size(guess, candidate, budget, alpha)
+        counts = yield self.classify(Phase.CLASS_ESTIMATE, self.sigma, n)
+        radius, bounds = class_radius(counts, candidate, self.sigma, alpha, self.runner_up)
+        return Claim.of(candidate, radius, self.sigma, ledger, bounds)
 
     def _sample_size(self, guess: Counts, candidate: int, budget: Budget, alpha: float) -> int:
         if budget.tolerance is None:
@@ -106,30 +110,23 @@ class FixedSmoothing:
         pilot = Pilot(int(guess[candidate]), budget.n0, self.sigma, alpha)
         return planned_votes(None, pilot, budget.n, budget.tolerance)[1]
 
-    def _certificate(
-        self, candidate: int | None, radius: float, bounds: tuple[Bound, ...], ledger: AlphaLedger
-    ) -> Certificate:
-        certified = radius > 0.0
-        return Certificate(
-            predicted=candidate if certified else None,
-            radius=radius,
-            sigma=self.sigma,
-            method=self.name,
-            abstained_at=None if certified else "classifier",
-            alpha=ledger,
-            bounds=bounds,
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the smoothed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), error_level("alpha", alpha))
-
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
-        counts = yield self._draw(Phase.CLASS_PREDICT, n)
+        counts = yield self.classify(Phase.CLASS_PREDICT, self.sigma, n)
         predicted = majority_class(counts, alpha)
         abstained_at = "classifier" if predicted is None else None
         return Prediction(predicted, (self.sigma,), abstained_at)
 
-    def _draw(self, phase: Phase, count: int) -> Draw:
-        model = self.networks.classifier_at(self.sigma)
-        return Draw(model, self.sigma, phase, 0, count, self.level)
+
+@dataclass(frozen=True, kw_only=True)
+class FixedOptions(Options):
+    """Options of ``fixed``."""
+
+    sigma: Annotated[float | None, "noise level, in [0, 1] pixel units"] = None
+    runner_up: RunnerUp = False
+
+    def build(self, bundle: Bundle) -> FixedSmoothing:
+        if self.sigma is None:
+            levels = ", ".join(f"{s:g}" for s in bundle.sigmas) or "0.25"
+            hint = f"for example {levels}"
+            raise ArgumentError("sigma", "is required by --method fixed", None, hint)
+        return FixedSmoothing(bundle, self.sigma, self.runner_up)

@@ -22,20 +22,37 @@ votes; n0 and n are fixed beforehand; noise is Gaussian; the anchors are fixed b
 Failure budget. One Clopper-Pearson bound at the full alpha; regions cost nothing.
 """
 
-from dataclasses import dataclass, replace
-from math import isfinite
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import positive
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.methods.dual import ROUTING_HELP, RULE_HELP, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
-from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.methods.insta_memory import MemorySmoothing, recorded_memory
+from dualsmooth.engine.methods.method import (
+    Given,
+    Method,
+    Networks,
+    Options,
+    Procedure,
+    Recorded,
+    check_same,
+)
+from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
+from dualsmooth.engine.methods.regions.memory import Memory
+from dualsmooth.engine.methods.search import make_search
+from dualsmooth.engine.models.bundle import Bundle
 
 
 @dataclass(frozen=True)
-class AnchorSmoothing:
+class AnchorSmoothing(Method):
     """Certify with the noise level of the nearest anchor.
 
     Parameters
@@ -48,6 +65,8 @@ class AnchorSmoothing:
 
     networks: Networks
     anchors: Anchors
+    needs_image = True
+    budgets = KINDS
 
     def __post_init__(self) -> None:
         for sigma in self.anchors.levels:
@@ -55,64 +74,92 @@ class AnchorSmoothing:
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return anchor_name(self.anchors.sha256)
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        roles = (self.networks.classifier_at(sigma) for sigma in self.anchors.levels)
-        return tuple(dict.fromkeys(roles))
+    def sigmas(self) -> tuple[float, ...]:
+        return self.anchors.levels
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
         return {"method": "insta", "region": "anchor", "anchors": self.anchors.sha256}
 
     def at(self, image: Image) -> "AnchorAt":
-        """The method at one image, whose level and region are known."""
-        return AnchorAt(self.networks, self.name, *self.anchors.locate(image))
+        sigma, region = self.anchors.locate(image)
+        return AnchorAt(self.networks, sigma, region=region)
 
 
 @dataclass(frozen=True)
-class AnchorAt:
-    """Fixed smoothing inside the region of an anchor.
+class AnchorAt(FixedSmoothing):
+    """Fixed smoothing at the level of the nearest anchor, no further than the level reaches."""
 
-    Parameters
-    ----------
-    networks : Networks
-    name : str
-        Method and options as written into certificates.
-    sigma : float
-        Noise level of the nearest anchor.
-    region : float
-        Radius inside which the level is the same.
-    """
+    region: float = inf
 
-    networks: Networks
-    name: str
-    sigma: float
-    region: float
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        return (yield from super()._certify(budget, alpha)).within(self.region)
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        return self._fixed.roles
 
-    @property
-    def _fixed(self) -> FixedSmoothing:
-        return FixedSmoothing(self.networks, self.sigma)
+@dataclass(frozen=True, kw_only=True)
+class InstaOptions(Options):
+    """Options of ``insta``; those of another region than the chosen one must be left out."""
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: fixed smoothing at the anchor's level, no further than its region."""
-        return self._certify(self._fixed.certify(budget, alpha))
+    region: Annotated[
+        str, "anchor (default), memory or certified (a selector trained on the search)"
+    ] = "anchor"
+    anchors: Annotated[Path | None, "region anchor: file made by `dualsmooth search`"] = None
+    memory: Annotated[
+        Path | None,
+        "region memory: file of the balls, read first and appended to; without it the memory ends "
+        "with the run",
+    ] = None
+    search: Annotated[
+        str | None,
+        "region memory: multi-start, quasiconcave or grid (default where there are experts)",
+    ] = None
+    selector_rule: Annotated[str | None, RULE_HELP] = None
+    routing: Annotated[str | None, ROUTING_HELP] = None
 
-    def _certify(self, procedure: Procedure) -> Procedure:
-        return within(replace((yield from procedure), method=self.name), self.region)
+    def build(self, bundle: Bundle) -> Method:
+        parts = {
+            "anchor": ("anchors",),
+            "memory": ("memory", "search"),
+            "certified": ("selector_rule", "routing"),
+        }
+        if self.region not in parts:
+            raise ArgumentError("region", f"must be one of {', '.join(parts)}", self.region)
+        for name in [field.name for field in fields(self)[1:]]:
+            value = getattr(self, name)
+            if value is not None and name not in parts[self.region]:
+                raise ArgumentError(name, f"does not belong to --region {self.region}", value)
+        if self.region == "certified":
+            rule = "median" if self.selector_rule is None else self.selector_rule
+            return DualSmoothing(bundle, rule, self.routing)
+        if self.region == "memory":
+            search = make_search(bundle, self.search)
+            return MemorySmoothing(bundle, search, Memory(self.memory))
+        if self.anchors is None:
+            hint = "dualsmooth search makes the file"
+            raise ArgumentError("anchors", "is required by --method insta", None, hint)
+        return AnchorSmoothing(bundle, read_anchors(self.anchors))
 
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
-        return self._fixed.predict(n, alpha)
+    @classmethod
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """With the anchors that are given, or at the level and region that a certificate states."""
+        if options["region"] == "memory":
+            return recorded_memory(bundle, options, given)
+        if options["region"] != "anchor":
+            raise ValueError("options of a run must be those of anchors or of a memory")
+        if given.images is not None and given.anchors is not None:
+            method = AnchorSmoothing(bundle, given.anchors)
+            check_same("anchors", method.record, {"method": "insta", **options})
+            return Recorded.at(method, given.images)
+
+        def of(certificate: Certificate) -> AnchorAt:
+            region = inf if certificate.region is None else certificate.region
+            return AnchorAt(bundle, positive("sigma", certificate.sigma), region=region)
+
+        trusted = "the noise level and the region of each image (--data, --anchors)"
+        return Recorded(anchor_name(options["anchors"]), of, trusted)
 
 
 def anchor_name(sha256: str) -> str:
@@ -120,17 +167,7 @@ def anchor_name(sha256: str) -> str:
     return f"insta(anchor, {sha256[:8]})"
 
 
-def within(certificate: Certificate, region: float) -> Certificate:
-    """A certificate whose claim ends with a region; an abstention if the region is empty."""
-    limited = replace(certificate, region=region if isfinite(region) else None)
-    if certificate.predicted is None:
-        return limited
-    if not region > 0.0:
-        return replace(limited, predicted=None, radius=0.0, abstained_at="region")
-    return replace(limited, radius=min(certificate.radius, region))
-
-
-def frozen_radius_unsound(certificate: Certificate) -> float:
+def frozen_radius_unsound(certificate: Certificate | Claim) -> float:
     """Radius with sigma frozen at sigma(x0): what Insta-RS reported. It certifies nothing.
 
     A change of the noise level by 2 % can flip the class without moving x at all, and the search

@@ -9,22 +9,33 @@ order of the queries, and the first to come owns the region.
 Assumptions and failure budget: those of `dualsmooth.engine.methods.insta`.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any, Protocol
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+import numpy as np
+
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.insta import within
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import (
+    Given,
+    Method,
+    Networks,
+    PredictProcedure,
+    Procedure,
+    Recorded,
+)
 from dualsmooth.engine.methods.regions.balls import Ball
 from dualsmooth.engine.methods.regions.memory import Memory
-from dualsmooth.engine.methods.search import Search
+from dualsmooth.engine.methods.search import Search, search_of
+from dualsmooth.engine.models.bundle import Bundle
 
 
 class Known(Protocol):
@@ -55,7 +66,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class MemorySmoothing:
+class MemorySmoothing(Method):
     """Certify by a search at the input, and remember the ball.
 
     Parameters
@@ -65,31 +76,28 @@ class MemorySmoothing:
     search : Search
         How the noise level is found.
     memory : Memory
-        Balls answered so far (`methods.regions.memory`): one process at a time, one image at a
-        time.
+        Balls answered so far: one process at a time, one image at a time.
     """
 
     networks: Networks
     search: Search
     memory: Asked
     serial = True
+    needs_image = True
+    budgets = KINDS
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"insta(memory, {self.search.name}, stateful)"
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        roles = (self.networks.classifier_at(sigma) for sigma in self.networks.sigmas or (1.0,))
-        return tuple(dict.fromkeys(roles))
+    def sigmas(self) -> tuple[float, ...]:
+        return self.networks.sigmas or (1.0,)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
-        return {"method": "insta", "region": "memory", "search": self._searched,
-                "memory": self.memory.state}  # fmt: skip
+        kept = {"search": self._searched, "memory": self.memory.state}
+        return {"method": "insta", "region": "memory", **kept}
 
     @property
     def _searched(self) -> dict[str, Any]:
@@ -120,74 +128,83 @@ class MemorySmoothing:
         return self.memory
 
     def at(self, image: Image) -> "MemoryAt":
-        """The method at one image."""
-        return MemoryAt(self, image)
+        return MemoryAt(self.networks, self.search, self.memory, image)
+
+    def predict(self, n: int, alpha: float) -> PredictProcedure:
+        """Refused: an answer outside the memory would have to be remembered with a radius."""
+        hint = "certify answers and remembers"
+        raise ArgumentError("region", "must not be memory to predict", "memory", hint)
 
 
 @dataclass(frozen=True, eq=False)
-class MemoryAt:
-    """The procedures of `MemorySmoothing` for one image."""
+class MemoryAt(MemorySmoothing):
+    """The memory first, then a search and a certificate that is remembered."""
 
-    method: MemorySmoothing
-    image: Image
+    image: Image = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """Method and options as written into certificates."""
-        return self.method.name
-
-    @property
-    def networks(self) -> Networks:
-        """The networks it votes with."""
-        return self.method.networks
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
-        return self.method.roles
-
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: the memory first, then a search and a certificate that is remembered."""
-        some_sigma = (*self.networks.sigmas, 1.0)[0]
-        empty = FixedSmoothing(self.networks, some_sigma).certify(budget, alpha)
-        empty.close()  # it has checked the budget
-        return self._certify(budget, alpha)
+    def check(self, budget: Budget, alpha: float) -> None:
+        FixedSmoothing(self.networks, self.sigmas[0]).check(budget, alpha)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
-        memory = self.method.memory
-        with memory.query(self.image) as query:
+        with self.memory.query(self.image) as query:
             found = query.find(alpha)
             if found:
-                return self._remembered(found, alpha)
-            sigma = yield from self.method.search.run(self.networks)
-            procedure = FixedSmoothing(self.networks, sigma).certify(budget, alpha)
-            certificate = replace((yield from procedure), method=self.name)
-            if certificate.predicted is None:
-                return certificate
-            certificate = within(certificate, query.room(certificate.predicted))
-            if certificate.predicted is not None:
-                query.remember(certificate.predicted, certificate.radius, sigma, alpha)
-            return certificate
+                ledger = AlphaLedger("single", alpha, {"classifier": found.alpha})
+                claim = Claim.of(found.predicted, found.radius, found.sigma, ledger)
+                return claim.within(found.radius)
+            sigma = yield from self.search.run(self.networks)
+            claim = yield from FixedSmoothing(self.networks, sigma).certify(budget, alpha)
+            if claim.predicted is None:
+                return claim
+            claim = claim.within(query.room(claim.predicted))
+            if claim.predicted is not None:
+                query.remember(claim.predicted, claim.radius, sigma, alpha)
+            return claim
 
-    def _remembered(self, found: Ball, alpha: float) -> Certificate:
-        return Certificate(
-            predicted=found.predicted,
-            radius=found.radius,
-            sigma=found.sigma,
-            method=self.name,
-            abstained_at=None,
-            alpha=AlphaLedger("single", alpha, {"classifier": found.alpha}),
-            bounds=(),
-            region=found.radius,
-        )
 
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """Refused: an answer outside the memory would have to be remembered with a radius.
+def recorded_memory(bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+    """The method of a run, from the balls it began with, or as certificates state its answers."""
+    search, begun = search_of(options["search"]), options["memory"]
+    before = begun["balls"]
+    if given.images is not None and (before == 0 or given.memory is not None):
+        memory = Memory.as_begun(given.memory if before else None, begun)
+        trusted = f"{before} balls from before (audit the runs that made them)" if before else ""
+        return Recorded.at(MemorySmoothing(bundle, search, memory), given.images, trusted)
+    method = MemorySmoothing(bundle, search, _RecordedMemory(None, begun))
+    nothing = np.zeros((1, 1, 1), np.float32)
 
-        Raises
-        ------
-        ArgumentError
-            Always; CERTIFY answers and remembers.
-        """
-        raise ArgumentError("region", "must not be memory to predict", "memory",
-                            "certify answers and remembers")  # fmt: skip
+    def of(certificate: Certificate) -> MemoryAt:
+        return replace(method, memory=_RecordedMemory(certificate, begun)).at(nothing)
+
+    files = "--data, --memory" if before else "--data"
+    return Recorded(method.name, of, f"what the memory answered and where it ends ({files})")
+
+
+class _RecordedMemory:
+    """What a memory answered for one certificate."""
+
+    def __init__(self, certificate: Certificate | None, state: dict[str, Any]) -> None:
+        self.certificate, self.state = certificate, state
+
+    @contextmanager
+    def query(self, image: Image) -> Iterator["_RecordedMemory"]:
+        """Answer as recorded."""
+        yield self
+
+    def bind(self, about: Mapping[str, Any]) -> None:
+        """Nothing: no ball is kept."""
+
+    def find(self, alpha: float) -> Ball | None:
+        """The recorded answer, if no vote was drawn for it."""
+        c = self.certificate
+        if c is None or c.counts or c.predicted is None:
+            return None
+        return Ball(c.predicted, c.radius, positive("sigma", c.sigma), c.alpha.total)
+
+    def room(self, predicted: int) -> float:
+        """The recorded region."""
+        assert self.certificate is not None
+        return inf if self.certificate.region is None else self.certificate.region
+
+    def remember(self, predicted: int, radius: float, sigma: float, alpha: float) -> None:
+        """Nothing: the answer is in the memory already."""

@@ -1,14 +1,26 @@
-"""What every method offers to the runtime."""
+"""What a method is: procedures for one image that see it through votes only, and its options."""
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+
+from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.draws import Counts, Draw, Prediction
-from dualsmooth.engine.images import Image
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import check_votes, error_level
+from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import Image, unit_float
+from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.models.bundle import Bundle
 
-if TYPE_CHECKING:
-    from dualsmooth.engine.certificate import Certificate
+Procedure: TypeAlias = Generator[Draw, Counts, Claim]
+"""CERTIFY for one image: yields draws, receives votes, returns the claim."""
+PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
+"""PREDICT for one image."""
 
 
 class Networks(Protocol):
@@ -49,60 +61,158 @@ class OneNetwork:
         return self.name
 
 
-Procedure: TypeAlias = Generator[Draw, Counts, "Certificate"]
-"""CERTIFY for one image: yields draws, receives votes, returns the certificate."""
+class Method(ABC):
+    """A published system, as a dataclass of its networks and options.
 
+    A system whose noise level is a function of the image (``needs_image``) has its procedures at
+    one image only: `at` returns them.
+    """
 
-PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
-"""PREDICT for one image."""
-
-
-class Described(Protocol):
-    """What every method tells about itself."""
+    networks: Networks
+    serial: ClassVar[bool] = False
+    """Whether an answer depends on all answers before it: one image at a time, in one process."""
+    needs_fp32: ClassVar[bool] = False
+    needs_image: ClassVar[bool] = False
+    budgets: ClassVar[tuple[str, ...]] = ("fixed",)
+    """Kinds of budget it can spend."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Method and options as written into certificates."""
 
     @property
-    def networks(self) -> Networks:
-        """The networks it votes with."""
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels its classifiers vote at."""
+        return self.networks.sigmas
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Names of the networks it draws from."""
+        return tuple(dict.fromkeys(self.networks.classifier_at(sigma) for sigma in self.sigmas))
 
+    @property
+    def shares(self) -> int:
+        """Parts that alpha is split into at most: bounds must be exact at each."""
+        return 1
 
-class GlobalMethod(Described, Protocol):
-    """A published system as a pair of procedures that see the image through votes only."""
+    @property
+    def record(self) -> dict[str, Any]:
+        """Kind and options as JSON, for the run configuration; `recorded_method` reads it."""
+        assert dataclasses.is_dataclass(self)
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del options["networks"]
+        return {"method": self.name.partition("(")[0], **options}
+
+    def at(self, image: Image) -> "Method":
+        """The method at one image, float32 in [0, 1], channels-last."""
+        return self
+
+    def bind(self, about: Mapping[str, Any]) -> None:  # noqa: B027
+        """Hear what votes are about before any is drawn: bundle, arithmetic, sampler."""
+
+    def follow_log(self, configuration: Mapping[str, Any] | None) -> None:  # noqa: B027
+        """Hear that answers are logged, by a run that is resumed where there is a configuration."""
+
+    def settle(self, certificate: Certificate) -> None:  # noqa: B027
+        """Hear that a certificate is on disk."""
+
+    def check_settled(self) -> None:  # noqa: B027
+        """Refuse to go on if what is kept does not agree with the log."""
+
+    def check(self, budget: Budget, alpha: float) -> None:
+        """Raise `ArgumentError` if a certificate cannot have this budget or this alpha."""
+        error_level("alpha", alpha, self.shares)
+        if budget.kind not in self.budgets:
+            rule = f"must be {' or '.join(self.budgets)} with {self.name}"
+            raise ArgumentError("budget", rule, budget.kind)
 
     def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY for one image."""
+        """CERTIFY for one image: a class and a radius, or abstain; raises as `check`."""
+        self.check(budget, alpha)
+        return self._certify(budget, float(alpha))
 
     def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT for one image."""
+        """PREDICT for one image: P(class returned is not the deployed classifier's) <= alpha."""
+        return self._predict(check_votes("n", n), error_level("alpha", alpha, self.shares))
+
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        raise self._without_image
+
+    def _predict(self, n: int, alpha: float) -> PredictProcedure:
+        raise self._without_image
+
+    @property
+    def _without_image(self) -> ArgumentError:
+        return ArgumentError("image", f"is needed by {self.name}", None, "use method.at(image)")
+
+    def classify(self, phase: Phase, sigma: float, count: int, first: int = 0) -> Draw:
+        """Votes of the classifier at a noise level, on the counters of that level.
+
+        The level's index makes bundles share votes between runs of fixed and of other methods.
+        """
+        sigmas = self.networks.sigmas
+        level = sigmas.index(sigma) if sigma in sigmas else 0
+        return Draw(self.networks.classifier_at(sigma), sigma, phase, first, count, level)
 
 
-class LocalMethod(Described, Protocol):
-    """A system whose noise level is a known function of the image."""
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What an auditor has beside a run; None for what is not at hand."""
 
-    def at(self, image: Image) -> GlobalMethod:
-        """The procedures for one image."""
+    images: NDArray[Any] | None = None
+    """Of the data set, by image id."""
+    anchors: Anchors | None = None
+    references: NDArray[Any] | None = None
+    memory: Path | None = None
+    """File with the balls that a memory began with; not needed if it began with none."""
 
 
-Method: TypeAlias = GlobalMethod | LocalMethod
-"""A published system."""
+class Recorded(NamedTuple):
+    """A method of a run as an audit makes it again, without networks."""
+
+    name: str
+    of: Callable[[Certificate], Method]
+    """The procedures that made a certificate."""
+    trusted: str = ""
+    """What is taken as recorded, and what would show it; empty if nothing is."""
+
+    @classmethod
+    def at(cls, method: Method, images: NDArray[Any], trusted: str = "") -> "Recorded":
+        """A method that reads images, from those of the data set."""
+
+        def of(certificate: Certificate) -> Method:
+            if not 0 <= certificate.image_id < len(images):
+                raise ValueError(f"the data have no image {certificate.image_id}")
+            return method.at(unit_float(images[certificate.image_id]))
+
+        return cls(method.name, of, trusted)
 
 
-def method_at(method: Method, image: Callable[[], Image]) -> GlobalMethod:
-    """The procedures of a method for one image, float32 in [0, 1], channels-last.
+def check_same(what: str, ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Refuse what an auditor gives for a file of the run if the record names another."""
+    changed = [key for key in sorted({*ours, *recorded}) if ours.get(key) != recorded.get(key)]
+    if changed:
+        raise ArgumentError(what, "must be those of the run", f"another {', '.join(changed)}")
 
-    The image is fetched only if the method reads it.
+
+class Options(ABC):
+    """What a user may say about a method: a dataclass of ``name: Annotated[type, help] = default``.
+
+    The command line is made from the fields; an option that several methods take has one type.
     """
-    at = getattr(method, "at", None)
-    return method if at is None else at(image())  # type: ignore[return-value]
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the options."""
+        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
 
-def is_serial(method: Method) -> bool:
-    """Whether an answer depends on all answers before it: one image at a time, in one process."""
-    return bool(getattr(method, "serial", False))
+    @abstractmethod
+    def build(self, bundle: Bundle) -> Method:
+        """The method; raises `ArgumentError` if an option is missing or does not fit."""
+
+    @classmethod
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """The method of a `Method.record`; no file that the record names is opened."""
+        method = cls(**options).build(bundle)
+        return Recorded(method.name, lambda _: method)

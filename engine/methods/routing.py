@@ -5,7 +5,7 @@ from math import inf
 from typing import NamedTuple
 
 from dualsmooth.engine.draws import Counts
-from dualsmooth.engine.ledger import Bound
+from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.radius.gaussian import interval_radius
 
@@ -96,20 +96,12 @@ class Outcome(NamedTuple):
     failed_at: str | None
 
 
-NOTHING = Outcome(0.0, None, "selector")
-"""The selector's votes were all invalid."""
-
-
 @dataclass
 class ChainClaim:
     """Radius of a growing chain as the classifiers' radii come in (steps 3 and 4 of C1).
 
-    Parameters
-    ----------
-    chain : list of Interval
-        Growing sets of levels, fixed before the estimation votes.
-    constancy : list of float
-        Radius per set inside which the selected level stays in it; non-decreasing.
+    ``constancy`` has the radius per set inside which the selected level stays in it, non-
+    decreasing; the chain is fixed before the estimation votes.
     """
 
     chain: list[Interval]
@@ -150,3 +142,22 @@ class ChainClaim:
         reached_classifier = max(self.constancy) > 0.0 and not any(self.smallest[:1])
         failed_at = "classifier" if reached_classifier else "selector"
         return Outcome(self.radius, self.interval, failed_at)
+
+
+class Route(NamedTuple):
+    """What selection votes fix: the routed level, the chain of intervals and its error budget."""
+
+    rule: str
+    tau: float
+    guess: Counts
+    start: int
+    chain: list[Interval]
+    ledger: AlphaLedger
+
+    def constancy(self, estimate: Counts) -> tuple[ChainClaim, list[Bound]]:
+        """The chain with the selector's radii, and the distinct bounds behind them."""
+        alpha = self.ledger.levels["selector"]
+        sets = [constancy_bounds(self.rule, estimate, s, self.tau, alpha) for s in self.chain]
+        radii = [min((bound.radius for bound in bounds), default=inf) for bounds in sets]
+        distinct = {bound.event: bound for bounds in sets for bound in bounds}
+        return ChainClaim(self.chain, radii), list(distinct.values())

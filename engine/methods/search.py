@@ -10,11 +10,11 @@ J(s + step) - J(s - step), right if J has one peak. `GridSearch`: the best of gi
 search there is over experts.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, inf, log
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
@@ -23,6 +23,7 @@ from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Networks
+from dualsmooth.engine.models.bundle import Bundle
 
 SearchProcedure: TypeAlias = Generator[Draw, Counts, float]
 """Search for one image: yields draws, receives votes, returns a noise level."""
@@ -41,21 +42,9 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class MultiStart:
-    """Ascent from several noise levels.
+    """Ascent from several noise levels, the first and last of which limit the search.
 
-    Parameters
-    ----------
-    starts : tuple of float
-        Levels to start from; the first and last limit the search.
-    votes : int
-        Votes per evaluation of J.
-    steps : int
-        Ascent steps per start; a step that fails is halved.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
+    ``votes`` are spent per evaluation of J; a step that fails is halved.
     """
 
     starts: tuple[float, ...] = (0.12, 0.25, 0.5, 1.0)
@@ -95,23 +84,9 @@ class MultiStart:
 
 @dataclass(frozen=True)
 class Quasiconcave:
-    """Bisection for the peak of J.
+    """Bisection for the peak of J between two noise levels.
 
-    Parameters
-    ----------
-    low, high : float
-        Limits of the noise level.
-    votes : int
-        Votes per evaluation of J.
-    step : float
-        Half of the distance between the two levels compared.
-    steps : int
-        Bisections.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
+    ``step`` is half of the distance between the two levels that are compared.
     """
 
     low: float = 0.12
@@ -145,20 +120,7 @@ class Quasiconcave:
 
 @dataclass(frozen=True)
 class GridSearch:
-    """The best of given noise levels.
-
-    Parameters
-    ----------
-    sigmas : tuple of float
-        Levels, ascending.
-    votes : int
-        Votes per level.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
-    """
+    """The best of given noise levels, ascending."""
 
     sigmas: tuple[float, ...]
     votes: int = 100
@@ -206,3 +168,26 @@ def check_range(name: str, values: tuple[float, ...]) -> None:
         positive(name, value)
     if not values or any(not b > a for a, b in pairwise(values)):
         raise ArgumentError(name, "must be ascending noise levels", values)
+
+
+def make_search(bundle: Bundle, name: str | None) -> Search:
+    """A search by name; by default multi-start, or grid over experts."""
+    sigmas = bundle.sigmas or (0.12, 0.25, 0.5, 1.0)
+    experts = any("@" in role for role in bundle.networks)
+    makers: dict[str, Callable[[], Search]] = {
+        "multi-start": lambda: MultiStart(sigmas),
+        "quasiconcave": lambda: Quasiconcave(sigmas[0], sigmas[-1], step=min(0.02, sigmas[0] / 2)),
+        "grid": lambda: GridSearch(sigmas),
+    }
+    name = name or ("grid" if experts else "multi-start")
+    if name not in makers:
+        raise ArgumentError("search", f"must be one of {', '.join(makers)}", name)
+    return makers[name]()
+
+
+def search_of(record: Mapping[str, Any]) -> Search:
+    """The search of a run's record."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "kind"}
+    kinds: dict[str, Any] = {kind.name: kind for kind in (GridSearch, MultiStart, Quasiconcave)}
+    made: Search = kinds[record["kind"]](**values)
+    return made

@@ -18,29 +18,35 @@ Failure budget. One Clopper-Pearson bound at the full alpha; sigma(x) costs noth
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Annotated, Any
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import (
-    check_votes,
-    error_level,
-    non_negative,
-    positive,
-    positive_integer,
-)
+from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.checks import non_negative, positive, positive_integer
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import (
+    CommonNetworks,
+    Given,
+    Method,
+    Options,
+    PredictProcedure,
+    Procedure,
+    Recorded,
+    check_same,
+)
 from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
 
 @dataclass(frozen=True)
-class SemielasticSmoothing:
+class SemielasticSmoothing(Method):
     """Certify with a noise level from the distances to reference images.
 
     Parameters
@@ -53,54 +59,40 @@ class SemielasticSmoothing:
 
     networks: CommonNetworks
     noise: NeighbourNoise
+    needs_image = True
 
     def __post_init__(self) -> None:
         self.networks.common_classifier()
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
-        return semielastic_name(self.noise.record)
+        return f"semielastic({describe(self.noise.record)})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return (self.networks.common_classifier(),)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
         return {"method": "semielastic", **self.noise.record}
 
     def at(self, image: Image) -> "SemielasticAt":
-        """The method at one image, whose noise level is known."""
-        return SemielasticAt(
-            self.networks, self.name, self.noise.at(image), self.noise.rate, image.size
-        )
+        return SemielasticAt(self.networks, self.noise.at(image), self.noise.rate, image.size)
 
 
 @dataclass(frozen=True)
-class SemielasticAt:
-    """Semi-elastic smoothing at an image with a known noise level.
+class SemielasticAt(Method):
+    """Semi-elastic smoothing at an image whose noise level is known.
 
-    Parameters
-    ----------
-    networks : Networks
-    name : str
-        Method and options as written into certificates.
-    sigma : float
-        Noise level of the image.
-    rate : float
-        Semi-elasticity of sigma per unit of L2 distance.
-    dim : int
-        Number of input components.
+    ``rate`` is the semi-elasticity of sigma per unit of L2 distance, ``dim`` the number of input
+    components.
     """
 
     networks: CommonNetworks
-    name: str
     sigma: float
     rate: float
     dim: int
+    name = "semielastic"
 
     def __post_init__(self) -> None:
         positive("sigma", self.sigma)
@@ -109,41 +101,18 @@ class SemielasticAt:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return (self.networks.common_classifier(),)
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: a class and a radius, or abstain."""
-        if budget.kind != "fixed":
-            raise ArgumentError("budget", "must be fixed for semielastic", budget.kind)
-        level = error_level("alpha", alpha)
-        return self._certify(budget, AlphaLedger("single", level, {"classifier": level}))
-
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        ledger = AlphaLedger("single", alpha, {"classifier": alpha})
         candidate = top_class((yield self._draw(Phase.CLASS_GUESS, budget.n0)))
-        radius, bounds = 0.0, []
-        if candidate is not None:
-            counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
-            bound = event_bound("classifier", counts, "=", candidate, self.sigma, ledger.total)
-            bounds = [bound]
-            error = SCALE_ERROR if self.rate else 0.0
-            radius = semielastic_radius(
-                bound.lower, noise_scale(self.sigma), self.rate, self.dim, error
-            )
-        certified = radius > 0.0
-        return Certificate(
-            predicted=candidate if certified else None,
-            radius=radius,
-            sigma=self.sigma,
-            method=self.name,
-            abstained_at=None if certified else "classifier",
-            alpha=ledger,
-            bounds=tuple(bounds),
-        )
-
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha."""
-        return self._predict(check_votes("n", n), error_level("alpha", alpha))
+        if candidate is None:
+            return Claim.of(None, 0.0, self.sigma, ledger)
+        counts = yield self._draw(Phase.CLASS_ESTIMATE, budget.n)
+        bound = event_bound("classifier", counts, "=", candidate, self.sigma, alpha)
+        scale, error = noise_scale(self.sigma), SCALE_ERROR if self.rate else 0.0
+        radius = semielastic_radius(bound.lower, scale, self.rate, self.dim, error)
+        return Claim.of(candidate, radius, self.sigma, ledger, [bound])
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         predicted = majority_class((yield self._draw(Phase.CLASS_PREDICT, n)), alpha)
@@ -154,6 +123,40 @@ class SemielasticAt:
         return Draw(self.networks.common_classifier(), self.sigma, phase, 0, count)
 
 
-def semielastic_name(noise: Mapping[str, Any]) -> str:
-    """Method and options as written into certificates, from a `NeighbourNoise.record`."""
-    return f"semielastic({describe(noise)})"
+@dataclass(frozen=True, kw_only=True)
+class SemielasticOptions(Options):
+    """Options of ``semielastic``."""
+
+    sigma: Annotated[float | None, "level at --offset"] = None
+    references: Annotated[
+        str | None, "SPEC of the reference images, part of the deployed classifier"
+    ] = None
+    rate: Annotated[float, "change of ln sigma per unit of distance"] = NeighbourNoise.rate
+    offset: Annotated[float, "typical mean distance"] = NeighbourNoise.offset
+    neighbours: Annotated[int, "nearest references to average"] = NeighbourNoise.neighbours
+
+    def build(self, bundle: Bundle) -> SemielasticSmoothing:
+        for name in ("sigma", "references"):
+            if getattr(self, name) is None:
+                raise ArgumentError(name, "is required by --method semielastic", None)
+        assert self.sigma is not None
+        assert self.references is not None
+        images = load_images(self.references, shape=bundle.input_shape).images
+        noise = NeighbourNoise(images, self.sigma, self.rate, self.offset, self.neighbours)
+        return SemielasticSmoothing(bundle, noise)
+
+    @classmethod
+    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
+        """With the references that are given, or at the noise level that a certificate states."""
+        if given.images is not None and given.references is not None:
+            numbers = {key: options[key] for key in ("base", "rate", "offset", "neighbours")}
+            noise = NeighbourNoise(given.references, **numbers)
+            check_same("references", noise.record, options)
+            return Recorded.at(SemielasticSmoothing(bundle, noise), given.images)
+        rate, dim = options["rate"], prod(bundle.input_shape)
+
+        def of(certificate: Certificate) -> SemielasticAt:
+            return SemielasticAt(bundle, positive("sigma", certificate.sigma), rate, dim)
+
+        trusted = "the noise level of each image (--data, --references)"
+        return Recorded(f"semielastic({describe(options)})", of, trusted)

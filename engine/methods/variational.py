@@ -13,15 +13,20 @@ from the input would make it part of sigma(x), which nothing bounds.
 Failure budget. That of dual.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Annotated
 
-from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.method import Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
+from dualsmooth.engine.methods.variational_continuous import ContinuousVariational, target_text
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.target import with_target
 
 
 @dataclass(frozen=True)
-class VariationalSmoothing:
+class VariationalSmoothing(Method):
     """Certify with a selector that votes for bins of a noise level.
 
     Parameters
@@ -43,37 +48,55 @@ class VariationalSmoothing:
     networks: Networks
     routing: str = "interval"
     target_sigma: float | None = None
+    budgets = KINDS
 
     def __post_init__(self) -> None:
         DualSmoothing(self.networks, "median", self.routing)
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         return f"variational(discrete, {self.routing}{target_text(self.target_sigma)})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return self._dual.roles
 
     @property
     def _dual(self) -> DualSmoothing:
         return DualSmoothing(self.networks, "median", self.routing)
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: procedure C1 of dual smoothing over the bins."""
-        return self._renamed(self._dual.certify(budget, alpha))
+    @property
+    def shares(self) -> int:
+        return self._dual.shares
 
-    def _renamed(self, procedure: Procedure) -> Procedure:
-        certificate = yield from procedure
-        return replace(certificate, method=self.name)
+    def check(self, budget: Budget, alpha: float) -> None:
+        self._dual.check(budget, alpha)
 
-    def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT of dual smoothing."""
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        return self._dual.certify(budget, alpha)
+
+    def _predict(self, n: int, alpha: float) -> PredictProcedure:
         return self._dual.predict(n, alpha)
 
 
-def target_text(sigma: float | None) -> str:
-    """The target noise as part of a method's name; empty without one."""
-    return "" if sigma is None else f", target {sigma:g}"
+@dataclass(frozen=True, kw_only=True)
+class VariationalOptions(Options):
+    """Options of ``variational``, discrete and continuous."""
+
+    routing: Annotated[str, "interval (default), point or continuous"] = "interval"
+    target_sigma: Annotated[
+        float | None, "target noise the selector is told, fixed for the run"
+    ] = None
+
+    def build(self, bundle: Bundle) -> VariationalSmoothing | ContinuousVariational:
+        target = self.target_sigma
+        if target is not None:
+            bundle = with_target(bundle, target)
+        if self.routing != "continuous":
+            return VariationalSmoothing(bundle, self.routing, target)
+        selector = bundle.networks.get(SELECTOR)
+        if selector is None or selector.architecture != "ordered_levels":
+            rule = "must not be continuous: the selector has no real-valued output"
+            raise ArgumentError("routing", rule, "continuous")
+        height, width, channels = bundle.input_shape
+        return ContinuousVariational(bundle, height * width * channels, target)

@@ -23,7 +23,7 @@ be wrong. Searching e is free, because the intervals are nested.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
 from typing import Any
@@ -32,14 +32,13 @@ from scipy.special import ndtr
 
 from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import check_votes, error_level, positive, positive_integer
+from dualsmooth.engine.certificate import Claim
+from dualsmooth.engine.checks import check_votes, positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import CommonNetworks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import CommonNetworks, Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.routing import median_level
-from dualsmooth.engine.methods.variational import target_text
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.radius.two_scale import noise_scale, two_scale_lower_bound
 
@@ -49,7 +48,7 @@ _EDGE = 1e-6
 
 
 @dataclass(frozen=True)
-class ContinuousVariational:
+class ContinuousVariational(Method):
     """Certify with the median of the selector's clipped output itself as the noise level.
 
     Parameters
@@ -90,54 +89,37 @@ class ContinuousVariational:
 
     @property
     def name(self) -> str:
-        """Method and options as written into certificates."""
         bins = f"{len(self.networks.sigmas)} bins"
         return f"variational(continuous, {bins}{target_text(self.target_sigma)})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the networks it draws from."""
         return ("selector", self.networks.common_classifier())
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the run configuration keeps of the method."""
         return {"method": "variational", "routing": "continuous", "target_sigma": self.target_sigma}
 
-    def certify(self, budget: Budget, alpha: float) -> Procedure:
-        """CERTIFY: Neyman-Pearson at both ends of the interval the noise level stays in."""
-        if budget.kind != "fixed":
-            raise ArgumentError("budget", "must be fixed for continuous variational", budget.kind)
-        level = error_level("alpha", alpha, 2)
-        ledger = AlphaLedger("sum", level, {"selector": level / 2, "classifier": level / 2})
-        return self._certify(budget, ledger)
+    @property
+    def shares(self) -> int:
+        return 2
 
-    def _certify(self, budget: Budget, ledger: AlphaLedger) -> Procedure:
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        ledger = AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
         bin_ = median_level((yield self._select(Phase.SELECT_GUESS, budget.n0)))
         if bin_ is None:
-            return self._abstain(None, "selector", ledger)
+            return Claim.of(None, 0.0, None, ledger, failed_at="selector")
         sigma = self.networks.sigmas[bin_]
         candidate = top_class((yield self._classify(Phase.CLASS_GUESS, sigma, budget.n0)))
         if candidate is None:
-            return self._abstain(sigma, "classifier", ledger)
+            return Claim.of(None, 0.0, sigma, ledger)
         counts = yield self._classify(Phase.CLASS_ESTIMATE, sigma, budget.n)
-        bound = event_bound(
-            "classifier", counts, "=", candidate, sigma, ledger.levels["classifier"]
-        )
+        bound = event_bound("classifier", counts, "=", candidate, sigma, alpha / 2)
         if not bound.radius > 0.0:
-            return replace(self._abstain(sigma, "classifier", ledger), bounds=(bound,))
+            return Claim.of(None, 0.0, sigma, ledger, [bound])
         selection = yield self._select(Phase.SELECT_ESTIMATE, budget.n)
         radius = self._radius(selection, bound.lower, sigma, bound.radius, ledger)
-        failed = "selector" if not radius > 0.0 else None
-        return Certificate(
-            predicted=None if failed else candidate,
-            radius=radius,
-            sigma=sigma,
-            method=self.name,
-            abstained_at=failed,
-            alpha=ledger,
-            bounds=(bound,),
-        )
+        return Claim.of(candidate, radius, sigma, ledger, [bound], "selector")
 
     def _radius(
         self, selection: Counts, p: float, sigma: float, most: float, ledger: AlphaLedger
@@ -184,25 +166,18 @@ class ContinuousVariational:
             upper = self.edges[int((below < high).sum()) + 1]
         return lower * (1.0 - _EDGE), upper * (1.0 + _EDGE)
 
-    def _abstain(self, sigma: float | None, stage: str, ledger: AlphaLedger) -> Certificate:
-        return Certificate(
-            predicted=None, radius=0.0, sigma=sigma, method=self.name, abstained_at=stage,
-            alpha=ledger, bounds=(),
-        )  # fmt: skip
-
     def predict(self, n: int, alpha: float) -> PredictProcedure:
-        """PREDICT: P(returned class is not the deployed classifier's) <= alpha.
-
-        The deployed noise level is known up to an interval; a class is returned if it has more than
-        half of the mass at both ends, hence at every level between. The first half of each
-        network's votes chooses level and class, the second half bounds them.
-        """
         if check_votes("n", n) < 2:
             raise ArgumentError("n", "must be at least 2 for continuous variational", n)
-        return self._predict(n, error_level("alpha", alpha, 2) / 2)
+        return super().predict(n, alpha)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
-        half = n // 2
+        """The class must have more than half of the mass at both ends of the noise level's range.
+
+        Hence at every level between. The first half of each network's votes chooses level and
+        class, the second half bounds them, at alpha/2 for either network.
+        """
+        half, alpha = n // 2, alpha / 2
         bin_ = median_level((yield self._select(Phase.SELECT_PREDICT, half)))
         if bin_ is None:
             return Prediction(None, (), "selector")
@@ -243,3 +218,8 @@ def largest(holds: Callable[[float], bool], most: float) -> float:
         else:
             bad = middle
     return good
+
+
+def target_text(sigma: float | None) -> str:
+    """The target noise as part of a method's name; empty without one."""
+    return "" if sigma is None else f", target {sigma:g}"

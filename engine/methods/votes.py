@@ -30,20 +30,8 @@ def event_bound(
 ) -> Bound:
     """Clopper-Pearson bound of an event and the radius inside which it keeps mass above 1/2.
 
-    Parameters
-    ----------
-    stage : str
-        ``selector``, ``classifier`` or ``rival``.
-    counts : Counts
-        Votes, last entry invalid (counted in n, and in the event ``!=`` another index only).
-    event : str
-        ``=``, ``>=``, ``<=`` or ``!=``, compared with the index.
-    index : int
-        Class or level index; that of the invalid bin with ``!=`` only.
-    sigma : float
-        Noise of the votes.
-    alpha : float
-        Level of the bound.
+    The event is ``=``, ``>=``, ``<=`` or ``!=`` an index. Invalid votes count in n, and in the
+    event ``!=`` another index only.
     """
     k, n = event_votes(counts, event, index), int(counts.sum())
     lower = float(clopper_pearson_lower(k, n, alpha))
@@ -60,20 +48,8 @@ def class_radius(
     Without ``runner_up`` the class must keep more than half of the votes. With it, it must keep
     more than its strongest rival (invalid votes are one): the bound on the largest rival count
     needs no correction for the number of classes, because the true runner-up is one fixed class
-    whose count is no larger. Both bounds enter one formula, so each is at alpha / 2.
-
-    Parameters
-    ----------
-    counts : Counts
-        Estimation votes; the candidate was chosen by others.
-    candidate : int
-        Class.
-    sigma : float
-        Noise of the votes.
-    alpha : float
-        Level of the radius.
-    runner_up : bool
-        Use the rival's count too.
+    whose count is no larger. Both bounds enter one formula, so each is at alpha / 2. The candidate
+    was chosen by other votes.
     """
     share = alpha / 2 if runner_up else alpha
     bound = event_bound("classifier", counts, "=", candidate, sigma, share)
@@ -103,5 +79,5 @@ def majority_class(counts: Counts, alpha: float) -> int | None:
 def check_runner_up(runner_up: bool, budget: Budget) -> None:
     """Raise `ArgumentError` if runner-up bounds are asked of a budget that has none."""
     if runner_up and budget.kind == "decide":
-        raise ArgumentError("runner_up", "must be off with a decide budget", True,
-                            "its tests are about more than half of the votes")  # fmt: skip
+        hint = "its tests are about more than half of the votes"
+        raise ArgumentError("runner_up", "must be off with a decide budget", True, hint)

@@ -24,7 +24,7 @@ from dualsmooth.engine.models.normalize import Normalize
 _OWN = tuple(
     f"dualsmooth.engine.models.{name}"
     for name in (
-        *("denoised", "ensemble", "architectures.normalize", "architectures.ordered"),
+        *("denoised", "ensemble", "normalize", "architectures.ordered"),
         *("architectures.resnet", "architectures.small"),
     )
 )

@@ -28,14 +28,9 @@ _CHI_REACH = 12.0
 def ball_mass(t: float, kap: float, b: float, nu: int, *, below: bool) -> float:
     """Probability V(t; kap, b) or its complement, each as a sum of positive terms.
 
-    Parameters
-    ----------
-    t, kap, b : float
-        Threshold, curvature (not 0, either sign) and slope (>= 0) of the quadratic form.
-    nu : int
-        Degrees of freedom of S, >= 0.
-    below : bool
-        True for P(<= t), False for P(> t): ask for the smaller one to keep its digits.
+    ``t``, ``kap`` and ``b`` are threshold, curvature (not 0, either sign) and slope (>= 0) of the
+    quadratic form, ``nu`` the degrees of freedom of S. ``below`` asks for P(<= t), else P(> t): ask
+    for the smaller one to keep its digits.
     """
     if kap < 0.0:
         return ball_mass(-t, -kap, b, nu, below=not below)

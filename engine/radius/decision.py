@@ -34,27 +34,9 @@ def decision_plan(radius: float, sigma: float, n: int, alpha: float) -> GroupSeq
     """Exact group-sequential test of P(event) <= Phi(radius / sigma), with futility.
 
     Rejecting shows that the event's radius sigma z(P(event)) is above ``radius``, wrong with
-    probability at most alpha. Futility stops a true radius above it with probability at most
-    alpha; it is not binding.
-
-    Parameters
-    ----------
-    radius, sigma : float
-        L2 radius and noise of the votes, finite and > 0.
-    n : int
-        Votes at the last look.
-    alpha : float
-        Error probability over all looks, in (0, 1).
-
-    Returns
-    -------
-    GroupSequentialPlan or None
-        None if not even n votes for the event would show it.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range.
+    probability at most alpha over all looks, the last at n votes. Futility stops a true radius
+    above it with probability at most alpha; it is not binding. None if not even n votes for the
+    event would show it.
     """
     p0, looks = least_probability(radius, sigma), decision_looks(n)
     if not p0 < 1.0:
@@ -64,7 +46,7 @@ def decision_plan(radius: float, sigma: float, n: int, alpha: float) -> GroupSeq
     return plan if reachable else None
 
 
-def check_grid(radii: Sequence[float], sigma: float, n: int, alpha: float) -> None:
+def check_reachable(radii: Sequence[float], sigma: float, n: int, alpha: float) -> None:
     """Raise `ArgumentError` if n votes at the largest sigma cannot reach the last radius."""
     if radii and decision_plan(radii[-1], sigma, n, alpha) is None:
         ceiling = gaussian_radius(alpha ** (1.0 / n), sigma)

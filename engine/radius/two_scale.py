@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.checks import closed_unit, non_negative, positive, positive_integer
@@ -177,4 +177,4 @@ def _root(increasing: Callable[[float], float], guess: float, tolerance: float) 
     while function(far) * step < 0.0:
         step *= 2.0
         near, far = far, far + step
-    return float(brentq(function, near, far, xtol=tolerance, rtol=1e-14))
+    return float(scipy.optimize.brentq(function, near, far, xtol=tolerance, rtol=1e-14))

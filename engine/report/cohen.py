@@ -8,12 +8,11 @@ Everything else is an error: two rows of one image that differ, and a ``correct`
 whether ``label`` equals ``predict``.
 """
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
-from dualsmooth.engine.certificate import ABSTAIN
+from dualsmooth.engine.certificate import ABSTAIN, MOST_RADIUS
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, read_plain
 from dualsmooth.engine.printable import printable
@@ -98,7 +97,7 @@ def _radius(text: str, abstained: bool) -> float:
     if abstained and _NO_NUMBER.fullmatch(text):
         return 0.0
     radius = _number("radius", text)
-    if not (abstained or math.isfinite(radius)):
+    if not (abstained or radius < MOST_RADIUS):
         raise ValueError(f"radius {text}")
     return 0.0 if abstained else radius
 

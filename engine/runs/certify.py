@@ -12,8 +12,7 @@ from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
-from dualsmooth.engine.methods.method import Method, is_serial, method_at
-from dualsmooth.engine.methods.recorded import method_record
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
@@ -98,14 +97,12 @@ def certify_run(
     settings = resolve(settings, bundle)
     if settings.noise == "integer":
         check_grid(data.images)
-    at_first = method_at(method, lambda: unit_float(data.images[image_ids[0]]))
-    at_first.certify(settings.budget, settings.alpha)  # raises if method and budget do not fit
+    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
+    first.check(settings.budget, settings.alpha)
     if resume or reuse:
         check_digested(bundle.networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
-    follow_log = getattr(method, "follow_log", None)
-    if follow_log is not None:
-        follow_log(begun)
+    method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
     if begun is not None:
         settings = _as_recorded(settings, begun)
@@ -133,7 +130,7 @@ def _session(
 ) -> "Session | Workers":
     if workers is not None:
         positive_integer("workers", workers)
-    if is_serial(method) and (ray is not None or workers not in (None, 1)):
+    if method.serial and (ray is not None or workers not in (None, 1)):
         raise ArgumentError("workers", f"must be left out with {method.name}", workers,
                             "an answer depends on all answers before it")  # fmt: skip
     if ray is None and workers in (None, 1):
@@ -177,12 +174,11 @@ def _certify_missing(
         session.method.name, len(image_ids), len(image_ids) - len(missing),
         lambda: session.occupancy.share,
     )  # fmt: skip
-    settle = getattr(session.method, "settle", lambda certificate: None)
 
     def on_disk(group: list[Certificate]) -> None:
         view.update(len(group))
         for certificate in group:
-            settle(certificate)
+            session.method.settle(certificate)
 
     with closing(view), _stopping(log), GroupCommit(log, on_disk) as commit:
         for certificate in session.certify(data.images[missing], missing, labels, book):
@@ -213,7 +209,7 @@ def describe(
     bundle = bundle_of(method)
     return {
         "method": method.name,
-        "options": method_record(method),
+        "options": method.record,
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
         "bundle_manifest": bundle.manifest,

@@ -60,8 +60,8 @@ def _behind(certificate: Certificate, stage: str) -> list[Bound]:
         return bounds
     low, high = certificate.interval
     if stage == "selector":
-        events = (f">= {low}", f"<= {high}", f"= {low}")
-        return [bound for bound in bounds if bound.event in events]
+        events = ((">=", low), ("<=", high), ("=", low))
+        return [bound for bound in bounds if (bound.relation, bound.index) in events]
     levels = {draw.sigma for draw in certificate.counts
               if draw.phase.startswith("CLASS") and low <= draw.level <= high}  # fmt: skip
     return [bound for bound in bounds if bound.sigma in levels] or bounds

@@ -4,9 +4,7 @@ from typing import Any
 
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.methods.method import Method, method_at
-from dualsmooth.engine.methods.recorded import Recorded
+from dualsmooth.engine.methods.method import Method, Recorded
 from dualsmooth.engine.runs.log import LOG, RunLog
 from dualsmooth.engine.runs.rederive import Plan, budget_of, differences, rederive, stamp_of
 from dualsmooth.engine.runtime.session import bundle_of
@@ -27,10 +25,8 @@ def check_logged(
     if outside:
         rule = "must hold images of the run only"
         raise FileError(log.folder / LOG, rule, f"image {outside[0]}", "use --fresh")
-    bundle, settle = bundle_of(method), getattr(method, "settle", None)
-    again = Recorded(
-        method.name, lambda c: method_at(method, lambda: unit_float(data.images[c.image_id]))
-    )
+    bundle = bundle_of(method)
+    again = Recorded.at(method, data.images)
     plan = Plan(bundle, again, budget_of(configuration), configuration["alpha"],
                 stamp_of(configuration, bundle))  # fmt: skip
     for image_id in (i for i in ids if i in log.done):
@@ -42,8 +38,5 @@ def check_logged(
         except ValueError as error:
             rule = f"must be the log of this run, image {image_id}"
             raise FileError(log.folder / LOG, rule, error, "use --fresh") from error
-        if settle is not None:
-            settle(certificate)
-    check_settled = getattr(method, "check_settled", None)
-    if check_settled is not None:
-        check_settled()
+        method.settle(certificate)
+    method.check_settled()

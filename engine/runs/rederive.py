@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Procedure
-from dualsmooth.engine.methods.recorded import Given, Recorded, recorded_method
+from dualsmooth.engine.methods.method import Given, Procedure, Recorded
+from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.manifest import bundle_of_manifest
 from dualsmooth.engine.noise.integer import tables_digest
@@ -29,7 +29,7 @@ OTHER_VERSION_TOLERANCE = 1e-9
 """Relative difference of a float allowed where SciPy, NumPy or the processor is another one."""
 
 NOTHING_GIVEN = Given()
-STAMPED = ("seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
+STAMPED = ("method", "seed", "attempt", "precision", "device", "sampler", "batch_size", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Plan:
         Made from them.
     budget, alpha
         Votes per stage, and failure probability per image.
-    stamp : dict
-        Fields that are equal in all certificates of the run.
+    stamp : Stamp
+        Of all certificates of the run.
     """
 
     bundle: Bundle
     method: Recorded
     budget: Budget
     alpha: float
-    stamp: dict[str, Any]
+    stamp: Stamp
 
 
 def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> Plan:
@@ -93,18 +93,19 @@ def budget_of(configuration: Mapping[str, Any]) -> Budget:
     )  # fmt: skip
 
 
-def stamp_of(configuration: Mapping[str, Any], bundle: Bundle) -> dict[str, Any]:
-    """Fields that are equal in all certificates of a run."""
-    return {name: configuration[name] for name in STAMPED} | {"bundle": bundle.digest}
+def stamp_of(configuration: Mapping[str, Any], bundle: Bundle) -> Stamp:
+    """What all certificates of a run share."""
+    return Stamp(bundle=bundle.digest, **{name: configuration[name] for name in STAMPED})
 
 
-def _check_stamp(budget: Budget, alpha: float, stamp: dict[str, Any]) -> None:
+def _check_stamp(budget: Budget, alpha: float, stamp: Stamp) -> None:
     """Refuse settings that no run has."""
-    numbers = {name: stamp[name] for name in ("seed", "attempt", "batch_size", "noise")}
-    device, precision = stamp["device"], stamp["precision"]
-    Settings(budget, alpha, device=device, precision=precision, **numbers)
-    place = str(stamp["sampler"]).partition(":")[0]
-    if "auto" in (device, precision) or (place in DEVICES and place != device):
+    Settings(
+        budget, alpha, stamp.seed, stamp.attempt, stamp.device, stamp.precision, stamp.batch_size,
+        noise=stamp.noise,
+    )  # fmt: skip
+    place = str(stamp.sampler).partition(":")[0]
+    if "auto" in (stamp.device, stamp.precision) or (place in DEVICES and place != stamp.device):
         raise ValueError("device, precision and sampler must be those of one run")
 
 
@@ -129,26 +130,22 @@ def rederive(plan: Plan, recorded: Certificate, tolerance: float = 0.0) -> Certi
     with closing(plan.method.of(recorded).certify(plan.budget, plan.alpha)) as procedure:
         derived = _answered(procedure, plan.bundle, recorded.counts, tolerance)
     tables = ""
-    if plan.stamp["noise"] == "integer":
+    if plan.stamp.noise == "integer":
         tables = tables_digest(record.sigma for record in recorded.counts)
-    return dataclasses.replace(
-        derived, image_id=recorded.image_id, label=recorded.label, counts=recorded.counts,
-        draws=sum(record.count for record in recorded.counts), seconds=recorded.seconds,
-        noise_tables=tables,
-        **plan.stamp,
-    )  # fmt: skip
+    image_id, label, seconds = recorded.image_id, recorded.label, recorded.seconds
+    return Certificate.of(derived, plan.stamp, image_id, label, recorded.counts, seconds, tables)
 
 
 def _answered(
     procedure: Procedure, bundle: Bundle, counts: tuple[DrawRecord, ...], tolerance: float
-) -> Certificate:
+) -> Claim:
     """What a procedure returns if its draws get the recorded votes, all of them and in order."""
     used, votes = 0, None
     while True:
         try:
             draw = next(procedure) if votes is None else procedure.send(votes)
         except StopIteration as stop:
-            derived: Certificate = stop.value
+            derived: Claim = stop.value
             break
         if used == len(counts):
             raise ValueError(f"the method asks for a draw that is not recorded: {draw}")

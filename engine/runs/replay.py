@@ -88,7 +88,7 @@ def replay(seen: Audit, plan: Plan, bundle: Bundle, data: ImageSet, choice: Choi
     """
     chosen = [seen.certificates[i] for i in choice.of(sorted(seen.certificates))]
     with _session(seen, plan, bundle, choice.comparison) as session:
-        exact = session.settings.attempt == plan.stamp["attempt"]
+        exact = session.settings.attempt == plan.stamp.attempt
         again = dict(_draw_again(session, data, chosen))
         name = session.sampler.name
     if exact:
@@ -120,18 +120,18 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
     """A session that can draw the recorded votes, or independent ones of the same law."""
     stamp = plan.stamp
     here = _same_arithmetic(seen) if comparison == AUTO else comparison == "exact"
-    attempt = stamp["attempt"] if here else (stamp["attempt"] + OTHER_ATTEMPT) % (1 << 16)
+    attempt = stamp.attempt if here else (stamp.attempt + OTHER_ATTEMPT) % (1 << 16)
     settings = Settings(
-        plan.budget, plan.alpha, stamp["seed"], attempt, stamp["device"] if here else AUTO,
-        stamp["precision"], stamp["batch_size"],
-        backend=recorded_backend(stamp["sampler"]) if here else AUTO, noise=stamp["noise"],
+        plan.budget, plan.alpha, stamp.seed, attempt, stamp.device if here else AUTO,
+        stamp.precision, stamp.batch_size,
+        backend=recorded_backend(stamp.sampler) if here else AUTO, noise=stamp.noise,
     )  # fmt: skip
     session = Session(method_with_all(bundle), settings)
-    if not here or session.sampler.name == stamp["sampler"]:
+    if not here or session.sampler.name == stamp.sampler:
         return session
     session.close()
     if comparison == "exact":
-        rule = f"must not be exact without the sampler {stamp['sampler']}"
+        rule = f"must not be exact without the sampler {stamp.sampler}"
         raise ArgumentError("compare", rule, session.sampler.name)
     return _session(seen, plan, bundle, "statistical")
 

@@ -1,16 +1,14 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
-import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray, check_ids, check_labels
-from dualsmooth.engine.methods.method import GlobalMethod, Method, is_serial, method_at
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
@@ -21,8 +19,8 @@ from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
 
-if TYPE_CHECKING:
-    from dualsmooth.engine.certificate import Certificate
+BOUND = ("bundle", "noise", "precision", "device", "sampler", "batch_size")
+"""Parts of the stamp that answers kept for later runs are about (`Method.bind`)."""
 
 
 def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
@@ -53,9 +51,8 @@ class Session:
         settings = resolve(settings, self.bundle)
         _check_fit(method, settings)
         self.method, self.settings = method, settings
-        self._slots = settings.in_flight(is_serial(method))
+        self._slots = settings.in_flight(method.serial)
         self.shape = self.bundle.input_shape
-        self._digest = self.bundle.digest
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
@@ -70,25 +67,25 @@ class Session:
             precision=settings.precision,
             noise=settings.noise,
         )
-        bind = getattr(method, "bind", None)
-        if bind is not None:
-            self._bind(bind)
-        self.occupancy = Occupancy()
-        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
-        self.failed: list[int] = []
-
-    def _bind(self, bind: Callable[[dict[str, Any]], None]) -> None:
-        """Tell a method that keeps answers what they will be about."""
-        about = {
-            "bundle": self._digest, "noise": self.settings.noise,
-            "precision": self.settings.precision, "device": self.settings.device,
-            "sampler": self.sampler.name, "batch_size": self.sampler.batch_size,
-        }  # fmt: skip
+        self._stamp = Stamp(
+            method=method.name,
+            seed=settings.seed,
+            attempt=settings.attempt,
+            bundle=self.bundle.digest,
+            precision=settings.precision,
+            device=settings.device,
+            sampler=self.sampler.name,
+            batch_size=self.sampler.batch_size,
+            noise=settings.noise,
+        )
         try:
-            bind(about)
+            method.bind({name: getattr(self._stamp, name) for name in BOUND})
         except BaseException:
             self.sampler.close()
             raise
+        self.occupancy = Occupancy()
+        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
+        self.failed: list[int] = []
 
     def certify(
         self,
@@ -123,7 +120,7 @@ class Session:
         truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
         flights = [
-            Flight(i, self._procedures(image).certify(budget, alpha), book)
+            Flight(i, self._at(image).certify(budget, alpha), book)
             for i, image in zip(ids, array, strict=True)
         ]
         return (self._stamped(flight, truth) for flight in self._run(flights, array))
@@ -139,7 +136,7 @@ class Session:
         n, alpha = self.settings.budget.n, self.settings.alpha
         ids = check_ids(image_ids, len(array))
         flights = [
-            Flight(i, self._procedures(image).predict(n, alpha))
+            Flight(i, self._at(image).predict(n, alpha))
             for i, image in zip(ids, array, strict=True)
         ]
         for flight in self._run(flights, array):
@@ -177,37 +174,28 @@ class Session:
         flights.reverse()  # taken from the list, so that finished ones are not kept
         return scheduler.run((flights.pop(), partial(read, image)) for image in images)
 
-    def _stamped(self, flight: Flight[Certificate], truth: dict[int, int]) -> Certificate:
+    def _stamped(self, flight: Flight[Claim], truth: dict[int, int]) -> Certificate:
         assert flight.result is not None
-        label = truth.get(flight.image_id)
-        return dataclasses.replace(
+        label, records = truth.get(flight.image_id), flight.records
+        tables = ""
+        if self._stamp.noise == "integer":
+            tables = tables_digest(record.sigma for record in records)
+        return Certificate.of(
             flight.result,
-            image_id=flight.image_id,
-            label=None if label is None or label < 0 else int(label),
-            counts=tuple(flight.records),
-            draws=sum(record.count for record in flight.records),
-            seed=self.settings.seed,
-            attempt=self.settings.attempt,
-            bundle=self._digest,
-            precision=self.settings.precision,
-            device=self.settings.device,
-            sampler=self.sampler.name,
-            noise=self.settings.noise,
-            noise_tables=self._tables_of(flight),
-            batch_size=self.sampler.batch_size,
-            seconds=round(flight.seconds, 6),
+            self._stamp,
+            flight.image_id,
+            None if label is None or label < 0 else int(label),
+            records,
+            round(flight.seconds, 6),
+            tables,
         )
 
-    def _procedures(self, image: Images) -> GlobalMethod:
-        return method_at(self.method, partial(host_image, image))
+    def _at(self, image: Images) -> Method:
+        method = self.method
+        return method.at(host_image(image)) if method.needs_image else method
 
     def _checked(self, images: AnyArray) -> Images:
         return read_images(images, self.shape, on_grid=self.settings.noise == "integer")
-
-    def _tables_of(self, flight: Flight[Certificate]) -> str:
-        if self.settings.noise != "integer":
-            return ""
-        return tables_digest(record.sigma for record in flight.records)
 
     def close(self) -> None:
         """Stop the sampler's threads."""
@@ -226,10 +214,10 @@ class Session:
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
-    if is_serial(method) and settings.in_flight(serial=True) != 1:
+    if method.serial and settings.in_flight(serial=True) != 1:
         rule, hint = f"must be 1 with {method.name}", "an answer depends on all answers before it"
         raise ArgumentError("slots", rule, settings.slots, hint)
-    if getattr(method, "needs_fp32", False) and settings.precision != "fp32":
+    if method.needs_fp32 and settings.precision != "fp32":
         rule, hint = f"must be fp32 with {method.name}", "votes stand for values of a noise level"
         raise ArgumentError("precision", rule, settings.precision, hint)
 

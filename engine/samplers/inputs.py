@@ -2,7 +2,7 @@
 
 Arrays in host memory are read as NumPy views. Arrays on a device stay there: they are checked
 there, and image after image is copied into the sampler's slots on the device. Only methods that
-read pixels themselves (`LocalMethod`) bring an image to the host.
+read pixels themselves (`Method.needs_image`) bring an image to the host.
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.transfer import pair_role
@@ -110,7 +110,7 @@ def check_int8(
     ]
 
 
-def _claim(certificate: Certificate) -> tuple[object, ...]:
+def _claim(certificate: Certificate | Claim) -> tuple[object, ...]:
     return certificate.predicted, certificate.radius, certificate.sigma
 
 

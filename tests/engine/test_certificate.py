@@ -3,24 +3,21 @@ import json
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 
 LEVELS = {"selector": 5e-4, "classifier": 5e-4}
-CERTIFICATE = Certificate(
-    predicted=3,
-    radius=0.1 + 0.2,
-    sigma=0.25,
-    method="dual(median, interval)",
-    abstained_at=None,
-    alpha=AlphaLedger("chain", 1e-3, LEVELS),
-    bounds=(Bound("classifier", "= 3", 0.25, 99, 100, 5e-4, 0.9, 0.3),),
-    interval=(0, 1),
-    counts=(DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 1, 0, 100, (1, 99, 0)),),
-    seed=2**64 - 1,
-    seconds=1.5,
-)
+CLAIM = Claim.of(
+    3, 0.1 + 0.2, 0.25, AlphaLedger("chain", 1e-3, LEVELS),
+    [Bound("classifier", "= 3", 0.25, 99, 100, 5e-4, 0.9, 0.3)], interval=(0, 1),
+)  # fmt: skip
+STAMP = Stamp(
+    method="dual(median, interval)", seed=2**64 - 1, attempt=0, bundle="b", precision="fp32",
+    device="cpu", sampler="torch", batch_size=8,
+)  # fmt: skip
+RECORD = DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 1, 0, 100, (1, 99, 0))
+CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, None, [RECORD], 1.5)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +99,53 @@ def test_a_right_checksum_does_not_excuse_wrong_types(change: dict[str, object])
 def test_deep_nesting_is_no_certificate() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         Certificate.from_json("[" * 100_000)
+
+
+def test_the_line_is_written_as_it_always_was() -> None:
+    line = CERTIFICATE.to_json()
+    assert line.startswith(
+        '{"predicted": 3, "radius": 0.30000000000000004, "sigma": 0.25, "method": "dual(median, '
+        'interval)", "abstained_at": null, "alpha": {"rule": "chain", "budget": 0.001, "levels": '
+        '{"selector": 0.0005, "classifier": 0.0005}, "total": 0.001}, "bounds": [{"stage": '
+        '"classifier", "event": "= 3", "sigma": 0.25, "k": 99, "n": 100, "alpha": 0.0005, "lower": '
+        '0.9, "radius": 0.3}], "interval": [0, 1], "counts": [{"model": "classifier", "sigma": '
+        '0.25, "phase": "CLASS_ESTIMATE", "level": 1, "first": 0, "count": 100, "votes": [1, 99, '
+        '0]}], "image_id": 0, "label": null, "draws": 100, "seed": 18446744073709551615, '
+        '"attempt": 0, "stream_version": 1, "bundle": "b", "precision": "fp32", "device": "cpu", '
+        '"sampler": "torch", "batch_size": 8, "noise": "gaussian", "noise_tables": "", "checksum": '
+    )
+    assert line.endswith('"seconds": 1.5}')
+
+
+def test_a_claim_without_a_stamp_is_no_certificate() -> None:
+    with pytest.raises(TypeError, match=r"missing .* required"):
+        Certificate(**{name: getattr(CLAIM, name) for name in CLAIM.__slots__})
+    with pytest.raises(TypeError, match=r"missing .* required"):
+        Stamp(method="fixed(0.25)", seed=0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("event", ["= 3", ">= 0", "<= 15", "!= 999"])
+def test_an_event_is_a_relation_and_an_index(event: str) -> None:
+    bound = Bound("classifier", event, 0.25, 99, 100, 5e-4, 0.9, 0.3)
+    assert f"{bound.relation} {bound.index}" == event
+
+
+@pytest.mark.parametrize(
+    "event", ["", "=3", "= ", "> 3", "= -1", "= 3 ", "= 3\n", "= \u0663", "== 3"]
+)
+def test_other_events_are_no_records(event: str) -> None:
+    with pytest.raises(ArgumentError, match="event must be a relation and an index"):
+        Bound("classifier", event, 0.25, 99, 100, 5e-4, 0.9, 0.3)
+    bounds = json.loads(CERTIFICATE.to_json())["bounds"]
+    bounds[0]["event"] = event
+    with pytest.raises(ValueError, match="event must be"):
+        Certificate.from_json(resigned({"bounds": bounds}))
+
+
+def test_a_region_ends_a_claim() -> None:
+    assert CLAIM.within(0.1).radius == CLAIM.within(0.1).region == 0.1
+    assert CLAIM.within(9.0).radius == CLAIM.radius
+    assert CLAIM.within(float("inf")).region is None
+    for empty in (0.0, -1.0, float("nan")):
+        ended = CLAIM.within(empty)
+        assert (ended.predicted, ended.radius, ended.abstained_at) == (None, 0.0, "region")

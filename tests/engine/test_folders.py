@@ -51,5 +51,5 @@ def test_a_full_disk_leaves_no_anchors_behind(
     assert list(tmp_path.iterdir()) == []
     anchors.save(tmp_path / "anchors.npz")
     assert read_anchors(tmp_path / "anchors.npz").digest == anchors.digest
-    with pytest.raises(FileError, match="must be a new file"):
+    with pytest.raises(FileError, match="must not exist yet"):
         anchors.save(tmp_path / "anchors.npz")

@@ -14,7 +14,7 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing
-from dualsmooth.engine.methods.recorded import Given
+from dualsmooth.engine.methods.method import Given
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle
@@ -96,7 +96,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     answered = [bool(c.counts) for c in read_log(tmp_path / "whole")]
     assert set(answered) == {True, False}
     kills = 0
-    for point in range(1, 30, 3):
+    for point in range(1, 30, 2):
         for path in (tmp_path / "run", *([file] if file else [])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         run = partial(certify, tmp_path / "run", bundle, data, file)

@@ -92,7 +92,7 @@ def _files(run: Path, bomb: Bomb) -> dict[str, Target]:
         "idx": Target(_idx_seeds(), _idx),
         "npz": Target(_npz_seeds(), _npz),
         "anchors": Target([_anchors_seed()], _anchors),
-        "memory": Target([_memory_seed()], _memory, True),
+        "memory": Target([_memory_seed()], _memory, False),
         "cifar pickle": Target(
             [_cifar_pickle(), pickle.dumps({b"data": bomb}), _cifar_nest()], _cifar_pickle_file
         ),

@@ -121,18 +121,15 @@ class Anchors:
             If it cannot be written.
         """
         check_target(Path(path))
-        with whole_file(Path(path)) as file:
-            np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
+        try:
+            with whole_file(Path(path)) as file:
+                np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
+        except OSError as error:
+            raise FileError(path, "must be writable", error.strerror or error) from error
 
 
 def read_anchors(path: str | Path) -> Anchors:
-    """Read a file written by `Anchors.save`.
-
-    Raises
-    ------
-    FileError
-        If it is missing or not such a file.
-    """
+    """Anchors that `Anchors.save` wrote."""
     arrays = npz_arrays(Path(path), "x", "sigma")
     try:
         return Anchors(arrays["x"], arrays["sigma"])

@@ -38,18 +38,9 @@ from dualsmooth.engine.methods.regions.balls import (
 
 
 class Memory:
-    """Balls, in a file if one is given.
+    """Balls, in a file if one is given: read first and appended to, one line per ball.
 
-    Parameters
-    ----------
-    path : Path or None
-        File to read and to append to, one line per ball. While it is open no other process can
-        open it.
-
-    Raises
-    ------
-    FileError
-        If the file is damaged, cannot be written, or is held by another process.
+    While the file is open no other process can open it.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -69,16 +60,10 @@ class Memory:
 
     @contextmanager
     def query(self, image: Image) -> Iterator["Query"]:
-        """Ask about one image; the next query waits for the end of this one.
-
-        Raises
-        ------
-        ArgumentError
-            If another query is open: two answers at once could contradict each other.
-        """
+        """Ask about one image; the next query waits for the end of this one."""
         if self._busy:
-            raise ArgumentError("slots", "must be 1 with a memory", "images in parallel",
-                                "an answer depends on all answers before it")  # fmt: skip
+            rule, hint = "must be 1 with a memory", "an answer depends on all answers before it"
+            raise ArgumentError("slots", rule, "images in parallel", hint)
         self._busy = True
         try:
             yield Query(image, self.distances(image), self.balls, self.add)
@@ -103,13 +88,7 @@ class Memory:
         return {"balls": len(self._lines), "sha256": digest_of_lines(self._lines)}
 
     def bind(self, about: Mapping[str, Any]) -> None:
-        """Say what the balls are about; a file keeps it as its first line.
-
-        Raises
-        ------
-        ArgumentError
-            If the balls that are there are about something else.
-        """
+        """Say what the balls are about: a file keeps it as its first line, and no other balls."""
         line = json.dumps({"about": dict(about)}, sort_keys=True).encode() + b"\n"
         if self._about != line and (self._lines or self._headed):
             theirs = {} if self._about is None else json.loads(self._about)["about"]
@@ -119,13 +98,7 @@ class Memory:
         self._about = line
 
     def follow_log(self, begun: Mapping[str, Any] | None) -> None:
-        """Write balls only as `settle` is called, starting as a run began or from here.
-
-        Raises
-        ------
-        ArgumentError
-            If these are not the balls that the run began with.
-        """
+        """Write balls only as `settle` is called, starting as a run began or from here."""
         self._logged = True
         if begun is None:
             return
@@ -138,26 +111,14 @@ class Memory:
         del self._centers[count:], self._balls[count:], self._lines[count:]
 
     def check_settled(self) -> None:
-        """Refuse balls in the file that no certificate of the resumed run shows.
-
-        Raises
-        ------
-        ArgumentError
-            If there are any.
-        """
+        """Refuse balls in the file that no certificate of the resumed run shows."""
         if self._kept:
             rule = "must not have grown since the run stopped"
             received = f"{self._path} with {len(self._kept)} balls more"
             raise ArgumentError("memory", rule, received, "use --fresh")
 
     def settle(self, image_id: int) -> None:
-        """Write the oldest ball that is not written yet: the certificate of its image is logged.
-
-        Raises
-        ------
-        ArgumentError
-            If the file has another ball in its place.
-        """
+        """Write the oldest ball that is not written yet, or find it: its certificate is logged."""
         center, ball = self._unsettled.popleft()
         line = ball_line(center, ball, image_id)
         if not self._kept:

@@ -10,8 +10,8 @@ from math import exp
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import KDTree
 
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
@@ -52,7 +52,7 @@ class NeighbourNoise:
     rate: float = 0.01
     offset: float = 0.0
     neighbours: int = 20
-    _tree: KDTree = field(init=False, repr=False)
+    _tree: "scipy.spatial.KDTree" = field(init=False, repr=False)
     _digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class NeighbourNoise:
         if positive_integer("neighbours", self.neighbours) > len(points):
             rule = f"must be at most the {len(points)} references"
             raise ArgumentError("neighbours", rule, self.neighbours)
-        object.__setattr__(self, "_tree", KDTree(points))
+        object.__setattr__(self, "_tree", scipy.spatial.KDTree(points))
         object.__setattr__(self, "_digest", arrays_digest(points))
 
     def at(self, image: Image) -> float:
@@ -78,8 +78,8 @@ class NeighbourNoise:
     @property
     def record(self) -> dict[str, Any]:
         """Everything that decides the noise level."""
-        return {"base": self.base, "rate": self.rate, "offset": self.offset,
-                "neighbours": self.neighbours, "references": self._digest}  # fmt: skip
+        names = ("base", "rate", "offset", "neighbours")
+        return {name: getattr(self, name) for name in names} | {"references": self._digest}
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -100,8 +100,8 @@ def as_points(images: ArrayLike) -> Points:
     """
     array = np.asarray(images)
     if array.ndim != 4 or not len(array):
-        raise ArgumentError("references", "must be images (count, height, width, channels)",
-                            array.shape)  # fmt: skip
+        rule = "must be images (count, height, width, channels)"
+        raise ArgumentError("references", rule, array.shape)
     points = np.stack([unit_float(image).astype(np.float64).ravel() for image in array])
     if not np.isfinite(points).all():
         raise ArgumentError("references", "must hold finite numbers", "NaN or infinity")

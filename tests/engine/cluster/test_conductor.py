@@ -1,11 +1,12 @@
 """The conductor on a pool that is only a script of events."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.cluster.conductor import (
     MOST_LOSSES_IN_A_ROW,
     Certified,
@@ -20,15 +21,17 @@ from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
 from dualsmooth.engine.ledger import AlphaLedger
 
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
+)  # fmt: skip
 FACTS = {"sampler": "fake", "batch_size": 8}
 
 
 def line(image_id: int, seed: int = 0) -> str:
-    return Certificate(
-        predicted=3, radius=0.1, sigma=0.25, method="fixed(0.25)", abstained_at=None,
-        alpha=AlphaLedger("single", 1e-3, {"classifier": 1e-3}), bounds=(), image_id=image_id,
-        seed=seed,
-    ).to_json()  # fmt: skip
+    claim = Claim.of(3, 0.1, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
+    stamp = dataclasses.replace(STAMP, seed=seed)
+    return Certificate.of(claim, stamp, image_id, None, (), 0.0).to_json()
 
 
 class ScriptedPool:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
-from dualsmooth.engine.methods.decide import Stream, Trial, decide
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.radius.decision import decision_plan
@@ -20,6 +20,10 @@ from dualsmooth.engine.radius.decision import decision_plan
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)
 Answers = dict[tuple[str, int], list[int]]
+
+STAMP = Stamp(
+    method="", seed=0, attempt=0, bundle="", precision="", device="", sampler="", batch_size=0
+)
 
 
 class Three:
@@ -44,8 +48,7 @@ def play(
         try:
             draw = procedure.send(votes)
         except StopIteration as stop:
-            result: Certificate = stop.value
-            return result, draws
+            return Certificate.of(stop.value, STAMP, 0, None, (), 0.0), draws
 
 
 def estimates(draws: list[Draw]) -> list[tuple[str, int]]:
@@ -187,8 +190,8 @@ def test_invalid_votes_abstain(rule: str, budget: Budget) -> None:
 
 
 def test_a_failed_test_rules_out_every_set_it_is_in() -> None:
-    streams = [Stream(Draw("m", 0.2, Phase.CLASS_ESTIMATE, 0, 1000, k)) for k in range(3)]
-    first, second, third = (Trial("classifier", ("=", 0), s, 0.01) for s in streams)
+    streams = [VoteStream(Draw("m", 0.2, Phase.CLASS_ESTIMATE, 0, 1000, k)) for k in range(3)]
+    first, second, third = (EventTests("classifier", ("=", 0), s, 0.01) for s in streams)
     asked = []
     procedure = decide((0.1, 0.2), [[first], [first, second], [third]])
     draw = next(procedure)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -22,7 +22,7 @@ class Three:
 
 def play(
     method: DualSmoothing, answers: dict[tuple[str, int], list[int]], n: int = 1000
-) -> tuple[Certificate, list[Draw]]:
+) -> tuple[Claim, list[Draw]]:
     """Run CERTIFY; answers give votes by (phase, level), scaled to the size of the draw."""
     procedure, draws = method.certify(Budget.fixed(n0=100, n=n), 0.001), []
     draw = next(procedure)
@@ -32,7 +32,7 @@ def play(
         try:
             draw = procedure.send(votes * draw.count // votes.sum())
         except StopIteration as stop:
-            result: Certificate = stop.value
+            result: Claim = stop.value
             return result, draws
 
 

@@ -10,7 +10,6 @@ import pytest
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.methods.method import is_serial
 from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle
@@ -38,7 +37,7 @@ def run(bundle: Path, folder: Path, name: str) -> Path:
         Anchors(load_images("digits:train").images[:30], [0.12, 0.5] * 15).save(file)
         options["anchors"] = file
     method = choose_method(load_bundle(bundle), **options)  # type: ignore[arg-type]
-    slots = 1 if is_serial(method) else 4
+    slots = 1 if method.serial else 4
     settings = Settings(Budget.fixed(20, 200), 0.01, slots=slots, device="cpu")
     data, out = load_images("digits"), folder / "run"
     certify_run(method, data, list(range(5)), settings, out, make=FakeSampler)

@@ -116,3 +116,34 @@ def test_votes_of_a_real_level_need_float32(real_valued: Bundle) -> None:
         certify(method, images, budget=Budget.fixed(5, 20), precision="bf16")
     (made,) = certify(method, images, budget=Budget.fixed(5, 20), precision="fp32")
     assert made.alpha.rule == "sum"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "semielastic", "sigma": 0.25, "references": "digits:train"},
+        {"method": "insta"},
+    ],
+    ids=["semielastic", "insta"],
+)
+def test_a_level_of_the_image_needs_the_image(
+    dual: Bundle, tmp_path: Path, options: dict[str, object]
+) -> None:
+    if options["method"] == "insta":
+        Anchors(np.zeros((1, 8, 8, 1), np.uint8), [0.25]).save(tmp_path / "a.npz")
+        options = options | {"anchors": tmp_path / "a.npz"}
+    method = choose_method(dual, **options)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^image is needed by (semielastic|insta)"):
+        method.certify(Budget.fixed(5, 20), 0.01)
+    with pytest.raises(ArgumentError, match=r"^image is needed by (semielastic|insta)"):
+        method.predict(20, 0.01)
+    method.at(np.zeros((8, 8, 1), np.float32)).certify(Budget.fixed(5, 20), 0.01)
+
+
+def test_a_zero_is_an_option_that_was_given(dual: Bundle) -> None:
+    with pytest.raises(ArgumentError, match=r"^sigma must be a finite number > 0; received 0"):
+        choose_method(dual, sigma=0)
+    with pytest.raises(ArgumentError, match=r"^threshold belongs to --method cascade; received 0"):
+        choose_method(dual, method="dual", threshold=0.0)
+    with pytest.raises(TypeError, match="unexpected option 'treshold'"):
+        choose_method(dual, method="cascade", treshold=None)

@@ -16,7 +16,7 @@ from scipy import special, stats
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
@@ -119,7 +119,7 @@ def test_the_test_notices_unsound_variants(
 def test_alpha_cannot_be_spent_twice() -> None:
     """Both levels add up to what was asked for; the ledger refuses more."""
     method = TransferSmoothing(OneNetwork(), SIGMA, 300)
-    found: Certificate = run(method.certify(BUDGET, ALPHA), SCENES["few disagree"], 0)
+    found: Claim = run(method.certify(BUDGET, ALPHA), SCENES["few disagree"], 0)
     assert found.alpha.rule == "sum"
     assert found.alpha.total == ALPHA == sum(bound.alpha for bound in found.bounds)
     with pytest.raises(ArgumentError, match="must not exceed its budget"):
@@ -131,7 +131,7 @@ def test_the_bound_is_the_lemma_s(k: int, disagree: int) -> None:
     found: list[Bound] = []
     for count in (k, 300 - disagree):
         lower = float(clopper_pearson_lower(count, 300, ALPHA / 2))
-        found.append(Bound("", "", SIGMA, count, 300, ALPHA / 2, lower, 0.0))
+        found.append(Bound("", "= 0", SIGMA, count, 300, ALPHA / 2, lower, 0.0))
     upper = float(clopper_pearson_upper(disagree, 300, ALPHA / 2))
     expected = max(0.0, found[0].lower - upper)
     assert transferred(found[0], found[1]) == pytest.approx(expected, abs=1e-12)
@@ -191,5 +191,5 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_votes_must_be_fixed_beforehand() -> None:
     method = TransferSmoothing(OneNetwork(), 0.5, 10)
-    with pytest.raises(ArgumentError, match=r"^budget must be fixed with pairs of networks"):
+    with pytest.raises(ArgumentError, match=r"^budget must be fixed with transfer"):
         method.certify(Budget.decide((0.25,), 20, 300), ALPHA)

@@ -90,7 +90,7 @@ def test_radii_are_in_the_scale_that_the_noise_has(sigma: float) -> None:
 
 
 def test_semielastic_radii_allow_for_levels_rounded_to_float32() -> None:
-    method = SemielasticAt(OneNetwork(), "semielastic", 0.12, 0.05, 3072)
+    method = SemielasticAt(OneNetwork(), 0.12, 0.05, 3072)
     at = method.certify(Budget.fixed(10, 1000), 0.001)
     next(at)
     at.send(np.array([10, 0, 0]))

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.report.parquet import write_parquet
 from dualsmooth.engine.runs.log import RunLog
 
-CERTIFICATE = Certificate(
-    predicted=3, radius=0.123456789, sigma=0.25, method="fixed(0.25)", abstained_at=None,
-    alpha=AlphaLedger("single", 1e-3, {"classifier": 1e-3}), bounds=(), label=3, seed=2**64 - 1,
+STAMP = Stamp(
+    method="fixed(0.25)", seed=2**64 - 1, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
 )  # fmt: skip
+CLAIM = Claim.of(3, 0.123456789, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
+CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, 3, (), 0.0)
 
 
 @pytest.fixture

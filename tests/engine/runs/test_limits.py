@@ -5,11 +5,17 @@ from math import inf
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.runs.limits import sides
 
 LEDGER = AlphaLedger("minimum", 0.001, {"selector": 0.001, "classifier": 0.001})
+
+
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
+)  # fmt: skip
 
 
 def bound(stage: str, event: str, sigma: float, radius: float) -> Bound:
@@ -22,11 +28,8 @@ def draw(sigma: float, level: int) -> DrawRecord:
 
 def certificate(radius: float, interval: tuple[int, int] | None, *bounds: Bound) -> Certificate:
     draws = (draw(0.12, 0), draw(0.25, 1), draw(0.5, 2))
-    return Certificate(
-        predicted=3 if radius else None, radius=radius, sigma=0.25, method="dual",
-        abstained_at=None if radius else "selector", alpha=LEDGER, bounds=bounds,
-        interval=interval, counts=draws,
-    )  # fmt: skip
+    claim = Claim.of(3, radius, 0.25, LEDGER, bounds, "selector", interval)
+    return Certificate.of(claim, STAMP, 0, None, draws, 0.0)
 
 
 SELECTOR = (bound("selector", ">= 1", 0.5, 0.2), bound("selector", "<= 1", 0.5, 0.3),

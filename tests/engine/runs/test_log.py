@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.runs.log import RunLog, radius_text, read_log, table
 
-CERTIFICATE = Certificate(
-    predicted=3, radius=0.123456789, sigma=0.25, method="fixed(0.25)", abstained_at=None,
-    alpha=AlphaLedger("single", 1e-3, {"classifier": 1e-3}), bounds=(), label=3,
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
 )  # fmt: skip
+CLAIM = Claim.of(3, 0.123456789, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
+CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, 3, (), 0.0)
 
 
 def numbered(image_id: int) -> Certificate:

@@ -6,18 +6,23 @@ import sys
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.runs.progress import Progress
 
 LEDGER = AlphaLedger("single", 0.001, {"classifier": 0.001})
 
 
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
+)  # fmt: skip
+RECORD = DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 0, 0, 100, (100, 0))
+
+
 def certificate(label: int | None, predicted: int | None) -> Certificate:
-    return Certificate(
-        predicted=predicted, radius=0.1 if predicted is not None else 0.0, sigma=0.25,
-        method="fixed(0.25)", abstained_at=None, alpha=LEDGER, bounds=(), label=label, draws=100,
-    )  # fmt: skip
+    claim = Claim.of(predicted, 0.1 if predicted is not None else 0.0, 0.25, LEDGER)
+    return Certificate.of(claim, STAMP, 0, label, [RECORD], 0.0)
 
 
 class Terminal(io.StringIO):

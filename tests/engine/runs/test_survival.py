@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine import files as durable
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError, SamplerError, StoppedError
@@ -216,10 +216,12 @@ def test_a_log_that_kept_the_torn_line_would_be_lost(tmp_path: Path) -> None:
 
 
 def _numbered(image_id: int) -> Certificate:
-    return Certificate(
-        predicted=3, radius=0.1, sigma=0.25, method="fixed(0.25)", abstained_at=None,
-        alpha=AlphaLedger("single", 1e-3, {"classifier": 1e-3}), bounds=(), image_id=image_id,
+    stamp = Stamp(
+        method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+        batch_size=0,
     )  # fmt: skip
+    claim = Claim.of(3, 0.1, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
+    return Certificate.of(claim, stamp, image_id, None, (), 0.0)
 
 
 def test_a_full_disk_stops_cleanly_and_resumes(

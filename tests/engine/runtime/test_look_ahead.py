@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -52,20 +52,20 @@ class Late(FakeSampler):
         return lambda: self.count(model, segments)
 
 
-def flight(image_id: int, budget: Budget) -> Flight[Certificate]:
+def flight(image_id: int, budget: Budget) -> Flight[Claim]:
     return Flight(image_id, DualSmoothing(ThreeLevels()).certify(budget, 1e-3), slot=0)
 
 
 def run(
     images: int, budget: Budget, slots: int, sampler: Late
-) -> tuple[dict[int, Flight[Certificate]], Scheduler[Certificate]]:
-    scheduler: Scheduler[Certificate] = Scheduler(sampler, slots)
+) -> tuple[dict[int, Flight[Claim]], Scheduler[Claim]]:
+    scheduler: Scheduler[Claim] = Scheduler(sampler, slots)
     jobs = ((flight(i, budget), lambda: np.zeros((1, 1, 1), np.float32)) for i in range(images))
     return {f.image_id: f for f in scheduler.run(jobs)}, scheduler
 
 
 @lru_cache
-def alone(image_id: int, kind: str) -> Flight[Certificate]:
+def alone(image_id: int, kind: str) -> Flight[Claim]:
     return drive(flight(image_id, BUDGETS[kind]), Late())
 
 

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.samplers.sampler import Pending, Segment, unroll
 
-Job = tuple[Flight[Certificate], Callable[[], np.ndarray]]
-Flights = dict[int, Flight[Certificate]]
+Job = tuple[Flight[Claim], Callable[[], np.ndarray]]
+Flights = dict[int, Flight[Claim]]
 
 
 class ThreeLevels:
@@ -75,11 +75,9 @@ def image(image_id: int) -> np.ndarray:
     return np.full((2, 2, 1), image_id, np.float32)
 
 
-def certify(
-    ids: Sequence[int], slots: int, depth: int = 1
-) -> tuple[Flights, Scheduler[Certificate]]:
+def certify(ids: Sequence[int], slots: int, depth: int = 1) -> tuple[Flights, Scheduler[Claim]]:
     method = DualSmoothing(ThreeLevels())
-    scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(depth), slots)
+    scheduler: Scheduler[Claim] = Scheduler(HashedVotes(depth), slots)
     jobs = (
         (Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), partial(image, i))
         for i in ids
@@ -87,7 +85,7 @@ def certify(
     return {f.image_id: f for f in scheduler.run(jobs)}, scheduler
 
 
-def outcome(flight: Flight[Certificate]) -> tuple[object, ...]:
+def outcome(flight: Flight[Claim]) -> tuple[object, ...]:
     return flight.result, flight.records
 
 
@@ -134,7 +132,7 @@ def test_what_is_submitted_while_something_runs_needs_no_padding() -> None:
             return super().submit(model, segments)
 
     method, ids = DualSmoothing(ThreeLevels()), range(20)
-    scheduler: Scheduler[Certificate] = Scheduler(Watched(2), 4)
+    scheduler: Scheduler[Claim] = Scheduler(Watched(2), 4)
     procedures = {i: method.certify(Budget.fixed(n0=11, n=205), 0.01) for i in ids}
     jobs = [(Flight(i, procedures[i]), partial(image, i)) for i in ids]
     base, _ = certify(ids, slots=4)
@@ -152,7 +150,7 @@ def test_images_leave_as_they_are_decided() -> None:
             pulled.append(i)
             yield Flight(i, method.certify(Budget.fixed(n0=11, n=205), 0.01)), partial(image, i)
 
-    scheduler: Scheduler[Certificate] = Scheduler(HashedVotes(), 4)
+    scheduler: Scheduler[Claim] = Scheduler(HashedVotes(), 4)
     for finished, _ in enumerate(scheduler.run(jobs()), 1):
         assert len(pulled) <= finished + 4
 
@@ -171,7 +169,7 @@ def test_wrong_totals_are_refused(fault: str) -> None:
             return votes
 
     method = DualSmoothing(ThreeLevels())
-    scheduler: Scheduler[Certificate] = Scheduler(Faulty(), 2)
+    scheduler: Scheduler[Claim] = Scheduler(Faulty(), 2)
     job = (Flight(0, method.certify(Budget.fixed(n0=11, n=205), 0.01)), lambda: image(0))
     with pytest.raises(SamplerError, match="image 0: votes must be >= 0 and sum to 11"):
         list(scheduler.run([job]))

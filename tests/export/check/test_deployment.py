@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.ledger import AlphaLedger
@@ -118,10 +118,11 @@ def test_certificates_may_be_smaller_or_explained(
     change: dict[str, Any], difference: Difference, passed: bool, text: str
 ) -> None:
     ledger = AlphaLedger("single", 0.001, {"classifier": 0.001})
-    ours = Certificate(
-        predicted=3, radius=0.3, sigma=0.25, method="fixed(0.25)", abstained_at=None, alpha=ledger,
-        bounds=(),
+    stamp = Stamp(
+        method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+        batch_size=0,
     )  # fmt: skip
+    ours = Certificate.of(Claim.of(3, 0.3, 0.25, ledger), stamp, 0, None, (), 0.0)
     theirs = dataclasses.replace(ours, **change)
     found = compare_certificates([ours], [theirs], [difference])
     assert (found.passed, text in found.text) == (passed, True)

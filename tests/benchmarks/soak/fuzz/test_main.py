@@ -16,7 +16,8 @@ from dualsmooth.benchmarks.soak.fuzz.targets import Target, targets
 from dualsmooth.engine.errors import FileError
 
 NAMES = (
-    "certificates.jsonl", "run.json", "audit", "tsv", "idx", "npz", "anchors", "memory",
+    "certificates.jsonl", "run.json", "audit of run.json", "audit", "report of run.json",
+    "report of log", "tsv", "idx", "npz", "anchors", "memory",
     "cifar pickle", "cifar records", "image", "bundle.json", "safetensors", "deployment.json",
     "onnx", "pt2", "checkpoint",
 )  # fmt: skip

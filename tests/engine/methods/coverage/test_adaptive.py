@@ -24,10 +24,10 @@ from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.decide import Stream, Trial, decide
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Procedure
@@ -86,7 +86,7 @@ def two(p: float) -> tuple[float, float]:
 Make = Callable[[Population], Procedure]
 
 
-def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Certificate:
+def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Claim:
     """Drive a procedure with votes from the true probabilities; no sample is drawn twice."""
     following: dict[tuple[Phase, int], int] = {}
     draw = next(procedure)
@@ -97,7 +97,7 @@ def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Ce
         try:
             draw = procedure.send(rng.multinomial(draw.count, scene.votes[draw.model]))
         except StopIteration as stop:
-            result: Certificate = stop.value
+            result: Claim = stop.value
             return result
 
 
@@ -183,20 +183,20 @@ def test_dual_keeps_its_promise(
     assert wrong(DUAL[name], make, rule)[1] <= LIMIT
 
 
-def abstained(scene: Population) -> Certificate:
+def abstained(scene: Population) -> Claim:
     empty = FixedSmoothing(scene, scene.sigmas[0]).certify(Budget.fixed(1, 1), ALPHA)
     next(empty)
     try:
         empty.send(np.zeros(3, np.int64))
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
     raise AssertionError("no votes must end in abstention")
 
 
 def naive_peeking(scene: Population) -> Procedure:
     """Unsound: a fixed-n bound at full alpha at every look, until it clears the second radius."""
-    radius, stream = 0.0, Stream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, DECIDE.n))
+    radius, stream = 0.0, VoteStream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, DECIDE.n))
     for look in range(len(stream.looks)):
         votes = yield from stream.until(look)
         lower = float(clopper_pearson_lower(int(votes[0]), int(votes.sum()), ALPHA))
@@ -207,9 +207,9 @@ def naive_peeking(scene: Population) -> Procedure:
 def pilot_votes_in_the_test(scene: Population) -> Procedure:
     """Unsound: the votes that choose the class are the first look."""
     guess = yield Draw("level 0", 0.5, Phase.CLASS_GUESS, 0, 100)
-    stream = Stream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, -100, 300))
+    stream = VoteStream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, -100, 300))
     stream._seen.append(guess)
-    trial = Trial("classifier", ("=", top_class(guess) or 0), stream, ALPHA)
+    trial = EventTests("classifier", ("=", top_class(guess) or 0), stream, ALPHA)
     radius, _, _ = yield from decide((0.001,), [[trial]])
     return replace(abstained(scene), predicted=top_class(guess), radius=radius)
 
@@ -225,7 +225,7 @@ def pilot_votes_in_the_bound(scene: Population) -> Procedure:
 
 def size_from_estimation_votes(scene: Population) -> Procedure:
     """Unsound: precise, but more votes are added until the radius is as large as hoped."""
-    stream, radius, look = Stream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, 2000)), 0.0, 0
+    stream, radius, look = VoteStream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, 2000)), 0.0, 0
     while look < len(stream.looks):
         votes = yield from stream.until(look)
         radius = max(radius, event_bound("classifier", votes, "=", 0, 0.5, ALPHA).radius)

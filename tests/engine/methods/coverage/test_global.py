@@ -19,7 +19,7 @@ import pytest
 from scipy import stats
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -116,7 +116,7 @@ Make = Callable[[Scene], Procedure]
 
 def wrong(scene: Scene, make: Make, radius: float) -> tuple[int, int]:
     """Numbers of certificates and of certificates beyond the true radius."""
-    scheduler: Scheduler[Certificate] = Scheduler(HalfSpaceSampler(scene, seed=11), slots=64)
+    scheduler: Scheduler[Claim] = Scheduler(HalfSpaceSampler(scene, seed=11), slots=64)
     image = np.zeros(SHAPE, np.float32)
     jobs = ((Flight(i, make(scene)), lambda: image) for i in range(RUNS))
     radii = np.array([f.result.radius for f in scheduler.run(jobs) if f.result is not None])
@@ -222,17 +222,17 @@ def reused_noise(scene: Scene) -> Procedure:
             counts = yield dataclasses.replace(draw, phase=Phase.CLASS_GUESS)
             draw = procedure.send(counts)
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
 
 
-def abstained(procedure: Procedure) -> Certificate:
+def abstained(procedure: Procedure) -> Claim:
     """The certificate of a procedure all of whose votes are invalid."""
     draw = next(procedure)
     try:
         procedure.send(np.array([0, 0, draw.count], np.int64))
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
     raise AssertionError("invalid votes must end in abstention")
 

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -53,7 +53,7 @@ class Replay:
     """Runs a procedure on given votes once per distinct history: it is a function of its votes."""
 
     make: Callable[[], Procedure]
-    known: dict[tuple[tuple[int, ...], ...], Draw | Certificate] = field(default_factory=dict)
+    known: dict[tuple[tuple[int, ...], ...], Draw | Claim] = field(default_factory=dict)
 
     def radius(self, probabilities: Probabilities, rng: np.random.Generator) -> float:
         history: tuple[tuple[int, ...], ...] = ()
@@ -62,19 +62,19 @@ class Replay:
             history = (*history, tuple(votes.tolist()))
         return step.radius
 
-    def _next(self, history: tuple[tuple[int, ...], ...]) -> Draw | Certificate:
+    def _next(self, history: tuple[tuple[int, ...], ...]) -> Draw | Claim:
         if history not in self.known:
             self.known[history] = play(self.make(), history)
         return self.known[history]
 
 
-def play(procedure: Procedure, history: tuple[tuple[int, ...], ...]) -> Draw | Certificate:
+def play(procedure: Procedure, history: tuple[tuple[int, ...], ...]) -> Draw | Claim:
     draw = next(procedure)
     try:
         for votes in history:
             draw = procedure.send(np.array(votes, np.int64))
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
     return draw
 
@@ -121,7 +121,7 @@ def test_runner_up_certifies_a_class_below_half_of_the_votes() -> None:
     for runner_up in (False, True):
         method = FixedSmoothing(Common(), 0.4, runner_up=runner_up)
         end = play(method.certify(Budget.fixed(100, 10_000), 0.001), tuple(map(tuple, counts)))
-        assert isinstance(end, Certificate)
+        assert isinstance(end, Claim)
         assert (end.radius > 0) == runner_up
 
 
@@ -138,7 +138,7 @@ def rival_named_by_the_guess() -> Procedure:
     try:
         procedure.send(kept)
     except StopIteration as stop:
-        result: Certificate = stop.value
+        result: Claim = stop.value
         return result
     raise AssertionError("the estimate is the last draw")
 
@@ -271,7 +271,7 @@ def test_the_shell_flips_with_two_percent_of_sigma() -> None:
 def test_semielastic_keeps_its_promise_and_frozen_radii_break_it(frozen: bool) -> None:
     rate = 0.05
     true_radius = float(brentq(lambda r: shell(r, S0 * exp(-rate * r)) - 0.5, 1e-6, 5.0))
-    method = SemielasticAt(Common(), "shell", S0, rate, DIM)
+    method = SemielasticAt(Common(), S0, rate, DIM)
 
     def run() -> Procedure:
         return freeze(method.certify(BUDGET, ALPHA)) if frozen else method.certify(BUDGET, ALPHA)
@@ -312,7 +312,7 @@ def test_the_two_percent_counter_example_is_not_certified() -> None:
         try:
             draw = procedure.send(history[-1])
         except StopIteration as stop:
-            certificate: Certificate = stop.value
+            certificate: Claim = stop.value
             break
     assert (certificate.predicted, certificate.radius) == (None, 0.0)
     assert certificate.abstained_at == "selector"

@@ -18,7 +18,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.registry import make_search
+from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle, place_of
 from dualsmooth.engine.runs.certify import certify_run
