@@ -115,17 +115,15 @@ class Bundle:
         cls, module: "nn.Module", *, num_classes: int, input_shape: tuple[int, int, int]
     ) -> "Bundle":
         """A bundle of one classifier for any noise level."""
-        modules = {CLASSIFIER: module}
-        return cls.from_modules(modules, num_classes=num_classes, input_shape=input_shape)
+        return cls.from_modules(
+            {CLASSIFIER: module}, num_classes=num_classes, input_shape=input_shape
+        )
 
     @classmethod
     def of_manifest(cls, manifest: Any, name: str) -> "Bundle":
         """The bundle a manifest describes, without its weights: enough to check certificates.
 
-        Raises
-        ------
-        ValueError
-            If it is no manifest as JSON returns it.
+        Raises ValueError if it is no manifest as JSON returns it.
         """
         try:
             if set(manifest) != {"input_shape", "num_classes", "sigmas", "tau", "networks"}:

@@ -47,14 +47,10 @@ class _Tracer(fx.Tracer):
 
 
 def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphModule | None:
-    """A copy of a network as a graph, or None where it cannot be had.
+    """A copy of a network in eval mode as a graph, or None where it cannot be had.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In eval mode; it is not changed. A graph made here is copied.
-    example : torch.Tensor, shape (rows, channels, height, width), optional
-        A batch of the only shape that the graph of a foreign network has to be right for.
+    The example is a batch of the only shape that the graph of a foreign network has to be right
+    for.
     """
     if isinstance(module, fx.GraphModule) and _CAPTURED in module.meta:
         return copy.deepcopy(module)

@@ -33,20 +33,10 @@ SCHEDULES = ("linear", "cosine")
 
 
 def noise_schedule(kind: str, steps: int = 1000) -> NDArray[np.float64]:
-    """abar_t of t = 0 .. steps - 1, decreasing.
+    """abar_t of t = 0 .. steps - 1, decreasing; at least 50 steps.
 
-    Parameters
-    ----------
-    kind : str
-        ``linear`` (Ho et al. 2020: beta from 1e-4 to 0.02, for 1000 steps) or ``cosine`` (Nichol
-        and Dhariwal 2021, offset 0.008, beta at most 0.999).
-    steps : int
-        At least 50.
-
-    Raises
-    ------
-    ArgumentError
-        If the kind is not known or there are too few steps.
+    ``linear`` (Ho et al. 2020: beta from 1e-4 to 0.02, for 1000 steps) or ``cosine`` (Nichol and
+    Dhariwal 2021, offset 0.008, beta at most 0.999).
     """
     one_of("schedule", kind, SCHEDULES)
     if type(steps) is not int or not 50 <= steps <= 100_000:
@@ -60,20 +50,7 @@ def noise_schedule(kind: str, steps: int = 1000) -> NDArray[np.float64]:
 
 
 def timestep(sigma: float, schedule: NDArray[np.float64]) -> int:
-    """First t with sqrt(1 - abar_t) / sqrt(abar_t) >= 2 sigma.
-
-    Parameters
-    ----------
-    sigma : float
-        Noise standard deviation in [0, 1] pixel units, > 0.
-    schedule : ndarray of float64
-        abar_t, decreasing.
-
-    Raises
-    ------
-    ArgumentError
-        If sigma is not finite and > 0, or above every step.
-    """
+    """First t with sqrt(1 - abar_t) / sqrt(abar_t) >= 2 sigma; sigma in [0, 1] pixel units."""
     positive("sigma", sigma)
     enough = np.flatnonzero(np.sqrt((1.0 - schedule) / schedule) >= 2.0 * sigma)
     if not len(enough):
@@ -83,26 +60,11 @@ def timestep(sigma: float, schedule: NDArray[np.float64]) -> int:
 
 
 class Denoised(nn.Module):
-    """One-shot denoising, then classification, for one noise level.
+    """One-shot denoising, then classification of images in [0, 1], for one noise level.
 
-    Parameters
-    ----------
-    denoiser : torch.nn.Module
-        Takes x_t (rows, channels, height, width) and steps, int64 (rows,); gives noise or images
-        of that shape. Further channels, as of models that also predict a variance, are not read.
-    classifier : torch.nn.Module
-        Takes images in [0, 1].
-    sigma : float
-        Noise level it is for, in [0, 1] pixel units.
-    schedule : ndarray of float64
-        abar_t the denoiser was trained with.
-    predicts : str
-        ``noise`` or ``image``.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
+    The denoiser takes x_t (rows, channels, height, width) and steps, int64 (rows,), and gives noise
+    or images of that shape. Further channels, as of models that also predict a variance, are not
+    read.
     """
 
     def __init__(
@@ -148,19 +110,8 @@ def denoised(
     steps: int = 1000,
     predicts: str = "noise",
 ) -> Denoised:
-    """Denoiser and classifier of registered architectures.
-
-    Parameters
-    ----------
-    denoiser, classifier : mapping
-        ``{"architecture": NAME, "kwargs": {...}}``.
-    sigma, schedule, steps, predicts
-        As for `Denoised` and `noise_schedule`.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
+    """Denoiser and classifier of registered architectures: ``{"architecture": NAME, "kwargs":
+    {...}}``.
     """
     parts = create_part("denoiser", denoiser), create_part("classifier", classifier)
     return Denoised(*parts, sigma, noise_schedule(schedule, steps), predicts)
@@ -168,15 +119,7 @@ def denoised(
 
 @dataclass(frozen=True, slots=True)
 class Diffusion:
-    """A denoiser with the schedule it was trained with.
-
-    Parameters
-    ----------
-    denoiser : Network
-        `network_from_module` of any denoiser that `Denoised` takes.
-    schedule, steps, predicts : str, int, str
-        As for `noise_schedule` and `Denoised`.
-    """
+    """A denoiser, as `Denoised` takes it, with the schedule it was trained with."""
 
     denoiser: Network
     schedule: str = "linear"
@@ -184,13 +127,7 @@ class Diffusion:
     predicts: str = "noise"
 
     def before(self, classifier: Network, sigma: float) -> Network:
-        """The denoiser, then a classifier, for one noise level.
-
-        Raises
-        ------
-        ArgumentError
-            If an argument is outside its range.
-        """
+        """The denoiser, then a classifier, for one noise level."""
         levels = noise_schedule(self.schedule, self.steps)
         parts = {"denoiser": self.denoiser, "classifier": classifier}
         modules = [part.build() for part in parts.values()]
@@ -214,22 +151,9 @@ def denoised_bundle(
 ) -> Bundle:
     """A bundle with a denoised expert for every noise level: for fixed, dual and cascade methods.
 
-    It can be saved if denoiser and classifiers could; every expert holds the denoiser's weights.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Its classifier, or its expert of each level, classifies the denoised images.
-    diffusion : Diffusion
-    sigmas : tuple of float
-        Levels, ascending; by default those of the bundle, and always so beside a selector.
-    selector : bool
-        Whether the selector, too, sees denoised images, at tau.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range, there is no level, or a level has no classifier.
+    The levels are those of the bundle, and always so beside a selector, which may see denoised
+    images at tau, too. It can be saved if denoiser and classifiers could; every expert holds the
+    denoiser.
     """
     levels = sigmas or bundle.sigmas
     if not levels:

@@ -26,18 +26,7 @@ ROWS = 32
 
 
 class SoftVoting(nn.Module):
-    """Mean of the members' logits, added one after the other.
-
-    Parameters
-    ----------
-    members : sequence of torch.nn.Module
-        At least one; all take the same images and give the same number of logits.
-
-    Raises
-    ------
-    ArgumentError
-        If there is no member.
-    """
+    """Mean of the members' logits, added one after the other."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -61,26 +50,12 @@ class Members(nn.Module):
 
 
 class Consensus(nn.Module):
-    """K-consensus: the class the first K members agree on, else the mean of all logits.
+    """K-consensus: the class the first K (`agree`) members agree on, else the mean of all logits.
 
     An agreed class has logit 1 and the others 0. A row with a logit that is not finite agrees on
     nothing. On CUDA devices, where a captured pass cannot depend on its data, every member sees
-    every row: the same function without the saving.
-
-    Parameters
-    ----------
-    members : sequence of torch.nn.Module
-        As for `SoftVoting`.
-    agree : int
-        K, at least 2 and below the number of members.
-    rows : int
-        Padded shape of the sub-batches that the other members see, >= 1. Part of what is certified,
-        as the batch shape is.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is outside its range.
+    every row: the same function without the saving. `rows` is the padded shape of the sub-batches
+    that the other members see: part of what is certified, as the batch shape is.
     """
 
     def __init__(self, members: Sequence[nn.Module], agree: int = 2, rows: int = ROWS) -> None:
@@ -128,14 +103,10 @@ def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 def by_stages(
     network: nn.Module, rewrite: Callable[[nn.Module, int | None], nn.Module]
 ) -> nn.Module:
-    """Rewrite a network, or each of the two stages of a `Consensus`, which is no single graph.
+    """Rewrite a network, or in place each of the two stages of a `Consensus`, which is no single
+    graph.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A `Consensus` is changed in place.
-    rewrite : callable
-        Takes a network and the rows of its batches, None for those of the whole.
+    The rewriting function takes a network and the rows of its batches, None for those of the whole.
     """
     if type(network) is not Consensus:
         return rewrite(network, None)
@@ -146,17 +117,8 @@ def by_stages(
 
 @register_architecture("soft_voting")
 def soft_voting(*, members: Sequence[Mapping[str, object]]) -> SoftVoting:
-    """Soft-voting ensemble.
-
-    Parameters
-    ----------
-    members : sequence of mapping
-        ``{"architecture": NAME, "kwargs": {...}}`` each, of registered architectures.
-
-    Raises
-    ------
-    ArgumentError
-        If a member is something else.
+    """Soft-voting ensemble of registered architectures: ``{"architecture": NAME, "kwargs":
+    {...}}``.
     """
     return SoftVoting([create_part("members", member) for member in members])
 
@@ -174,23 +136,8 @@ def ensemble_of(
 ) -> Bundle:
     """A bundle whose every network is the ensemble of the bundles' networks of that role.
 
-    It can be saved if every member could. Ensembles of modules are ``SoftVoting(modules)`` and
-    ``Consensus(modules, agree)``.
-
-    Parameters
-    ----------
-    bundles : sequence of Bundle
-        Members, with the same input shape, classes, levels, tau and roles.
-    agree : int or None
-        K of K-consensus; None for soft voting.
-    rows : int
-        As for `Consensus`.
-    name : str
-
-    Raises
-    ------
-    ArgumentError
-        If there is no bundle, they do not match, or a number is outside its range.
+    K-consensus of `agree`, or soft voting. It can be saved if every member could. Ensembles of
+    modules are ``SoftVoting(modules)`` and ``Consensus(modules, agree)``.
     """
     if not bundles:
         raise ArgumentError("bundles", "must hold at least one bundle", [])

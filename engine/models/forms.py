@@ -41,29 +41,17 @@ class OneByOne(AsItIs):
 def first_proved(
     model: str, network: nn.Module, batch: torch.Tensor, faster: Sequence[Form]
 ) -> nn.Module:
-    """The first form that gives the network's logits and whose rows are their own.
+    """The first form that gives the admitted network's logits and whose rows are their own.
 
     Behind the faster forms stand the network as it is, and the network row by row; a warning says
-    so when one of these is taken, and what was wrong with the others.
-
-    Parameters
-    ----------
-    model : str
-        Its name, for messages.
-    network : torch.nn.Module
-        Admitted by `dualsmooth.engine.models.front_door.admitted`.
-    batch : torch.Tensor, shape (rows, channels, height, width)
-        Ordinary rows as many, and laid out, as the form will get; its dtype is the precision.
-    faster : sequence of (str, callable)
-
-    Raises
-    ------
-    SamplerError
-        If no form of the network gives rows their own logits in batches of this size.
+    so when one of these is taken, and what was wrong with the others. The batch holds ordinary
+    rows, as many, laid out and of the dtype that the form will get.
     """
     itself = AsItIs(network, batch.dtype)
-    plain: list[Form] = [("as it is", lambda: itself),
-                         ("row by row", lambda: OneByOne(network, batch.dtype))]  # fmt: skip
+    plain: list[Form] = [
+        ("as it is", lambda: itself),
+        ("row by row", lambda: OneByOne(network, batch.dtype)),
+    ]
     refused: list[str] = []
     for name, make in (*faster, *plain):
         try:
@@ -80,8 +68,10 @@ def first_proved(
                 warnings.warn(f"network {model} runs {name}: {'; '.join(refused)}", stacklevel=2)
             return form
         refused.append(f"{name}, {wrong}")
-    raise SamplerError(f"{model}: a row's logits must not depend on the other rows of its batch or "
-                       f"on its place; received {'; '.join(refused)}")  # fmt: skip
+    raise SamplerError(
+        f"{model}: a row's logits must not depend on the other rows of its batch or "
+        f"on its place; received {'; '.join(refused)}"
+    )
 
 
 def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: float) -> str:

@@ -47,26 +47,11 @@ def admitted(
     origin: str,
     owner: object = None,
 ) -> nn.Module:
-    """A network that was tried, its logits taken out of what it returns.
+    """A network that was tried, its logits taken out of what it returns: eval, float32, on the CPU.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In eval mode, float32, on the CPU.
-    input_shape : tuple
-        (height, width, channels).
-    outputs : int or None
-        Logits it must give; None where any number will do.
-    role, origin : str
-        Named in errors.
-    owner : object
-        What the module is a copy of; its trials are not repeated while it stays as it was.
-
-    Raises
-    ------
-    FileError
-        If it cannot run, gives something else than logits, or its logits depend on batch mates, on
-        state, on random numbers or on the order of calls.
+    Refused is what cannot run, gives something else than logits, or whose logits depend on batch
+    mates, on state, on random numbers or on the order of calls. The owner is what the module is a
+    copy of; its trials are not repeated while it stays as it was.
     """
     trial = _Trial(module, input_shape, outputs, role, origin)
     if trial.known:
@@ -148,8 +133,10 @@ class _Trial:
             found_logits = self._pass(batch)
             self.module = kept
             if not agree(found_logits, wanted):
-                raise self._refused("must not depend on the order of calls",
-                                    "other logits after another first batch")  # fmt: skip
+                raise self._refused(
+                    "must not depend on the order of calls",
+                    "other logits after another first batch",
+                )
 
     def _rows(self) -> int:
         start = thread_time()  # others on the machine must not make the trials weaker
@@ -165,9 +152,11 @@ class _Trial:
         for rows in {1, len(batch) // 2 + 1}:
             if not agree(self._pass(batch[:rows].clone()), wanted[:rows]):
                 return f"in a batch of {rows}"
-        return "" if agree(self._pass(batch.repeat(2, 1, 1, 1))[: len(batch)], wanted) else (
-            f"in a batch of {2 * len(batch)}"
-        )  # fmt: skip
+        return (
+            ""
+            if agree(self._pass(batch.repeat(2, 1, 1, 1))[: len(batch)], wanted)
+            else (f"in a batch of {2 * len(batch)}")
+        )
 
     def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
         try:

@@ -24,20 +24,10 @@ UNDIGESTED = "undigested"
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Network:
-    """A network with its weights.
+    """A network with its weights: a safetensors file, or a module that is not in the registry.
 
-    Parameters
-    ----------
-    architecture : str
-        Name in the registry, or the class of a module that is not in it.
-    kwargs : mapping
-        Keyword arguments of the architecture.
-    sha256 : str
-        Digest of the weights file; of class, structure and tensors for an unregistered module.
-    weights : bytes or torch.nn.Module
-        The safetensors file, or the unregistered module.
-    origin : str
-        Where the weights came from, for messages.
+    The digest is of the file; of class, structure and tensors for a module. The origin is where the
+    weights came from, for messages.
     """
 
     architecture: str
@@ -47,13 +37,7 @@ class Network:
     origin: str = "memory"
 
     def build(self) -> "nn.Module":
-        """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1].
-
-        Raises
-        ------
-        FileError
-            If the weights do not fit the architecture.
-        """
+        """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1]."""
         if not isinstance(self.weights, bytes):
             from dualsmooth.engine.models.digest.live_module import build_copy
 
@@ -68,13 +52,7 @@ class Network:
             raise FileError(self.origin, str(error)) from error
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
-        """The tensors of the weights file by name.
-
-        Raises
-        ------
-        FileError
-            If the weights are not a safetensors file that NumPy can hold.
-        """
+        """The tensors of the weights file by name."""
         from safetensors.numpy import load
 
         assert isinstance(self.weights, bytes)
@@ -97,11 +75,6 @@ def network_from_module(
     With an architecture name (and its kwargs) the result can be saved; without one the digest
     covers the class, the printed structure and every parameter and buffer. With `half` the network
     is the one whose weights are rounded to float16, in half the bytes.
-
-    Raises
-    ------
-    ArgumentError
-        If the module is in training mode, or its tensors do not fit the architecture.
     """
     if in_training(module):
         raise ArgumentError("module", "must be in eval mode", type(module).__name__, "call eval()")
@@ -137,16 +110,12 @@ def in_training(module: "nn.Module") -> bool:
 
 
 def check_digested(networks: Mapping[str, Network], argument: str) -> None:
-    """Refuse what must know networks again by their digests; names the argument.
-
-    Raises
-    ------
-    ArgumentError
-        If a module in memory holds what no digest covers: its digest is like no other.
-    """
+    """Refuse what must know networks again by their digests; names the argument."""
     for role, network in networks.items():
         if not isinstance(network.weights, bytes) and UNDIGESTED in network.kwargs:
             raise ArgumentError(
-                argument, f"needs networks that a digest covers, and {role} is none",
-                str(network.kwargs[UNDIGESTED]), "keep plain values, tensors and modules there",
-            )  # fmt: skip
+                argument,
+                f"needs networks that a digest covers, and {role} is none",
+                str(network.kwargs[UNDIGESTED]),
+                "keep plain values, tensors and modules there",
+            )

@@ -12,11 +12,6 @@ class Normalize(nn.Module):
     """(x - mean) / std per channel, for x of shape (n, channels, height, width).
 
     The constants come from the constructor, so they are buffers outside ``state_dict``.
-
-    Raises
-    ------
-    ArgumentError
-        If the lengths differ or a std is not > 0.
     """
 
     mean: torch.Tensor

@@ -31,11 +31,6 @@ def register_architecture(name: str) -> "Callable[[Constructor], Constructor]":
 
     The constructor takes keyword arguments that JSON can hold and returns a network from images
     (n, channels, height, width) with pixels in [0, 1] to logits (n, outputs).
-
-    Raises
-    ------
-    ArgumentError
-        If the name is taken.
     """
     if name in _CONSTRUCTORS:
         raise ArgumentError("name", "must be a new architecture name", name)
@@ -55,13 +50,7 @@ def known_architectures() -> tuple[str, ...]:
 
 
 def create(name: str, kwargs: Mapping[str, object]) -> "nn.Module":
-    """Build an architecture with fresh weights.
-
-    Raises
-    ------
-    ArgumentError
-        If the name is not known, or the keywords do not fit its constructor.
-    """
+    """Build an architecture with fresh weights."""
     known = known_architectures()
     if name not in _CONSTRUCTORS:
         raise ArgumentError("architecture", "must be a known name", name, ", ".join(known))
@@ -76,13 +65,7 @@ def create(name: str, kwargs: Mapping[str, object]) -> "nn.Module":
 
 
 def create_part(argument: str, part: object) -> "nn.Module":
-    """Build a part of a larger network from ``{"architecture": NAME, "kwargs": {...}}``.
-
-    Raises
-    ------
-    ArgumentError
-        Names ``argument`` if the part is something else; as `create` otherwise.
-    """
+    """Build a part of a larger network from ``{"architecture": NAME, "kwargs": {...}}``."""
     fields = part if isinstance(part, Mapping) else {}
     name, kwargs = fields.get("architecture"), fields.get("kwargs")
     if len(fields) != 2 or not isinstance(name, str) or not isinstance(kwargs, Mapping):

@@ -23,15 +23,7 @@ MATES = (0.25, -1.0, 2.0, -4.0, 16.0, -255.0, 1e4, -1e4)
 
 
 def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
-    """Rows in the range that noisy images have, (rows, channels, height, width), channels last.
-
-    Parameters
-    ----------
-    rows : int
-    shape : tuple of int
-        (height, width, channels).
-    seed : int
-    """
+    """Rows in the range that noisy images have, (rows, channels, height, width), channels last."""
     draws = torch.Generator().manual_seed(seed)
     sigmas = torch.tensor([LEVELS[row % len(LEVELS)] for row in range(rows)]).view(-1, 1, 1, 1)
     pixels = torch.rand(rows, *shape, generator=draws)
@@ -64,8 +56,9 @@ def close(bound: float, reference: torch.Tensor) -> Agree:
     last_places = 2.0**-21 * float(kept.abs().max()) if len(kept) else 0.0
     limits = [
         bound * float((logits.amax(0) - logits.amin(0)).max()) + last_places
-        for logits in (kept, _centred(kept)) if len(kept)
-    ]  # fmt: skip
+        for logits in (kept, _centred(kept))
+        if len(kept)
+    ]
 
     def agree(found: torch.Tensor, wanted: torch.Tensor) -> bool:
         finite = wanted.isfinite()
@@ -83,16 +76,8 @@ def close(bound: float, reference: torch.Tensor) -> Agree:
 def fault(run: Run, batch: torch.Tensor, agree: Agree = same, mates: Sequence[float] = ()) -> str:
     """How a network breaks the law, in words that end a sentence; empty if it was not seen to.
 
-    Parameters
-    ----------
-    run : callable
-        From rows to logits.
-    batch : torch.Tensor
-        Ordinary rows, as many as the network will get.
-    agree : callable
-        Whether found logits are the wanted ones.
-    mates : sequence of float
-        How much larger the rows are that take the places of others, beside `extremes`.
+    The batch holds ordinary rows, as many as the network will get; mates are how much larger the
+    rows are that take the places of others, beside `extremes`.
     """
     wanted = run(batch).clone()
     found = ""

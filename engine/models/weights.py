@@ -22,13 +22,6 @@ def build_network(
     Tensors may be stored as float16; they are widened, exactly.
 
     Batch norm's ``num_batches_tracked`` is neither needed nor read.
-
-    Raises
-    ------
-    ArgumentError
-        If the architecture is not known or its kwargs do not fit.
-    FileError
-        If a tensor is missing, unknown, or has another shape or type; names ``origin``.
     """
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, then replaced
         try:

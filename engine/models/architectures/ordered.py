@@ -46,22 +46,8 @@ def ordered_levels(
 ) -> OrderedLevels:
     """A network of one output as a selector of ordered levels.
 
-    Parameters
-    ----------
-    architecture : str
-        Registered name of the network; it takes one channel more than the images have.
-    kwargs : mapping
-        Its keyword arguments.
-    levels : sequence of float
-        Noise levels, ascending, at least two.
-    target : float
-        Noise level the selector is asked to stay near; fixed for all images, or nothing is
-        certified.
-
-    Raises
-    ------
-    ArgumentError
-        If a value breaks its rule.
+    The network takes one channel more than the images have: the target, the noise level it is asked
+    to stay near, fixed for all images, or nothing is certified. Levels ascend, at least two.
     """
     if len(levels) < 2 or not all(a < b for a, b in pairwise((0.0, *levels, inf))):
         raise ArgumentError("levels", "must be two or more, > 0 and ascending", tuple(levels))

@@ -61,24 +61,10 @@ def small_convnet(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> SmallConvNet:
-    """Convolutional network for small grey or color images.
+    """Convolutional network for small grey or color images, height and width in pixels.
 
-    Parameters
-    ----------
-    in_channels, num_classes : int
-    image_size : sequence of int
-        Height and width in pixels.
-    widths : sequence of int
-        Channels of each stride-2 convolution.
-    hidden : int
-        Width of the hidden linear layer.
-    mean, std : sequence of float
-        Normalization per channel; none by default, which saves a pass over the input.
-
-    Raises
-    ------
-    ArgumentError
-        If a size is not a whole number >= 1.
+    Widths are the channels of each stride-2 convolution, and hidden is the linear layer's. Without
+    mean and std there is no normalization, which saves a pass over the input.
     """
     _check_sizes(
         in_channels=(in_channels,),
@@ -102,13 +88,7 @@ def lenet(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> nn.Sequential:
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, for images of 28x28 pixels or so.
-
-    Raises
-    ------
-    ArgumentError
-        If a size is not a whole number, or the image is too small.
-    """
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, for images of 28x28 pixels or so."""
     _check_sizes(in_channels=(in_channels,), num_classes=(num_classes,), image_size=image_size)
     if len(image_size) != 2 or min(image_size) < 12:
         raise ArgumentError("image_size", "must be (height, width), each >= 12", tuple(image_size))

@@ -8,16 +8,10 @@ from torch import nn
 
 
 class Exported(nn.Module):
-    """A network that is only a function, in rows of a fixed number where it takes no other.
+    """A network that is only a function, from float32 (rows, channels, height, width) to logits.
 
-    Parameters
-    ----------
-    run : callable
-        From float32 (rows, channels, height, width) to logits; may be called from many threads.
-    rows : int or None
-        Rows that ``run`` takes; None means any number.
-    sha256 : str
-        Of the file that ``run`` was read from.
+    It takes any number of rows, or only `rows`, and may be called from many threads. The digest is
+    of the file that it was read from.
     """
 
     def __init__(

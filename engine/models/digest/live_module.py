@@ -18,13 +18,7 @@ _TABLES = (*HOOKS, "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs
 
 
 def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
-    """Name, digest, what the digest leaves out (named), and a copy that nobody else can change.
-
-    Raises
-    ------
-    ArgumentError
-        If its tensors are not there or do not fit float32, or a copy is not the same network.
-    """
+    """Name, digest, what the digest leaves out (named), and a copy that nobody else can change."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         _check_tensor(name, tensor)
     try:
@@ -35,51 +29,44 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     copied = _copy(module, found)
     if copied is module or ModuleDigest(copied).sha256 != found.sha256:
         raise ArgumentError(
-            "module", "must be a network of its own, as a copy of it is", type(module).__name__,
+            "module",
+            "must be a network of its own, as a copy of it is",
+            type(module).__name__,
             "a hook, closure or patched method holds the module itself or its parts",
-        )  # fmt: skip
+        )
     kind, opaque = type(module), next(iter(found.opaque), "")
     return stable_name(kind.__module__, kind.__qualname__), found.sha256, opaque, copied
 
 
 def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Module:
-    """A fresh copy of what `digested_copy` kept under a digest: float32, on the CPU.
-
-    Raises
-    ------
-    ArgumentError
-        If what its code reads from elsewhere is no longer what it was.
-    """
+    """A fresh copy of what `digested_copy` kept under a digest: float32, on the CPU."""
     if type(module) is Exported:  # a function of a file, which the digest is of
         return copy.deepcopy(module)
     found = ModuleDigest(module)
     if found.sha256 != digest:
         raise ArgumentError(
-            "module", "must be what it was when its bundle was made", architecture,
+            "module",
+            "must be what it was when its bundle was made",
+            architecture,
             "a global, a closure, a class or a hook has changed; make the bundle again",
-        )  # fmt: skip
+        )
     # Not module.float(): a method that a class overrides may do anything, or return nothing.
     copied: nn.Module = nn.Module.float(nn.Module.cpu(_copy(module, found)))
     return copied
 
 
 def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
-    """Refuse a module that is not what its architecture builds, whatever their tensors are.
-
-    Raises
-    ------
-    ArgumentError
-        If it has hooks, attributes or code of its own: a bundle file would lose them.
-    """
+    """Refuse a module that is not what its architecture builds, whatever their tensors are."""
     given = _copy(module, ModuleDigest(module))
     built.load_state_dict(given.state_dict(), strict=False, assign=True)
     digests = {ModuleDigest(part.requires_grad_(False)).sha256 for part in (given, built)}
     if len(digests) != 1:
         raise ArgumentError(
-            "module", f"must be what {architecture} builds from these kwargs",
+            "module",
+            f"must be what {architecture} builds from these kwargs",
             f"{type(module).__name__} with something of its own",
             "hooks, attributes and patches are not saved; leave out the architecture",
-        )  # fmt: skip
+        )
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:

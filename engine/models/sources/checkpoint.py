@@ -39,12 +39,6 @@ def read_checkpoint(path: Path) -> Bundle:
     (behind a normalizing layer). Mean and std are those of the file's normalizing layer (`0.means`,
     `normalize.std` and the like), or CIFAR-10's where it has no tensors for them. Only batch norm's
     ``num_batches_tracked`` is not read: no vote depends on it.
-
-    Raises
-    ------
-    FileError
-        If the file is not such a checkpoint, its tensors do not fit its architecture, or it holds
-        tensors of anything before, behind or beside the network.
     """
     checkpoint = load_torch_file(path)
     architecture = checkpoint.get("arch")
@@ -78,9 +72,10 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> dict[str, object]
         if several and any(_NORMALIZER.fullmatch(f"{key}{end}") for end in ("", ".mean")):
             raise FileError(path, "must hold mean and std in the state_dict", f"{key} beside it")
     found = {
-        str(key): state for key, state in checkpoint.items()
+        str(key): state
+        for key, state in checkpoint.items()
         if isinstance(state, Mapping) and any(str(name).endswith(_HEAD) for name in state)
-    }  # fmt: skip
+    }
     if len(found) > 1:
         rule, hint = "must hold one network", "remove those you do not mean"
         raise FileError(path, rule, ", ".join(sorted(found))[:200], hint)

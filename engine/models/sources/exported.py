@@ -23,14 +23,6 @@ def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
 
     With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it.
-
-    Raises
-    ------
-    ArgumentError
-        If ONNX Runtime is missing.
-    FileError
-        If the file is larger than a network can be, refers to other files, cannot be run, has other
-        inputs or outputs than one batch of images and its logits, or fails a trial.
     """
     plain = path.suffix.lower() == ".onnx"
     data, (run, sizes) = _onnx(path) if plain else load_pt2(path, trust=trust)

@@ -46,13 +46,7 @@ _NETWORK_FIELDS = {
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read and check a bundle folder.
-
-    Raises
-    ------
-    FileError
-        Names the file, the rule it breaks and the value found.
-    """
+    """Read and check a bundle folder."""
     index = folder / INDEX
     fields = _read_index(index)
     networks = {}
@@ -82,19 +76,7 @@ def save_bundle(
 ) -> None:
     """Write a bundle folder, all or nothing: it is made beside the place and then renamed.
 
-    Parameters
-    ----------
-    bundle : Bundle
-    folder : str or Path
-    beside : mapping of str to bytes, optional
-        Further files by name, such as a model card; nothing reads them.
-
-    Raises
-    ------
-    ArgumentError
-        If a network is not of a registered architecture.
-    FileError
-        If the folder exists already or cannot be written.
+    Further files may stand beside, such as a model card; nothing reads them.
     """
     folder = Path(folder)
     check_target(folder)

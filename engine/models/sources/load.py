@@ -62,13 +62,7 @@ def bundled_names() -> tuple[str, ...]:
 
 
 def place_of(architectures: Iterable[str], device: str, precision: str) -> tuple[str, str]:
-    """Device and precision for networks: exported classifiers run on the CPU in float32.
-
-    Raises
-    ------
-    ArgumentError
-        If something else is asked of one.
-    """
+    """Device and precision for networks: exported classifiers run on the CPU in float32."""
     if not any(f".{architecture}" in EXPORTED for architecture in architectures):
         return device, precision
     for name, asked, only in (("device", device, "cpu"), ("precision", precision, "fp32")):

@@ -43,21 +43,8 @@ _Name = tuple[bytes, bytes]
 
 
 def read_model(path: Path, *, loops: bool = True) -> bytes:
-    """Bytes of an ``.onnx`` file that holds all it needs.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    loops : bool
-        Whether a node may run others again and again; a loop may never end.
-
-    Raises
-    ------
-    FileError
-        If the file cannot be read, is above 2 GiB, is no protocol buffer, names other files, states
-        a tensor larger than its bytes, is nested beyond measure, calls functions that call others
-        without measure, or loops where it must not.
+    """Bytes of an ``.onnx`` file that holds all it needs; loops, which may never end, can be
+    refused.
     """
     return _walked(path, _Walk(path, loops))
 
@@ -65,15 +52,7 @@ def read_model(path: Path, *, loops: bool = True) -> bytes:
 def read_deployed(path: Path) -> bytes | str:
     """As `read_model`, for a file of a deployment: weights may stand in ``NAME.data`` beside it.
 
-    Returns
-    -------
-    bytes or str
-        The model, or its path where weights stand beside it: ONNX Runtime looks for them there.
-
-    Raises
-    ------
-    FileError
-        As `read_model`; any other file that is named is refused.
+    Then it gives the path: ONNX Runtime looks for them there.
     """
     walk = _Walk(path, True, f"{path.name}.data".encode())
     data = _walked(path, walk)

@@ -20,21 +20,7 @@ OrtSession = Any
 def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False) -> OrtSession:
     """A session on one thread, so that a vote does not depend on how work was split.
 
-    Parameters
-    ----------
-    model : bytes or str
-        A model, or the path of one.
-    provider : str
-        Execution provider; operators it lacks run on the CPU.
-    alone : bool
-        Refuse that help of the CPU.
-
-    Raises
-    ------
-    ArgumentError
-        If the provider is not there, or ONNX Runtime is too old.
-    Exception
-        ONNX Runtime's own, if it cannot run the model.
+    The CPU runs the operators that the provider lacks, unless it is to be alone.
     """
     found = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if found < OLDEST:

@@ -36,20 +36,7 @@ Program = tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int | None, ...]]
 
 
 def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
-    """Bytes of a file and the program in it.
-
-    Parameters
-    ----------
-    path : Path
-    trust : bool
-        Let PyTorch read it: then the file can run any code.
-
-    Raises
-    ------
-    FileError
-        If the file is not a program of plain tensors and known operators with one float32 input and
-        one output; with ``trust``, if PyTorch cannot read it as one.
-    """
+    """Bytes of a file and the program in it; a file that PyTorch reads can run any code."""
     check_size(path, LARGEST_MODEL)
     try:
         check_stored(path)

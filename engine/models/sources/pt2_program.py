@@ -58,9 +58,11 @@ DTYPES = {
 }  # fmt: skip
 """Element types by their number in the file."""
 _MEMORY_FORMATS = {
-    1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d,
+    1: torch.contiguous_format,
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
     4: torch.preserve_format,
-}  # fmt: skip
+}
 _STRIDED = 7
 
 
@@ -75,21 +77,10 @@ Step = tuple[Any, dict[str, Any], list[str], list[str]]  # with names of results
 
 
 class Pt2Program:
-    """A function of one batch, from the JSON of its graph.
+    """A function of one batch, from the JSON of its graph as ``torch.export.save`` writes it.
 
-    Parameters
-    ----------
-    nodes : list of dict
-        Operators in their order, as ``torch.export.save`` writes them.
-    constants : mapping of str to torch.Tensor
-        Weights and buffers by the names the graph uses.
-    pixels, logits : str
-        Names of the batch and of the result.
-
-    Raises
-    ------
-    ValueError
-        If an operator is none of `OPERATORS`, or an argument is of a kind that they do not take.
+    Constants are weights and buffers by the names the graph uses; pixels and logits name the batch
+    and the result.
     """
 
     def __init__(
@@ -117,13 +108,7 @@ class Pt2Program:
         return self._run(self._steps, {**self._constants, self._pixels: pixels}, self._refuse_own)
 
     def check_sizes(self, shape: tuple[int, ...]) -> None:
-        """Try a batch of a shape, with sizes alone.
-
-        Raises
-        ------
-        ValueError
-            If a value inside, or all together, would be too large.
-        """
+        """Try a batch of a shape, with sizes alone."""
         total = 0
 
         def add(_: Any, __: Any, found: tuple[Any, ...]) -> None:

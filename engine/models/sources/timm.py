@@ -28,20 +28,9 @@ _WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 def timm_network(
     name: str, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> nn.Module:
-    """A network of timm behind its mean and standard deviation, with fresh weights.
+    """A network of timm behind its mean and std in [0, 1] pixel units, with fresh weights.
 
-    Parameters
-    ----------
-    name : str
-        Architecture such as ``resnet18``; no tag, no hub and no folder.
-    num_classes : int
-    mean, std : sequence of float
-        One per channel, in [0, 1] pixel units.
-
-    Raises
-    ------
-    ArgumentError
-        If timm is not installed or does not know the name.
+    The name is an architecture such as ``resnet18``; no tag, no hub and no folder.
     """
     network = _import("timm").create_model(
         _known(name), pretrained=False, num_classes=num_classes, in_chans=len(mean)
@@ -55,13 +44,6 @@ def read_timm(source: str) -> Bundle:
     ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
     ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
     mean and std are those of timm's configuration of NAME.
-
-    Raises
-    ------
-    ArgumentError
-        If timm is not installed, does not know the name, or the weights are not on this machine.
-    FileError
-        If the file is not one of tensors that fit the network.
     """
     name, _, file = source.partition(":")
     architecture, timm = _known(name.partition(".")[0]), _import("timm")

@@ -44,13 +44,7 @@ class Ignored:
 
 
 def load_torch_file(path: Path) -> Mapping[object, object]:
-    """The mapping in a torch file; settings, paths and NumPy's numbers in it are `Ignored`.
-
-    Raises
-    ------
-    FileError
-        If the file is too large, cannot be read, holds other objects, or holds no mapping.
-    """
+    """The mapping in a torch file; settings, paths and NumPy's numbers in it are `Ignored`."""
     check_size(path, LARGEST_WEIGHTS)
     try:
         _check_opcodes(path)
@@ -70,13 +64,7 @@ def load_torch_file(path: Path) -> Mapping[object, object]:
 
 
 def float_weights(path: Path, name: str, value: object) -> torch.Tensor:
-    """A tensor of a file as float32, contiguous; half precision is exact, double is rounded.
-
-    Raises
-    ------
-    FileError
-        If it is no dense tensor of floating-point numbers that float32 holds, one by one.
-    """
+    """A tensor of a file as float32, contiguous; half precision is exact, double is rounded."""
     rule = f"tensor {name} must be one dense float32 tensor, or float16, bfloat16 or float64"
     if not isinstance(value, torch.Tensor):
         raise FileError(path, rule, type(value).__name__)

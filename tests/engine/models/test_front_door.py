@@ -107,7 +107,6 @@ def in_thread(draw: Callable[[int], Any], count: int) -> Any:
     return found[0]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_logging_and_late_imports_are_no_clocks() -> None:
     def log(x: torch.Tensor) -> torch.Tensor:
         import colorsys  # noqa: F401 (what is tried)
