@@ -1,5 +1,6 @@
 """What a network may not read: random numbers, clocks and the system's entropy."""
 
+import gc
 import random
 import sys
 import threading
@@ -35,18 +36,25 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._before = self._others()
 
     def __enter__(self) -> Any:
-        self._profile = sys.getprofile()
+        self._profile, self._collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # callbacks of a collection may tell the time
+        self._watches = True
         sys.setprofile(self._note)
         threading.setprofile(self._note)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._watches = False
         threading.setprofile(None)
         sys.setprofile(self._profile)
+        if self._collects:
+            gc.enable()
 
     def _note(self, frame: FrameType, event: str, function: Any) -> None:
         """Profile of every call of the threads that run the network; logging may tell the time."""
+        if not self._watches:  # a thread that outlives the pass
+            return sys.setprofile(None)
         name = event == "c_call" and getattr(function, "__qualname__", "")
         if name in _OUTSIDE and frame.f_globals.get("__name__") != "logging":
             self.read.append(f"{name}()")
