@@ -9,7 +9,6 @@ from dualsmooth.engine.errors import ArgumentError
 
 KINDS = ("fixed", "decide", "precise")
 
-
 PILOT = {"fixed": 100, "decide": 100, "precise": 500}
 """Selection votes by default: a precise budget reads the sample size off them too."""
 

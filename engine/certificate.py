@@ -15,7 +15,6 @@ from dualsmooth.engine.records import checksum, typed_record
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
 
-
 MOST_RADIUS = 1e9
 """No record has one as large: sums over a run stay finite, and any image is nearer to another."""
 

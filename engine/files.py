@@ -22,11 +22,7 @@ except ImportError:  # not a POSIX system: folders are not locked
 
 
 LOCK = "run.lock"
-
-
 PART = ".part"
-
-
 _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 

@@ -26,7 +26,6 @@ class SupportsDLPack(Protocol):
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack
 """What NumPy reads, and arrays of PyTorch, CuPy and others."""
 
-
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
 

@@ -19,54 +19,35 @@ from dualsmooth.engine.errors import FileError
 LARGEST_DATA = 1 << 36
 """Bytes of all images of a data set."""
 
-
 LARGEST_WEIGHTS = 1 << 34
 """Bytes of a weights file."""
-
 
 LARGEST_MODEL = 1 << 31
 """Bytes of a network in one file: what a protocol buffer can hold."""
 
-
 LARGEST_INPUT = 1 << 22
 """Values of one image that a network from elsewhere may ask for."""
-
 
 LARGEST_BATCH = 1 << 28
 """Values of all rows that such a network may ask for at once."""
 
-
 LARGEST_VALUE, LARGEST_WORK = 1 << 25, 1 << 31
 """Values of one result inside a program from elsewhere, and of all of them, for one image."""
-
 
 LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
 
-
 LARGEST_TABLE = 1 << 27
 """Bytes of a table."""
-
 
 LARGEST_RECORD = 1 << 24
 """Bytes of a JSON file, or of one line of a log."""
 
-
 _NOT_PLAIN = "must be a plain file"
-
-
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-
-
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
-
-
 _WRITES = os.O_WRONLY | os.O_RDWR
-
-
 _UNSUSPECTED = 1 << 28
-
-
 _MOST_EXPANSION = 100
 
 

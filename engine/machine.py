@@ -13,7 +13,6 @@ from typing import Any
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
-
 SWITCHES = (
     "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
@@ -90,8 +89,6 @@ def available_cores() -> int:
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-
-
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 

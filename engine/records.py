@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-
 LARGEST = 1 << 64
 """No whole number of a record reaches it."""
 

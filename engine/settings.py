@@ -8,17 +8,9 @@ from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 
 DEVICES = ("auto", "cpu", "cuda")
-
-
 PRECISIONS = ("auto", "fp32", "bf16")
-
-
 PIXELS_PER_BATCH = {"cpu": 1 << 18, "cuda": 1 << 25}
-
-
 ROWS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
-
-
 SLOTS = {"fixed": 16, "precise": 16, "decide": 128}
 
 
@@ -105,16 +97,11 @@ class Settings:
 NOISES = ("gaussian", "integer")
 """What is added to images: sigma z, or the exact noise of `dualsmooth.engine.noise.integer`."""
 
-
 AUTO = "auto"
-
-
 OPENVINO = "openvino"
-
 
 BACKENDS = {"cuda": ("cudnn", "triton", "compile", "eager"), "cpu": (OPENVINO,)}
 """Backends that each kind of device has beside ``auto``."""
-
 
 AUTOMATIC = ("cudnn", "triton", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and

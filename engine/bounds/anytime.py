@@ -10,16 +10,9 @@ from dualsmooth.engine.checks import error_level, integers
 from dualsmooth.engine.errors import ArgumentError
 
 Array = NDArray[np.float64]
-
-
 _LOWEST_LOGIT = -60.0
-
-
 _MOST_STEPS = 200
-
-
 _STEP = 1e-11
-
 
 # Rounding moves the root by less than 1e-12 (1 - L) [measured against 38 digits, n <= 1e6].
 _ROUND_DOWN = 1e-10

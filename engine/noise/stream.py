@@ -24,20 +24,10 @@ from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError
 
 ROUNDS = 10
-
-
 Value = TypeVar("Value", bound=np.generic)
-
-
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-
-
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-
-
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-
 _WORD = 1 << 32
 
 
