@@ -227,12 +227,8 @@ class Certificate:
 
     @classmethod
     def from_json(cls, line: str) -> "Certificate":
-        """Read a line written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the line is not such a record or its checksum does not match.
+        """Read a line written by `to_json`; ValueError if it is none or its checksum does not
+        match.
         """
         record = _parse(line)
         seconds, signature = record.pop("seconds"), record.pop("checksum")

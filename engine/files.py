@@ -27,19 +27,8 @@ _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class AppendFile:
-    """A file that only grows, by pieces that are on disk when `append` returns.
-
-    Parameters
-    ----------
-    path : Path
-        Made if it does not exist.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened for writing.
-    FileError
-        If it is a link or no file.
+    """A file that only grows, by pieces that are on disk when `append` returns; made if there is
+    none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,12 +37,8 @@ class AppendFile:
         sync_folder(path.parent)
 
     def append(self, data: bytes) -> None:
-        """Write and fsync; if either fails, the file is cut back to what it was.
-
-        Raises
-        ------
-        OSError
-            If the device is full, read-only or broken.
+        """Write and fsync; if either fails, the file is cut back to what it was and the OSError
+        goes on.
         """
         try:
             rest = memoryview(data)
@@ -81,17 +66,7 @@ class AppendFile:
 class FolderLock:
     """One process writes to a folder at a time. The system releases the lock of a killed process.
 
-    Parameters
-    ----------
-    folder : Path
-        Must exist and be writable.
-
-    Raises
-    ------
-    FileError
-        If another process holds the lock; its process id is named.
-    OSError
-        If the lock file cannot be made.
+    FileError names the process that holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,13 +106,7 @@ def _locked_file(path: Path) -> int:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its place if the block ends well; else the old one stays.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """A file to write that takes its place if the block ends well; else the old one stays."""
     temporary = path.with_name(path.name + PART)
     temporary.unlink(missing_ok=True)  # left by a kill, or a link to a file of the user
     try:
@@ -189,13 +158,7 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to write files into; it becomes the folder if the block ends well, else it is gone.
-
-    Raises
-    ------
-    FileError
-        If the folder exists already or cannot be written.
-    """
+    """A draft to write files into; it becomes the folder if the block ends well, else it is gone."""
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

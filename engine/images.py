@@ -31,19 +31,9 @@ GRID_ERROR = 255.0 * 2.0**-23
 
 
 def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
-    """Return images as an array (count, height, width, channels), uint8 or floating point.
+    """Images as an array (count, height, width, channels): uint8, or floating point in [0, 1].
 
-    Parameters
-    ----------
-    images : array_like
-        uint8 in 0 .. 255 or floating point in [0, 1], channels-last.
-    shape : tuple of int
-        Shape the networks expect.
-
-    Raises
-    ------
-    ArgumentError
-        If the shape, the dtype or a value is wrong; the first bad image is named.
+    The first bad image is named.
     """
     array = np.asarray(images)
     check_pixels(array, shape)
@@ -77,18 +67,8 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
 def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
     """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
 
-    Parameters
-    ----------
-    images : ndarray, shape (count, ...)
-        uint8, or floating point in [0, 1]; a value may differ from its grid point by two roundings
-        to float32.
-    first : int
-        Number of the first image, for the message.
-
-    Raises
-    ------
-    ArgumentError
-        Names the first image off the grid.
+    They are uint8, or floating point in [0, 1] up to two roundings to float32 from their grid
+    point. ``first`` is the number of the first image, for the message.
     """
     if images.dtype == np.uint8:
         return
@@ -104,13 +84,7 @@ def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
 
 
 def grid_steps(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The steps 0 .. 255 of one image on the grid, as float32, which holds them exactly.
-
-    Raises
-    ------
-    ArgumentError
-        If the image is off the grid.
-    """
+    """The steps 0 .. 255 of one image on the grid, as float32, which holds them exactly."""
     check_grid(image[None])
     return np.rint(255.0 * image.astype(np.float64)).astype(np.float32)
 
@@ -123,13 +97,7 @@ def unit_float(image: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
-    """Return image ids, by default 0 .. count - 1.
-
-    Raises
-    ------
-    ArgumentError
-        If there are not ``count`` distinct ids in [0, 2^32).
-    """
+    """Image ids, by default 0 .. count - 1: ``count`` distinct ones in [0, 2^32)."""
     ids = list(range(count)) if image_ids is None else _integers("image_ids", image_ids)
     if len(ids) != count:
         raise ArgumentError("image_ids", f"must name {count} images", len(ids))
@@ -142,13 +110,7 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
 
 
 def check_labels(labels: Sequence[int], count: int) -> list[int]:
-    """Return the true classes, one per image; negative where unknown.
-
-    Raises
-    ------
-    ArgumentError
-        If there are not ``count`` integers.
-    """
+    """The true classes, one per image; negative where unknown."""
     found = _integers("labels", labels)
     if len(found) != count:
         raise ArgumentError("labels", f"must name the classes of {count} images", len(found))
@@ -163,13 +125,7 @@ def _integers(argument: str, values: Sequence[int]) -> list[int]:
 
 
 def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, floats as they are.
-
-    Raises
-    ------
-    ArgumentError
-        If the images are neither uint8 nor float32.
-    """
+    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, float32 as they are."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     if images.dtype == np.float32:

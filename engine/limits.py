@@ -58,13 +58,6 @@ def plain_descriptor(
 
     ``links`` follows symbolic links, for names the user gave. A file to be written in place must
     have no second name: behind that could be any file of the user.
-
-    Raises
-    ------
-    FileError
-        If it is something else.
-    OSError
-        If it cannot be opened.
     """
     try:
         if not (links or _NO_LINK) and Path(path).is_symlink():
@@ -90,12 +83,8 @@ def plain_descriptor(
 def open_plain(path: Path, *, links: bool = False) -> BufferedReader:
     """Open a file for reading; raises FileError for whatever else is behind the name.
 
-    Parameters
-    ----------
-    path : Path
-    links : bool
-        Follow symbolic links: for names that the user gave, not for those in a folder which may
-        come from somebody else.
+    ``links`` follows symbolic links: for names that the user gave, not for those in a folder which
+    may come from somebody else.
     """
     try:
         return open(path, "rb", opener=partial(plain_descriptor, links=links))
@@ -129,19 +118,8 @@ def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def check_expansion(path: Path, packed: int, unpacked: int) -> None:
-    """Refuse an archive whose content is huge, or large and out of proportion.
-
-    Parameters
-    ----------
-    path : Path
-        File, for the message.
-    packed, unpacked : int
-        Bytes before and after decompression.
-
-    Raises
-    ------
-    FileError
-        If it is above 64 GiB, or above 256 MiB and more than 100 times as large as the file.
+    """Refuse an archive whose content is above 64 GiB, or above 256 MiB and 100 times the file's
+    size.
     """
     out_of_proportion = unpacked > _UNSUSPECTED and unpacked > _MOST_EXPANSION * packed
     if unpacked > LARGEST_DATA or out_of_proportion:
@@ -150,26 +128,14 @@ def check_expansion(path: Path, packed: int, unpacked: int) -> None:
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a zip archive as `check_expansion` does.
-
-    Raises
-    ------
-    zipfile.BadZipFile
-        If it is no zip archive.
-    """
+    """Refuse a zip archive as `check_expansion` does; BadZipFile if it is none."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.filelist)
     check_expansion(path, path.stat().st_size, unpacked)
 
 
 def check_stored(path: Path) -> None:
-    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses.
-
-    Raises
-    ------
-    zipfile.BadZipFile
-        If it is no zip archive.
-    """
+    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.filelist)
         names = archive.namelist()

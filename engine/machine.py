@@ -38,16 +38,8 @@ def machine() -> dict[str, Any]:
 
 
 def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:
-    """What a `machine` says of the last bits of a result on a kind of device.
-
-    Parameters
-    ----------
-    about : mapping
-        As `machine` returns it, here or when a run began.
-    libraries : sequence of str
-        Packages that take part.
-    device : str
-        ``cpu`` or ``cuda``.
+    """What a `machine`, here or when a run began, says of the last bits of a result on a kind of
+    device.
     """
     versions, devices = about.get("versions"), about.get("devices")
     facts: dict[str, Any] = {"instructions": about.get("instructions")}

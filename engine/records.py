@@ -22,20 +22,11 @@ LARGEST = 1 << 64
 
 
 def typed_record(kind: type[Record], value: object) -> Record:
-    """Build a dataclass from a JSON object.
+    """Build a dataclass from a JSON object as `json.loads` returns it; ValueError for any other.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass whose fields are int, float, str, None, tuples, dictionaries with text keys,
-        such dataclasses, or Any.
-    value : object
-        As `json.loads` returns it. Fields with a default may be left out.
-
-    Raises
-    ------
-    ValueError
-        If a field is missing, unknown or of another type, or a value breaks the dataclass's rule.
+    Its fields are int, float, str, None, tuples, dictionaries with text keys, such dataclasses, or
+    Any. Those with a default may be left out; none may be unknown, of another type, or against the
+    dataclass's own rule.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__} must be an object")

@@ -110,21 +110,10 @@ PyTorch's compiler may choose by timing, so another process could cast other vot
 
 
 def check_backend(text: str, device: str = AUTO) -> str:
-    """The text, if it is ``auto`` or a backend of the device.
+    """The text, if it is ``auto`` or a backend of the device; ``auto`` lets the backends of all
+    pass.
 
     On CUDA devices also ``network=backend`` pairs with commas between.
-
-    Parameters
-    ----------
-    text : str
-        As a user gave it.
-    device : str
-        ``cpu`` or ``cuda``; ``auto`` lets the backends of both pass.
-
-    Raises
-    ------
-    ArgumentError
-        If it names no backend, or one of another device.
     """
     kinds = tuple(BACKENDS) if device == AUTO else (device,)
     if (
@@ -145,13 +134,7 @@ def _is_pair(part: str) -> bool:
 
 
 def backend_of_each(text: str, models: Sequence[str]) -> dict[str, str]:
-    """Backend of a CUDA device, or ``auto``, of every network.
-
-    Raises
-    ------
-    ArgumentError
-        If the text names no backend, or leaves one of the networks out.
-    """
+    """Backend of a CUDA device, or ``auto``, of every network; none may be left out."""
     check_backend(text, "cuda")
     if "=" not in text:
         return dict.fromkeys(models, text)

@@ -39,12 +39,7 @@ def anytime_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> Array:
     Returns
     -------
     ndarray of float64, broadcast shape
-        Lower bounds in [0, 1), rounded down; 0 where k = 0. Zero-dimensional for scalars.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not an integer.
+        In [0, 1), rounded down; 0 where k = 0. Zero-dimensional for scalars.
     """
     alpha = error_level("alpha", alpha)
     successes, votes = np.broadcast_arrays(integers("k", k), integers("n", n))

@@ -40,11 +40,6 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     -------
     float or ndarray of float64
         In [0, 1), rounded down.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
     """
     if isinstance(k, int) and isinstance(n, int):
         return _lower_of_ints(k, n, alpha)
@@ -85,20 +80,13 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
 
     Parameters
     ----------
-    k, n : int or array_like of int
-        Successes and trials, 0 <= k <= n, n >= 1.
-    alpha : float
-        One-sided failure probability in [1e-100, 1).
+    k, n, alpha
+        As for `clopper_pearson_lower`.
 
     Returns
     -------
     float or ndarray of float64
         In (0, 1], rounded up.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
     """
     successes, trials = check_counts(k, n)
     bound = _upper(successes, trials, error_level("alpha", alpha))
@@ -137,20 +125,13 @@ def clopper_pearson_table(n: int, alpha: float) -> Floats:
 
     Parameters
     ----------
-    n : int
-        Trials, n >= 1.
-    alpha : float
-        One-sided failure probability in [1e-100, 1).
+    n, alpha
+        As for `clopper_pearson_lower`.
 
     Returns
     -------
     ndarray of float64, shape (n + 1,)
         Non-decreasing.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
     """
     table = np.asarray(clopper_pearson_lower(np.arange(n + 1), n, alpha))
     table = np.minimum.accumulate(table[::-1])[::-1].copy()

@@ -37,11 +37,6 @@ def order_statistic_lower(n: int, p: float, alpha: float) -> int | None:
     -------
     int or None
         1-based index into the values sorted ascending, or None if no value is low enough.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) <= k - 1) grows with k and must stay within alpha.
@@ -62,22 +57,13 @@ def order_statistic_upper(n: int, p: float, alpha: float) -> int | None:
 
     Parameters
     ----------
-    n : int
-        Number of values, fixed beforehand.
-    p : float
-        Quantile, in [0, 1].
-    alpha : float
-        Error probability of this one side, in (0, 1).
+    n, p, alpha
+        As for `order_statistic_lower`.
 
     Returns
     -------
     int or None
         1-based index into the values sorted ascending, or None if no value is high enough.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) >= k) falls with k and must come down to alpha.

@@ -134,23 +134,11 @@ class ContinuousVariational(Method):
         return largest(holds, most)
 
     def ends(self, selection: Counts, distance: float, alpha: float) -> tuple[float, float]:
-        """Bounds on the deployed noise level at every point within a distance.
+        """Bounds, each at alpha, on the deployed noise level at every point within an L2 distance.
 
-        Parameters
-        ----------
-        selection : Counts
-            Estimation votes of the selector per bin; invalid votes count as lowest for the lower
-            end and as highest for the upper one.
-        distance : float
-            L2 distance.
-        alpha : float
-            Level per side.
-
-        Returns
-        -------
-        tuple of float
-            Left edge of the lower order statistic's bin, right edge of the upper one's; the clip
-            limits where there is none.
+        They are the left edge of the lower order statistic's bin and the right edge of the upper
+        one's, or the clip limits where there is none. Invalid votes of the selector count as lowest
+        for the lower end and as highest for the upper one.
         """
         n, invalid = int(selection.sum()), int(selection[-1])
         shift = noise_scale(positive("tau", self.networks.tau))

@@ -91,13 +91,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def as_points(images: ArrayLike) -> Points:
-    """Images as rows of float64 pixels in [0, 1], exactly as the networks get them.
-
-    Raises
-    ------
-    ArgumentError
-        If there are no images, or values are not finite.
-    """
+    """Images as rows of finite float64 pixels in [0, 1], exactly as the networks get them."""
     array = np.asarray(images)
     if array.ndim != 4 or not len(array):
         rule = "must be images (count, height, width, channels)"
