@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.draws import STREAM_VERSION, DrawRecord
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.records import checksum, typed_record
@@ -17,19 +17,6 @@ ABSTAIN = -1
 
 MOST_RADIUS = 1e9
 """No record has one as large: sums over a run stay finite, and any image is nearer to another."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrawRecord:
-    """One draw and the votes it returned (last entry: invalid)."""
-
-    model: str
-    sigma: float
-    phase: str
-    level: int
-    first: int
-    count: int
-    votes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +217,10 @@ class Certificate:
         """Read a line written by `to_json`; ValueError if it is none or its checksum does not
         match.
         """
-        record = _parse(line)
+        record = parse_json(line)
+        fields = {field.name for field in dataclasses.fields(cls)} | {"checksum"}
+        if not isinstance(record, dict) or set(record) | {"region"} != fields:
+            raise ValueError("not a certificate record")
         seconds, signature = record.pop("seconds"), record.pop("checksum")
         if signature != checksum(record):
             raise ValueError("checksum does not match the record")
@@ -248,11 +238,3 @@ class Certificate:
 def _fields(value: Any) -> dict[str, Any]:
     """Fields of a dataclass with slots, in order; nothing is copied."""
     return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _parse(line: str) -> dict[str, Any]:
-    record = parse_json(line)
-    fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
-    if not isinstance(record, dict) or set(record) | {"region"} != fields:
-        raise ValueError("not a certificate record")
-    return record

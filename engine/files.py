@@ -15,12 +15,6 @@ from typing import Any, BinaryIO
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import plain_descriptor
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: folders are not locked
-    fcntl = None  # type: ignore[assignment]
-
-
 LOCK = "run.lock"
 PART = ".part"
 _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -71,7 +65,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK
-        self._file = _locked_file(self._path) if fcntl else -1
+        self._file = _locked_file(self._path)
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
@@ -158,7 +152,7 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to write files into; it becomes the folder if the block ends well, else it is gone."""
+    """A draft to write files into: the folder itself if the block ends well, else it is gone."""
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -58,10 +58,9 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if not inside.all():
         worst = inside.tolist().index(False)
         low, high = float(array[worst].min()), float(array[worst].max())
-        raise ArgumentError(
-            "images", "must have values in [0, 1]", f"{low:g} .. {high:g} in image {worst}",
-            "divide 0 .. 255 pixels by 255 or pass them as uint8",
-        )  # fmt: skip
+        received = f"{low:g} .. {high:g} in image {worst}"
+        hint = "divide 0 .. 255 pixels by 255 or pass them as uint8"
+        raise ArgumentError("images", "must have values in [0, 1]", received, hint)
 
 
 def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
@@ -77,10 +76,9 @@ def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
         distance = np.abs(values - np.rint(values))
         if not distance.max() <= GRID_ERROR:
             value = image.ravel()[int(np.argmax(distance))]
-            raise ArgumentError(
-                "images", "must lie on the grid 0, 1/255 .. 1 for integer noise",
-                f"{value:.9g} in image {number}", "pass uint8, or use gaussian noise",
-            )  # fmt: skip
+            rule, hint = "must lie on the grid 0, 1/255 .. 1", "pass uint8, or use gaussian noise"
+            received = f"{value:.9g} in image {number}"
+            raise ArgumentError("images", f"{rule} for integer noise", received, hint)
 
 
 def grid_steps(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,8 +100,8 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
     if len(ids) != count:
         raise ArgumentError("image_ids", f"must name {count} images", len(ids))
     if len(set(ids)) != count:
-        raise ArgumentError("image_ids", "must be distinct", "a repeated id",
-                            "equal ids would share their noise")  # fmt: skip
+        hint = "equal ids would share their noise"
+        raise ArgumentError("image_ids", "must be distinct", "a repeated id", hint)
     if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
         raise ArgumentError("image_ids", "must be in [0, 2^32)", f"{min(ids)} .. {max(ids)}")
     return ids

@@ -44,6 +44,7 @@ LARGEST_RECORD = 1 << 24
 """Bytes of a JSON file, or of one line of a log."""
 
 _NOT_PLAIN = "must be a plain file"
+_NO_BOMB = "must not be a decompression bomb"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _WRITES = os.O_WRONLY | os.O_RDWR
@@ -69,8 +70,8 @@ def plain_descriptor(
         if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
             raise
         kind = {errno.ENXIO: "a FIFO or a socket", errno.EISDIR: "a folder"}
-        link = "a symbolic link"
-        raise FileError(path, _NOT_PLAIN, kind.get(error.errno, link)) from error
+        received = kind.get(error.errno, "a symbolic link")
+        raise FileError(path, _NOT_PLAIN, received) from error
     status = os.fstat(found)
     if stat.S_ISREG(status.st_mode) and (status.st_nlink < 2 or not flags & _WRITES):
         return found
@@ -123,8 +124,7 @@ def check_expansion(path: Path, packed: int, unpacked: int) -> None:
     """
     out_of_proportion = unpacked > _UNSUSPECTED and unpacked > _MOST_EXPANSION * packed
     if unpacked > LARGEST_DATA or out_of_proportion:
-        rule = "must not be a decompression bomb"
-        raise FileError(path, rule, f"{packed} bytes that become {unpacked}")
+        raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
 
 
 def check_zip(path: Path) -> None:
@@ -139,9 +139,9 @@ def check_stored(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.filelist)
         names = archive.namelist()
-    if unpacked > path.stat().st_size:
-        rule = "must not be a decompression bomb"
-        raise FileError(path, rule, f"{path.stat().st_size} bytes that become {unpacked}")
+    packed = path.stat().st_size
+    if unpacked > packed:
+        raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
     if len(set(names)) < len(names):
         raise FileError(path, "must not hold two parts of one name")
 

@@ -1,11 +1,8 @@
 """Exact binomial confidence bounds at fixed n, and the test of PREDICT.
 
-Bounds for other designs are gathered here too: any-time (`anytime_lower`), group-sequential
-(`group_sequential_plan`) and order statistics (`order_statistic_lower`, `order_statistic_upper`).
-
 float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
 1 - alpha. Lower bounds are rounded down and upper bounds up: the tail at each, computed once more,
-stays below alpha by ten times the largest error that SciPy's tails were found to have (`_slack`).
+stays below alpha by ten times the largest error that SciPy's tails were found to have (`slack_of`).
 """
 
 from collections.abc import Callable
@@ -20,7 +17,7 @@ from dualsmooth.engine.errors import ArgumentError
 
 Floats = NDArray[np.float64]
 
-_ULP = float(np.finfo(np.float64).eps)
+ULP = float(np.finfo(np.float64).eps)
 
 
 def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -55,13 +52,13 @@ def _lower_of_ints(k: int, n: int, alpha: float) -> float:
 
 
 def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
-    slack, exponent = _slack(successes, level), np.log(level) / trials
+    slack, exponent = slack_of(successes, level), np.log(level) / trials
     with np.errstate(invalid="ignore"):
         aim = level * (1.0 - 2.0 * slack)
         small = special.betaincinv(successes, trials - successes + 1, aim)
         large = 1.0 - special.betainccinv(trials - successes + 1, successes, aim)
     bound = np.where(small < 0.5, small, large)
-    all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * _ULP)), 0.0)
+    all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * ULP)), 0.0)
     bound = np.where(successes == trials, all_of_them, bound)
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
 
@@ -69,74 +66,16 @@ def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
         return np.asarray(special.betainc(np.maximum(successes, 1), trials - successes + 1, p))
 
     inside = (successes > 0) & (successes < trials)
-    return _corrected(bound, tail, level * (1.0 - slack), -1.0, inside)
+    return corrected(bound, tail, level * (1.0 - slack), -1.0, inside)
 
 
-def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
-    """One-sided exact upper bound of a binomial proportion (Clopper and Pearson, 1934).
-
-    U solves P(Bin(n, U) <= k) = alpha, so P(U < p) <= alpha for every true p. Closed forms:
-    1 at k = n and 1 - alpha^(1/n) at k = 0.
-
-    Parameters
-    ----------
-    k, n, alpha
-        As for `clopper_pearson_lower`.
-
-    Returns
-    -------
-    float or ndarray of float64
-        In (0, 1], rounded up.
-    """
-    successes, trials = check_counts(k, n)
-    bound = _upper(successes, trials, error_level("alpha", alpha))
-    return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
-
-
-def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
-    slack = _slack(trials, level)
-    with np.errstate(invalid="ignore"):
-        bound = special.betainccinv(successes + 1, trials - successes, level * (1.0 - 2.0 * slack))
-    none_of_them = -np.expm1(np.log(level) / trials) * (1.0 + 4.0 * _ULP)
-    bound = np.where(successes == 0, none_of_them, bound)
-    bound = np.where(successes == trials, 1.0, np.minimum(np.nextafter(bound, 2.0), 1.0))
-
-    def tail(p: Floats) -> Floats:
-        return np.asarray(special.betaincc(successes + 1, np.maximum(trials - successes, 1), p))
-
-    inside = (successes > 0) & (successes < trials)
-    return _corrected(bound, tail, level * (1.0 - slack), 1.0, inside)
-
-
-def _slack(votes: Floats, level: float) -> Floats:
+def slack_of(votes: Floats, level: float) -> Floats:
     """Relative error that a computed tail of about this level may have, with a factor of ten.
 
     Boost's tails err by 6.3 (1 + sqrt(votes ln 1/level)) units in the last place at most, in
     16,000 trials against 60 digits: n up to 3e7, levels from 1e-100 to 0.5.
     """
-    return np.asarray(64.0 * _ULP * (1.0 + np.sqrt(votes * -np.log(level))))
-
-
-@lru_cache(maxsize=32)
-def clopper_pearson_table(n: int, alpha: float) -> Floats:
-    """Lower bounds for every k = 0 .. n, computed once per (n, alpha) and read-only.
-
-    About half a second at n = 100,000; looking up a bound is then one index.
-
-    Parameters
-    ----------
-    n, alpha
-        As for `clopper_pearson_lower`.
-
-    Returns
-    -------
-    ndarray of float64, shape (n + 1,)
-        Non-decreasing.
-    """
-    table = np.asarray(clopper_pearson_lower(np.arange(n + 1), n, alpha))
-    table = np.minimum.accumulate(table[::-1])[::-1].copy()
-    table.flags.writeable = False
-    return table
+    return np.asarray(64.0 * ULP * (1.0 + np.sqrt(votes * -np.log(level))))
 
 
 def majority_p_value(first: int, second: int) -> float:
@@ -160,7 +99,7 @@ def majority_p_value(first: int, second: int) -> float:
     if first == second:
         return 1.0
     value = float(special.betainc(first, second + 1, 0.5))
-    slack = _slack(np.array(float(first)), max(value, LEAST_LEVEL))
+    slack = slack_of(np.array(float(first)), max(value, LEAST_LEVEL))
     return min(1.0, 2.0 * value * (1.0 + float(slack)))
 
 
@@ -179,7 +118,7 @@ def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     return successes.astype(np.float64), trials.astype(np.float64)
 
 
-def _corrected(
+def corrected(
     bound: Floats,
     tail: Callable[[Floats], Floats],
     most: Floats,

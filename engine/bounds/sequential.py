@@ -7,18 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dualsmooth.engine.bounds.anytime import anytime_lower
 from dualsmooth.engine.bounds.live_counts import LiveCounts
 from dualsmooth.engine.checks import closed_unit, error_level, integers, non_negative, open_unit
 from dualsmooth.engine.errors import ArgumentError
-
-__all__ = [
-    "GroupSequentialPlan",
-    "anytime_lower",
-    "crossing_probability",
-    "fixed_sequence",
-    "group_sequential_plan",
-]
 
 _DEFAULT_FIRST_LOOK = 100
 # Covers the rounding of a recursion over thousands of looks, below 1e-10 of alpha.

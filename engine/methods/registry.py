@@ -11,7 +11,8 @@ from dualsmooth.engine.methods.cascade import CascadeOptions, CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualOptions, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedOptions, FixedSmoothing
 from dualsmooth.engine.methods.insta import InstaOptions
-from dualsmooth.engine.methods.method import Given, Method, Options, Recorded
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.options import Given, Options, Recorded
 from dualsmooth.engine.methods.semielastic import SemielasticOptions
 from dualsmooth.engine.methods.variational import VariationalOptions
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle

@@ -54,16 +54,11 @@ class ContinuousVariational(Method):
     Parameters
     ----------
     networks : Networks
-        As for `VariationalSmoothing`, with one classifier for every noise level.
+        As for `VariationalSmoothing`, with two levels or more and one classifier for all.
     dim : int
         Number of input components.
     target_sigma : float or None
         Target noise the selector was told.
-
-    Raises
-    ------
-    ArgumentError
-        If the bundle lacks a part, or has one level only.
     """
 
     networks: CommonNetworks

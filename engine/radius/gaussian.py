@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from scipy import special
 
 from dualsmooth.engine.checks import closed_unit
-from dualsmooth.engine.radius.two_scale import (
-    noise_scale,
-)
+from dualsmooth.engine.radius.two_scale import noise_scale
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""
@@ -35,11 +33,7 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
     float
         L2 radius; 0.0 when nothing is certified, infinite only for p_lower = 1.
     """
-    safe = _quantile_below(closed_unit("p_lower", p_lower))
-    scale = noise_scale(sigma)
-    if not safe > 0.0:
-        return 0.0
-    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
+    return _scaled(_quantile_below(closed_unit("p_lower", p_lower)), sigma)
 
 
 def margin_radius(first_lower: float, second_lower: float, sigma: float) -> float:
@@ -65,16 +59,19 @@ def margin_radius(first_lower: float, second_lower: float, sigma: float) -> floa
     first = _quantile_below(closed_unit("first_lower", first_lower))
     second = _quantile_below(closed_unit("second_lower", second_lower))
     total = first + second
-    scale = noise_scale(sigma)
-    if not total > 0.0:
-        return 0.0
-    safe = math.nextafter(total, 0.0) if math.isfinite(total) else total
-    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
+    return _scaled(math.nextafter(total, 0.0) if math.isfinite(total) else total, sigma)
 
 
 def _quantile_below(p: float) -> float:
     z = float(special.ndtri(p))
     return z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
+
+
+def _scaled(quantile: float, sigma: float) -> float:
+    scale = noise_scale(sigma)
+    if not quantile > 0.0:
+        return 0.0
+    return math.nextafter(scale * quantile, 0.0) if math.isfinite(quantile) else math.inf
 
 
 def interval_radius(constancy: Sequence[float], levels: Sequence[float]) -> float:

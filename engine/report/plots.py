@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.report.drawing import (  # fmt: skip
     ABSTAINED,
     COLOURS,

@@ -38,11 +38,6 @@ class Anchors:
         uint8 or floating point in [0, 1].
     sigmas : array_like of float, shape (count,)
         Noise levels, > 0.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range or the two do not fit.
     """
 
     images: ArrayLike

@@ -37,14 +37,9 @@ class NeighbourNoise:
     rate : float
         Semi-elasticity per unit of L2 distance, >= 0.
     offset : float
-        Typical mean distance.
+        Typical mean distance, >= 0.
     neighbours : int
         k, at most the number of references.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
     """
 
     references: ArrayLike
