@@ -12,7 +12,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.summary import share_interval
 
 
-class LiveView:
+class Progress:
     """Images and votes per second, share certified so far with its interval, time left.
 
     Parameters
