@@ -101,25 +101,20 @@ class Certificate:
         ``selector``, ``classifier`` or ``region``; None if certified.
     interval : tuple of int or None
         First and last noise-level index of the set behind the radius (dual methods).
-    alpha : AlphaLedger
-        Levels and their rule.
-    bounds : tuple of Bound
-        Every bound computed, in order.
+    alpha, bounds : AlphaLedger, tuple of Bound
+        Levels and their rule; every bound computed, in order.
     region : float or None
         Radius of the region inside which a rule without noise keeps the noise level (anchors) or
         a memory allows the answer; the radius is at most this. None for methods without one.
-    counts : tuple of DrawRecord
-        Every draw with its votes, in order.
+    counts, draws : tuple of DrawRecord, int
+        Every draw with its votes, in order; votes used in all.
     image_id, label : int, int or None
         Which image, and its true class where known.
-    draws : int
-        Votes used.
     seed, attempt, stream_version : int
         Noise stream.
     bundle, precision, device, sampler, batch_size : str, str, str, str, int
         Networks' digest, arithmetic, device kind, implementation (``cpu``, ``torch`` or
-        ``cuda:BACKEND``) and padded batch shape: with these fixed, votes are reproducible to the
-        bit.
+        ``cuda:BACKEND``) and padded batch shape: all fixed, votes are reproducible to the bit.
     noise, noise_tables : str, str
         ``gaussian``: ideal Gaussian noise is assumed; ``integer``: Philox words are assumed to be
         uniform, only images on the 1/255 grid are covered, and the sha256 of the tables of

@@ -58,9 +58,9 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if not inside.all():
         worst = inside.tolist().index(False)
         low, high = float(array[worst].min()), float(array[worst].max())
-        received = f"{low:g} .. {high:g} in image {worst}"
+        found = f"{low:g} .. {high:g} in image {worst}"
         hint = "divide 0 .. 255 pixels by 255 or pass them as uint8"
-        raise ArgumentError("images", "must have values in [0, 1]", received, hint)
+        raise ArgumentError("images", "must have values in [0, 1]", found, hint)
 
 
 def check_grid(images: NDArray[np.generic], first: int = 0) -> None:

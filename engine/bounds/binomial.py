@@ -112,9 +112,8 @@ def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     if np.any(trials < 1):
         raise ArgumentError("n", "must be >= 1", int(trials.min()))
     if np.any(successes < 0) or np.any(successes > trials):
-        raise ArgumentError(
-            "k", "must be in [0, n]", f"k in [{successes.min()}, {successes.max()}]"
-        )
+        received = f"k in [{successes.min()}, {successes.max()}]"
+        raise ArgumentError("k", "must be in [0, n]", received)
     return successes.astype(np.float64), trials.astype(np.float64)
 
 
