@@ -1,4 +1,4 @@
-"""Exact binomial confidence bounds at fixed n, and the test of PREDICT.
+"""Exact binomial confidence bounds at fixed n.
 
 float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
 1 - alpha. Lower bounds are rounded down and upper bounds up: the tail at each, computed once more,
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from dualsmooth.engine.checks import LEAST_LEVEL, error_level
+from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.errors import ArgumentError
 
 Floats = NDArray[np.float64]
@@ -76,31 +76,6 @@ def slack_of(votes: Floats, level: float) -> Floats:
     16,000 trials against 60 digits: n up to 3e7, levels from 1e-100 to 0.5.
     """
     return np.asarray(64.0 * ULP * (1.0 + np.sqrt(votes * -np.log(level))))
-
-
-def majority_p_value(first: int, second: int) -> float:
-    """Two-sided binomial p-value that two classes are equally likely.
-
-    The test of PREDICT (Hung and Fithian, 2019; Cohen et al., 2019): return the top class if the
-    p-value of its count against the runner-up's is at most alpha.
-
-    Parameters
-    ----------
-    first, second : int
-        Votes of the top class and of the runner-up, first >= second >= 0.
-
-    Returns
-    -------
-    float
-        In [0, 1], rounded up; 1 when there are no votes.
-    """
-    if not first >= second >= 0:
-        raise ArgumentError("first", "must be >= second >= 0", (first, second))
-    if first == second:
-        return 1.0
-    value = float(special.betainc(first, second + 1, 0.5))
-    slack = slack_of(np.array(float(first)), max(value, LEAST_LEVEL))
-    return min(1.0, 2.0 * value * (1.0 + float(slack)))
 
 
 def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Binomial bounds that no certificate rests on: upper ones, and tables of lower ones."""
+"""Binomial statistics that no certificate rests on: upper bounds, tables, and PREDICT's test."""
 
 from functools import lru_cache
 
@@ -14,7 +14,8 @@ from dualsmooth.engine.bounds.binomial import (
     corrected,
     slack_of,
 )
-from dualsmooth.engine.checks import error_level
+from dualsmooth.engine.checks import LEAST_LEVEL, error_level
+from dualsmooth.engine.errors import ArgumentError
 
 
 def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -73,3 +74,28 @@ def clopper_pearson_table(n: int, alpha: float) -> Floats:
     table = np.minimum.accumulate(table[::-1])[::-1].copy()
     table.flags.writeable = False
     return table
+
+
+def majority_p_value(first: int, second: int) -> float:
+    """Two-sided binomial p-value that two classes are equally likely.
+
+    The test of PREDICT (Hung and Fithian, 2019; Cohen et al., 2019): return the top class if the
+    p-value of its count against the runner-up's is at most alpha.
+
+    Parameters
+    ----------
+    first, second : int
+        Votes of the top class and of the runner-up, first >= second >= 0.
+
+    Returns
+    -------
+    float
+        In [0, 1], rounded up; 1 when there are no votes.
+    """
+    if not first >= second >= 0:
+        raise ArgumentError("first", "must be >= second >= 0", (first, second))
+    if first == second:
+        return 1.0
+    value = float(special.betainc(first, second + 1, 0.5))
+    slack = slack_of(np.array(float(first)), max(value, LEAST_LEVEL))
+    return min(1.0, 2.0 * value * (1.0 + float(slack)))
