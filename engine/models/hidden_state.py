@@ -54,8 +54,12 @@ def _plain(value: object) -> Any:
     if isinstance(value, _SCALARS):
         return repr(value)
     if isinstance(value, torch.Tensor) and not value.is_sparse:
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return str(value.dtype), tuple(value.shape), _sum(raw.numpy())
+        kind = str(value.dtype), tuple(value.shape)
+        try:
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            return *kind, _sum(raw.numpy())
+        except RuntimeError:  # a tensor without values, as captured programs keep
+            return kind
     if isinstance(value, np.ndarray) and value.dtype != object:
         return str(value.dtype), value.shape, _sum(np.ascontiguousarray(value))
     if isinstance(value, torch.Generator):

@@ -14,6 +14,7 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.certificate import ABSTAIN, Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
@@ -22,7 +23,6 @@ from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.record import checked_configuration, read_record
 from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
-from dualsmooth.engine.settings import libraries_of
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
