@@ -54,9 +54,11 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, frame: FrameType, event: str, function: Any) -> None:
         """Profile of every call of the threads that run the network; logging may tell the time."""
         if not self._watches:  # a thread that outlives the pass
-            return sys.setprofile(None)
-        name = event == "c_call" and getattr(function, "__qualname__", "")
-        if name in _OUTSIDE and frame.f_globals.get("__name__") != "logging":
+            sys.setprofile(None)
+            return
+        name = getattr(function, "__qualname__", "")
+        logs = frame.f_globals.get("__name__") == "logging"
+        if event == "c_call" and name in _OUTSIDE and not logs:
             self.read.append(f"{name}()")
 
     def __torch_dispatch__(

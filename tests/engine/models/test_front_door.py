@@ -2,6 +2,7 @@
 
 import contextvars
 import functools
+import gc
 import itertools
 import logging
 import os
@@ -126,6 +127,18 @@ def test_random_numbers_are_refused_whatever_the_seed(name: str) -> None:
             FileError, match="classifier must not draw random numbers or read a clock; received"
         ):
             enter(Head(RANDOM[name]))
+
+
+def test_callbacks_of_collections_are_not_the_network() -> None:
+    gc.callbacks.append(lambda *_: time.perf_counter())
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        enter(Head(lambda x: [*([] for _ in range(100)), x][-1]))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.pop()
+    assert gc.isenabled()
 
 
 class Keeps(Head):
