@@ -6,7 +6,8 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from pathlib import Path
 from threading import Event, Thread
@@ -34,6 +35,7 @@ _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.
 STOPPED = "interrupted; what was reached is on disk, go on with --resume"
 _interrupted = Event()
 _said: list[str] = []
+_INTERRUPTS = (bytes([signal.SIGINT]), bytes([signal.SIGTERM]))
 """The line that ends the process, once it has been printed."""
 
 app = typer.Typer(
@@ -118,7 +120,11 @@ def main() -> None:
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        _end_soon_if_interrupted()
+    with _end_soon_if_interrupted():
+        _run()
+
+
+def _run() -> NoReturn:
     try:
         code = app(prog_name="dualsmooth", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -158,22 +164,40 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _end_soon_if_interrupted() -> None:
+@contextmanager
+def _end_soon_if_interrupted() -> Iterator[None]:
     """See to it that Ctrl-C ends the process even where Python does not get to act on it."""
     ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    Thread(target=_wait_for_signal, args=(ours, theirs), daemon=True).start()
+    with ours, theirs:
+        theirs.setblocking(False)
+        with suppress(ValueError):  # only the main thread may
+            signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        Thread(target=_wait_for_signal, args=(ours,), daemon=True).start()
+        try:
+            yield
+        finally:
+            _forget_signals()
 
 
-def _wait_for_signal(ours: socket.socket, theirs: socket.socket) -> None:
-    while ours.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
-        pass
-    _interrupted.set()
-    time.sleep(GRACE)
-    if not _said:
-        os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
-    _end_now()
+def _wait_for_signal(ours: socket.socket) -> None:
+    with suppress(OSError):  # closed: the command has ended
+        while (number := ours.recv(1)) not in _INTERRUPTS:
+            if not number:
+                return
+        _interrupted.set()
+        time.sleep(GRACE)
+        if not _said:
+            os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
+        _end_now()
+
+
+def _forget_signals() -> None:
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):  # a signal to a child is not one to its parent
+    os.register_at_fork(after_in_child=_forget_signals)
 
 
 def _end_now() -> NoReturn:
