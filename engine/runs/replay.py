@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.certificate import Certificate
@@ -168,7 +168,7 @@ def _unlikely(chosen: list[Certificate], again: dict[int, tuple[DrawRecord, ...]
     unlikely = {image for image, _, votes in pairs if not smallest_p(votes) > level}
     for phase in (Phase.CLASS_ESTIMATE, Phase.SELECT_ESTIMATE):
         z = pooled_z([votes for _, drawn_in, votes in pairs if drawn_in == phase.name])
-        if not 2.0 * float(ndtr(-abs(z))) > FALSE_ALARMS / 4:
+        if not 2.0 * float(scipy.special.ndtr(-abs(z))) > FALSE_ALARMS / 4:
             unlikely |= {certificate.image_id for certificate in chosen}
     return sorted(unlikely)
 
