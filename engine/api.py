@@ -181,7 +181,7 @@ class Smooth:
     ) -> Result:
         from dualsmooth.engine.runtime.flight import Flight, drive
         from dualsmooth.engine.samplers.choose import make_sampler
-        from dualsmooth.engine.samplers.inputs import as_image
+        from dualsmooth.engine.samplers.classifier import as_image
 
         image, shape = as_image(x)
         sampler = make_sampler(
@@ -203,7 +203,7 @@ class Smooth:
 
     def _network(self, shape: tuple[int, ...]) -> "nn.Module":
         """The classifier as it is now; tried once, and again when it has changed."""
-        from dualsmooth.engine.samplers.inputs import bundle_for
+        from dualsmooth.engine.samplers.classifier import bundle_for
 
         bundle = bundle_for(self.base_classifier, shape, self.num_classes)
         if self._built is None or self._built[0] != bundle.digest:

@@ -8,7 +8,6 @@ names the deployment's digest. With ``pairs`` it is about the float32 networks b
 
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,11 +20,12 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_ids, check_images, unit_float
 from dualsmooth.engine.models.sources.onnx_session import CPU
 from dualsmooth.engine.runtime.flight import Flight, Result, drive
+from dualsmooth.engine.samplers.sampler import Closing
 from dualsmooth.export.deployment import read_deployment
 from dualsmooth.export.sampler import OnnxSampler
 
 
-class OnnxCertifier:
+class OnnxCertifier(Closing):
     """Certifies and predicts with the networks of a deployment.
 
     Parameters
@@ -73,16 +73,22 @@ class OnnxCertifier:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
         self.method = (
-            self.deployment.method(sigma) if pairs is None
+            self.deployment.method(sigma)
+            if pairs is None
             else self.deployment.transfer(sigma, pairs)
-        )  # fmt: skip
+        )
         about = self.deployment.precision
         self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
         self.sampler = OnnxSampler(
-            self.deployment, self.method.roles, seed=seed, attempt=attempt, provider=provider,
-            feed_noise=feed_noise, threads=threads,
-        )  # fmt: skip
+            self.deployment,
+            self.method.roles,
+            seed=seed,
+            attempt=attempt,
+            provider=provider,
+            feed_noise=feed_noise,
+            threads=threads,
+        )
         self._stamp = Stamp(
             method=self.method.name,
             seed=seed,
@@ -180,14 +186,3 @@ class OnnxCertifier:
     def close(self) -> None:
         """Stop the threads."""
         self.sampler.close()
-
-    def __enter__(self) -> "OnnxCertifier":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,13 +14,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.machine import available_cores
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import CPU, Session, make_session
 from dualsmooth.engine.noise.stream import standard_normal
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
 
@@ -38,29 +36,10 @@ class _Stream:
 
 
 class OnnxSampler:
-    """Counts votes of the networks of a deployment.
+    """Counts votes of the networks of a deployment, those of ``roles``.
 
-    Parameters
-    ----------
-    deployment : Deployment
-        Its files.
-    roles : sequence of str
-        Networks to load.
-    seed, attempt : int
-        Noise stream.
-    provider : str
-        Execution provider of ONNX Runtime.
-    feed_noise : bool
-        Make the noise on the host even where the provider could.
-    threads : int or None
-        Rows in work at once; None means one per available core.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range or the provider is not there.
-    FileError
-        If ONNX Runtime cannot run a file.
+    ``provider`` is an execution provider of ONNX Runtime; with ``feed_noise`` noise is made on the
+    host even where it could make it. ``threads`` rows are in work at once, by default one per core.
     """
 
     depth = 1
@@ -77,9 +56,7 @@ class OnnxSampler:
         threads: int | None = None,
     ) -> None:
         self.shape, self.batch_size = deployment.bundle.input_shape, deployment.batch_size
-        self.threads = (
-            available_cores() if threads is None else positive_integer("threads", threads)
-        )
+        self.threads = thread_count(threads)
         self._outputs = {role: deployment.outputs(role) for role in roles}
         self._stream = _Stream(seed, attempt)
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
@@ -104,7 +81,7 @@ class OnnxSampler:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
         step = self.batch_size * PASSES_PER_TASK
         tasks = [
-            (index, _part(segment, done, min(step, segment.count - done)))
+            (index, segment.part(done, min(step, segment.count - done)))
             for index, segment in enumerate(segments)
             for done in range(0, segment.count, step)
         ]
@@ -142,10 +119,10 @@ class OnnxSampler:
         seed, phase = self._stream.seed, self._stream.attempt << 16
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
+            where = {"image_id": segment.image_id, "phase": phase | segment.stream}
             feeds = vote_feeds(
-                image, segment.count, sigma=segment.sigma, seed=seed, image_id=segment.image_id,
-                phase=phase | segment.stream, first=segment.first,
-            )  # fmt: skip
+                image, segment.count, sigma=segment.sigma, seed=seed, first=segment.first, **where
+            )
             votes: NDArray[np.int64] = session.run(None, feeds)[0]
             return votes
 
@@ -156,10 +133,8 @@ class OnnxSampler:
 
         def one_pass(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             samples = np.arange(segment.first, segment.first + segment.count)
-            noise = standard_normal(
-                self._stream.seed, segment.image_id, segment.stream, samples, self.shape,
-                attempt=self._stream.attempt,
-            )  # fmt: skip
+            counter = (self._stream.seed, segment.image_id, segment.stream, samples)
+            noise = standard_normal(*counter, self.shape, attempt=self._stream.attempt)
             batch = np.zeros((self.batch_size, *self.shape), np.float32)
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
@@ -170,20 +145,12 @@ class OnnxSampler:
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             step = self.batch_size
-            parts = (
-                _part(segment, done, min(step, segment.count - done))
-                for done in range(0, segment.count, step)
-            )
             votes = np.zeros(outputs + 1, np.int64)
-            for part in parts:
-                votes += one_pass(part, image)
+            for done in range(0, segment.count, step):
+                votes += one_pass(segment.part(done, min(step, segment.count - done)), image)
             return votes
 
         return count
-
-
-def _part(whole: Segment, done: int, count: int) -> Segment:
-    return Segment(whole.slot, whole.image_id, whole.sigma, whole.stream, whole.first + done, count)
 
 
 def _has_integer_operators(deployment: Deployment, roles: Sequence[str], provider: str) -> bool:

@@ -1,7 +1,6 @@
 """Several workers in the place of one session."""
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import bundle_of
-from dualsmooth.engine.samplers.sampler import MakeSampler
+from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
 
 
-class Team:
+class Team(Closing):
     """Certifies as a `Session` does, on worker processes or on Ray.
 
     Parameters
@@ -78,14 +77,3 @@ class Team:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
-
-    def __enter__(self) -> "Team":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

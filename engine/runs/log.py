@@ -40,21 +40,10 @@ RADIUS_DIGITS = Decimal("0.000001")
 class RunLog:
     """The certificates of one run, on disk.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder; made if it does not exist.
-    configuration : dict
-        Everything that decides the certificates; must be equal on resume.
-    resume, fresh : bool
-        What to do with an existing run: go on with it, or replace it.
-
-    Raises
-    ------
-    FileError
-        If the folder holds something else, holds a run and neither option is given, holds a run
-        with another configuration or begun with other arithmetic, is corrupt, cannot be written,
-        or another process writes to it.
+    The configuration is everything that decides them and must be equal on ``resume``; ``fresh``
+    replaces a run. A `FileError` if the folder holds something else, holds a run and neither option
+    is given, holds a run with another configuration or begun with other arithmetic, is corrupt,
+    cannot be written, or another process writes to it.
     """
 
     def __init__(
@@ -93,13 +82,7 @@ class RunLog:
         self._log = AppendFile(self.folder / LOG)
 
     def append(self, *certificates: Certificate) -> None:
-        """Write certificates; when this returns they are on disk.
-
-        Raises
-        ------
-        StoppedError
-            If they cannot be written; then none of them has been.
-        """
+        """Write certificates; they are on disk when this returns, or none is if this raises."""
         lines = "".join(certificate.to_json() + "\n" for certificate in certificates)
         try:
             self._log.append(lines.encode())
@@ -110,10 +93,7 @@ class RunLog:
     def finish(self, summary: dict[str, Any]) -> None:
         """Put the log in the order of image ids and write the table and the summary; then close.
 
-        Raises
-        ------
-        StoppedError
-            If a file cannot be written; no certificate is lost.
+        If a file cannot be written, no certificate is lost.
         """
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
         try:
@@ -188,18 +168,12 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's ``run.json``, every field of it checked.
-
-    Raises
-    ------
-    FileError
-        If the folder holds no run, or a damaged one.
-    """
+    """The configuration in a run's ``run.json``, every field of it checked."""
     return checked_configuration(folder / RUN, read_run(folder)["configuration"])
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
+    """A run's ``run.json``, its fingerprint checked."""
     path, record = folder / RUN, read_record(folder / RUN)
     if record["format"] not in (1, FORMAT):
         rule = f"must be the JSON record of a run, format 1 or {FORMAT}"

@@ -14,39 +14,18 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> nn.Module:
-    """A copy of a network with each conv -> batch norm pair made one convolution.
+    """A copy of a network in eval mode with each conv -> batch norm pair made one convolution.
 
-    For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is
-    w gamma / sqrt(var + eps) and the new bias (b - mean) gamma / sqrt(var + eps) + beta, computed
-    in float64. A pair is left alone if its parts are used elsewhere or carry hooks. The result
-    agrees with the network up to rounding, but its votes are those of another network: it needs
-    a digest of its own.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A network in eval mode. It is not changed.
-    example : torch.Tensor, optional
-        As for `dualsmooth.engine.models.capture.capture`.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``module`` itself if it cannot be captured or no pair was found.
-
-    Raises
-    ------
-    ArgumentError
-        If any part of the network is in training mode.
+    For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is w gamma / sqrt(var +
+    eps) and the new bias (b - mean) gamma / sqrt(var + eps) + beta, computed in float64. A pair is
+    left alone if its parts are used elsewhere or carry hooks. The result agrees with the network up
+    to rounding, but its votes are those of another network: it needs a digest of its own. The
+    network itself is returned if it cannot be captured or no pair was found.
     """
     for name, part in module.named_modules():
         if part.training:
-            raise ArgumentError(
-                "module",
-                "must be in eval mode",
-                name or type(module).__name__,
-                "call module.eval() first",
-            )
+            received, hint = name or type(module).__name__, "call module.eval() first"
+            raise ArgumentError("module", "must be in eval mode", received, hint)
     traced = capture(module, example)
     pairs = _pairs(traced) if traced is not None else []
     if traced is None or not pairs:
@@ -99,11 +78,9 @@ def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> Non
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    bias = (
-        -norm.running_mean.double()
-        if conv.bias is None
-        else (conv.bias.double() - norm.running_mean.double())
-    )
+    bias = -norm.running_mean.double()
+    if conv.bias is not None:
+        bias = conv.bias.double() + bias
     bias = bias * scale
     if norm.bias is not None:
         bias = bias + norm.bias.double()
