@@ -21,7 +21,7 @@ from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whol
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.method import Given
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run
 from dualsmooth.engine.runs.record import check_configuration
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
@@ -33,6 +33,7 @@ from dualsmooth.engine.runs.rederive import (
 )
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
+from dualsmooth.engine.runs.table import table
 
 
 @dataclass

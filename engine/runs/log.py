@@ -8,33 +8,25 @@ of image ids, so equal runs have equal files. One process writes at a time.
 import errno
 import json
 import os
-from collections.abc import Iterable
 from contextlib import closing
-from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.certificate import ABSTAIN, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
 from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.runs.record import checked_configuration, read_record
+from dualsmooth.engine.runs.record import check_configuration, read_record
 from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
+from dualsmooth.engine.runs.table import table
 from dualsmooth.engine.settings import libraries_of
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
 
-
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
-
-
-COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-
-
-RADIUS_DIGITS = Decimal("0.000001")
 
 
 class RunLog:
@@ -169,7 +161,12 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
 
 def read_configuration(folder: Path) -> dict[str, Any]:
     """The configuration in a run's ``run.json``, every field of it checked."""
-    return checked_configuration(folder / RUN, read_run(folder)["configuration"])
+    configuration: dict[str, Any] = read_run(folder)["configuration"]
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(folder / RUN, "must describe a run", error) from error
+    return configuration
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -184,22 +181,6 @@ def read_run(folder: Path) -> dict[str, Any]:
         rule = "must have the fingerprint of its configuration and machine"
         raise FileError(path, rule, "an altered one")
     return record
-
-
-def table(certificates: Iterable[Certificate]) -> str:
-    """Cohen et al.'s tab-separated columns; predict -1 is abstain, radii are rounded down."""
-    lines = ["\t".join(COLUMNS)]
-    for c in certificates:
-        label = "" if c.label is None else str(c.label)
-        predicted = ABSTAIN if c.predicted is None else c.predicted
-        fields = (c.image_id, label, predicted, radius_text(c.radius), int(c.correct), c.seconds)
-        lines.append("\t".join(f"{f:.6f}" if isinstance(f, float) else str(f) for f in fields))
-    return "\n".join(lines) + "\n"
-
-
-def radius_text(radius: float) -> str:
-    """Six decimals, rounded down."""
-    return str(Decimal(radius).quantize(RADIUS_DIGITS, rounding=ROUND_DOWN))
 
 
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:

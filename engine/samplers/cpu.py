@@ -24,7 +24,8 @@ from dualsmooth.engine.models.forms import first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
-from dualsmooth.engine.samplers.eager import dtype_of, folded_network, one_thread
+from dualsmooth.engine.samplers.eager import dtype_of, one_thread
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count

@@ -4,7 +4,6 @@ Every forward pass has the same padded shape and runs on one thread; threads wor
 batches. So a vote does not depend on batch mates, on its row, or on the number of threads.
 """
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,11 @@ from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
 from dualsmooth.engine.machine import keep_freed_memory
-from dualsmooth.engine.models.capture import capture
-from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.forms import first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3
-from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.sampler import Pending, Rows, Segment, thread_count, unroll
 from dualsmooth.engine.samplers.torch_noise import normal_rows
 from dualsmooth.engine.settings import NOISES
@@ -157,26 +154,6 @@ class TorchSampler:
 def dtype_of(precision: str) -> torch.dtype:
     """The torch type of a precision; raises `ArgumentError` if it is unknown."""
     return PRECISIONS[one_of("precision", precision, tuple(PRECISIONS))]
-
-
-def folded_network(
-    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
-) -> torch.nn.Module:
-    """A copy with batch norm folded, in one dtype, with channels-last convolutions.
-
-    ``shape`` is (rows, height, width, channels) of the batches it is for.
-    """
-
-    def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
-        height, width, channels = shape[1:]
-        example = torch.zeros(rows or shape[0], channels, height, width)
-        return fold_batch_norm(capture(stage, example) or stage)
-
-    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
-    for parameter in folded.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return folded
 
 
 def one_thread() -> None:

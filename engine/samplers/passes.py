@@ -16,8 +16,8 @@ import torch
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
-from dualsmooth.engine.samplers.eager import folded_network
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import capture, has_hooks
+from dualsmooth.engine.models.ensemble import by_stages
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -35,6 +36,26 @@ def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> n
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
+
+
+def folded_network(
+    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> torch.nn.Module:
+    """A copy with batch norm folded, in one dtype, with channels-last convolutions.
+
+    ``shape`` is (rows, height, width, channels) of the batches it is for.
+    """
+
+    def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+        height, width, channels = shape[1:]
+        example = torch.zeros(rows or shape[0], channels, height, width)
+        return fold_batch_norm(capture(stage, example) or stage)
+
+    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
+    for parameter in folded.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded
 
 
 def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
