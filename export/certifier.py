@@ -72,17 +72,13 @@ class OnnxCertifier(Closing):
             if type(number) is not int or not 0 <= number < stop:
                 raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
-        self.method = (
-            self.deployment.method(sigma)
-            if pairs is None
-            else self.deployment.transfer(sigma, pairs)
-        )
+        method = self.deployment.method
+        self.method = method(sigma) if pairs is None else self.deployment.transfer(sigma, pairs)
         about = self.deployment.precision
         self.precision = about if pairs is None else f"fp32 from {about} votes"
         self.seed, self.attempt, self.provider = seed, attempt, provider
         self.sampler = OnnxSampler(
-            self.deployment,
-            self.method.roles,
+            *(self.deployment, self.method.roles),
             seed=seed,
             attempt=attempt,
             provider=provider,
@@ -94,7 +90,7 @@ class OnnxCertifier(Closing):
             seed=seed,
             attempt=attempt,
             bundle=self.deployment.digest,
-            precision=about if pairs is None else f"fp32 from {about} votes",
+            precision=self.precision,
             device="cpu" if provider == CPU else provider,
             sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,
@@ -140,11 +136,9 @@ class OnnxCertifier(Closing):
         """
         if budget is not None and (n0, n) != (None, None):
             raise ArgumentError("budget", "must be given alone", f"n0={n0}, n={n}")
-        recipe, started = self.deployment.recipe, perf_counter()
-        chosen = budget or Budget.fixed(
-            recipe.n0 if n0 is None else n0, recipe.n if n is None else n
-        )
-        level = recipe.alpha if alpha is None else alpha
+        terms, started = self.deployment.terms, perf_counter()
+        chosen = budget or Budget.fixed(terms.n0 if n0 is None else n0, terms.n if n is None else n)
+        level = terms.alpha if alpha is None else alpha
         flight = Flight(image_id, self.method.certify(chosen, level))
         self._fly(flight, image)
         assert flight.result is not None
@@ -163,9 +157,9 @@ class OnnxCertifier(Closing):
 
         Takes arguments and raises as `certify`; the noise level is estimated afresh.
         """
-        recipe = self.deployment.recipe
-        level = error_level("alpha", recipe.alpha if alpha is None else alpha)
-        procedure = self.method.predict(recipe.n if n is None else n, level)
+        terms = self.deployment.terms
+        level = error_level("alpha", terms.alpha if alpha is None else alpha)
+        procedure = self.method.predict(terms.n if n is None else n, level)
         flight = Flight(image_id, procedure)
         self._fly(flight, image)
         assert flight.result is not None

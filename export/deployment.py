@@ -6,7 +6,7 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,32 +30,13 @@ INDEX = "deployment.json"
 DUAL = "dual.onnx"
 PRECISIONS = ("fp32", "int8")
 _LARGEST_INDEX = 1 << 20
+_WRONG = (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What is raised where an index holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of the certificates a deployment is made for.
-
-    Parameters
-    ----------
-    method : str
-        ``fixed`` or ``dual``.
-    sigma : float or None
-        Noise level of ``fixed``.
-    selector_rule, routing : str or None
-        Options of ``dual``.
-    published_split : bool
-        Option of ``dual``.
-    n0, n : int
-        Votes that choose and votes that estimate.
-    alpha : float
-        Failure probability per image, in (0, 1).
-
-    Raises
-    ------
-    ArgumentError
-        If a number is out of range.
-    """
+class Terms:
+    """Settings of the certificates a deployment is made for: ``fixed`` or ``dual``."""
 
     method: str
     sigma: float | None = None
@@ -73,55 +54,31 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """What ``deployment.json`` says, checked.
+    """What ``deployment.json`` says, checked; the bundle's networks have digests and no weights.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the files are.
-    bundle : Bundle
-        Roles, levels and shapes; its networks have digests and no weights.
-    batch_size : int
-        Rows of every pass through a network.
-    recipe : Recipe
-        Settings of the certificates.
-    precision : str
-        ``fp32``, or ``int8`` if the networks were quantised.
-    digest : str
-        SHA-256 of the index, which holds those of the files: identifies what is certified.
+    Every pass through a network has `batch_size` rows. The precision is ``int8`` if the networks
+    were quantised, else ``fp32``. The digest is that of the index, which holds those of the files:
+    it identifies what is certified.
     """
 
     folder: Path
     bundle: Bundle
     batch_size: int
-    recipe: Recipe
+    terms: Terms
     precision: str
     digest: str
 
     def method(self, sigma: float | None = None) -> FixedSmoothing | DualSmoothing:
-        """The method of the recipe, or fixed smoothing at another of its levels.
-
-        Raises
-        ------
-        ArgumentError
-            If sigma is not one of the deployment's levels.
-        """
-        recipe = self.recipe
+        """The method of the terms, or fixed smoothing at another of the deployment's levels."""
         if sigma is None:
-            return method_of(self.bundle, recipe)
-        known = self.bundle.sigmas or (recipe.sigma,)
+            return method_of(self.bundle, self.terms)
+        known = self.bundle.sigmas or (self.terms.sigma,)
         if sigma not in known:
             raise _unknown_level(sigma, known)
         return FixedSmoothing(self.bundle, sigma)
 
     def transfer(self, sigma: float | None, pairs: int) -> TransferSmoothing:
-        """The method that certifies the float32 networks from int8 votes.
-
-        Raises
-        ------
-        ArgumentError
-            If the networks are not in int8, the method is not fixed, or a number is out of range.
-        """
+        """The method that certifies the float32 networks from int8 votes."""
         if self.precision != "int8":
             hint = "dualsmooth export --int8 makes one"
             raise ArgumentError("pairs", "must go with an int8 deployment", self.precision, hint)
@@ -144,22 +101,15 @@ class Deployment:
         return self.folder / f"{role}.onnx"
 
 
-def method_of(bundle: Bundle, recipe: Recipe) -> FixedSmoothing | DualSmoothing:
-    """The method a recipe names; a fixed sigma must be one the networks were made for.
-
-    Raises
-    ------
-    ArgumentError
-        If an option does not fit the method or the bundle.
-    """
-    method = choose_method(
-        bundle, method=recipe.method, sigma=recipe.sigma, selector_rule=recipe.selector_rule,
-        routing=recipe.routing, published_split=recipe.published_split,
-    )  # fmt: skip
-    if bundle.sigmas and recipe.sigma is not None and recipe.sigma not in bundle.sigmas:
-        raise _unknown_level(recipe.sigma, bundle.sigmas)
+def method_of(bundle: Bundle, terms: Terms) -> FixedSmoothing | DualSmoothing:
+    """The method that terms name; a fixed sigma must be one the networks were made for."""
+    counts = ("n0", "n", "alpha")
+    named = {name: value for name, value in asdict(terms).items() if name not in counts}
+    method = choose_method(bundle, **named)
+    if bundle.sigmas and terms.sigma is not None and terms.sigma not in bundle.sigmas:
+        raise _unknown_level(terms.sigma, bundle.sigmas)
     if not isinstance(method, FixedSmoothing | DualSmoothing):
-        raise ArgumentError("method", "must be fixed or dual in a deployment", recipe.method)
+        raise ArgumentError("method", "must be fixed or dual in a deployment", terms.method)
     return method
 
 
@@ -169,13 +119,7 @@ def _unknown_level(sigma: float, known: tuple[float | None, ...]) -> ArgumentErr
 
 
 def read_deployment(folder: str | Path) -> Deployment:
-    """Read a deployment folder and check every file in it.
-
-    Raises
-    ------
-    FileError
-        Names the file, the rule it breaks and the value found.
-    """
+    """Read a deployment folder and check every file in it."""
     folder = Path(folder)
     index = folder / INDEX
     fields = _read_index(index)
@@ -192,18 +136,16 @@ def read_deployment(folder: str | Path) -> Deployment:
         if fields["precision"] not in PRECISIONS:
             rule = f"must be one of {', '.join(PRECISIONS)}"
             raise ArgumentError("precision", rule, fields["precision"])
-        recipe = Recipe(**fields["certificate"])
-        bundle = Bundle(
-            fields["name"], tuple(fields["input"]["shape"]), fields["num_classes"],
-            tuple(fields["sigmas"]), fields["tau"], networks,
-        )  # fmt: skip
-        method_of(bundle, recipe)
+        terms = Terms(**fields["certificate"])
+        shape, sigmas = tuple(fields["input"]["shape"]), tuple(fields["sigmas"])
+        classes, tau = fields["num_classes"], fields["tau"]
+        bundle = Bundle(fields["name"], shape, classes, sigmas, tau, networks)
+        method_of(bundle, terms)
         rows = positive_integer("batch_size", fields["batch_size"])
         if rows * prod(bundle.input_shape) > LARGEST_BATCH:
             raise ArgumentError("batch_size", f"must make at most {LARGEST_BATCH} values", rows)
-        return Deployment(folder, bundle, rows, recipe, fields["precision"], fields["digest"])
-    except (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError,
-            ValueError) as error:  # fmt: skip
+        return Deployment(folder, bundle, rows, terms, fields["precision"], fields["digest"])
+    except _WRONG as error:
         raise FileError(index, "must describe a deployment", error) from error
 
 

@@ -1,7 +1,7 @@
 """PyTorch networks as ONNX files, checked against PyTorch before anything uses them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,31 +9,16 @@ from onnx import ModelProto, inliner
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.sources.onnx_session import make_session
-from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
+from dualsmooth.export.graph.nodes import IR_VERSION, LOGITS, OPSET, PIXELS
 
 if TYPE_CHECKING:
     from torch import nn
-
-PIXELS, LOGITS = "pixels", "logits"
-"""Input (rows, channels, height, width) in [0, 1] units and output (rows, outputs), float32."""
 
 
 def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> ModelProto:
     """A network as an ONNX model: preprocessing inside, any number of rows.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        In eval mode, float32, on the CPU.
-    role : str
-        Name of the network, for messages.
-    trial : ndarray of float32, shape (rows, channels, height, width)
-        A batch to trace it with.
-
-    Raises
-    ------
-    ArgumentError
-        If a layer has no counterpart in the opset.
+    It is in eval mode, float32, on the CPU; the trial is (rows, channels, height, width).
     """
     model = without_notes(_exported(network, role, trial))
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain})
@@ -48,13 +33,7 @@ def network_model(network: "nn.Module", role: str, trial: NDArray[np.float32]) -
 def check_network(
     path: Path, network: "nn.Module", role: str, trial: NDArray[np.float32], outputs: int
 ) -> None:
-    """Compare a file with the network it was made from.
-
-    Raises
-    ------
-    ArgumentError
-        If logits differ from PyTorch's, have another shape, or are not a row's own (`check_rows`).
-    """
+    """Refuse a file whose logits differ from those of its network, or are not a row's own."""
     import torch
 
     from dualsmooth.engine.models.rows import BOUNDS, close
@@ -72,14 +51,7 @@ def check_network(
 
 
 def check_rows(path: Path, role: str, trial: NDArray[np.float32]) -> None:
-    """Try whether a row's logits in a batch of this size are its own.
-
-    Raises
-    ------
-    ArgumentError
-        If they change with the row's place, or with the other rows; a vote would then depend on
-        its batch mates.
-    """
+    """Refuse logits that change with a row's place or the other rows: so would its vote."""
     import torch
 
     from dualsmooth.engine.models.rows import fault
@@ -103,11 +75,10 @@ def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> Mo
     rows = torch.export.Dim("rows", min=1)
     try:
         with quiet():
-            program = torch.onnx.export(
-                network, (torch.from_numpy(trial),), dynamo=True, verbose=False,
-                opset_version=OPSET, dynamic_shapes=({0: rows},),
-                input_names=[PIXELS], output_names=[LOGITS],
-            )  # fmt: skip
+            names: dict[str, Any] = {"input_names": [PIXELS], "output_names": [LOGITS]}
+            how: dict[str, Any] = {"dynamo": True, "verbose": False, "opset_version": OPSET}
+            shapes, inputs = ({0: rows},), (torch.from_numpy(trial),)
+            program = torch.onnx.export(network, inputs, dynamic_shapes=shapes, **names, **how)
     except Exception as error:  # the exporter runs the network on symbols and fails in many ways
         raise refused(role, "must consist of layers that ONNX has", _cause(error)) from error
     assert program is not None

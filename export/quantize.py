@@ -22,21 +22,16 @@ from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.records import sha256_of
-from dualsmooth.export.networks import PIXELS, refused, without_notes
+from dualsmooth.export.graph.nodes import PIXELS
+from dualsmooth.export.networks import refused, without_notes
 
 SEED = 0
 """Noise of the calibration; its phase is its own, so no vote shares it whatever the vote's seed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calibration:
-    """What int8 networks are calibrated on.
-
-    Parameters
-    ----------
-    images : ndarray, shape (count, height, width, channels)
-        uint8, or floating point in [0, 1]. Their ids are their positions.
-    """
+class Int8Calibration:
+    """Images that int8 networks are calibrated on; their ids are their positions."""
 
     images: NDArray[np.generic]
 
@@ -69,34 +64,26 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantized_model(path: Path, role: str, batches: Iterable[NDArray[np.float32]]) -> ModelProto:
-    """The network of a file in int8, with the same inputs and outputs.
+    """The float32 network of a file in int8, with the same inputs and outputs.
 
-    Parameters
-    ----------
-    path : Path
-        A float32 network.
-    role : str
-        Its name, for messages.
-    batches : iterable of ndarray
-        Noisy images (rows, channels, height, width), from which the ranges are taken.
-
-    Raises
-    ------
-    ArgumentError
-        If ONNX Runtime cannot quantise the network.
+    The ranges are taken from the batches of noisy images (rows, channels, height, width).
     """
     logits = onnx.load(path, load_external_data=False).graph.node[-1].name
     with tempfile.TemporaryDirectory() as scratch:
         prepared, made = Path(scratch) / "prepared.onnx", Path(scratch) / "int8.onnx"
         try:
             quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
+            reader = _Reader(batches)
             quantization.quantize_static(
-                prepared, made, _Reader(batches), quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True, reduce_range=True, nodes_to_exclude=[logits],
+                *(prepared, made, reader),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=True,
+                nodes_to_exclude=[logits],
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.MinMax,
-            )  # fmt: skip
+            )
             model = onnx.load(made)
         except Exception as error:  # the quantiser's errors share no base
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]

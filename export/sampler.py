@@ -8,7 +8,6 @@ graph, noise is made here by the specification and fed to the network alone.
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
-from dualsmooth.engine.models.sources.onnx_session import CPU, Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import CPU, OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
 from dualsmooth.export.deployment import Deployment
@@ -29,17 +28,11 @@ Count = Callable[[Segment, NDArray[np.float32]], NDArray[np.int64]]
 """Votes of one segment of one image."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    seed: int
-    attempt: int
-
-
 class OnnxSampler:
-    """Counts votes of the networks of a deployment, those of ``roles``.
+    """Counts votes of networks of a deployment, by their roles.
 
-    ``provider`` is an execution provider of ONNX Runtime; with ``feed_noise`` noise is made on the
-    host even where it could make it. ``threads`` rows are in work at once, by default one per core.
+    With `feed_noise` the noise is made on the host even where the execution provider could. So many
+    threads work on rows at once, by default one per available core.
     """
 
     depth = 1
@@ -58,7 +51,7 @@ class OnnxSampler:
         self.shape, self.batch_size = deployment.bundle.input_shape, deployment.batch_size
         self.threads = thread_count(threads)
         self._outputs = {role: deployment.outputs(role) for role in roles}
-        self._stream = _Stream(seed, attempt)
+        self._seed, self._attempt = seed, attempt
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
         self._count = {role: self._counter(deployment, role, provider, fed) for role in roles}
         kind = "noise fed" if fed else "noise in the graph"
@@ -115,26 +108,23 @@ class OnnxSampler:
             raise FileError(path, rule, str(error).splitlines()[0]) from error
         return self._fed(session, self._outputs[role]) if fed else self._in_graph(session)
 
-    def _in_graph(self, session: Session) -> Count:
-        seed, phase = self._stream.seed, self._stream.attempt << 16
+    def _in_graph(self, session: OrtSession) -> Count:
+        seed, attempt = self._seed, self._attempt
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
-            where = {"image_id": segment.image_id, "phase": phase | segment.stream}
-            feeds = vote_feeds(
-                image, segment.count, sigma=segment.sigma, seed=seed, first=segment.first, **where
-            )
+            feeds = vote_feeds(image, segment, seed, attempt)
             votes: NDArray[np.int64] = session.run(None, feeds)[0]
             return votes
 
         return count
 
-    def _fed(self, session: Session, outputs: int) -> Count:
+    def _fed(self, session: OrtSession, outputs: int) -> Count:
         (pixels,) = (entry.name for entry in session.get_inputs())
 
         def one_pass(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             samples = np.arange(segment.first, segment.first + segment.count)
-            counter = (self._stream.seed, segment.image_id, segment.stream, samples)
-            noise = standard_normal(*counter, self.shape, attempt=self._stream.attempt)
+            place = (self._seed, segment.image_id, segment.stream, samples, self.shape)
+            noise = standard_normal(*place, attempt=self._attempt)
             batch = np.zeros((self.batch_size, *self.shape), np.float32)
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

@@ -24,7 +24,7 @@ from dualsmooth.export.deployment import (
     INDEX,
     VERSION,
     Deployment,
-    Recipe,
+    Terms,
     file_digest,
     method_of,
     read_deployment,
@@ -34,7 +34,7 @@ from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
 from dualsmooth.export.graph.pairs import pair_model
 from dualsmooth.export.graph.votes import Voter, vote_model
 from dualsmooth.export.networks import check_network, check_rows, network_model
-from dualsmooth.export.quantize import Calibration, quantized_model
+from dualsmooth.export.quantize import Int8Calibration, quantized_model
 
 LARGEST_FILE = 2**31 - 1
 """Bytes one protobuf message can hold; larger models keep their weights beside them."""
@@ -48,47 +48,28 @@ PIXELS_PER_BATCH, ROWS_PER_BATCH = 1 << 16, 256
 def export_bundle(
     bundle: Bundle,
     folder: str | Path,
-    recipe: Recipe,
+    terms: Terms,
     *,
     batch_size: int | None = None,
-    int8: Calibration | None = None,
+    int8: Int8Calibration | None = None,
 ) -> Deployment:
     """Write every network, its vote graph, the dual predictor where there is a selector, the index.
 
     With ``int8`` the networks are quantised ones, and each classifier has a second vote graph that
-    counts where it and the float32 network disagree.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Networks.
-    folder : str or Path
-        Must not exist yet.
-    recipe : Recipe
-        Certificates the deployment is for.
-    batch_size : int, optional
-        Rows of every pass through a network, part of what is certified. By default the largest
-        power of two, 8 to 256, with at most 65,536 pixels in a batch.
-    int8 : Calibration, optional
-        Images to calibrate int8 networks on, with noise of every level a network is used at.
-
-    Raises
-    ------
-    ArgumentError
-        If the recipe does not fit the bundle, or a network cannot be exported faithfully.
-    FileError
-        If the folder exists or cannot be written.
+    counts where it and the float32 network disagree; ranges are found with the noise of every level
+    a network is used at. The rows of every pass are part of what is certified: by default the
+    largest power of two, 8 to 256, with at most 65,536 pixels in a batch.
     """
     folder = Path(folder)
     check_target(folder)
-    method_of(bundle, recipe)
+    method_of(bundle, terms)
     rows = batch_of(bundle.input_shape) if batch_size is None else batch_size
     rows = positive_integer("batch_size", rows)
     with new_folder(folder) as draft:
         voters = {role: _write_network(draft, bundle, role, rows) for role in bundle.networks}
         about: dict[str, Any] = {"precision": "fp32"}
         if int8 is not None:
-            levels = {role: _levels(bundle, role, recipe) for role in voters}
+            levels = {role: _levels(bundle, role, terms) for role in voters}
             about = _about_int8(draft, int8, levels)
             voters = {
                 role: _quantize(draft, role, voter, int8.batches(levels[role], rows))
@@ -97,12 +78,12 @@ def export_bundle(
         for role, voter in voters.items():
             _save(vote_model(voter), draft / f"{role}.votes.onnx")
         if SELECTOR in voters:
-            _save(dual_model(_dual(bundle, voters, recipe)), draft / DUAL)
+            _save(dual_model(_dual(bundle, voters, terms)), draft / DUAL)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(draft.iterdir())
         }
-        index = index_of(bundle, recipe, rows, about | _versions(), files)
+        index = index_of(bundle, terms, rows, about | _versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
 
@@ -131,15 +112,15 @@ def _trial(shape: tuple[int, int, int], rows: int) -> NDArray[np.float32]:
     return noise.astype(np.float32)
 
 
-def _levels(bundle: Bundle, role: str, recipe: Recipe) -> tuple[float, ...]:
+def _levels(bundle: Bundle, role: str, terms: Terms) -> tuple[float, ...]:
     """Noise levels a network is used at; all of them if it is used at none."""
-    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (recipe.sigma,)
+    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (terms.sigma,)
     known = tuple(level for level in levels if level is not None)
     return tuple(s for s in known if role == SELECTOR or bundle.classifier_at(s) == role) or known
 
 
 def _about_int8(
-    draft: Path, int8: Calibration, levels: dict[str, tuple[float, ...]]
+    draft: Path, int8: Int8Calibration, levels: dict[str, tuple[float, ...]]
 ) -> dict[str, Any]:
     """What the index says of int8 networks; the float32 ones still stand in the draft."""
     return {
@@ -166,23 +147,17 @@ def _quantize(
     return quantized
 
 
-def _dual(bundle: Bundle, voters: dict[str, Voter], recipe: Recipe) -> Dual:
+def _dual(bundle: Bundle, voters: dict[str, Voter], terms: Terms) -> Dual:
     assert bundle.tau is not None
     roles = tuple(bundle.classifier_at(sigma) for sigma in bundle.sigmas)
-    return Dual(
-        voters[SELECTOR], bundle.tau, bundle.sigmas, {role: voters[role] for role in roles}, roles,
-        recipe.selector_rule or "median",
-    )  # fmt: skip
+    rule, classifiers = terms.selector_rule or "median", {role: voters[role] for role in roles}
+    return Dual(voters[SELECTOR], bundle.tau, bundle.sigmas, classifiers, roles, rule)
 
 
 def index_of(
-    bundle: Bundle, recipe: Recipe, batch_size: int, about: dict[str, Any], files: dict[str, Any]
+    bundle: Bundle, terms: Terms, batch_size: int, about: dict[str, Any], files: dict[str, Any]
 ) -> dict[str, Any]:
-    """Content of ``deployment.json``.
-
-    ``about`` has the precision, versions and how int8 networks were calibrated; ``files`` maps
-    names to size and SHA-256.
-    """
+    """Content of ``deployment.json``; ``about`` has the precision, versions and calibration."""
     fields = {
         "format": FORMAT,
         "version": VERSION,
@@ -201,7 +176,7 @@ def index_of(
         "batch_size": batch_size,
         "stream_version": STREAM_VERSION,
         **about,
-        "certificate": asdict(recipe),
+        "certificate": asdict(terms),
         "files": files,
     }
     return fields | {"digest": digest_of(fields)}
@@ -212,18 +187,12 @@ def _save(model: ModelProto, path: Path) -> None:
     if model.ByteSize() > LARGEST_FILE:
         written = ModelProto()
         written.CopyFrom(model)  # saving marks tensors as standing elsewhere, for good
-        onnx.save_model(
-            written, path, save_as_external_data=True, location=f"{path.name}.data",
-            size_threshold=SMALLEST_OUTSIDE,
-        )  # fmt: skip
+        beside: Any = {"location": f"{path.name}.data", "size_threshold": SMALLEST_OUTSIDE}
+        onnx.save_model(written, path, save_as_external_data=True, **beside)
     else:
         path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(path, full_check=True)
 
 
 def _versions() -> dict[str, Any]:
-    return {
-        "opset": OPSET,
-        "ir_version": IR_VERSION,
-        "onnxruntime": f">={OLDEST[0]}.{OLDEST[1]}",
-    }
+    return {"opset": OPSET, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST[0]}.{OLDEST[1]}"}

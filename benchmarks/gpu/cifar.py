@@ -27,8 +27,8 @@ from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
 from dualsmooth.engine import load_bundle
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.models.sources.folder import save_bundle
-from dualsmooth.engine.train.checkpoints import Journal
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.checkpoints import Checkpoints
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import soft_cross_entropy
@@ -89,9 +89,9 @@ def plan(turn: Turn) -> dict[str, Any]:
         known: dict[str, Any] = json.loads(path.read_text())
         return known
     recipe, data = recipe_of(place), split_of(turn, TRAIN)[0]
-    workshop = Workshop(data, device=place.device.type, network=recipe.network)
-    error = _check_arithmetic(workshop)
-    seconds = _step_seconds(workshop, recipe.classifying, place)
+    context = TrainingContext(data, device=place.device.type, network=recipe.network)
+    error = _check_arithmetic(context)
+    seconds = _step_seconds(context, recipe.classifying, place)
     share = recipe.labelling.held_out
     steps = 3 * (1 - share) * len(data) / recipe.classifying.batch
     steps += share * len(data) / recipe.selecting.batch / 3
@@ -109,10 +109,10 @@ def plan(turn: Turn) -> dict[str, Any]:
     return found
 
 
-def _check_arithmetic(workshop: Workshop) -> float:
+def _check_arithmetic(context: TrainingContext) -> float:
     """Relative error of bf16 autocast's logits; a fresh network, so nothing has grown."""
-    module = workshop.new(workshop.classes, workshop.source(9, 0)).eval()
-    images, kind = workshop.images[:64], workshop.images.device.type
+    module = context.new(context.classes, context.source(9, 0)).eval()
+    images, kind = context.images[:64], context.images.device.type
     with torch.no_grad():
         truth = module(images)
         with torch.autocast(kind, torch.bfloat16):
@@ -121,19 +121,19 @@ def _check_arithmetic(workshop: Workshop) -> float:
     return require("relative error of bf16 logits", error, 0.1)
 
 
-def _step_seconds(workshop: Workshop, schedule: Schedule, place: Place) -> float:
+def _step_seconds(context: TrainingContext, schedule: Schedule, place: Place) -> float:
     """Time of one training step, from one and from several steps of the real loop."""
     times = []
-    targets = torch.nn.functional.one_hot(workshop.labels, workshop.classes).float()
+    targets = torch.nn.functional.one_hot(context.labels, context.classes).float()
     for steps in (3, 3, 23) if not place.tiny else (1, 1, 2):
-        source = workshop.source(9, 1)
-        module = workshop.new(workshop.classes, source)
+        source = context.source(9, 1)
+        module = context.new(context.classes, source)
 
         def objective(clean: Any, chosen: Any, module: Any = module, source: Any = source) -> Any:
             logs = noisy_log_softmax(module, clean, 0.25, schedule.draws, source)
             return soft_cross_entropy(logs, targets[chosen])
 
-        some = workshop.images[: steps * schedule.batch]
+        some = context.images[: steps * schedule.batch]
         place.synchronize()
         start = time.perf_counter()
         fit(module, some, objective, replace(schedule, epochs=1), source)
@@ -156,10 +156,10 @@ def train(turn: Turn) -> dict[str, Any]:
         )
         data = split_of(turn, TRAIN)[0]
         configuration = describe(recipe, data, place.device.type)
-        journal = Journal(place.work / f"{BUNDLE}.train", configuration, resume=True)
+        checkpoints = Checkpoints(place.work / f"{BUNDLE}.train", configuration, resume=True)
         start = time.perf_counter()
-        bundle = run(recipe, data, journal, device=place.device.type)
-        save_bundle(bundle, folder, {CARD: model_card(bundle, configuration, journal).encode()})
+        bundle = run(recipe, data, checkpoints, device=place.device.type)
+        save_bundle(bundle, folder, {CARD: model_card(bundle, configuration, checkpoints).encode()})
         taken = time.perf_counter() - start
     with tarfile.open(Path(place.options["out"]) / TAR, "w") as file:
         file.add(folder, BUNDLE)

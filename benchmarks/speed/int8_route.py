@@ -29,8 +29,8 @@ from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.deployment import Recipe
-from dualsmooth.export.quantize import Calibration
+from dualsmooth.export.deployment import Terms
+from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 CALIBRATED_ON, EPOCHS, BATCH = 128, 3, 64
@@ -71,9 +71,11 @@ def deploy(name: str, sigma: float, folder: Path) -> tuple[Path, Path, Images]:
     else:
         bundle = load_bundle(name)
     step = len(train) // CALIBRATED_ON
-    recipe = Recipe("fixed", sigma)
-    export_bundle(bundle, folder / "fp32", recipe)
-    export_bundle(bundle, folder / "int8", recipe, int8=Calibration(train[::step][:CALIBRATED_ON]))
+    terms = Terms("fixed", sigma)
+    export_bundle(bundle, folder / "fp32", terms)
+    export_bundle(
+        bundle, folder / "int8", terms, int8=Int8Calibration(train[::step][:CALIBRATED_ON])
+    )
     return folder / "fp32", folder / "int8", test
 
 

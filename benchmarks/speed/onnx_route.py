@@ -24,7 +24,7 @@ from dualsmooth.engine import Bundle
 from dualsmooth.engine.machine import available_cores, machine
 from dualsmooth.engine.samplers.choose import make_sampler
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
-from dualsmooth.export.deployment import Recipe
+from dualsmooth.export.deployment import Terms
 from dualsmooth.export.sampler import OnnxSampler
 from dualsmooth.export.write import export_bundle
 
@@ -36,7 +36,7 @@ def samplers(case: Case, folder: Path, threads: int) -> dict[str, Sampler]:
     """The CPU sampler and the ONNX route with noise in the graph and fed to it."""
     network = case.network()
     bundle = Bundle.from_classifier(network, num_classes=CLASSES, input_shape=case.shape)
-    deployment = export_bundle(bundle, folder, Recipe("fixed", SIGMA))
+    deployment = export_bundle(bundle, folder, Terms("fixed", SIGMA))
     cpu = make_sampler(
         {ROLE: network},
         {ROLE: CLASSES},

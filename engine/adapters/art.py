@@ -4,6 +4,8 @@
 ``certify`` with the same arguments and results, for every method of this engine.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -20,8 +22,8 @@ try:
     from art.estimators.classification.classifier import ClassifierMixin
     from art.estimators.estimator import BaseEstimator
 except ImportError as error:
-    raise ArgumentError("art", "must be installed", str(error),
-                        "pip install adversarial-robustness-toolbox") from error  # fmt: skip
+    hint = "pip install adversarial-robustness-toolbox"
+    raise ArgumentError("art", "must be installed", str(error), hint) from error
 
 
 class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -64,7 +66,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.method, self.channels_first, self.seed = method, channels_first, seed
         self.sample_size = positive_integer("sample_size", sample_size)
         self.alpha = error_level("alpha", alpha)
-        self.precision, self.device = precision, device
+        self._how: dict[str, Any] = {"alpha": alpha, "precision": precision, "device": device}
         self.nb_classes = bundle.num_classes
         height, width, channels = bundle.input_shape
         self._input_shape = (channels, height, width) if channels_first else bundle.input_shape
@@ -101,10 +103,13 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         images, ids = self._images(x)
         found = certify(
-            self.method, images, image_ids=ids, budget=Budget.fixed(self.sample_size, n),
-            alpha=self.alpha, seed=self.seed, batch_size=batch_size, precision=self.precision,
-            device=self.device,
-        )  # fmt: skip
+            *(self.method, images),
+            image_ids=ids,
+            budget=Budget.fixed(self.sample_size, n),
+            batch_size=batch_size,
+            seed=self.seed,
+            **self._how,
+        )
         classes = [ABSTAIN if c.predicted is None else c.predicted for c in found]
         return np.array(classes, np.int64), np.array([c.radius for c in found], np.float64)
 
@@ -130,8 +135,8 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from dualsmooth.engine.runtime.session import Session
 
         images, ids = self._images(x)
-        settings = Settings(Budget.fixed(self.sample_size, self.sample_size), self.alpha, self.seed,
-                            0, self.device, self.precision, batch_size)  # fmt: skip
+        budget = Budget.fixed(self.sample_size, self.sample_size)
+        settings = Settings(budget, seed=self.seed, batch_size=batch_size, **self._how)
         rows = np.zeros((len(ids), self.nb_classes), np.float32)
         with Session(self.method, settings) as session:
             for image_id, prediction in session.predict(images, ids):

@@ -6,8 +6,8 @@ from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 
-SHAPES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100),
-          "imagenet": ((224, 224, 3), 1000)}  # fmt: skip
+_SMALL, _LARGE = (32, 32, 3), (224, 224, 3)
+SHAPES = {"cifar10": (_SMALL, 10), "cifar100": (_SMALL, 100), "imagenet": (_LARGE, 1000)}
 """Image shape and number of classes by data set."""
 
 

@@ -70,10 +70,10 @@ def export(
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.export.check.images import images_for_calibration, images_for_check
-    from dualsmooth.export.deployment import Recipe
+    from dualsmooth.export.deployment import Terms
 
     try:
-        from dualsmooth.export.quantize import Calibration
+        from dualsmooth.export.quantize import Int8Calibration
         from dualsmooth.export.write import export_bundle
     except ImportError as error:
         hint = "pip install 'dualsmooth[export]'"
@@ -81,16 +81,16 @@ def export(
 
     loaded = load_bundle(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
-    recipe = Recipe(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
+    terms = Terms(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
     shape = loaded.input_shape
     pixels = images_for_check(data, shape, images) if check else None
     if calibration is not None and not int8:
         raise ArgumentError("calibration", "belongs to --int8", calibration)
     quantization = (
-        Calibration(images_for_calibration(calibration, shape, calibration_images))
+        Int8Calibration(images_for_calibration(calibration, shape, calibration_images))
         if int8 else None
     )  # fmt: skip
-    deployment = export_bundle(loaded, out, recipe, batch_size=batch_size, int8=quantization)
+    deployment = export_bundle(loaded, out, terms, batch_size=batch_size, int8=quantization)
     typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:
         return

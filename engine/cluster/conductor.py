@@ -81,19 +81,10 @@ MOST_LOSSES_IN_A_ROW = 12
 
 
 class Conductor:
-    """Runs leases on a pool.
+    """Runs leases on a pool of workers that are starting.
 
-    Parameters
-    ----------
-    pool : Pool
-        Workers that are starting.
-
-    Raises
-    ------
-    StoppedError
-        If workers die faster than they certify.
-    SamplerError
-        If two workers disagree about a vote, or a worker would draw others than the first.
+    Raises StoppedError if workers die faster than they certify, and SamplerError if two workers
+    disagree about a vote, or a worker would draw others than the first.
     """
 
     def __init__(self, pool: Pool) -> None:

@@ -21,19 +21,11 @@ STARTING = 1800.0
 """Seconds a worker may take to load its networks; compilers may be part of it."""
 
 
-class Voice:
+class Heartbeat:
     """A worker's end of a pipe: sends its messages and, in between, that it gets on.
 
-    Parameters
-    ----------
-    pipe : Connection
-        To the driver.
-    worker : int
-        Number of the worker.
-    progress : callable
-        Any number that changes when a batch has been run.
-    interval : float
-        Seconds between two looks at it.
+    `progress` gives any number that changes when a batch has been run; it is looked at every
+    `interval` seconds.
     """
 
     def __init__(
@@ -41,7 +33,7 @@ class Voice:
     ) -> None:
         self._pipe, self._worker, self._progress = pipe, worker, progress
         self._lock, self._closed = Lock(), Event()
-        Thread(target=self._beat, args=(interval,), name="beats", daemon=True).start()
+        Thread(target=self._beat, args=(interval,), name="heartbeat", daemon=True).start()
 
     def send(self, message: object) -> None:
         """Send a message whole."""
@@ -67,14 +59,8 @@ class Voice:
                 return
 
 
-class Watch:
-    """Which workers have been silent for too long.
-
-    Parameters
-    ----------
-    clock : callable
-        Seconds, from any origin.
-    """
+class Deadlines:
+    """By when each worker must be heard of, in seconds of a clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -92,3 +78,50 @@ class Watch:
         """Workers that should have been heard of by now."""
         now = self._clock()
         return [worker for worker, until in self._until.items() if now > until]
+
+
+class ActorDeadlines(Deadlines):
+    """Deadlines of Ray actors: those at work are asked for their progress now and then."""
+
+    def __init__(self, ray: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._ray = ray
+        self._actors: dict[int, Any] = {}
+        self._asked: dict[int, Any] = {}
+        self._seen: dict[int, int] = {}
+        self._next = 0.0
+
+    def start(self, worker: int, actor: Any) -> None:
+        """An actor has been given a lease."""
+        self._actors[worker] = actor
+        self.expect(worker, SILENCE)
+
+    def rest(self, worker: int) -> None:
+        """It has answered, or is gone."""
+        super().rest(worker)
+        for known in (self._actors, self._asked, self._seen):
+            known.pop(worker, None)
+
+    def overdue(self) -> list[int]:
+        """Actors that have run no batch for too long."""
+        if self._clock() >= self._next:
+            self._next = self._clock() + INTERVAL
+            for worker, actor in self._actors.items():
+                self._look(worker)
+                if worker not in self._asked:
+                    self._asked[worker] = actor.progress.remote()
+        return super().overdue()
+
+    def _look(self, worker: int) -> None:
+        """Take the last answer, if it has come."""
+        asked = self._asked.get(worker)
+        if asked is None or not self._ray.wait([asked], timeout=0)[0]:
+            return
+        del self._asked[worker]
+        try:
+            progress = self._ray.get(asked, timeout=INTERVAL)
+        except self._ray.exceptions.RayError:  # the lease it works on fails, too
+            return
+        if progress != self._seen.get(worker):
+            self._seen[worker] = progress
+            self.expect(worker, SILENCE)

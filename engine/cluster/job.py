@@ -1,7 +1,7 @@
 """What workers are sent: the run's settings once, then images by the lease."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,7 @@ from dualsmooth.engine.settings import Settings, libraries_of
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know.
-
-    Parameters
-    ----------
-    method : Method
-        What is certified, with its networks.
-    settings : Settings
-        How votes are drawn, with nothing left to ``auto``.
-    make : callable or None
-        Makes the sampler; None for the fastest one there is.
-    """
+    """What every worker needs to know; nothing in the settings is left to ``auto``."""
 
     method: Method
     settings: Settings
@@ -51,42 +41,37 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Images of one lease.
+class LeaseImages:
+    """Images of the lease of that number, and the votes of them that are known already."""
 
-    Parameters
-    ----------
-    lease : int
-    images : ndarray, shape (count, height, width, channels)
-    image_ids, labels : list of int
-    book : RecordedVotes
-        Votes of these images that are known already.
-    """
-
-    lease: int
+    number: int
     images: NDArray[np.generic]
     image_ids: list[int]
     labels: list[int]
     book: RecordedVotes
 
 
-class Parcels:
-    """Cuts parcels from a data set."""
+Cut = Callable[[int, list[int]], LeaseImages]
+"""Gives the images of a lease, by its number and their ids."""
 
-    def __init__(
-        self, images: Any, image_ids: Sequence[int], labels: Sequence[int], book: RecordedVotes,
-        shape: tuple[int, int, int],
-    ) -> None:  # fmt: skip
-        self._images = check_images(images, shape)
-        self._place = {image_id: place for place, image_id in enumerate(image_ids)}
-        self._labels, self._book = labels, book
 
-    def cut(self, lease: int, image_ids: list[int]) -> Parcel:
-        """The images of a lease."""
-        places = [self._place[image_id] for image_id in image_ids]
-        labels = [self._labels[place] for place in places]
-        part = self._book.part(image_ids)
-        return Parcel(lease, self._images[places], image_ids, labels, part)
+def cutter(
+    images: Any,
+    image_ids: Sequence[int],
+    labels: Sequence[int],
+    book: RecordedVotes,
+    shape: tuple[int, int, int],
+) -> Cut:
+    """Cuts leases from a data set."""
+    checked = check_images(images, shape)
+    place = {image_id: at for at, image_id in enumerate(image_ids)}
+
+    def cut(number: int, ids: list[int]) -> LeaseImages:
+        places = [place[image_id] for image_id in ids]
+        known = [labels[at] for at in places]
+        return LeaseImages(number, checked[places], ids, known, book.part(ids))
+
+    return cut
 
 
 def facts_of(session: Session) -> dict[str, Any]:

@@ -18,19 +18,7 @@ SHARES = 8
 
 @dataclass
 class Lease:
-    """Images for one worker.
-
-    Parameters
-    ----------
-    number : int
-        Name of the lease.
-    image_ids : tuple of int
-        Its images.
-    holders : set of int
-        Workers at work on it.
-    losses : int
-        Workers it was lost with.
-    """
+    """Images for one worker; who is at work on them, and how many workers it was lost with."""
 
     number: int
     image_ids: tuple[int, ...]
@@ -39,15 +27,7 @@ class Lease:
 
 
 class Leases:
-    """All leases of a run.
-
-    Parameters
-    ----------
-    image_ids : iterable of int
-        Images to certify, distinct.
-    size : int
-        Images per lease, >= 1.
-    """
+    """All leases of a run, of `size` distinct images each."""
 
     def __init__(self, image_ids: Iterable[int], size: int) -> None:
         ids = list(image_ids)

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
@@ -16,10 +16,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Alive, Certified, Done, Event, Lost, Ready, Refused
-from dualsmooth.engine.cluster.heartbeat import Voice, Watch
-from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
+from dualsmooth.engine.cluster.heartbeat import Deadlines, Heartbeat
+from dualsmooth.engine.cluster.job import Cut, Job, facts_of
 from dualsmooth.engine.errors import DualSmoothError
 from dualsmooth.engine.settings import recorded_backend
 
@@ -33,7 +33,7 @@ SILENT = "worker process was there and did nothing for too long"
 
 
 def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str]) -> None:
-    """Certify parcels until there is none or the driver is gone. Runs in a process of its own.
+    """Certify leases until there is none or the driver is gone. Runs in a process of its own.
 
     The job is the first message: what a process is started with must fit into the pipe that
     starts it, for nobody reads from that if the process is killed at once.
@@ -46,11 +46,11 @@ def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str])
 
         job = pipe.recv()
         with Session(job.method, job.settings, job.make) as session:
-            voice = Voice(pipe, number, lambda: session.occupancy.run, beats.INTERVAL)
-            with closing(voice):
-                voice.send(Ready(number, facts_of(session)))
+            beat = Heartbeat(pipe, number, lambda: session.occupancy.run, heartbeat.INTERVAL)
+            with closing(beat):
+                beat.send(Ready(number, facts_of(session)))
                 end = Lost
-                _serve(pipe, voice, number, session)
+                _serve(pipe, beat, number, session)
     except BaseException as error:
         line = f"{type(error).__name__}: {error}"
         with suppress(OSError):  # the driver is gone
@@ -60,31 +60,19 @@ def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str])
                 pipe.send(end(number, line))
 
 
-def _serve(pipe: "Connection[Any, Any]", voice: Voice, number: int, session: "Session") -> None:
-    while (parcel := pipe.recv()) is not None:
-        for certificate in session.certify(
-            parcel.images, parcel.image_ids, parcel.labels, parcel.book
-        ):
-            voice.send(Certified(number, parcel.lease, certificate.to_json()))
+def _serve(pipe: "Connection[Any, Any]", beat: Heartbeat, number: int, session: "Session") -> None:
+    while (lease := pipe.recv()) is not None:
+        for certificate in session.certify(lease.images, lease.image_ids, lease.labels, lease.book):
+            beat.send(Certified(number, lease.number, certificate.to_json()))
         share = session.occupancy
-        voice.send(Done(number, parcel.lease, share.used, share.run))
+        beat.send(Done(number, lease.number, share.used, share.run))
 
 
 class Processes:
-    """A pool of processes. The first one chooses a backend if ``auto`` does; the others follow.
-
-    Parameters
-    ----------
-    job : Job
-        What they do.
-    count : int
-        Processes, >= 1.
-    cut : callable
-        Gives the parcel of (lease, image ids).
-    """
+    """A pool of processes. The first one chooses a backend if ``auto`` does; the others follow."""
 
     def __init__(self, job: Job, count: int) -> None:
-        self.cut: Callable[[int, list[int]], Parcel]
+        self.cut: Cut
         self._job, self._count = job, count
         self._context = get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection[Any, Any]]] = {}
@@ -92,15 +80,15 @@ class Processes:
         self._sending: dict[int, Thread] = {}
         self._unready: set[int] = set()
         self._news: SimpleQueue[Event | Alive] = SimpleQueue()
-        self._watch = Watch()
+        self._deadlines = Deadlines()
         self._next = 0
         self._start(0)
 
     def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
-        """Send a parcel; a worker that is gone is reported by `events`."""
+        """Send a lease; a worker that is gone is reported by `events`."""
         if worker in self._workers:
             self._send(worker, bytes(ForkingPickler.dumps(self.cut(lease, image_ids))))
-            self._watch.expect(worker, beats.SILENCE)
+            self._deadlines.expect(worker, heartbeat.SILENCE)
 
     def events(self) -> list[Event]:
         """Messages of the workers; workers that are lost or silent are replaced."""
@@ -109,7 +97,7 @@ class Processes:
             events += self._heard(self._news.get(timeout=PATIENCE))
             while True:
                 events += self._heard(self._news.get_nowait())
-        return events + [self._replace(number, SILENT) for number in self._watch.overdue()]
+        return events + [self._replace(number, SILENT) for number in self._deadlines.overdue()]
 
     def close(self) -> None:
         """Ask, then kill."""
@@ -132,9 +120,9 @@ class Processes:
             self._unready.discard(event.worker)
             self._follow(event)
         if isinstance(event, Alive | Certified):
-            self._watch.expect(event.worker, beats.SILENCE)
+            self._deadlines.expect(event.worker, heartbeat.SILENCE)
         else:
-            self._watch.rest(event.worker)
+            self._deadlines.rest(event.worker)
         return [] if isinstance(event, Alive) else [event]
 
     def _follow(self, event: Ready) -> None:
@@ -164,7 +152,7 @@ class Processes:
     def _end(self, number: int) -> None:
         """Kill a worker and forget it."""
         process, _ = self._workers.pop(number)  # the pipe closes when both its threads have ended
-        self._watch.rest(number)
+        self._deadlines.rest(number)
         self._unready.discard(number)
         process.kill()
         process.join(PATIENCE)
@@ -181,7 +169,7 @@ class Processes:
             self._workers[number] = process, ours
             self._places[number] = place
             self._unready.add(number)
-            self._watch.expect(number, beats.STARTING)
+            self._deadlines.expect(number, heartbeat.STARTING)
             self._send(number, job)
             Thread(target=_listen, args=(number, ours, self._news), daemon=True).start()
 

@@ -6,13 +6,14 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
-from dualsmooth.engine.cluster.job import Job, Parcel, facts_of
-from dualsmooth.engine.cluster.pulse import Pulse
+from dualsmooth.engine.cluster.heartbeat import ActorDeadlines
+from dualsmooth.engine.cluster.job import Cut, Job, LeaseImages, facts_of
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.printable import printable
@@ -52,35 +53,22 @@ class Actor:
         """A number that changes when a batch has been run."""
         return self._session.occupancy.run
 
-    def certify(self, parcel: Parcel) -> tuple[list[str], int, int]:
+    def certify(self, lease: LeaseImages) -> tuple[list[str], int, int]:
         """Lines of a lease's certificates, rows that carried a sample, rows run."""
-        certificates = self._session.certify(
-            parcel.images, parcel.image_ids, parcel.labels, parcel.book
-        )
-        lines = [certificate.to_json() for certificate in certificates]
+        work = (lease.images, lease.image_ids, lease.labels, lease.book)
+        lines = [certificate.to_json() for certificate in self._session.certify(*work)]
         return lines, self._session.occupancy.used, self._session.occupancy.run
 
 
 class RayPool:
     """A pool of Ray actors.
 
-    Parameters
-    ----------
-    job : Job
-        What they do.
-    count : int
-        Actors, >= 1.
-    address : str
-        ``local`` starts Ray on this machine, behind a token; else ``HOST:PORT`` or ``auto``.
-
-    Raises
-    ------
-    ArgumentError
-        If Ray is not installed or nothing answers at the address.
+    The address ``local`` starts Ray on this machine, behind a token; else it is ``HOST:PORT`` or
+    ``auto``.
     """
 
     def __init__(self, job: Job, count: int, address: str) -> None:
-        self.cut: Callable[[int, list[int]], Parcel]
+        self.cut: Cut
         self._ray = _connect(address)
         self._job = self._ray.put(job)
         gpus = 1 if job.settings.device == "cuda" else 0
@@ -89,16 +77,16 @@ class RayPool:
         )
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, int | None]] = {}
-        self._pulse = Pulse(self._ray)
+        self._deadlines = ActorDeadlines(self._ray)
         self._next = 0
         for _ in range(count):
             self._start()
 
     def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
-        """Send a parcel."""
-        parcel = self.cut(lease, image_ids)
-        self._pending[self._actors[worker].certify.remote(parcel)] = worker, lease
-        self._pulse.start(worker, self._actors[worker])
+        """Send a lease."""
+        answer = self._actors[worker].certify.remote(self.cut(lease, image_ids))
+        self._pending[answer] = worker, lease
+        self._deadlines.start(worker, self._actors[worker])
 
     def events(self) -> list[Event]:
         """Answers of the actors; actors that are lost or silent are replaced."""
@@ -109,7 +97,7 @@ class RayPool:
         if not (ready or any(node["Alive"] for node in self._ray.nodes())):
             raise StoppedError("Ray has lost all its nodes; go on with --resume")
         events = [event for answer in ready for event in self._answer(answer)]
-        return events + [self._replace(worker, SILENT) for worker in self._pulse.silent()]
+        return events + [self._replace(worker, SILENT) for worker in self._deadlines.overdue()]
 
     def close(self) -> None:
         """Stop the actors and leave Ray."""
@@ -129,7 +117,7 @@ class RayPool:
             if lease is None and isinstance(error, self._ray.exceptions.RayTaskError):
                 return [Refused(worker, f"{type(cause).__name__}: {cause}")]
             return [self._replace(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
-        self._pulse.stop(worker)
+        self._deadlines.rest(worker)
         if lease is None:
             return [Ready(worker, value)]
         lines, used, run = value
@@ -138,7 +126,7 @@ class RayPool:
 
     def _replace(self, worker: int, reason: str) -> Lost:
         """Kill an actor and start another; what the old one may still answer is not waited for."""
-        self._pulse.stop(worker)
+        self._deadlines.rest(worker)
         self._pending = {a: of for a, of in self._pending.items() if of[0] != worker}
         self._ray.kill(self._actors.pop(worker))
         self._start()
@@ -148,7 +136,7 @@ class RayPool:
         number, self._next = self._next, self._next + 1
         self._actors[number] = self._make.remote(self._job)
         self._pending[self._actors[number].facts.remote()] = number, None
-        self._pulse.wait_for(number)
+        self._deadlines.expect(number, heartbeat.STARTING)
 
 
 def _connect(address: str) -> Any:

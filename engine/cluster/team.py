@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cluster.conductor import Conductor
-from dualsmooth.engine.cluster.job import Job, Parcels
+from dualsmooth.engine.cluster.job import Job, cutter
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray import RayPool
@@ -20,25 +20,22 @@ from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
 
 
-class Team(Closing):
-    """Certifies as a `Session` does, on worker processes or on Ray.
+class Workers(Closing):
+    """Certifies as a `Session` does, on so many worker processes or on Ray.
 
-    Parameters
-    ----------
-    method, settings, make
-        As for `Session`.
-    workers : int
-        Processes or actors, >= 1.
-    ray : str, optional
-        ``local``, or the address of a Ray cluster; None for processes of this machine.
+    `ray` is ``local``, or the address of a Ray cluster; None means processes of this machine.
     """
 
     def __init__(
-        self, method: Method, settings: Settings, make: MakeSampler | None, workers: int,
+        self,
+        method: Method,
+        settings: Settings,
+        make: MakeSampler | None,
+        workers: int,
         ray: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.method, self.settings = method, settings
-        self._workers = workers
+        self._count = workers
         job = Job.of(method, settings, workers, make)
         self._pool = Processes(job, workers) if ray is None else RayPool(job, workers, ray)
         self._conductor = Conductor(self._pool)
@@ -69,9 +66,9 @@ class Team(Closing):
     ) -> Iterator[Certificate]:
         """Yield certificates as they come in."""
         shape = bundle_of(self.method).input_shape
-        self._pool.cut = Parcels(np.asarray(images), image_ids, labels, book, shape).cut
+        self._pool.cut = cutter(np.asarray(images), image_ids, labels, book, shape)
         slots = self.settings.in_flight(self.method.serial)
-        size = lease_size(len(image_ids), self._workers, slots)
+        size = lease_size(len(image_ids), self._count, slots)
         return self._conductor.run(Leases(image_ids, size))
 
     def close(self) -> None:

@@ -13,10 +13,8 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import check_size
 
-_NO_CLASSES = frozenset(
-    ("__macosx", "@eadir", "lost+found", "__pycache__", "$recycle.bin", "#recycle", "@recycle",
-     "system volume information")
-)  # fmt: skip
+_OF_SYSTEMS = {"__macosx", "lost+found", "__pycache__", "system volume information"}
+_OF_DRIVES = {"@eadir", "$recycle.bin", "#recycle", "@recycle"}
 _LARGEST_LIST = 1 << 24
 
 
@@ -50,9 +48,8 @@ def read_folder(
 
 def _counts(place: Path) -> bool:
     """Whether an entry of the folder may be a class."""
-    return place.is_dir() and not place.name.startswith(".") and (
-        place.name.lower() not in _NO_CLASSES
-    )  # fmt: skip
+    name = place.name.lower()
+    return place.is_dir() and not name.startswith(".") and name not in _OF_SYSTEMS | _OF_DRIVES
 
 
 def _images(place: Path) -> list[Path]:
@@ -86,11 +83,6 @@ def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tu
 
     A line is a name, or `INDEX NAME`; where the folders are named so, the first word of the name
     (`n01440764 tench`) or the index stands for it.
-
-    Raises
-    ------
-    ArgumentError
-        If no reading of the list has all folders; the missing one is named.
     """
     rows = numbered(lines)
     plain = list(enumerate(lines))
@@ -105,8 +97,8 @@ def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tu
             for name, index in known.items():
                 names[index] = name
             return tuple(names)
-    nearest = max(({*map(itemgetter(1), reading)} for reading in readings),
-                  key=lambda names: len(names & {*folders}))  # fmt: skip
+    known_names = ({*map(itemgetter(1), reading)} for reading in readings)
+    nearest = max(known_names, key=lambda names: len(names & {*folders}))
     missing = next((name for name in folders if name not in nearest), folders[0])
     first = "".join(lines[:1])[:40]
     received = f"{len(lines)} lines, the first {first!r}, and the folder {folder / missing}"
@@ -125,19 +117,13 @@ def numbered(lines: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The lines of a list of classes.
-
-    Raises
-    ------
-    FileError
-        If it is no text, is empty, or has an empty line between others.
-    """
+    """The lines of a list of classes; none may be empty."""
     check_size(path, _LARGEST_LIST)
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(path, "must be a text of one class a line", error) from error
     if not all(lines) or not lines:
-        raise FileError(path, "must have a class on every line", f"line {1 + lines.index('')} empty"
-                        if lines else "an empty file")  # fmt: skip
+        received = f"line {1 + lines.index('')} empty" if lines else "an empty file"
+        raise FileError(path, "must have a class on every line", received)
     return tuple(lines)

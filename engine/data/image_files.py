@@ -23,18 +23,8 @@ _FORMAT, _SUBSAMPLING = 339, 530
 def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
     """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3).
 
-    Parameters
-    ----------
-    path : Path
-    channels : int, optional
-        Channels to return: grey becomes three equal ones, three that are equal everywhere one.
-
-    Raises
-    ------
-    FileError
-        If the file is no plain file of a known format, damaged, too large, one of several frames,
-        transparent, of values that do not become 8 bits in one way only, or coloured where one
-        channel is asked for.
+    Grey becomes three equal channels where three are asked for, and three that are equal everywhere
+    one. Refused are several frames, transparency, values that do not become 8 bits in one way only.
     """
     try:
         if not path.is_file():

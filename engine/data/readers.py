@@ -16,20 +16,12 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import check_expansion, npz_arrays, open_plain
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
-
-
 IDX_CLASSES = tuple(str(digit) for digit in range(10))
-
-
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-
-
 _NPZ_PAIRS = (("x", "images"), ("y", "labels"))
-
-
 _MOST_CLASSES = 1 << 16
 
 
@@ -131,12 +123,8 @@ def check_images(path: Path, images: NDArray[np.generic]) -> None:
         return
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # false for NaN as well
-        raise FileError(
-            path,
-            "float pixels must be in [0, 1] and not NaN",
-            f"{low} .. {high}",
-            "divide by 255, or store uint8",
-        )
+        rule, hint = "float pixels must be in [0, 1] and not NaN", "divide by 255, or store uint8"
+        raise FileError(path, rule, f"{low} .. {high}", hint)
 
 
 def check_labels(path: Path, labels: NDArray[np.generic], classes: int) -> None:

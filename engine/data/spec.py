@@ -14,27 +14,19 @@ The split is `test` unless the text ends in `:train`. An empty DIR means `$DUALS
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 
-if TYPE_CHECKING:
-    pass
-
 DATA_VARIABLE = "DUALSMOOTH_DATA"
-
-
 DIGITS_TRAIN = 1257
-
-
 _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
-
-
-_WITH_SPLIT = ("digits", "idx", "cifar10")
+WITH_SPLIT = ("digits", "idx", "cifar10")
 
 
 def load_images(
@@ -70,9 +62,6 @@ def load_images(
     FileError
         If a file is missing, truncated, corrupt or not what its name says.
     """
-    # Readers import this module's ImageSet, so they are imported here.
-    from dualsmooth.engine.data import cifar10, readers
-
     kind, place, split = parse_spec(spec)
     if classes is not None and kind != "folder":
         raise ArgumentError("classes", "goes with folder:DIR", spec)
@@ -102,13 +91,7 @@ def images_of_run(spec: str, configuration: Mapping[str, Any]) -> ImageSet:
 
 
 def check_classes(data: ImageSet, count: int, model: str) -> None:
-    """Refuse data whose labels cannot be, or can hardly be, those of a model's classes.
-
-    Raises
-    ------
-    ArgumentError
-        Names the classes of both.
-    """
+    """Refuse data whose labels cannot be, or can hardly be, those of a model's classes."""
     highest = int(data.labels.max(initial=UNKNOWN_LABEL))
     if highest >= count:
         rule = f"must have labels in 0 .. {count - 1}, the {count} classes of {model}"
@@ -135,7 +118,7 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     if kind not in _KINDS:
         raise ArgumentError("data", "must start with a known kind", spec, "one of " + _forms())
     split = "test"
-    if kind in _WITH_SPLIT:
+    if kind in WITH_SPLIT:
         place, colon, last = rest.rpartition(":")
         if last in ("train", "test") and (colon or kind == "digits"):
             rest, split = place, last
@@ -176,13 +159,7 @@ def _digits(spec: str, split: str) -> ImageSet:
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:
-    """Every ``skip``-th position among the first ``most`` of ``count`` images, as in Cohen's code.
-
-    Raises
-    ------
-    ArgumentError
-        If skip or most is < 1, or no image is left.
-    """
+    """Every ``skip``-th position among the first ``most`` of ``count`` images, as Cohen's code."""
     positive_integer("skip", skip)
     if most is not None:
         positive_integer("max", most)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.data.spec import WITH_SPLIT, load_images
 from dualsmooth.engine.errors import ArgumentError
 
 
@@ -14,11 +14,6 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
 
     Images that lie class after class, as `folder:` reads them, are shuffled first, always the same
     way: the first ones then hold every class, and so does whatever a recipe sets apart.
-
-    Raises
-    ------
-    ArgumentError, FileError
-        If there are fewer images, or the data cannot be read.
     """
     images = load_images(training_split(spec))
     if count is not None and (type(count) is not int or not 1 <= count <= len(images)):
@@ -35,6 +30,6 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
 def training_split(spec: str) -> str:
     """The SPEC with `:train` added where a split can be named and none is."""
     kind, colon, _ = spec.partition(":")
-    if kind not in ("digits", "idx", "cifar10") or spec.endswith((":train", ":test")):
+    if kind not in WITH_SPLIT or spec.endswith((":train", ":test")):
         return spec
     return spec + (":train" if colon or kind == "digits" else "::train")

@@ -27,19 +27,7 @@ _NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def read_table(path: Path) -> tuple[list[Row], list[str]]:
-    """Rows of a table, and warnings about it.
-
-    Parameters
-    ----------
-    path : Path
-        Tab-separated, with the columns ``predict``, ``radius`` and ``correct`` at least;
-        predict -1 is abstain.
-
-    Raises
-    ------
-    FileError
-        If the file is unreadable, lacks a column, or a line other than a torn last one is bad.
-    """
+    """Rows of a tab-separated table, and warnings about it; predict -1 is abstain."""
     text = _text(path)
     lines = text.splitlines() or [""]
     cut = 0 if text[-1:] in "\r\n" else len(lines)

@@ -36,8 +36,7 @@ def compare(
         return []
     pairs = []
     for r in radii if shared else ():
-        votes = [(a.certified_beyond(r, at_least), b.certified_beyond(r, at_least))
-                 for a, b in shared]  # fmt: skip
+        votes = [tuple(row.certified_beyond(r, at_least) for row in pair) for pair in shared]
         kinds = ((True, True), (True, False), (False, True), (False, False))
         pairs.append(Pair(r, *(votes.count(kind) for kind in kinds)))
     return pairs

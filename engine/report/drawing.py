@@ -23,19 +23,7 @@ _SIZE = (5.2, 3.5)
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture with what must be said beside it.
-
-    Parameters
-    ----------
-    name : str
-        File name without suffix.
-    title, caption : str
-        The caption states images, votes, alpha and what intervals mean.
-    draw : callable
-        Draws onto a figure.
-    rows : int
-        Panels below each other.
-    """
+    """A picture of so many rows of panels; its caption states images, votes, alpha, intervals."""
 
     name: str
     title: str
@@ -49,20 +37,12 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ArgumentError("out", "needs matplotlib for its plots", "matplotlib not installed",
-                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+        rule, hint = "needs matplotlib for its plots", "pip install 'dualsmooth[report]'"
+        raise ArgumentError("out", rule, "matplotlib not installed", hint) from None
 
 
 def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
-    """A plot with its caption as files, by kind.
-
-    Parameters
-    ----------
-    plot : Plot
-        What to draw.
-    kinds : sequence of str
-        Of ``png``, ``pdf`` and ``svg``.
-    """
+    """A plot with its caption as files, by kind: ``png``, ``pdf`` or ``svg``."""
     figure = _figure(plot, INK)
     below = textwrap.fill(plot.caption, 92)
     figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK, parse_math=False)
@@ -98,11 +78,12 @@ def plain(name: str) -> str:
 
 
 def _style(ink: str) -> Any:
-    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor",
-             "xtick.color", "ytick.color", "grid.color", "legend.labelcolor")  # fmt: skip
-    return {**dict.fromkeys(names, ink), "font.size": 9, "axes.titlesize": 9, "font.family":
-            "sans-serif", "font.sans-serif": ["DejaVu Sans"], "legend.frameon": False,
-            "svg.hashsalt": "dualsmooth", "svg.fonttype": "path"}  # fmt: skip
+    names = ["text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"]
+    names += ["xtick.color", "ytick.color", "grid.color", "legend.labelcolor"]
+    sizes = {"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}
+    fonts = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
+    svg = {"svg.hashsalt": "dualsmooth", "svg.fonttype": "path"}
+    return {**dict.fromkeys(names, ink), **sizes, **fonts, **svg}
 
 
 def _figure(plot: Plot, ink: str) -> "Figure":
@@ -122,11 +103,8 @@ def _saved(figure: "Figure", kind: str, ink: str) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    clear = ink == TURNING_INK
-    dated = {"pdf": "CreationDate", "svg": "Date"}
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    how: Any = {"dpi": 160, "bbox_inches": "tight", "transparent": ink == TURNING_INK}
     with matplotlib.rc_context(_style(ink)):
-        figure.savefig(
-            buffer, format=kind, dpi=160, bbox_inches="tight", transparent=clear,
-            metadata={dated[kind]: None} if kind in dated else None,
-        )  # fmt: skip
+        figure.savefig(buffer, format=kind, metadata=undated, **how)
     return buffer.getvalue()

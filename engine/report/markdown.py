@@ -55,8 +55,8 @@ def _about(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     for run, s in zip(runs, summaries, strict=True):
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
         name, place = _plain(s.name), _plain(printable(run.path.name))
-        lines.append(f"* **{name}** ({place}): {s.images:,} images, {s.abstained:,} "
-                     f"abstained{draws}; {_plain(run.conditions)}.")  # fmt: skip
+        counts = f"{s.images:,} images, {s.abstained:,} abstained{draws}"
+        lines.append(f"* **{name}** ({place}): {counts}; {_plain(run.conditions)}.")
     return "\n".join(lines)
 
 
@@ -70,10 +70,11 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
             lines.append(f"{first} and {second} have no image in common.\n")
             continue
         images = pairs[0].images
-        lines += [f"{first} (first) and {second} (second), {images:,} images in common:",
-                  "", "| radius | both | only first | only second | neither |",
-                  "|---|---|---|---|---|"]  # fmt: skip
-        lines += [f"| {p.radius:g} | {p.both} | {p.only_first} | {p.only_second} | {p.neither} |"
-                  for p in pairs if p.neither < p.images]  # fmt: skip
+        lines += [f"{first} (first) and {second} (second), {images:,} images in common:", ""]
+        lines += ["| radius | both | only first | only second | neither |", "|---" * 5 + "|"]
+        for p in pairs:
+            if p.neither < images:
+                cells = (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()

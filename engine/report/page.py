@@ -22,34 +22,28 @@ from dualsmooth.engine.runs.table import radius_text
 
 
 def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:
-    """The whole page as text.
-
-    Raises
-    ------
-    ArgumentError
-        If Jinja is not installed.
-    """
+    """The whole page as text."""
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise ArgumentError("html", "needs jinja2", "jinja2 not installed",
-                            "pip install 'dualsmooth[report]'") from None  # fmt: skip
+        hint = "pip install 'dualsmooth[report]'"
+        raise ArgumentError("html", "needs jinja2", "jinja2 not installed", hint) from None
     pictures, notes = thumbnails(runs)
+    radii, at_least = list(summaries[0].certified), summaries[0].at_least
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_part("page.html")).render(
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         data=Markup(_as_script(_data(runs, pictures))),
         runs=list(zip(runs, summaries, strict=True)),
-        radii=list(summaries[0].certified),
-        sign="≥" if summaries[0].at_least else ">",
-        pairs=[(other.name, compare(runs[0], other, list(summaries[0].certified),
-                                    at_least=summaries[0].at_least)) for other in runs[1:]],
+        radii=radii,
+        sign="≥" if at_least else ">",
+        pairs=[(run.name, compare(runs[0], run, radii, at_least=at_least)) for run in runs[1:]],
         plots=[(plot, Markup(inline_svg(plot))) for plot in plots],
         notes=[*(text for run in runs for text in run.warnings), *notes],
         version=metadata.version("dualsmooth"),
-    )  # fmt: skip
+    )
 
 
 def _part(name: str) -> str:

@@ -7,9 +7,9 @@ from dualsmooth.engine.files import check_target, whole_file
 from dualsmooth.engine.runs.log import read_log, read_run
 
 COLUMNS = (
-    "image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at", "method",
-    "draws", "seed", "seconds",
-)  # fmt: skip
+    *("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at"),
+    *("method", "draws", "seed", "seconds"),
+)
 
 
 def write_parquet(run: Path, file: Path) -> int:
@@ -17,32 +17,21 @@ def write_parquet(run: Path, file: Path) -> int:
 
     Columns are those of the certificate, and ``certificate``, its whole line of the log. Radii are
     the float64 of the certificate, which are rounded down.
-
-    Raises
-    ------
-    ArgumentError
-        If pyarrow is not installed or the file exists.
-    FileError
-        If there is no run, it is damaged, or the file cannot be written.
     """
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        hint = "pip install 'dualsmooth[parquet]'"
-        raise ArgumentError(
-            "parquet", "needs pyarrow, which is not installed", file, hint
-        ) from None
+        rule, hint = "needs pyarrow, which is not installed", "pip install 'dualsmooth[parquet]'"
+        raise ArgumentError("parquet", rule, file, hint) from None
     check_target(file)
     read_run(run)
     certificates = sorted(read_log(run), key=lambda certificate: certificate.image_id)
     columns = {name: [getattr(c, name) for c in certificates] for name in COLUMNS}
     columns["certificate"] = [c.to_json() for c in certificates]
-    types = {
-        "image_id": pa.int64(), "label": pa.int64(), "predicted": pa.int64(),
-        "radius": pa.float64(), "sigma": pa.float64(), "correct": pa.bool_(),
-        "draws": pa.int64(), "seed": pa.uint64(), "seconds": pa.float64(),
-    }  # fmt: skip
+    types = dict.fromkeys(("image_id", "label", "predicted", "draws"), pa.int64())
+    types |= dict.fromkeys(("radius", "sigma", "seconds"), pa.float64())
+    types |= {"correct": pa.bool_(), "seed": pa.uint64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     try:
         with whole_file(file) as draft:

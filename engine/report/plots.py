@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
-from dualsmooth.engine.report.drawing import (  # fmt: skip
+from dualsmooth.engine.report.drawing import (
     ABSTAINED,
     COLOURS,
     CORRECT,
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RADIUS = r"$\ell_2$ radius (input units)"
-
-
 _POINTS = 401
-
-
 Panel = Callable[["Axes", Run], None]
 
 
@@ -39,28 +36,16 @@ def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
     seen = [run for run in runs if run.rows]
     if not seen:
         return []
-    found = [_curves(seen, at_least), _panels(
-        "radii", "Certified radii", seen, _radius_panel,
-        "Images by certified radius, rounded down; abstentions stand at 0.",
-    )]  # fmt: skip
+    found = [_curves(seen, at_least), _panels("radii", seen)]
     bound = [run for run in seen if any(row.selector_radius is not None for row in run.rows)]
     sigmas = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
     routed = [run for run in seen if len(sigmas[run.name]) > 1 or (run in bound)]
     if routed:
-        found.append(_panels(
-            "sigmas", "Noise level routed to", routed, sigma_panel,
-            "Images by true class and routed sigma: area is the number of images, colour the "
-            "share certified correctly at radius 0. Images without a level are left out.",
-        ))  # fmt: skip
+        found.append(_panels("sigmas", routed))
     if bound:
-        found.append(_panels(
-            "binding", "What limits the radius", bound, binding_panel,
-            "One point per certified image. Below the diagonal the selector limits the radius, "
-            "above it the classifier; on the top edge no selector is needed, because every level "
-            "agrees.",
-        ))  # fmt: skip
-    if any(row.draws for run in seen for row in run.rows):
-        found.append(_draws([run for run in seen if any(row.draws for row in run.rows)]))
+        found.append(_panels("binding", bound))
+    if drawn := [run for run in seen if any(row.draws for row in run.rows)]:
+        found.append(_draws(drawn))
     return found
 
 
@@ -92,15 +77,20 @@ def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
     for index, run in enumerate(runs):
         counts = _certified(run.rows, grid, at_least)
         colour, images = COLOURS[index % len(COLOURS)], len(run.rows)
-        low, high = (100 * np.asarray(bound(counts, images, tail))
-                     for bound in (clopper_pearson_lower, clopper_pearson_upper))  # fmt: skip
+        bounds = (clopper_pearson_lower, clopper_pearson_upper)
+        low, high = (100 * np.asarray(bound(counts, images, tail)) for bound in bounds)
         axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
-        axes.step(grid, 100 * counts / images, where="post", color=colour, label=plain(run.name),
-                  linestyle=DASHES[index % len(DASHES)], linewidth=1.5)  # fmt: skip
+        _step(axes, index, run, grid, 100 * counts / images)
     tidy(axes, RADIUS, "certified accuracy (%)")
     axes.set_xlim(0, grid[-1])
     axes.set_ylim(0, 100)
     axes.legend(fontsize=8)
+
+
+def _step(axes: "Axes", index: int, run: Run, x: ArrayLike, y: ArrayLike) -> None:
+    """A run's curve, in the look of its place among the runs."""
+    look: Any = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+    axes.step(x, y, where="post", label=plain(run.name), linewidth=1.5, **look)
 
 
 def _certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool) -> np.ndarray:
@@ -110,12 +100,13 @@ def _certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool) -> np.ndar
     if at_least:
         return np.asarray(above)
     at_itself = np.sort([row.radius for row in rows if row.correct and row.exceeds_radius])
-    ends = (np.searchsorted(at_itself, grid, side=side) for side in ("left", "right"))
-    first, last = ends
+    first, last = (np.searchsorted(at_itself, grid, side=side) for side in ("left", "right"))
     return np.asarray(above + last - first)
 
 
-def _panels(name: str, title: str, runs: Sequence[Run], panel: Panel, caption: str) -> Plot:
+def _panels(name: str, runs: Sequence[Run]) -> Plot:
+    title, panel, caption = _PANELS[name]
+
     def draw(figure: "Figure") -> None:
         rows = figure.subplots(len(runs), squeeze=False)[:, 0]
         for axes, run in zip(rows, runs, strict=True):
@@ -133,9 +124,10 @@ def _radius_panel(axes: "Axes", run: Run) -> None:
         ("abstained", ABSTAINED, [0.0 for row in run.rows if row.abstained]),
     )
     largest = max(row.radius for row in run.rows) or 1.0
-    axes.hist([radii for _, _, radii in groups], bins=np.linspace(0, largest, 31).tolist(),
-              stacked=True, color=[colour for _, colour, _ in groups],
-              label=[f"{label} ({len(radii):,})" for label, _, radii in groups])  # fmt: skip
+    bins, values = np.linspace(0, largest, 31).tolist(), [radii for _, _, radii in groups]
+    colours = [colour for _, colour, _ in groups]
+    labels = [f"{label} ({len(radii):,})" for label, _, radii in groups]
+    axes.hist(values, bins, stacked=True, color=colours, label=labels)
     tidy(axes, RADIUS, "images")
     axes.margins(y=0.25)  # room for the legend above every bar
     axes.legend(fontsize=8, ncols=3, loc="upper center")
@@ -147,9 +139,7 @@ def _draws(runs: Sequence[Run]) -> Plot:
         for index, run in enumerate(runs):
             votes = np.sort([row.draws for row in run.rows])
             share = 100 * np.arange(1, len(votes) + 1) / len(votes)
-            axes.step([votes[0], *votes], [0, *share], where="post", label=plain(run.name),
-                      color=COLOURS[index % len(COLOURS)], linewidth=1.5,
-                      linestyle=DASHES[index % len(DASHES)])  # fmt: skip
+            _step(axes, index, run, [votes[0], *votes], [0, *share])
         axes.set_xscale("log")
         tidy(axes, "votes used (log scale)", "images decided (%)")
         axes.set_ylim(0, 103)
@@ -172,21 +162,20 @@ def sigma_panel(axes: "Axes", run: Run) -> None:
     cells: dict[tuple[int, int], list[bool]] = {}
     for row in rows:
         assert row.sigma is not None
-        y = labels.index(row.label) if by_class and row.label is not None else 0
-        cells.setdefault((sigmas.index(row.sigma), y), []).append(row.correct)
+        level = labels.index(row.label) if by_class and row.label is not None else 0
+        cells.setdefault((sigmas.index(row.sigma), level), []).append(row.correct)
     most = max(map(len, cells.values()))
-    dots = axes.scatter(
-        [x for x, _ in cells], [y for _, y in cells],
-        s=[110 * len(hits) / most for hits in cells.values()],
-        c=[100 * float(np.mean(hits)) for hits in cells.values()],
-        cmap="cividis", vmin=0, vmax=100, edgecolors="#8c8c8c", linewidths=0.6,
-    )  # fmt: skip
+    x, y = ([place[axis] for place in cells] for axis in (0, 1))
+    areas = [110 * len(hits) / most for hits in cells.values()]
+    shares = [100 * float(np.mean(hits)) for hits in cells.values()]
+    edges: Any = {"edgecolors": "#8c8c8c", "linewidths": 0.6}
+    dots = axes.scatter(x, y, areas, shares, cmap="cividis", vmin=0, vmax=100, **edges)
     bar = axes.figure.colorbar(dots, ax=axes)
     bar.set_label("certified correctly (%)")
     tidy(axes, r"routed $\sigma$ (input units)", "true class" if by_class else "")
     axes.set_xticks(range(len(sigmas)), [f"{sigma:g}" for sigma in sigmas])
-    axes.set_yticks(range(len(labels)) if by_class else [],
-                    [str(label) for label in labels] if by_class else [])  # fmt: skip
+    named = [str(label) for label in labels] if by_class else []
+    axes.set_yticks(range(len(named)), named)
     axes.margins(x=0.3, y=0.1)
 
 
@@ -202,12 +191,35 @@ def binding_panel(axes: "Axes", run: Run) -> None:
     for index, limit in enumerate(("classifier", "selector", "both")):
         chosen = [point for point in points if point[2] == limit]
         if chosen:
-            axes.scatter([p[0] for p in chosen], [min(p[1], top) for p in chosen], s=13, alpha=0.55,
-                         color=COLOURS[index], marker="os^"[index], linewidths=0, clip_on=False,
-                         label=f"limited by {limit}: {len(chosen):,}",
-                         rasterized=len(points) > 2000)  # fmt: skip
+            x, y = [p[0] for p in chosen], [min(p[1], top) for p in chosen]
+            look: Any = {"color": COLOURS[index], "marker": "os^"[index], "linewidths": 0}
+            dots = axes.scatter(x, y, 13, alpha=0.55, clip_on=False, **look)
+            label = f"limited by {limit}: {len(chosen):,}"
+            dots.set(label=label, rasterized=len(points) > 2000)
     axes.plot([0, top], [0, top], color="#8c8c8c", linewidth=0.8, linestyle="--")
     tidy(axes, "radius the classifiers allow", "radius the selector allows")
     axes.set_xlim(0, top)
     axes.set_ylim(0, top)
     axes.legend(fontsize=8, loc="lower right")
+
+
+_PANELS: dict[str, tuple[str, Panel, str]] = {
+    "radii": (
+        "Certified radii",
+        _radius_panel,
+        "Images by certified radius, rounded down; abstentions stand at 0.",
+    ),
+    "sigmas": (
+        "Noise level routed to",
+        sigma_panel,
+        "Images by true class and routed sigma: area is the number of images, colour the share "
+        "certified correctly at radius 0. Images without a level are left out.",
+    ),
+    "binding": (
+        "What limits the radius",
+        binding_panel,
+        "One point per certified image. Below the diagonal the selector limits the radius, above "
+        "it the classifier; on the top edge no selector is needed, because every level agrees.",
+    ),
+}
+"""Title, what is drawn for each run, and caption."""

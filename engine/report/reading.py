@@ -16,20 +16,10 @@ from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
 @dataclass(frozen=True)
 class Run:
-    """One run as a report sees it.
+    """One run as a report sees it, with a row per image and what was odd about its files.
 
-    Parameters
-    ----------
-    name : str
-        Method and options, or the name of the table; unique within a report.
-    path : Path
-        Where it was read.
-    rows : list of Row
-        One per image.
-    configuration : dict
-        Of ``run.json``; empty for a table.
-    warnings : list of str
-        What was odd about the files.
+    The name, method and options or that of the table, is unique within a report. The configuration
+    is that of ``run.json``, empty for a table.
     """
 
     name: str

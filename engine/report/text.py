@@ -61,8 +61,7 @@ def _footer(summaries: Sequence[Summary]) -> list[str]:
     rule = "at or above" if summaries[0].at_least else "strictly above"
     lines = [f"certified accuracy in %: correct, radius {rule} r; ACR: mean radius"]
     for s in summaries:
-        halves = [max(s.accuracy(r) - s.interval(r)[0], s.interval(r)[1] - s.accuracy(r))
-                  for r in s.certified]  # fmt: skip
+        halves = [max(abs(s.accuracy(r) - end) for end in s.interval(r)) for r in s.certified]
         points = f"; 95 % within {100 * max(halves):.1f} points" if halves else ""
         lines.append(f"{s.name}:")
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""

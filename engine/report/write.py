@@ -17,17 +17,7 @@ def write_report(
 ) -> list[str]:
     """Write ``summary.md``, plots as PNG and SVG (curves as PDF too), and ``report.html`` if asked.
 
-    Returns
-    -------
-    list of str
-        Names of the files.
-
-    Raises
-    ------
-    ArgumentError
-        If matplotlib is not installed.
-    FileError
-        If the folder cannot be written.
+    Returns the names of the files.
     """
     require_matplotlib()
     drawn = plots(runs, at_least=summaries[0].at_least)

@@ -18,7 +18,7 @@ from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RunLog, read_configuration
 from dualsmooth.engine.runs.logged import check_logged
-from dualsmooth.engine.runs.progress import LiveView
+from dualsmooth.engine.runs.progress import Progress
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
@@ -27,7 +27,7 @@ from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
 
 if TYPE_CHECKING:
-    from dualsmooth.engine.cluster.team import Team
+    from dualsmooth.engine.cluster.team import Workers
     from dualsmooth.engine.runtime.session import Session
     from dualsmooth.engine.samplers.sampler import MakeSampler
 
@@ -102,7 +102,7 @@ def _session(
     make: "MakeSampler | None",
     workers: int | None,
     ray: str | None,
-) -> "Session | Team":
+) -> "Session | Workers":
     if workers is not None:
         positive_integer("workers", workers)
     if method.serial and (ray is not None or workers not in (None, 1)):
@@ -113,9 +113,9 @@ def _session(
         from dualsmooth.engine.runtime.fitting import fitting_session
 
         return fitting_session(method, settings, make)
-    from dualsmooth.engine.cluster.team import Team
+    from dualsmooth.engine.cluster.team import Workers
 
-    return Team(method, settings, make, workers or RAY_WORKERS, ray)
+    return Workers(method, settings, make, workers or RAY_WORKERS, ray)
 
 
 def _check_failed(image_ids: list[int], folder: Path) -> None:
@@ -138,7 +138,7 @@ def _as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
 
 
 def _certify_missing(
-    session: "Session | Team",
+    session: "Session | Workers",
     data: ImageSet,
     image_ids: list[int],
     log: RunLog,
@@ -147,7 +147,7 @@ def _certify_missing(
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
     name, images = session.method.name, len(image_ids)
-    view = LiveView(name, images, images - len(missing), lambda: session.occupancy.share)
+    view = Progress(name, images, images - len(missing), lambda: session.occupancy.share)
 
     def on_disk(group: list[Certificate]) -> None:
         view.update(len(group))

@@ -13,7 +13,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.summary import share_interval
 
 
-class LiveView:
+class Progress:
     """Images and votes per second, share certified so far with its interval, time left.
 
     ``done`` images were certified before; ``occupancy`` returns the share of rows with a sample.

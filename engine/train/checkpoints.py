@@ -21,23 +21,10 @@ Used = TypeVar("Used")
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
 
 
-class Journal:
-    """States and metrics of one training run.
+class Checkpoints:
+    """States and metrics of one training run, in a folder or (None) nowhere.
 
-    Parameters
-    ----------
-    folder : Path or None
-        Folder to keep; None keeps nothing.
-    configuration : dict
-        Everything that decides the weights; must be equal on resume.
-    resume : bool
-        Go on with the run in the folder, if there is one.
-
-    Raises
-    ------
-    FileError
-        If the folder holds a run and is not to be resumed, holds another run or something else, or
-        cannot be written.
+    The configuration is everything that decides the weights: it must be equal on resume.
     """
 
     def __init__(
@@ -61,13 +48,7 @@ class Journal:
             raise FileError(folder, "must be writable", error.strerror or error) from error
 
     def load(self, step: str) -> dict[str, Any] | None:
-        """State a step reached, None if it has not begun.
-
-        Raises
-        ------
-        FileError
-            If the state is damaged.
-        """
+        """State a step reached, None if it has not begun."""
         path = self._path(step)
         if path is None or not path.exists():
             return None
@@ -83,13 +64,7 @@ class Journal:
         return state
 
     def restore(self, step: str, use: Callable[[dict[str, Any]], Used]) -> Used | None:
-        """What comes of the state a step reached, None if it has not begun.
-
-        Raises
-        ------
-        FileError
-            If the state is damaged, or that of something else.
-        """
+        """What `use` makes of the state a step reached, None if it has not begun."""
         state = self.load(step)
         if state is None:
             return None
@@ -160,6 +135,7 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
     if not isinstance(stored, dict):
         raise FileError(folder / RECIPE, "must be the record of a training run", "another")
     if stored != configuration:
-        changed = sorted(k for k in {*stored, *configuration}
-                         if stored.get(k) != configuration.get(k))  # fmt: skip
+        changed = sorted(
+            k for k in {*stored, *configuration} if stored.get(k) != configuration.get(k)
+        )
         raise FileError(folder / RECIPE, "must be the same recipe to resume", ", ".join(changed))

@@ -17,7 +17,7 @@ from dualsmooth.engine.checks import non_negative, one_of, positive_integer
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle, expert_role
 from dualsmooth.engine.models.ensemble import joined
 from dualsmooth.engine.models.network import Network
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import (
     SmoothMix,
@@ -29,15 +29,7 @@ from dualsmooth.engine.train.losses import (
 
 @dataclass(frozen=True, slots=True)
 class ClassifierLoss:
-    """Terms of a classifier's loss beside cross entropy.
-
-    Parameters
-    ----------
-    pull, entropy : float
-        Weights of the consistency loss.
-    smoothmix : SmoothMix or None
-        Mixing with adversarial images.
-    """
+    """Beside cross entropy: weights of the consistency loss, mixing with adversarial images."""
 
     pull: float = 0.0
     entropy: float = 0.0
@@ -52,20 +44,8 @@ class ClassifierLoss:
 class ClassifierRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    loss : ClassifierLoss
-    schedule : Schedule
-    sigmas : tuple of float
-        Noise levels in pixel units, ascending.
-    networks : str
-        ``experts``: one network per level. ``shared``: one network, trained with a level drawn for
-        each image.
-    members : int
-        Networks whose logits are averaged, per expert.
-    seed : int
+    Noise levels ascend. ``experts`` are one network per level; ``shared`` is one network, trained
+    with a level drawn for each image. `members` networks per expert have their logits averaged.
     """
 
     name: str
@@ -85,35 +65,35 @@ class ClassifierRecipe:
         """Number of networks that are trained."""
         return self.members * (1 if self.networks == "shared" else len(self.sigmas))
 
-    def make(self, workshop: Workshop) -> Bundle:
+    def make(self, context: TrainingContext) -> Bundle:
         """Train every network."""
         if self.networks == "shared":
             levels = {CLASSIFIER: self.sigmas}
         else:
             levels = {expert_role(sigma): (sigma,) for sigma in self.sigmas}
         networks = {
-            role: self._ensemble(workshop, role, sigmas, number)
+            role: self._ensemble(context, role, sigmas, number)
             for number, (role, sigmas) in enumerate(levels.items())
         }
-        data = workshop.data
-        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, None, networks)
+        data = context.data
+        return Bundle(self.name, data.shape, context.classes, self.sigmas, None, networks)
 
     def _ensemble(
-        self, workshop: Workshop, role: str, sigmas: tuple[float, ...], number: int
+        self, context: TrainingContext, role: str, sigmas: tuple[float, ...], number: int
     ) -> Network:
         members = []
         for member in range(self.members):
-            source = workshop.source(number, member)
-            module = workshop.new(workshop.classes, source)
+            source = context.source(number, member)
+            module = context.new(context.classes, source)
             name = role if self.members == 1 else f"{role}-{member}"
-            train_classifier(module, workshop, sigmas, self.loss, self.schedule, source, name)
-            members.append(workshop.describe(module, workshop.classes))
+            train_classifier(module, context, sigmas, self.loss, self.schedule, source, name)
+            members.append(context.describe(module, context.classes))
         return members[0] if self.members == 1 else joined(members)
 
 
 def train_classifier(
     module: nn.Module,
-    workshop: Workshop,
+    context: TrainingContext,
     sigmas: tuple[float, ...],
     terms: ClassifierLoss,
     schedule: Schedule,
@@ -121,7 +101,7 @@ def train_classifier(
     name: str,
 ) -> nn.Module:
     """Train a classifier at one noise level, or at a level drawn for each image."""
-    targets = functional.one_hot(workshop.labels, workshop.classes).float()
+    targets = functional.one_hot(context.labels, context.classes).float()
     sigma_of = _levels(sigmas, source)
 
     def objective(clean: Tensor, chosen: Tensor) -> Tensor:
@@ -132,8 +112,8 @@ def train_classifier(
         value = soft_cross_entropy(logs, targets[chosen])
         return value + consistency_loss(logs, terms.pull, terms.entropy)
 
-    fit(module, workshop.images, objective, schedule, source, workshop.step(name))
-    workshop.report(name)
+    fit(module, context.images, objective, schedule, source, context.step(name))
+    context.report(name)
     return module
 
 

@@ -1,4 +1,4 @@
-"""What every recipe trains with: images as tensors, random sources, fresh networks, a journal."""
+"""What every recipe trains with: images as tensors, random sources, fresh networks, checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.train.checkpoints import Journal
+from dualsmooth.engine.train.checkpoints import Checkpoints
 from dualsmooth.engine.train.loop import Step
 
 SMALL = "small_convnet"
@@ -31,35 +31,18 @@ def sizes_for(shape: tuple[int, int, int]) -> Sizes:
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """Images and tools of one training run.
+class TrainingContext:
+    """Labelled images and tools of one training run.
 
-    Parameters
-    ----------
-    data : ImageSet
-        Training images with labels.
-    seed : int
-    sizes : Sizes or None
-        Of every network; None means `sizes_for` the images.
-    report : callable
-        Called with the name of each step when it is done.
-    journal : Journal
-    device : str
-        ``cpu`` or ``cuda``.
-    network : str
-        A registered architecture that every network has; `sizes` are those of ``small_convnet``.
-
-    Raises
-    ------
-    ArgumentError
-        If an image has no label, or the architecture is not known or cannot read the images.
+    Every network has the registered architecture `network`; `sizes` are those of ``small_convnet``,
+    None the ones for these images. `report` gets the name of each step when it is done.
     """
 
     data: ImageSet
     seed: int = 0
     sizes: Sizes | None = None
     report: Callable[[str], object] = lambda step: None
-    journal: Journal = field(default_factory=lambda: Journal(None, {}))
+    checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(None, {}))
     device: str = "cpu"
     network: str = SMALL
 
@@ -86,7 +69,7 @@ class Workshop:
 
     def step(self, name: str) -> Step:
         """Where a network keeps its state."""
-        return Step(name, self.journal)
+        return Step(name, self.checkpoints)
 
     def new(self, outputs: int, source: Generator) -> nn.Module:
         """A network with fresh weights; the caller's random state stays as it is."""

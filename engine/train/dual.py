@@ -13,38 +13,21 @@ from torch import nn
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
-from dualsmooth.engine.train.context import SMALL, Sizes, Workshop
-from dualsmooth.engine.train.experts import TUNED, Crew, Expert, Tuning
+from dualsmooth.engine.train.context import SMALL, Sizes, TrainingContext
+from dualsmooth.engine.train.experts import TUNED, Expert, ExpertTrainer, Tuning
 from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.radii import Labelling, selected_shares
-from dualsmooth.engine.train.selector import Calibration, SelectorLoss, calibrate, train_selector
+from dualsmooth.engine.train.selector import SelectorLoss, Shift, calibrate, train_selector
 
 
 @dataclass(frozen=True, slots=True)
 class DualRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    experts : tuple of Expert
-        One per noise level, ascending.
-    tau : float
-        Noise level of the selector.
-    classifying, selecting : Schedule
-    selector_loss : SelectorLoss
-    labelling : Labelling
-        How the radii are found that teach the selector.
-    tuning : Tuning or None
-        Round 1, if there is one.
-    sizes : Sizes or None
-        Of every network; None means by the size of the images.
-    network : str
-        A registered architecture for every network, for example ``cifar_resnet110``.
-    half : bool
-        Round the finished weights to float16.
-    seed : int
+    Experts are in ascending order of their noise level; the selector's is tau, and it is taught
+    with the radii that `labelling` finds, from the weights of the nearest expert with `warm_start`.
+    `tuning` is round 1, if there is one; `half` rounds the finished weights to float16. `network`
+    and `sizes` are those of every network (`TrainingContext`).
     """
 
     name: str
@@ -55,7 +38,7 @@ class DualRecipe:
     selector_loss: SelectorLoss
     labelling: Labelling
     tuning: Tuning | None = None
-    calibration: Calibration | None = None
+    calibration: Shift | None = None
     warm_start: bool = False
     sizes: Sizes | None = None
     half: bool = False
@@ -76,65 +59,54 @@ class DualRecipe:
         per_expert = 1 if self.labelling.folds == 1 else 1 + self.labelling.folds
         return (per_expert * len(self.experts) + 1) * (1 if self.tuning is None else 2)
 
-    def make(self, workshop: Workshop) -> Bundle:
-        """Train every network; the same seed gives the same bytes on one kind of machine.
-
-        Raises
-        ------
-        ArgumentError
-            If there are too few images to label.
-        """
-        if len(workshop.data) < max(2, self.labelling.folds):
+    def make(self, context: TrainingContext) -> Bundle:
+        """Train every network; the same seed gives the same bytes on one kind of machine."""
+        if len(context.data) < max(2, self.labelling.folds):
             rule = f"must be at least {max(2, self.labelling.folds)} images"
-            raise ArgumentError("data", rule, workshop.data.name)
-        crews = [
-            Crew(expert, level, self.classifying, self.labelling, workshop)
+            raise ArgumentError("data", rule, context.data.name)
+        trainers = [
+            ExpertTrainer(expert, level, self.classifying, self.labelling, context)
             for level, expert in enumerate(self.experts)
         ]
-        for below, crew in zip((None, *crews), crews, strict=False):
-            crew.train(below)
-        selector = self._selector(workshop, crews, 0)
+        for below, trainer in zip((None, *trainers), trainers, strict=False):
+            trainer.train(below)
+        selector = self._selector(context, trainers, 0)
         if self.tuning is not None:
-            shares = selected_shares(selector, workshop.images, self.tau, self.labelling.votes,
-                                     workshop.source(len(crews), TUNED))  # fmt: skip
-            for crew in crews:
-                crew.tune(self.tuning, shares[:, crew.level])
-            selector = self._selector(workshop, crews, 1)
+            votes, source = self.labelling.votes, context.source(len(trainers), TUNED)
+            shares = selected_shares(selector, context.images, self.tau, votes, source)
+            for trainer in trainers:
+                trainer.tune(self.tuning, shares[:, trainer.level])
+            selector = self._selector(context, trainers, 1)
         networks = {
-            expert_role(crew.expert.sigma): workshop.describe(
-                crew.deployed, workshop.classes, half=self.half
+            expert_role(trainer.expert.sigma): context.describe(
+                trainer.deployed, context.classes, half=self.half
             )
-            for crew in crews
+            for trainer in trainers
         }
-        networks[SELECTOR] = workshop.describe(selector, len(crews), half=self.half)
-        data = workshop.data
-        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
+        networks[SELECTOR] = context.describe(selector, len(trainers), half=self.half)
+        data = context.data
+        return Bundle(self.name, data.shape, context.classes, self.sigmas, self.tau, networks)
 
-    def _selector(self, workshop: Workshop, crews: list[Crew], number: int) -> nn.Module:
-        radii = torch.stack([crew.radii(number) for crew in crews], 1)
+    def _selector(
+        self, context: TrainingContext, trainers: list[ExpertTrainer], number: int
+    ) -> nn.Module:
+        radii = torch.stack([trainer.radii(number) for trainer in trainers], 1)
         labelled = radii[:, 0].isfinite().nonzero()[:, 0]
         kept = 0 if self.calibration is None else int(len(labelled) * self.calibration.share)
         apart, labelled = labelled[:kept], labelled[kept:]
-        source = workshop.source(len(crews), number * (TUNED + 1))
-        module = workshop.new(len(crews), source)
+        source = context.source(len(trainers), number * (TUNED + 1))
+        module = context.new(len(trainers), source)
         if self.warm_start:
-            nearest = min(crews, key=lambda crew: abs(crew.expert.sigma - self.tau))
+            nearest = min(trainers, key=lambda trainer: abs(trainer.expert.sigma - self.tau))
             copy_features(nearest.deployed, module)
         name = SELECTOR if number == 0 else f"{SELECTOR}-round{number}"
-        train_selector(
-            module,
-            workshop.images[labelled],
-            radii[labelled],
-            self.tau,
-            self.selector_loss,
-            self.selecting,
-            source,
-            workshop.step(name),
-        )
+        images, known, terms = context.images[labelled], radii[labelled], self.selector_loss
+        step = context.step(name)
+        train_selector(module, images, known, self.tau, terms, self.selecting, source, step)
         if self.calibration is not None:
-            images, known = workshop.images[apart], radii[apart]
+            images, known = context.images[apart], radii[apart]
             calibrate(module, images, known, self.tau, self.calibration, source)
-        workshop.report(name)
+        context.report(name)
         return module
 
 

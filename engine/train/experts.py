@@ -9,7 +9,7 @@ from torch.nn import functional
 from dualsmooth.engine.checks import closed_unit, non_negative, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import expert_role
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, Step, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -29,17 +29,10 @@ _ANSWERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """How the classifier of one level is trained.
+    """How the classifier of one level, sigma in pixel units, is trained.
 
-    Parameters
-    ----------
-    sigma : float
-        Noise level in pixel units.
-    pull, entropy : float
-        Weights of the consistency loss.
-    teacher : float
-        Weight, in [0, 1], of the answers of the next smaller level's network, which sees more of
-        an image, in the targets; the rest is the label's. 0 for the smallest level.
+    `pull` and `entropy` weigh the consistency loss; `teacher`, in [0, 1], the answers of the next
+    smaller level's network, which sees more of an image, in the targets. The rest is the label's.
     """
 
     sigma: float
@@ -56,14 +49,7 @@ class Expert:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Round 1.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    least : float
-        Weight, in [0, 1], of an image to an expert the selector never picks for it.
-    """
+    """Round 1; `least`, in [0, 1], is the weight of an image to an expert never picked for it."""
 
     schedule: Schedule
     least: float
@@ -72,46 +58,39 @@ class Tuning:
         closed_unit("least", self.least)
 
 
-class Crew:
+@dataclass(eq=False)
+class ExpertTrainer:
     """The networks of one level: the deployed one, and those that label images they did not see.
 
     With cross fitting there is one labelling network per fold; with images held out the deployed
     network labels them itself.
     """
 
-    def __init__(
-        self,
-        expert: Expert,
-        level: int,
-        schedule: Schedule,
-        labelling: Labelling,
-        workshop: Workshop,
-    ) -> None:
-        self.expert, self.level, self.workshop = expert, level, workshop
-        self.schedule, self.labelling = schedule, labelling
-        self.source = workshop.source(level, 1)
+    expert: Expert
+    level: int
+    schedule: Schedule
+    labelling: Labelling
+    context: TrainingContext
+
+    def __post_init__(self) -> None:
+        self.source = self.context.source(self.level, 1)
         self.modules: list[nn.Module] = []
 
-    def train(self, below: "Crew | None" = None) -> None:
+    def train(self, below: "ExpertTrainer | None" = None) -> None:
         """Round 0; the networks of the folds are trained when their radii are asked for.
 
-        Raises
-        ------
-        ArgumentError
-            If the expert has a teacher, but `below` is None or there are folds: the teacher would
-            tell the networks of a fold about images they must not see.
+        With folds there is no teacher: it would tell their networks about images they must not see.
         """
         self.targets = self._targets(below)
-        held = self.labelling.held(self.workshop, self.level, self.source)
-        everything = torch.ones_like(held[0])
-        self.seen = [~part for part in held] if len(held) == 1 else [everything]
-        self.held = held
-        self.deployed = self._fit(None, self.seen[0], self.workshop.source(self.level, 0), "")
-        self.modules = [self.deployed] if len(held) == 1 else []
+        self.held = self.labelling.held(self.context, self.level, self.source)
+        alone = len(self.held) == 1
+        self.seen = ~self.held[0] if alone else torch.ones_like(self.held[0])
+        self.deployed = self._fit(None, self.seen, self.context.source(self.level, 0), "")
+        self.modules = [self.deployed] if alone else []
 
     def radii(self, number: int) -> Tensor:
         """Radius of each image by a network that did not see it, NaN where there is none: [n]."""
-        radii = torch.full((len(self.workshop.images),), torch.nan, device=self.workshop.device)
+        radii = torch.full((len(self.context.images),), torch.nan, device=self.context.device)
         for fold, held in enumerate(self.held):
             name = f"fold{fold}"
             if fold == len(self.modules):
@@ -122,40 +101,36 @@ class Crew:
     def tune(self, tuning: Tuning, share: Tensor) -> None:
         """Round 1: train on with the selector's share of this level as the weight of an image."""
         weights = tuning.least + (1 - tuning.least) * share
-        source = self.workshop.source(self.level, TUNED)
+        source = self.context.source(self.level, TUNED)
         names = [f"fold{fold}-tuned" for fold in range(len(self.held))]
         if len(self.held) == 1:  # the deployed network labels
             names = ["tuned"]
-        folds = [
-            self._fit(module, ~held, source, name, tuning.schedule, weights)
+        schedule, deployed = tuning.schedule, self.deployed
+        self.modules = [
+            self._fit(module, ~held, source, name, schedule, weights)
             for name, module, held in zip(names, self.modules, self.held, strict=True)
         ]
-        if len(folds) == 1:
-            self.deployed = folds[0]
-        else:
-            self.deployed = self._fit(
-                self.deployed, self.seen[0], source, "tuned", tuning.schedule, weights
-            )
-        self.modules = folds
+        self.deployed = self.modules[0]
+        if len(self.held) > 1:
+            self.deployed = self._fit(deployed, self.seen, source, "tuned", schedule, weights)
 
-    def _targets(self, below: "Crew | None") -> Tensor:
-        labels = functional.one_hot(self.workshop.labels, self.workshop.classes).float()
+    def _targets(self, below: "ExpertTrainer | None") -> Tensor:
+        labels = functional.one_hot(self.context.labels, self.context.classes).float()
         share = self.expert.teacher
         if not share:
             return labels
         if below is None or self.labelling.folds > 1:
             rule = "must be 0 for the smallest level and with cross fitting"
             raise ArgumentError("teacher", rule, share)
-        source = self.workshop.source(self.level, TAUGHT)
-        images, sigma = self.workshop.images, below.expert.sigma
+        source = self.context.source(self.level, TAUGHT)
+        images, sigma = self.context.images, below.expert.sigma
         return (1 - share) * labels + share * mean_answer(below.deployed, images, sigma, source)
 
     def _radii(self, module: nn.Module, held: Tensor, name: str) -> Tensor:
-        step = self.workshop.step(f"radii@{self.expert.sigma:g}-{name}")
-        images, labels = self.workshop.images[held], self.workshop.labels[held]
-        votes, runner_up = self.labelling.votes, self.labelling.runner_up
-        sigma = self.expert.sigma
-        return radii_of(module, images, labels, sigma, votes, self.source, step, runner_up)
+        step = self.context.step(f"radii@{self.expert.sigma:g}-{name}")
+        images, labels = self.context.images[held], self.context.labels[held]
+        sigma, labelling = self.expert.sigma, self.labelling
+        return radii_of(module, images, labels, sigma, labelling, self.source, step)
 
     def _fit(
         self,
@@ -166,7 +141,7 @@ class Crew:
         schedule: Schedule | None = None,
         weights: Tensor | None = None,
     ) -> nn.Module:
-        workshop, expert = self.workshop, self.expert
+        context, expert = self.context, self.expert
         targets = self.targets[seen]
         weight = None if weights is None else weights[seen]
 
@@ -176,12 +151,12 @@ class Crew:
             return value + consistency_loss(logs, expert.pull, expert.entropy, share)
 
         role = expert_role(expert.sigma)
-        step = Step(f"{role}-{name}" if name else role, workshop.journal)
-        module = module or workshop.new(workshop.classes, source)
-        images = workshop.images[seen]
+        step = Step(f"{role}-{name}" if name else role, context.checkpoints)
+        module = module or context.new(context.classes, source)
+        images = context.images[seen]
         schedule = schedule or self.schedule
         train_on_noise(module, images, expert.sigma, loss, schedule, source, step)
-        workshop.report(step.name)
+        context.report(step.name)
         return module
 
 

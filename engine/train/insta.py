@@ -15,7 +15,7 @@ from torch.nn import functional
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
 from dualsmooth.engine.train.radii import Labelling, radii_of
@@ -29,24 +29,9 @@ CLIP = 0.02
 class InstaRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    sigmas : tuple of float
-        Noise levels, ascending.
-    first : float
-        Noise level of stage 1.
-    tau : float
-        Noise level of the selector.
-    classifying, tuning, selecting : Schedule
-        Of stage 1, of each round of stage 2, and of the selector.
-    rounds, draws : int
-        Times the table is searched, and noise draws per image and level.
-    selector_loss : SelectorLoss
-    labelling : Labelling
-        ``folds`` must be 1: one classifier, so images are held out.
-    seed : int
+    Noise levels ascend; stage 1 has `first`, the selector tau. Stage 1 is on the schedule
+    `classifying`; stage 2 is so many `rounds` of searching the table, with so many `draws` per
+    image and level, and of `tuning`. One classifier labels, so images are held out.
     """
 
     name: str
@@ -77,61 +62,56 @@ class InstaRecipe:
         """Number of trainings: stage 1, the rounds of stage 2, the selector."""
         return 2 + self.rounds
 
-    def make(self, workshop: Workshop) -> Bundle:
+    def make(self, context: TrainingContext) -> Bundle:
         """Train the classifier and the selector."""
-        source = workshop.source(0, 0)
-        held = self.labelling.held(workshop, 0, source)[0]
-        classifier = self._classifier(workshop, ~held, source)
-        selector = self._selector(workshop, classifier, held)
+        source = context.source(0, 0)
+        held = self.labelling.held(context, 0, source)[0]
+        classifier = self._classifier(context, ~held, source)
+        selector = self._selector(context, classifier, held)
         networks = {
-            CLASSIFIER: workshop.describe(classifier, workshop.classes),
-            SELECTOR: workshop.describe(selector, len(self.sigmas)),
+            CLASSIFIER: context.describe(classifier, context.classes),
+            SELECTOR: context.describe(selector, len(self.sigmas)),
         }
-        data = workshop.data
-        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
+        data = context.data
+        return Bundle(self.name, data.shape, context.classes, self.sigmas, self.tau, networks)
 
-    def _classifier(self, workshop: Workshop, seen: Tensor, source: Generator) -> nn.Module:
-        images = workshop.images[seen]
-        targets = functional.one_hot(workshop.labels[seen], workshop.classes).float()
+    def _classifier(self, context: TrainingContext, seen: Tensor, source: Generator) -> nn.Module:
+        images = context.images[seen]
+        targets = functional.one_hot(context.labels[seen], context.classes).float()
 
         def loss(logs: Tensor, chosen: Tensor) -> Tensor:
             return soft_cross_entropy(logs, targets[chosen])
 
-        module = workshop.new(workshop.classes, source)
-        step = workshop.step(CLASSIFIER)
+        module = context.new(context.classes, source)
+        step = context.step(CLASSIFIER)
         train_on_noise(module, images, self.first, loss, self.classifying, source, step)
-        workshop.report(step.name)
+        context.report(step.name)
         for number in range(self.rounds):
             table = widest_levels(module, images, self.sigmas, self.draws, source)
-            step = workshop.step(f"{CLASSIFIER}-table{number}")
+            step = context.step(f"{CLASSIFIER}-table{number}")
             train_on_noise(module, images, table, loss, self.tuning, source, step)
-            workshop.report(step.name)
+            context.report(step.name)
         return module
 
-    def _selector(self, workshop: Workshop, classifier: nn.Module, held: Tensor) -> nn.Module:
-        images, labels = workshop.images[held], workshop.labels[held]
-        votes = workshop.source(1, 0)
-        radii = [
-            radii_of(classifier, images, labels, sigma, self.labelling.votes, votes,
-                     workshop.step(f"radii@{sigma:g}"), self.labelling.runner_up)
-            for sigma in self.sigmas
-        ]  # fmt: skip
-        source = workshop.source(1, 1)
-        module = workshop.new(len(self.sigmas), source)
-        known, step = torch.stack(radii, 1), workshop.step(SELECTOR)
+    def _selector(self, context: TrainingContext, classifier: nn.Module, held: Tensor) -> nn.Module:
+        images, labels = context.images[held], context.labels[held]
+        votes = context.source(1, 0)
+        radii = []
+        for sigma in self.sigmas:
+            step = context.step(f"radii@{sigma:g}")
+            radii.append(radii_of(classifier, images, labels, sigma, self.labelling, votes, step))
+        source = context.source(1, 1)
+        module = context.new(len(self.sigmas), source)
+        known, step = torch.stack(radii, 1), context.step(SELECTOR)
         train_selector(
             module, images, known, self.tau, self.selector_loss, self.selecting, source, step
         )
-        workshop.report(step.name)
+        context.report(step.name)
         return module
 
 
 def widest_levels(
-    module: nn.Module,
-    images: Tensor,
-    sigmas: tuple[float, ...],
-    draws: int,
-    generator: Generator,
+    module: nn.Module, images: Tensor, sigmas: tuple[float, ...], draws: int, generator: Generator
 ) -> Tensor:
     """Level of the largest smoothed margin of each image, [n].
 

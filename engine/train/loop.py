@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
-from dualsmooth.engine.train.checkpoints import Journal
+from dualsmooth.engine.train.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,7 @@ def random_affine(images: Tensor, limits: Affine, generator: Generator) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast to train.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is out of its range: counts and the rate are > 0, the decay is >= 0.
-    """
+    """How long and how fast to train: `draws` of noise per image, the largest learning rate."""
 
     epochs: int
     affine: Affine | None
@@ -72,10 +66,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One network of a training run: its name, and the journal that keeps its state."""
+    """One network of a training run: its name, and the checkpoints that keeps its state."""
 
     name: str
-    journal: Journal
+    checkpoints: Checkpoints
 
 
 def fit(
@@ -86,22 +80,11 @@ def fit(
     generator: Generator,
     step: Step | None = None,
 ) -> nn.Module:
-    """Minimize an objective; returns the module in eval mode.
+    """Minimize an objective of clean images [B, C, H, W] and their indices [B].
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Holds every parameter that is trained. On CUDA devices it runs in bfloat16 where PyTorch's
-        autocast says so.
-    images : Tensor, shape (n, channels, height, width)
-        Clean images in [0, 1], on the module's device.
-    objective : callable
-        Takes clean images [B, C, H, W] and their indices [B], and returns the loss.
-    schedule : Schedule
-    generator : torch.Generator
-        Source of the order, the augmentation and all noise, on the images' device.
-    step : Step, optional
-        Where to keep the state of every epoch; a state found there is gone on with.
+    Every parameter of the module is trained, on the images' device; the generator, there as well,
+    is the source of the order, the augmentation and all noise. The step keeps the state of every
+    epoch, and one found there is gone on with. Returns the module in eval mode.
     """
     for parameter in module.parameters():
         if parameter.dim() == 4:  # channels-last convolutions are the fast ones on a CPU
@@ -145,16 +128,9 @@ def train_on_noise(
     generator: Generator,
     step: Step | None = None,
 ) -> nn.Module:
-    """Minimize a loss of the outputs under Gaussian noise; returns the module in eval mode.
+    """`fit` a loss of the log softmax [M, B, K] under Gaussian noise and of the indices [B].
 
-    Parameters
-    ----------
-    sigma : float, or Tensor of shape (n,)
-        Noise level in pixel units, of all images or of each.
-    loss : callable
-        Takes log softmax outputs [M, B, K] and the indices [B] of their images.
-    module, images, schedule, generator, step
-        See `fit`.
+    sigma, in pixel units, is one number or that of each image, [n].
     """
 
     def objective(clean: Tensor, chosen: Tensor) -> Tensor:
@@ -183,8 +159,7 @@ def _optimizer(
     )
     warm_up = max(1, total // 10)
     cycle = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / warm_up) * (1 + cos(pi * step / total)) / 2,
+        optimizer, lambda step: min(1.0, (step + 1) / warm_up) * (1 + cos(pi * step / total)) / 2
     )
     return optimizer, cycle
 
@@ -198,7 +173,7 @@ def _restore(parts: dict[str, object], generator: Generator, step: Step | None) 
         generator.set_state(state["generator"])
         return int(state["epoch"])
 
-    return (step.journal.restore(step.name, use) if step else None) or 0
+    return (step.checkpoints.restore(step.name, use) if step else None) or 0
 
 
 def _keep(
@@ -206,9 +181,9 @@ def _keep(
 ) -> None:
     if step is None:
         return
-    step.journal.metric(step.name, epoch, loss=loss)
+    step.checkpoints.metric(step.name, epoch, loss=loss)
     states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
-    step.journal.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
+    step.checkpoints.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
 
 
 @contextmanager

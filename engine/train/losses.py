@@ -9,11 +9,7 @@ from torch import Generator, Tensor, nn
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
 from dualsmooth.engine.train.loop import noisy_log_softmax
 
-_TAIL = 1e-4
-
-
 _FAR = 10.0
-
 
 SHARPNESS = 20.0
 """Of the smooth maximum over intervals, per pixel unit of radius."""
@@ -32,12 +28,7 @@ def consistency_loss(
 ) -> Tensor:
     """Jeong and Shin's regularizer: pull * mean_m KL(mean || f_m) + entropy * H(mean).
 
-    Parameters
-    ----------
-    log_probabilities : Tensor, shape (M, B, K)
-        log softmax under M noise draws of the same B images.
-    weights : Tensor, shape (B,), optional
-        Of the images.
+    Of the log softmax under M noise draws [M, B, K]; images may have weights [B].
     """
     center = mean_log_probabilities(log_probabilities)
     shares = center.exp()
@@ -63,30 +54,28 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def dual_radius(log_probabilities: Tensor, radii: Tensor, tau: float) -> Tensor:
-    """Radius of interval routing with a median selector, differentiable in the selector.
+    """Radius of interval routing with a median selector [B], differentiable in the selector.
 
-    T = max over i <= j of min(u_i, v_j, min radii_i..j) with u_i = tau z(P(h >= i)),
-    v_j = tau z(P(h <= j)), u_1 = v_K = infinity (theorem C, with softmax means as P). The maximum
-    is a smooth one, at most ln(K (K + 1) / 2) / SHARPNESS too large: under the true maximum an
-    interval that is not the best yet gets no gradient, and the selector never leaves its start.
-
-    Parameters
-    ----------
-    log_probabilities : Tensor, shape (M, B, K)
-        log softmax of the selector under M noise draws of scale tau.
-    radii : Tensor, shape (B, K)
-        Radius of the true class at each level, pixel units; negative where it loses.
-    tau : float
-        Noise level of the selector.
-
-    Returns
-    -------
-    Tensor, shape (B,)
+    Of the selector's log softmax under noise tau [M, B, K] and `radii` as in `interval_radii`. The
+    maximum over the intervals is a smooth one, at most ln(K (K + 1) / 2) / SHARPNESS too large:
+    under the true maximum an interval that is not the best yet gets no gradient, and the selector
+    never leaves its start.
     """
-    batch, levels = radii.shape
-    below = mean_log_probabilities(log_probabilities).exp().cumsum(1)[:, :-1]  # P(h <= j), j < K
-    margin = tau * torch.special.ndtri(below.clamp(_TAIL, 1 - _TAIL))
-    far = radii.new_full((batch, 1), _FAR)
+    shares = mean_log_probabilities(log_probabilities).exp()
+    return torch.logsumexp(SHARPNESS * interval_radii(shares, radii, tau, 1e-4), 0) / SHARPNESS
+
+
+def interval_radii(shares: Tensor, radii: Tensor, tau: float, tail: float) -> Tensor:
+    """Radius of each interval of levels i <= j, [intervals, B]; routing reaches the largest.
+
+    min(u_i, v_j, min radii_i..j) with u_i = tau z(P(h >= i)), v_j = tau z(P(h <= j)), u_1 = v_K =
+    infinity (theorem C), where P are shares [B, K] at least `tail` from 0 and 1, and `radii` [B, K]
+    are those of the true class at each level in pixel units, negative where it loses.
+    """
+    levels = radii.shape[1]
+    below = shares.cumsum(1)[:, :-1]  # P(h <= j), j < K
+    margin = tau * torch.special.ndtri(below.clamp(tail, 1 - tail))
+    far = radii.new_full((len(radii), 1), _FAR)
     lower = torch.cat([far, -margin], 1)  # u_1 .. u_K
     upper = torch.cat([margin, far], 1)  # v_1 .. v_K
     routed = []
@@ -96,23 +85,15 @@ def dual_radius(log_probabilities: Tensor, radii: Tensor, tau: float) -> Tensor:
             weakest = torch.minimum(weakest, radii[:, last])
             inside = torch.minimum(lower[:, first], upper[:, last])
             routed.append(torch.minimum(inside, weakest))
-    return torch.logsumexp(SHARPNESS * torch.stack(routed), 0) / SHARPNESS
+    return torch.stack(routed)
 
 
 @dataclass(frozen=True, slots=True)
 class SmoothMix:
-    """How adversarial images are found, and the weight of the mixed ones.
+    """How adversarial images are found, and the weight of the loss of the mixed ones.
 
-    Parameters
-    ----------
-    steps : int
-        Gradient steps away from the true class.
-    length : float
-        L2 length of a step, in units of the noise level.
-    weight : float
-        Of the loss of the mixed images.
-    draws : int
-        Noise draws per image, shared by the steps.
+    Gradient `steps` away from the true class have L2 `length` in units of the noise level and share
+    their noise draws.
     """
 
     steps: int = 2
@@ -139,13 +120,7 @@ def smoothmix_loss(
 
     x' is x after gradient steps on -log of the smoothed probability of the true class; the mixed
     image (1 - m) x + m x', m uniform in [0, 1/2], has the target (1 - m) F(x) + m / K, where F(x)
-    is the mean softmax under noise.
-
-    Parameters
-    ----------
-    clean : Tensor, shape (B, C, H, W)
-    targets : Tensor, shape (B, K)
-    sigma : float, or Tensor of shape (B, 1, 1, 1)
+    is the mean softmax under noise. sigma is one number or [B, 1, 1, 1], targets are [B, K].
     """
     logs = noisy_log_softmax(module, clean, sigma, options.draws, generator)
     natural = soft_cross_entropy(logs, targets)

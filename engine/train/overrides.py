@@ -10,20 +10,11 @@ from dualsmooth.engine.errors import ArgumentError
 Recipe = TypeVar("Recipe")
 
 
-def with_options(recipe: Recipe, options: Sequence[str]) -> Recipe:
+def with_overrides(recipe: Recipe, options: Sequence[str]) -> Recipe:
     """A copy of a recipe with fields changed, one after the other.
 
-    Parameters
-    ----------
-    recipe : dataclass
-    options : sequence of str
-        ``path=value``; the path is field names and positions with dots between them, the value is
-        JSON (text may stand without quotes) of the kind that is there; lists become tuples.
-
-    Raises
-    ------
-    ArgumentError
-        If a path is not there or a value does not fit.
+    An option is ``path=value``: the path is field names and positions with dots between them, the
+    value JSON (text may stand without quotes) of the kind that is there; lists become tuples.
     """
     for option in options:
         path, equals, text = option.partition("=")
@@ -47,8 +38,8 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
         return (*part[:position], new, *part[position + 1 :])
     known = {} if not dataclasses.is_dataclass(part) else {f.name for f in dataclasses.fields(part)}
     if key not in known:
-        raise ArgumentError("set", f"must name one of {', '.join(sorted(known)) or 'no'} fields",
-                            option)  # fmt: skip
+        fields = ", ".join(sorted(known)) or "no"
+        raise ArgumentError("set", f"must name one of {fields} fields", option)
     return dataclasses.replace(part, **{key: _new(getattr(part, key), rest, value, option)})
 
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Step, autocast
 
 _ROWS = 1024
@@ -16,27 +16,12 @@ _ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """Which images get radii from networks that did not see them.
+    """Which images get radii, by `votes` per level of networks that did not see them.
 
     A network certifies its own training images with radii that no new image reaches, and a
-    selector taught with those would choose too much noise.
-
-    Parameters
-    ----------
-    votes : int
-        Per image and level.
-    folds : int
-        2 or more: cross fitting, which labels every image and trains every expert `folds` times
-        more. 1: the experts do not see the share `held_out`, and only that is labelled.
-    held_out : float
-        In (0, 1).
-    runner_up : bool
-        Radii of the runner-up certificate, for models that are certified with it.
-
-    Raises
-    ------
-    ArgumentError
-        If a value breaks its rule.
+    selector taught with those would choose too much noise. With 2 `folds` or more, cross fitting
+    labels every image and trains every expert so many times more; with 1 the experts do not see the
+    share `held_out`, and only that is labelled. `runner_up` radii are for models certified so.
     """
 
     votes: int
@@ -49,14 +34,14 @@ class Labelling:
         positive_integer("folds", self.folds)
         open_unit("held_out", self.held_out)
 
-    def held(self, workshop: Workshop, level: int, generator: Generator) -> list[Tensor]:
+    def held(self, context: TrainingContext, level: int, generator: Generator) -> list[Tensor]:
         """Masks [n] of the images each labelling network must not see.
 
         Folds are drawn per level; held-out images are the same for all levels.
         """
-        count = len(workshop.images)
+        count = len(context.images)
         if self.folds == 1:
-            generator = workshop.source(0, 2)
+            generator = context.source(0, 2)
         order = torch.randperm(count, generator=generator, device=generator.device)
         if self.folds == 1:
             return [order < max(1, int(count * self.held_out))]
@@ -109,12 +94,11 @@ def radii_of(
     images: Tensor,
     labels: Tensor,
     sigma: float,
-    votes: int,
+    labelling: Labelling,
     generator: Generator,
     step: Step,
-    runner_up: bool = False,
 ) -> Tensor:
-    """`true_class_radii`, kept in the journal so that a resumed run need not vote again."""
+    """`true_class_radii`, kept in the checkpoints so that a resumed run need not vote again."""
 
     def use(state: dict[str, Any]) -> Tensor:
         generator.set_state(state["generator"])
@@ -123,11 +107,13 @@ def radii_of(
             raise ValueError(f"radii of shape {tuple(kept.shape)}")
         return kept
 
-    kept = step.journal.restore(step.name, use)
+    kept = step.checkpoints.restore(step.name, use)
     if kept is not None:
         return kept
-    radii = true_class_radii(module, images, labels, sigma, votes, generator, runner_up)
-    step.journal.save(step.name, {"radii": radii, "generator": generator.get_state()})
+    radii = true_class_radii(
+        module, images, labels, sigma, labelling.votes, generator, labelling.runner_up
+    )
+    step.checkpoints.save(step.name, {"radii": radii, "generator": generator.get_state()})
     return radii
 
 
@@ -135,13 +121,18 @@ def selected_shares(
     selector: nn.Module, images: Tensor, tau: float, votes: int, generator: Generator
 ) -> Tensor:
     """Share of a selector's votes for each level under noise tau, [n, K]."""
+    with torch.inference_mode(), autocast(images):
+        logits = noisy_logits(selector, images, tau, votes, generator)
+    return functional.one_hot(logits.argmax(-1), logits.shape[-1]).float().mean(1)
+
+
+def noisy_logits(
+    module: nn.Module, images: Tensor, sigma: float, votes: int, generator: Generator
+) -> Tensor:
+    """Logits of every noisy copy of every image, [n, votes, K]."""
     parts = []
-    with torch.inference_mode():
-        for part in torch.split(images, max(1, _ROWS // votes)):
-            copies = part.repeat_interleave(votes, 0)
-            noise = torch.randn(copies.shape, generator=generator, device=copies.device)
-            with autocast(images):
-                logits = selector(copies + tau * noise)
-            winners = functional.one_hot(logits.argmax(1), logits.shape[1]).float()
-            parts.append(winners.view(len(part), votes, -1).mean(1))
+    for part in torch.split(images, max(1, _ROWS // votes)):
+        copies = part.repeat_interleave(votes, 0)
+        noise = torch.randn(copies.shape, generator=generator, device=copies.device)
+        parts.append(module(copies + sigma * noise).view(len(part), votes, -1))
     return torch.cat(parts)

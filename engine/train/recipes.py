@@ -6,7 +6,7 @@ from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.experts import Expert, Tuning
 from dualsmooth.engine.train.loop import Affine, Schedule
 from dualsmooth.engine.train.radii import Labelling
-from dualsmooth.engine.train.selector import Calibration, SelectorLoss
+from dualsmooth.engine.train.selector import SelectorLoss, Shift
 
 DUAL = DualRecipe(
     name="dual",
@@ -16,7 +16,7 @@ DUAL = DualRecipe(
     selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
     selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
     labelling=Labelling(votes=100),
-    calibration=Calibration(),
+    calibration=Shift(),
     warm_start=True,
 )
 """Selector trained for the ordered median and interval routing, not below its best expert."""

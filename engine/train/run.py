@@ -16,19 +16,13 @@ from dualsmooth.engine.files import check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.records import sha256_of
-from dualsmooth.engine.train.checkpoints import RECIPE, Journal
+from dualsmooth.engine.train import recipes
+from dualsmooth.engine.train.checkpoints import RECIPE, Checkpoints
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
-from dualsmooth.engine.train.context import SMALL, Workshop
+from dualsmooth.engine.train.context import SMALL, TrainingContext
 from dualsmooth.engine.train.insta import INSTA
 from dualsmooth.engine.train.loop import one_thread
-from dualsmooth.engine.train.overrides import with_options
-from dualsmooth.engine.train.recipes import (
-    CIFAR_DUAL,
-    DIGITS_DUAL,
-    DUAL,
-    DUAL_PUBLISHED,
-    FASHION_DUAL,
-)
+from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.variational import VARIATIONAL
 
 
@@ -51,23 +45,16 @@ class Recipe(Protocol):
     def steps(self) -> int:
         """Number of networks that are trained."""
 
-    def make(self, workshop: Workshop) -> Bundle:
+    def make(self, context: TrainingContext) -> Bundle:
         """Train every network."""
 
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        GAUSSIAN,
-        CONSISTENCY,
-        SMOOTHMIX,
-        DUAL,
-        DUAL_PUBLISHED,
-        DIGITS_DUAL,
-        FASHION_DUAL,
-        CIFAR_DUAL,
-        INSTA,
-        VARIATIONAL,
+        *(GAUSSIAN, CONSISTENCY, SMOOTHMIX, INSTA, VARIATIONAL),
+        *(recipes.DUAL, recipes.DUAL_PUBLISHED, recipes.CIFAR_DUAL),
+        *(recipes.DIGITS_DUAL, recipes.FASHION_DUAL),
     )
 }
 
@@ -87,68 +74,36 @@ def train(
     """Run a recipe on the training split of a data set and write the bundle folder.
 
     Beside the folder, `OUT.train` keeps the recipe, the metrics of every epoch and, until the
-    bundle is written, the state of every network.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``RECIPES``.
-    data : str
-        SPEC of the images. Without a split it means the training split: a model that is to be
-        certified must not have seen the test images.
-    out : str or Path
-        Folder to make.
-    seed : int
-        The same seed gives the same bytes on one kind of machine.
-    options : sequence of str
-        Fields to change, ``field=value`` or ``field.field=value`` with JSON values.
-    max_images : int, optional
-        Only the first images (`training_images`).
-    device : str
-        ``cpu`` or ``cuda``.
-    resume : bool
-        Go on with a run that was interrupted.
-    progress : bool
-        Show a bar if the output is a terminal.
-
-    Raises
-    ------
-    ArgumentError, FileError
-        If the name or an option is not known, the data cannot be read or trained on, or the folder
-        cannot be made.
+    bundle is written, the state of every network. A SPEC without a split means the training split:
+    a model that is to be certified must not have seen the test images. The same seed gives the same
+    bytes on one kind of machine. `options` change fields of the recipe (`with_overrides`).
     """
     if name not in RECIPES:
         raise ArgumentError("recipe", f"must be one of {', '.join(sorted(RECIPES))}", name)
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
-    recipe: Recipe = with_options(RECIPES[name], [f"seed={seed}", *options])
+    recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])
     out = Path(out)
     ascending("sigmas", recipe.sigmas)  # before the work, not after it
     check_target(out)
     images = training_images(data, max_images)
     configuration = describe(recipe, images, device)
-    journal = Journal(out.with_name(out.name + ".train"), configuration, resume=resume)
-    bundle = run(recipe, images, journal, device=device, progress=progress)
-    save_bundle(bundle, out, {CARD: model_card(bundle, configuration, journal).encode()})
-    journal.close()
+    checkpoints = Checkpoints(out.with_name(out.name + ".train"), configuration, resume=resume)
+    bundle = run(recipe, images, checkpoints, device=device, progress=progress)
+    save_bundle(bundle, out, {CARD: model_card(bundle, configuration, checkpoints).encode()})
+    checkpoints.close()
     return bundle
 
 
 def run(
     recipe: Recipe,
     images: ImageSet,
-    journal: Journal | None = None,
+    checkpoints: Checkpoints | None = None,
     *,
     device: str = "cpu",
     progress: bool = False,
 ) -> Bundle:
-    """Train a recipe on images in memory, on one thread of the processor.
-
-    Raises
-    ------
-    ArgumentError
-        If the images cannot be trained on.
-    """
+    """Train a recipe on images in memory, on one thread of the processor."""
     with (
         one_thread(),
         tqdm(total=recipe.steps, unit="network", disable=None if progress else True) as bar,
@@ -159,8 +114,10 @@ def run(
             bar.update()
 
         sizes, network = getattr(recipe, "sizes", None), getattr(recipe, "network", SMALL)
-        kept = journal or Journal(None, {})
-        return recipe.make(Workshop(images, recipe.seed, sizes, report, kept, device, network))
+        kept = checkpoints or Checkpoints(None, {})
+        return recipe.make(
+            TrainingContext(images, recipe.seed, sizes, report, kept, device, network)
+        )
 
 
 def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
@@ -180,17 +137,8 @@ def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
 CARD = "MODEL_CARD.md"
 
 
-def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) -> str:
-    """Markdown for `MODEL_CARD.md` in the bundle folder.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    configuration : dict
-        As `recipes.describe` makes it.
-    journal : Journal
-        Of the finished run.
-    """
+def model_card(bundle: Bundle, configuration: dict[str, Any], checkpoints: Checkpoints) -> str:
+    """Markdown for `MODEL_CARD.md` in the bundle folder; the configuration is from `describe`."""
     height, width, channels = bundle.input_shape
     recipe = configuration["recipe"]
     rows = {
@@ -203,7 +151,7 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
         "trained with": f"PyTorch {configuration['torch']} on {configuration['device']}",
     }
     networks = "\n".join(
-        f"* `{role}`: {network.architecture}, final training loss {_loss(journal, role)}"
+        f"* `{role}`: {network.architecture}, final training loss {_loss(checkpoints, role)}"
         for role, network in sorted(bundle.networks.items())
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -214,8 +162,8 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], journal: Journal) 
     )
 
 
-def _loss(journal: Journal, role: str) -> str:
-    losses = [line["loss"] for line in journal.metrics() if _deployed(line["step"], role)]
+def _loss(checkpoints: Checkpoints, role: str) -> str:
+    losses = [line["loss"] for line in checkpoints.metrics() if _deployed(line["step"], role)]
     return f"{losses[-1]:.4f}" if losses else "not kept"
 
 

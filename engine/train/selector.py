@@ -17,32 +17,23 @@ from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
     dual_radius,
+    interval_radii,
     mean_log_probabilities,
     soft_cross_entropy,
 )
+from dualsmooth.engine.train.radii import noisy_logits
 
 
 @dataclass(frozen=True, slots=True)
 class SelectorLoss:
-    """Weights of the selector's loss.
+    """Weights of the selector's loss: cross entropy with softmax(radii / temperature), and more.
 
-    Parameters
-    ----------
-    temperature : float
-        Soft labels are softmax(radii / temperature), radii in pixel units.
-    radius : float
-        Weight of the routed radius (theorem C), which is maximized.
-    pull, entropy : float
-        Weights of the consistency loss.
-    of_mean : bool
-        Cross entropy of the mean over noise draws, as published, instead of every draw.
-    rebalance : bool
-        Weight an image by one over the share of its best level, as published.
-    near, edge : float
-        The routed radius counts `near` times more up to `edge`: accuracy at small radii.
-    wrong_costs : bool
-        A level that gets an image wrong counts with its negative radius. A certificate counts 0
-        there, so this is no radius any more: it draws the selector to small noise levels.
+    `radius` weighs the routed radius (theorem C), which is maximized and counts `near` times more
+    up to `edge` (accuracy at small radii); `pull` and `entropy` the consistency loss. As published,
+    `of_mean` takes the cross entropy of the mean over noise draws instead of every draw, and
+    `rebalance` weighs an image by one over the share of its best level. With `wrong_costs` a level
+    that gets an image wrong counts with its negative radius. A certificate counts 0 there, so this
+    is no radius any more: it draws the selector to small noise levels.
     """
 
     temperature: float
@@ -73,17 +64,8 @@ def train_selector(
 ) -> nn.Module:
     """Teach a network to vote for the level that certifies each image, under noise tau.
 
-    Parameters
-    ----------
-    images : Tensor, shape (n, channels, height, width)
-    radii : Tensor, shape (n, K)
-        Radius of the true class at each level, by networks that did not see the image; images
-        that no level classifies are left out.
-
-    Raises
-    ------
-    ArgumentError
-        If no level classifies any image.
+    The radii of the true class at each level, [n, K], are by networks that did not see the image;
+    images that no level classifies are left out.
     """
     usable = (radii > 0).any(1)
     if not usable.any():
@@ -117,30 +99,13 @@ def rarity(radii: Tensor) -> Tensor:
     return 1 / shares[best]
 
 
-_ROWS = 1024
-
-
-_TAIL = 1e-3
-
-
-_FAR = 10.0
-
-
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Choose the shift with the largest worst share of the oracle.
+class Shift:
+    """A shift s adds s * k / (K - 1) to the logit of level k; this is how s is chosen.
 
-    Parameters
-    ----------
-    share : float
-        Of the labelled images; the selector is not trained on them.
-    votes : int
-        Per image.
-    slack : float
-        Shifts are preferred that stay at most this share of images below the best fixed level, at
-        every radius of the grid.
-    shifts, radii : tuple of float
-        Grids. A shift s adds s * k / (K - 1) to the logit of level k.
+    The largest worst share of the oracle wins, on a `share` of the labelled images that the
+    selector is not trained on, each with so many votes. Preferred are shifts that stay at most
+    `slack` of the images below the best fixed level at every radius of the grid.
     """
 
     share: float = 0.2
@@ -160,22 +125,19 @@ def calibrate(
     images: Tensor,
     radii: Tensor,
     tau: float,
-    options: Calibration,
+    options: Shift,
     generator: Generator,
 ) -> float:
     """Shift the last layer's biases of a selector; returns the shift, 0 if no image is certified.
 
-    Parameters
-    ----------
-    images : Tensor, shape (n, channels, height, width)
-        Images that neither the classifiers nor the selector saw.
-    radii : Tensor, shape (n, K)
-        Radius of the true class at each level, pixel units; <= 0 where it loses.
+    Neither the classifiers nor the selector saw the images; the radii [n, K] of the true class at
+    each level are <= 0 where it loses.
     """
     if not (radii > min(options.radii)).any():
         return 0.0
     levels = radii.shape[1]
-    logits = _logits(selector, images, tau, options.votes, generator)
+    with torch.no_grad():
+        logits = noisy_logits(selector, images, tau, options.votes, generator)
     ramp = torch.arange(levels, device=radii.device) / max(1, levels - 1)
     grid = torch.tensor(options.radii, device=radii.device)
 
@@ -202,26 +164,4 @@ def calibrate(
 
 def routed_radius(shares: Tensor, radii: Tensor, tau: float) -> Tensor:
     """Radius of interval routing (theorem C) from vote shares [n, K] and radii [n, K]: [n]."""
-    below = shares.cumsum(1)[:, :-1]
-    margin = tau * torch.special.ndtri(below.clamp(_TAIL, 1 - _TAIL))
-    far = margin.new_full((len(shares), 1), _FAR)
-    lower, upper = torch.cat([far, -margin], 1), torch.cat([margin, far], 1)
-    best = torch.full_like(radii[:, 0], -_FAR)
-    for first in range(radii.shape[1]):
-        for last in range(first, radii.shape[1]):
-            weakest = radii[:, first : last + 1].min(1).values
-            inside = torch.minimum(lower[:, first], upper[:, last])
-            best = torch.maximum(best, torch.minimum(inside, weakest))
-    return best
-
-
-def _logits(
-    selector: nn.Module, images: Tensor, tau: float, votes: int, generator: Generator
-) -> Tensor:
-    parts = []
-    with torch.no_grad():
-        for part in torch.split(images, max(1, _ROWS // votes)):
-            copies = part.repeat_interleave(votes, 0)
-            noise = torch.randn(copies.shape, generator=generator, device=copies.device)
-            parts.append(selector(copies + tau * noise).view(len(part), votes, -1))
-    return torch.cat(parts)
+    return interval_radii(shares, radii, tau, 1e-3).max(0).values

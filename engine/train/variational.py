@@ -20,7 +20,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.architectures.ordered import OrderedLevels
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
 from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, fit, noisy_log_softmax
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
 
@@ -29,20 +29,9 @@ from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_en
 class VariationalRecipe:
     """Everything that decides the weights, beside the images.
 
-    Parameters
-    ----------
-    name : str
-        Name of the recipe and the bundle.
-    sigmas : tuple of float
-        Ordered levels, ascending; the first and the last are the limits of H.
-    tau : float
-        Noise level of the selector, at least the largest level.
-    target : float
-        The t of the bundle.
-    divergence : float
-        Weight of the divergence per dimension.
-    schedule : Schedule
-    seed : int
+    The first and the last of the ascending levels are the limits of H; tau, the noise level of the
+    selector, is at least the largest. `target` is the t of the bundle, `divergence` the weight of
+    the divergence per dimension.
     """
 
     name: str
@@ -65,31 +54,35 @@ class VariationalRecipe:
         """Number of trainings: classifier and selector together."""
         return 1
 
-    def make(self, workshop: Workshop) -> Bundle:
+    def make(self, context: TrainingContext) -> Bundle:
         """Train both networks."""
-        source = workshop.source(0, 0)
-        classifier = workshop.new(workshop.classes, source)
-        architecture, kwargs = workshop.architecture(1, further_channels=1)
-        described = {"architecture": architecture, "kwargs": kwargs,
-                     "levels": list(self.sigmas), "target": self.target}  # fmt: skip
-        selector = workshop.build("ordered_levels", described, source)
+        source = context.source(0, 0)
+        classifier = context.new(context.classes, source)
+        architecture, kwargs = context.architecture(1, further_channels=1)
+        described: dict[str, object] = {"architecture": architecture, "kwargs": kwargs}
+        described |= {"levels": list(self.sigmas), "target": self.target}
+        selector = context.build("ordered_levels", described, source)
         assert isinstance(selector, OrderedLevels)
         both = nn.ModuleDict({CLASSIFIER: classifier, SELECTOR: selector})
-        step = workshop.step("classifier-and-selector")
-        objective = self._objective(workshop, classifier, selector, source)
-        fit(both, workshop.images, objective, self.schedule, source, step)
-        workshop.report(step.name)
+        step = context.step("classifier-and-selector")
+        objective = self._objective(context, classifier, selector, source)
+        fit(both, context.images, objective, self.schedule, source, step)
+        context.report(step.name)
         networks = {
-            CLASSIFIER: workshop.describe(classifier, workshop.classes),
+            CLASSIFIER: context.describe(classifier, context.classes),
             SELECTOR: network_from_module(selector, "ordered_levels", described),
         }
-        data = workshop.data
-        return Bundle(self.name, data.shape, workshop.classes, self.sigmas, self.tau, networks)
+        data = context.data
+        return Bundle(self.name, data.shape, context.classes, self.sigmas, self.tau, networks)
 
     def _objective(
-        self, workshop: Workshop, classifier: nn.Module, selector: OrderedLevels, source: Generator
+        self,
+        context: TrainingContext,
+        classifier: nn.Module,
+        selector: OrderedLevels,
+        source: Generator,
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        truth = functional.one_hot(workshop.labels, workshop.classes).float()
+        truth = functional.one_hot(context.labels, context.classes).float()
 
         def objective(clean: Tensor, chosen: Tensor) -> Tensor:
             drawn = torch.randint(len(self.sigmas), (), generator=source, device=source.device)

@@ -7,7 +7,7 @@ other base classifiers than the engine's and are checked against themselves (`ch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,10 @@ from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.check.finding import Finding
-from dualsmooth.export.check.int8 import check_int8
+from dualsmooth.export.check.int8 import check_int8, check_pairs
 from dualsmooth.export.check.noise import check_noise
-from dualsmooth.export.check.pairs import check_pairs
 from dualsmooth.export.check.predictor import check_predictor
-from dualsmooth.export.deployment import Deployment
+from dualsmooth.export.deployment import Deployment, method_of
 
 GAP = 1e-4
 """Gap of the two largest logits, relative to the largest, under which rounding may move a vote."""
@@ -56,24 +55,7 @@ def check_deployment(
     seed: int = 0,
     threads: int | None = None,
 ) -> list[Finding]:
-    """Run every check on images whose ids are their positions.
-
-    Parameters
-    ----------
-    deployment : Deployment
-        What was exported.
-    bundle : Bundle
-        What it was exported from.
-    images : ndarray, shape (count, height, width, channels)
-        uint8, or floating point in [0, 1].
-    seed, threads
-        As for `OnnxCertifier`.
-
-    Raises
-    ------
-    ArgumentError
-        If the images do not fit.
-    """
+    """Run every check of what was exported from a bundle, on images whose ids are positions."""
     findings = [check_noise(deployment, role, images[:3], seed) for role in sorted(bundle.networks)]
     findings += check_predictor(deployment, images, seed)
     ours = _with_engine(deployment, bundle, images, seed, threads)
@@ -97,14 +79,17 @@ def _with_engine(
     threads: int | None,
 ) -> list[Certificate]:
     """The engine's certificates in float32 on the CPU, in the order of the images."""
-    from dualsmooth.export.deployment import method_of
-
-    recipe = deployment.recipe
+    terms = deployment.terms
     settings = Settings(
-        Budget.fixed(recipe.n0, recipe.n), recipe.alpha, seed, device="cpu", precision="fp32",
-        batch_size=deployment.batch_size, threads=threads,
-    )  # fmt: skip
-    with Session(method_of(bundle, recipe), settings) as session:
+        Budget.fixed(terms.n0, terms.n),
+        terms.alpha,
+        seed,
+        device="cpu",
+        precision="fp32",
+        batch_size=deployment.batch_size,
+        threads=threads,
+    )
+    with Session(method_of(bundle, terms), settings) as session:
         return sorted(session.certify(images), key=lambda c: c.image_id)
 
 
@@ -140,9 +125,7 @@ def _difference(
     """Compare draws in order, up to the first one that only one of the two asked for."""
     found = Difference()
     for a, b in zip(ours.counts, theirs.counts, strict=False):
-        if (a.model, a.phase, a.level, a.first, a.count) != (
-            b.model, b.phase, b.level, b.first, b.count,
-        ):  # fmt: skip
+        if replace(a, votes=b.votes) != b:
             break
         moved = sum(abs(x - y) for x, y in zip(a.votes, b.votes, strict=True)) // 2
         if moved:

@@ -6,16 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of a check.
-
-    Parameters
-    ----------
-    name : str
-        What was checked.
-    passed : bool
-    text : str
-        Figures.
-    """
+    """One line of a check: what was checked, and figures."""
 
     name: str
     passed: bool

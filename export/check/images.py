@@ -14,13 +14,7 @@ DIGITS = (8, 8, 1)
 def images_for_check(
     spec: str | None, shape: tuple[int, int, int], count: int
 ) -> NDArray[np.generic]:
-    """The first ``count`` images of a data set; of digits if none is named and they fit.
-
-    Raises
-    ------
-    ArgumentError
-        If no data set is named and digits do not fit, or the images have another shape.
-    """
+    """The first ``count`` images of a data set; of digits if none is named and they fit."""
     named = _named("data", "--check", spec, "digits", shape)
     return check_images(named[: positive_integer("images", count)], shape)
 
@@ -28,13 +22,7 @@ def images_for_check(
 def images_for_calibration(
     spec: str | None, shape: tuple[int, int, int], count: int
 ) -> NDArray[np.generic]:
-    """``count`` images at even steps of a data set; of digits:train if none is named and they fit.
-
-    Raises
-    ------
-    ArgumentError
-        If no data set is named and digits do not fit, or the images have another shape.
-    """
+    """``count`` images at even steps of a data set; of digits:train if none is named."""
     named = _named("calibration", "--int8", spec, "digits:train", shape)
     step = max(1, len(named) // positive_integer("calibration_images", count))
     return check_images(named[::step][:count], shape)

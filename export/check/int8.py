@@ -14,29 +14,24 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.images import unit_float
+from dualsmooth.engine.methods.transfer import pair_role
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.runtime.flight import Flight, drive
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
+from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.graph.philox import NOISE
 from dualsmooth.export.graph.probe import probe
-from dualsmooth.export.networks import PIXELS
 
 
 class Recount:
-    """Sampler over NAME.onnx with the noise seen inside NAME.votes.onnx.
-
-    Parameters
-    ----------
-    deployment : Deployment
-        Its files.
-    seed : int
-        Of the noise.
-    """
+    """Sampler over NAME.onnx with the noise seen inside NAME.votes.onnx."""
 
     depth = 1
 
@@ -67,10 +62,7 @@ class Recount:
 
     def rows(self, model: str, segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Vote of each row, and the noisy images (rows, channels, height, width)."""
-        feeds = vote_feeds(
-            self._image, segment.count, sigma=segment.sigma, seed=self.seed,
-            image_id=segment.image_id, phase=segment.stream, first=segment.first,
-        )  # fmt: skip
+        feeds = vote_feeds(self._image, segment, self.seed)
         (noise,) = self._seen[model].run([NOISE], feeds)  # [passes, rows, height, width, channels]
         noisy = self._image + np.float32(segment.sigma) * noise
         pixels = np.ascontiguousarray(noisy.transpose(0, 1, 4, 2, 3))
@@ -93,25 +85,17 @@ def check_int8(
     floats: Sequence[Certificate],
     seed: int,
 ) -> list[Finding]:
-    """Votes and certificates against a recount.
+    """Votes and certificates from `OnnxCertifier` against a recount.
 
-    Parameters
-    ----------
-    deployment : Deployment
-        In int8.
-    images : ndarray, shape (count, height, width, channels)
-        Their ids are their positions.
-    certificates, floats : sequences of Certificate
-        From `OnnxCertifier`, and the engine's of the float32 networks.
-    seed : int
-        Of the noise.
+    `floats` are the engine's certificates of the float32 networks; images have their positions as
+    ids.
     """
-    recount, recipe = Recount(deployment, seed), deployment.recipe
-    budget, method = Budget.fixed(recipe.n0, recipe.n), deployment.method()
+    recount, terms = Recount(deployment, seed), deployment.terms
+    budget, method = Budget.fixed(terms.n0, terms.n), deployment.method()
     total = moved = equal = 0
     for image_id, (image, found) in enumerate(zip(images, certificates, strict=True)):
         recount.load(0, unit_float(image))
-        flight = drive(Flight(image_id, method.certify(budget, recipe.alpha), slot=0), recount)
+        flight = drive(Flight(image_id, method.certify(budget, terms.alpha), slot=0), recount)
         assert flight.result is not None
         total += found.draws
         if tuple(flight.records) != found.counts:
@@ -144,7 +128,51 @@ def _beside_floats(ours: Sequence[Certificate], floats: Sequence[Certificate]) -
     return Finding("beside float32", True, text)
 
 
-def _probed(deployment: Deployment, role: str) -> Session:
+def _probed(deployment: Deployment, role: str) -> OrtSession:
     read_deployed(path := deployment.votes_file(role))  # refuses what onnx would follow
     model = probe(onnx.load(path))
     return make_session(model.SerializeToString())
+
+
+def check_pairs(
+    deployment: Deployment, bundle: Bundle, images: NDArray[np.generic], seed: int, gap: float
+) -> list[Finding]:
+    """One finding per classifier: int8 votes of NAME.onnx beside PyTorch's in float32.
+
+    Counts may differ by as many samples as have their two largest float32 logits closer than
+    ``gap``, relative to the largest.
+    """
+    recount = Recount(deployment, seed)
+    roles = sorted(set(bundle.networks) - {SELECTOR})
+    return [_check_role(recount, bundle, role, images, gap) for role in roles]
+
+
+def _check_role(
+    recount: Recount, bundle: Bundle, role: str, images: NDArray[np.generic], gap: float
+) -> Finding:
+    import torch
+
+    network, deployment = bundle.build(role), recount.deployment
+    session = make_session(read_deployed(deployment.votes_file(pair_role(role))))
+    sigmas = [s for s in bundle.sigmas if bundle.classifier_at(s) == role]
+    sigma = max(sigmas, default=deployment.terms.sigma)
+    assert sigma is not None
+    stream = Draw(role, sigma, Phase.PAIR, 0, 1).stream
+    counted = disagreements = moved = close = 0
+    for image_id, image in enumerate(map(unit_float, images)):
+        recount.load(0, image)
+        segment = Segment(0, image_id, sigma, stream, 0, recount.capacity)
+        votes, pixels = recount.rows(role, segment)
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(pixels)).numpy()
+        differing = votes[votes != row_votes(logits)]
+        feeds = vote_feeds(image, segment, recount.seed)
+        found = session.run(None, feeds)[0][:-1]
+        expected = np.bincount(differing, minlength=len(found))[: len(found)]
+        counted += segment.count
+        disagreements += int(found.sum())
+        moved += int(np.abs(found - expected).sum())
+        top = np.sort(logits, axis=1)
+        close += int((top[:, -1] - top[:, -2] < gap * np.abs(top).max(axis=1)).sum())
+    text = f"{disagreements} disagreements in {counted:,} samples, {moved} unlike PyTorch's"
+    return Finding(f"pairs of {role}", moved <= close, text)

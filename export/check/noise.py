@@ -14,6 +14,7 @@ from dualsmooth.engine.noise.stream import (
     counter_word3,
     standard_normal,
 )
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
@@ -39,10 +40,8 @@ def check_noise(
     worst = 0.0
     for image_id, image in enumerate(images):
         for first in FIRSTS:
-            feeds = vote_feeds(
-                unit_float(image), deployment.batch_size, sigma=0.5, seed=seed, image_id=image_id,
-                phase=stream, first=first,
-            )  # fmt: skip
+            segment = Segment(0, image_id, 0.5, stream, first, deployment.batch_size)
+            feeds = vote_feeds(unit_float(image), segment, seed)
             seen = dict(zip(names, session.run(None, feeds), strict=True))
             samples = np.arange(first, first + deployment.batch_size, dtype=np.uint64)
             expected = _words(seed, image_id, stream, samples, deployment.bundle.input_shape)
@@ -61,11 +60,7 @@ def check_noise(
 
 
 def _words(
-    seed: int,
-    image_id: int,
-    stream: int,
-    samples: NDArray[np.uint64],
-    shape: tuple[int, int, int],
+    seed: int, image_id: int, stream: int, samples: NDArray[np.uint64], shape: tuple[int, int, int]
 ) -> list[NDArray[np.uint64]]:
     ids = np.full(len(samples), image_id, np.uint64)
     word3 = np.full(len(samples), counter_word3(stream), np.uint64)

@@ -7,7 +7,8 @@ from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.routing import median_level, plurality_level
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import DUAL, Deployment
 from dualsmooth.export.feeds import dual_feeds, vote_feeds
@@ -27,7 +28,7 @@ def check_predictor(
     alone = {
         role: make_session(read_deployed(deployment.votes_file(role))) for role in bundle.networks
     }
-    rule = deployment.recipe.selector_rule
+    rule = deployment.terms.selector_rule
     choose = plurality_level if rule == "plurality" else median_level
 
     def votes(role: str, draw: Draw, image: NDArray[np.float32], image_id: int) -> Counts:
@@ -55,10 +56,8 @@ def check_predictor(
 
 
 def _votes(
-    session: Session, draw: Draw, image: NDArray[np.float32], image_id: int, seed: int
+    session: OrtSession, draw: Draw, image: NDArray[np.float32], image_id: int, seed: int
 ) -> Counts:
-    feeds = vote_feeds(
-        image, draw.count, sigma=draw.sigma, seed=seed, image_id=image_id, phase=draw.stream
-    )
+    feeds = vote_feeds(image, Segment.of(draw, 0, image_id, 0, draw.count), seed)
     counts: Counts = session.run(None, feeds)[0]
     return counts

@@ -31,22 +31,9 @@ from dualsmooth.export.graph.votes import Request, Voter, channels_first, count_
 
 @dataclass(frozen=True)
 class Dual:
-    """Networks of a dual predictor.
+    """Networks of a dual predictor, with the role of the classifier at each ascending level.
 
-    Parameters
-    ----------
-    selector : Voter
-        Votes for a level.
-    tau : float
-        Noise of the selector.
-    sigmas : tuple of float
-        Noise levels, ascending.
-    classifiers : mapping of str to Voter
-        Networks that classify, by role.
-    roles : tuple of str
-        Role of the classifier at each level.
-    rule : str
-        ``median`` or ``plurality``.
+    The selector's noise is tau; its rule is ``median`` or ``plurality``.
     """
 
     selector: Voter
@@ -84,10 +71,8 @@ def dual_model(dual: Dual) -> ModelProto:
     usable = nodes.add("Max", level, nodes.constant(0, np.int64))
     sigmas = nodes.constant(dual.sigmas, np.float32)
     sigma = nodes.add("Gather", sigmas, usable, output="sigma")
-    shifted = nodes.add(
-        "BitShift", nodes.add("Cast", usable, to=UINT64), nodes.constant(4, np.uint64),
-        direction="LEFT",
-    )  # fmt: skip
+    wide_level, four = nodes.add("Cast", usable, to=UINT64), nodes.constant(4, np.uint64)
+    shifted = nodes.add("BitShift", wide_level, four, direction="LEFT")
     base = _phase(nodes, attempt, Phase.CLASS_PREDICT)
     rows = nodes.add("Where", known, "n", nodes.constant(0, np.int64))
     stream = replace(select.stream, word3=nodes.add("BitwiseOr", base, shifted))
@@ -105,14 +90,7 @@ def _phase(nodes: Nodes, attempt: str, phase: Phase) -> str:
 def choose_level(nodes: Nodes, counts: str, levels: int, rule: str) -> str:
     """Level index as `dualsmooth.engine.methods.routing` chooses it, named ``level``.
 
-    Parameters
-    ----------
-    counts : str
-        Selector votes, int64 (levels + 1,).
-    levels : int
-        Number of noise levels.
-    rule : str
-        ``median`` or ``plurality``. The index is -1 if every vote was invalid.
+    Of selector votes int64 (levels + 1,); the index is -1 if every vote was invalid.
     """
     zero, end = nodes.constant([0], np.int64), nodes.constant([levels], np.int64)
     valid = nodes.add("Slice", counts, zero, end)

@@ -21,6 +21,9 @@ OPSET = 18
 IR_VERSION = 10
 """Newest file format that ONNX Runtime 1.21 reads."""
 
+PIXELS, LOGITS = "pixels", "logits"
+"""Input (rows, channels, height, width) in [0, 1] units and output (rows, outputs), float32."""
+
 FLOAT, DOUBLE = int(TensorProto.FLOAT), int(TensorProto.DOUBLE)
 INT32, INT64, BOOL = int(TensorProto.INT32), int(TensorProto.INT64), int(TensorProto.BOOL)
 UINT32, UINT64 = int(TensorProto.UINT32), int(TensorProto.UINT64)
@@ -29,10 +32,7 @@ UINT32, UINT64 = int(TensorProto.UINT32), int(TensorProto.UINT64)
 class Nodes:
     """Nodes and constants of one graph, or of one body of a Loop or If.
 
-    Parameters
-    ----------
-    prefix : str
-        Begins every name made here; bodies must not repeat the names around them.
+    The prefix begins every name made here; bodies must not repeat the names around them.
     """
 
     def __init__(self, prefix: str = "") -> None:

@@ -10,9 +10,8 @@ import math
 import numpy as np
 from onnx import ModelProto
 
-from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import FLOAT, PIXELS, Nodes, model_of, value
 from dualsmooth.export.graph.votes import place, row_votes
-from dualsmooth.export.networks import PIXELS
 
 
 def pair_model(
@@ -20,14 +19,7 @@ def pair_model(
 ) -> ModelProto:
     """A network (rows, channels, height, width) to (rows, outputs): one-hot, or all infinite.
 
-    Parameters
-    ----------
-    first, second : onnx.ModelProto
-        Networks of the same images and classes.
-    shape : tuple of int
-        Image shape (height, width, channels).
-    outputs : int
-        Classes.
+    Images of both networks have the shape (height, width, channels).
     """
     nodes = Nodes("pair/")
     votes = [
@@ -39,10 +31,11 @@ def pair_model(
     column = nodes.constant([1], np.int64)
     chosen = nodes.add("Unsqueeze", votes[0], column)
     one_hot = nodes.add("Equal", chosen, nodes.constant(np.arange(outputs), np.int64))
-    rows = nodes.add(
-        "Where", nodes.add("Unsqueeze", silent, column), nodes.constant(math.inf, np.float32),
-        nodes.add("Cast", one_hot, to=FLOAT),
-    )  # fmt: skip
+    all_silent, infinite = (
+        nodes.add("Unsqueeze", silent, column),
+        nodes.constant(math.inf, np.float32),
+    )
+    rows = nodes.add("Where", all_silent, infinite, nodes.add("Cast", one_hot, to=FLOAT))
     nodes.add("Identity", rows, output="rows")
     height, width, channels = shape
     pixels = value(PIXELS, FLOAT, ("rows", channels, height, width))

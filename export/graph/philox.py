@@ -31,12 +31,8 @@ NOISE = "noise"
 class Stream:
     """Names of the values that say which noise is drawn.
 
-    Parameters
-    ----------
-    keys : list of str
-        Round keys, k0 and k1 of each round in turn (`round_keys`), uint64, shape (1,).
-    image_id, word3 : str
-        Third and fourth counter word, uint64, shape ().
+    Round keys (`round_keys`) are k0 and k1 of each round in turn, uint64, shape (1,); image_id and
+    word3 the third and fourth counter word, uint64, shape ().
     """
 
     keys: list[str]
@@ -63,12 +59,7 @@ def fourth_word(nodes: Nodes, phase: str) -> str:
 def random_words(nodes: Nodes, stream: Stream, samples: str, blocks: int) -> list[str]:
     """Philox4x32-10 words of whole rows, uint64, each of shape (rows, blocks).
 
-    Parameters
-    ----------
-    samples : str
-        Second counter word of each row, uint64, shape (rows, 1).
-    blocks : int
-        Blocks per row; their indices are the first counter word.
+    The index of a block is the first counter word, `samples`, uint64, shape (rows, 1), the second.
     """
     multipliers = [nodes.constant(m, np.uint64) for m in (_M0, _M1)]
     low, half = nodes.constant(_LOW, np.uint64), nodes.constant(32, np.uint64)

@@ -2,24 +2,18 @@
 
 from onnx import ModelProto, ValueInfoProto, helper
 
-from dualsmooth.export.graph.nodes import FLOAT, UINT64
+from dualsmooth.export.graph.nodes import FLOAT, LOGITS, UINT64
 from dualsmooth.export.graph.philox import NOISE, WORDS
-from dualsmooth.export.graph.votes import LOGITS
 
 KINDS = {**dict.fromkeys(WORDS, UINT64), NOISE: FLOAT, LOGITS: FLOAT}
 """Values that can be seen, and their element types."""
 
 
 def probe(model: ModelProto) -> ModelProto:
-    """A copy of a vote model that also gives the values of `KINDS`.
+    """A copy of a vote model (`vote_model`) that also gives the values of `KINDS`.
 
     Each is an output of its own, with the passes through the network on the first axis and the rows
     of a pass on the second.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        Made by `dualsmooth.export.graph.votes.vote_model`.
     """
     seen = ModelProto()
     seen.CopyFrom(model)

@@ -13,27 +13,25 @@ import numpy as np
 from onnx import ModelProto, compose, helper
 
 from dualsmooth.engine.noise.stream import blocks_per_image
-from dualsmooth.export.graph.nodes import BOOL, FLOAT, INT64, UINT32, UINT64, Nodes, model_of, value
+from dualsmooth.export.graph.nodes import (
+    BOOL,
+    FLOAT,
+    INT64,
+    LOGITS,
+    UINT32,
+    UINT64,
+    Nodes,
+    model_of,
+    value,
+)
 from dualsmooth.export.graph.philox import Stream, fourth_word, normals, random_words, round_keys
-
-LOGITS = "logits"
-"""Name of the logits inside the Loop, shape (batch, outputs)."""
 
 
 @dataclass(frozen=True)
 class Voter:
-    """A network that votes.
+    """A network that votes: (rows, channels, height, width) float32 in [0, 1] to logits.
 
-    Parameters
-    ----------
-    network : onnx.ModelProto
-        Takes (rows, channels, height, width) float32 in [0, 1] units, gives logits.
-    shape : tuple of int
-        Image shape (height, width, channels).
-    outputs : int
-        Number of logits.
-    batch : int
-        Rows of every pass through the network.
+    Images have the shape (height, width, channels); every pass has `batch` rows.
     """
 
     network: ModelProto

@@ -15,9 +15,8 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.records import digest_of
-from dualsmooth.export.deployment import INDEX, Recipe, file_digest
-from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
-from dualsmooth.export.networks import LOGITS, PIXELS
+from dualsmooth.export.deployment import INDEX, Terms, file_digest
+from dualsmooth.export.graph.nodes import FLOAT, LOGITS, PIXELS, Nodes, model_of, value
 from dualsmooth.export.write import export_bundle
 
 Shape = tuple[int, int, int]
@@ -68,7 +67,7 @@ def wavering() -> Bundle:
 def deployed(wavering: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployment of the wavering bundle: dual, n0 = 20, n = 150."""
     folder = tmp_path_factory.mktemp("deployments") / "wavering"
-    export_bundle(wavering, folder, Recipe("dual", n0=20, n=150))
+    export_bundle(wavering, folder, Terms("dual", n0=20, n=150))
     return folder
 
 

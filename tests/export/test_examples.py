@@ -12,7 +12,7 @@ import pytest
 
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.export.deployment import Recipe
+from dualsmooth.export.deployment import Terms
 from dualsmooth.export.write import export_bundle
 
 FOLDER = Path(__file__).parents[2] / "export"
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "deployed"
-    export_bundle(load_bundle("digits-dual"), folder, Recipe("dual"))
+    export_bundle(load_bundle("digits-dual"), folder, Terms("dual"))
     return folder
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, FileError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.export import write
 from dualsmooth.export.certifier import OnnxCertifier
-from dualsmooth.export.deployment import Recipe, file_digest, read_deployment
+from dualsmooth.export.deployment import Terms, file_digest, read_deployment
 from dualsmooth.export.networks import network_model
 from dualsmooth.export.write import batch_of, export_bundle
 
@@ -89,14 +89,14 @@ def test_networks_take_any_number_of_rows(deployed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "recipe", "message"),
+    ("module", "terms", "message"),
     [
-        (Unsupported(), Recipe("fixed", 0.5), "^network classifier must consist of layers that ON"),
-        (Centered(), Recipe("fixed", 0.5), "^network classifier must give each row's logits"),
-        (Scaled(), Recipe("fixed", 0.5), "^network classifier must give .* whatever the other ro"),
-        (Flat(), Recipe("fixed"), "^sigma is required"),
-        (Flat(), Recipe("dual"), "^bundle must have a selector"),
-        (Flat(), Recipe("guess"), "^method must be one of"),
+        (Unsupported(), Terms("fixed", 0.5), "^network classifier must consist of layers that ON"),
+        (Centered(), Terms("fixed", 0.5), "classifier must give an image the same logits"),
+        (Scaled(), Terms("fixed", 0.5), "classifier must give an image the same logits"),
+        (Flat(), Terms("fixed"), "^sigma is required"),
+        (Flat(), Terms("dual"), "^bundle must have a selector"),
+        (Flat(), Terms("guess"), "^method must be one of"),
     ],
     ids=[
         "unsupported layer",
@@ -108,10 +108,10 @@ def test_networks_take_any_number_of_rows(deployed: Path) -> None:
     ],
 )
 def test_nothing_is_left_of_an_export_that_fails(
-    tmp_path: Path, module: nn.Module, recipe: Recipe, message: str
+    tmp_path: Path, module: nn.Module, terms: Terms, message: str
 ) -> None:
-    with pytest.raises(ArgumentError, match=message) as caught:
-        export_bundle(bundle_of(module), tmp_path / "out", recipe, batch_size=16)
+    with pytest.raises(DualSmoothError, match=message) as caught:
+        export_bundle(bundle_of(module), tmp_path / "out", terms, batch_size=16)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -128,20 +128,20 @@ def test_an_exporter_that_gets_numbers_wrong_is_noticed(
 
     monkeypatch.setattr(write, "network_model", wrong)
     with pytest.raises(ArgumentError, match="must give PyTorch's logits after export"):
-        export_bundle(bundle_of(Flat()), tmp_path / "out", Recipe("fixed", 0.5), batch_size=16)
+        export_bundle(bundle_of(Flat()), tmp_path / "out", Terms("fixed", 0.5), batch_size=16)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sigma_outside_the_trained_set_is_refused(wavering: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"^sigma must be one of the levels trained for: 0\.12"):
-        export_bundle(wavering, tmp_path / "out", Recipe("fixed", 0.3))
+        export_bundle(wavering, tmp_path / "out", Terms("fixed", 0.3))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_left_alone(wavering: Bundle, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
     with pytest.raises(FileError, match="must not exist yet"):
-        export_bundle(wavering, tmp_path, Recipe("dual"))
+        export_bundle(wavering, tmp_path, Terms("dual"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -149,9 +149,9 @@ def test_an_existing_folder_is_left_alone(wavering: Bundle, tmp_path: Path) -> N
 def test_weights_too_large_for_one_message_stand_beside_the_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_bundle(bundle_of(Flat()), tmp_path / "one", Recipe("fixed", 0.5, n=200), batch_size=16)
+    export_bundle(bundle_of(Flat()), tmp_path / "one", Terms("fixed", 0.5, n=200), batch_size=16)
     monkeypatch.setattr(write, "LARGEST_FILE", 100)
-    export_bundle(bundle_of(Flat()), tmp_path / "two", Recipe("fixed", 0.5, n=200), batch_size=16)
+    export_bundle(bundle_of(Flat()), tmp_path / "two", Terms("fixed", 0.5, n=200), batch_size=16)
     assert (tmp_path / "two" / "classifier.votes.onnx.data").exists()
     assert not list((tmp_path / "one").glob("*.data"))
     image = np.full(SHAPE, 0.5, np.float32)

@@ -57,7 +57,7 @@ def deployment(folder: Path, data: bytes, graphs: Mapping[str, bytes]) -> None:
         path = read.votes_file(role)
         assert path.resolve().parent == folder.resolve(), "a graph from outside the folder"
         assert network.sha256 == file_digest(path)
-    assert 0.0 < read.recipe.alpha < 1.0
+    assert 0.0 < read.terms.alpha < 1.0
 
 
 def onnx(folder: Path, data: bytes) -> None:

@@ -22,7 +22,7 @@ from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
-from dualsmooth.export.deployment import Recipe
+from dualsmooth.export.deployment import Terms
 from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
 from dualsmooth.export.write import index_of
 
@@ -72,8 +72,8 @@ def make_deployment(folder: Path, bundle: Path) -> None:
         (folder / f"{role}.votes.onnx").write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
         files[f"{role}.votes.onnx"] = {"bytes": len(data), "sha256": digest}
-    recipe = Recipe("dual", selector_rule="median", routing="interval")
-    index = index_of(source, recipe, 64, {"precision": "fp32", "opset": 18}, files)
+    terms = Terms("dual", selector_rule="median", routing="interval")
+    index = index_of(source, terms, 64, {"precision": "fp32", "opset": 18}, files)
     (folder / "deployment.json").write_text(json.dumps(index))
 
 

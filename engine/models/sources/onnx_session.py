@@ -13,11 +13,11 @@ OLDEST = (1, 21)
 CPU = "CPUExecutionProvider"
 
 
-Session = Any
+OrtSession = Any
 """An ``onnxruntime.InferenceSession``; the package has no types."""
 
 
-def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False) -> Session:
+def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False) -> OrtSession:
     """A session on one thread, so that a vote does not depend on how work was split.
 
     Parameters

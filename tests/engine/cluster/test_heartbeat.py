@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from dualsmooth.engine.cluster import heartbeat as beats
+from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Alive
-from dualsmooth.engine.cluster.heartbeat import Voice, Watch
-from dualsmooth.engine.cluster.pulse import Pulse
+from dualsmooth.engine.cluster.heartbeat import ActorDeadlines, Deadlines, Heartbeat
 
 
 class Clock:
@@ -20,38 +19,38 @@ class Clock:
 
 def test_silence_is_noticed_and_rest_is_not_silence() -> None:
     clock = Clock()
-    watch = Watch(clock)
-    watch.expect(1, 10.0)
-    watch.expect(2, 10.0)
+    deadlines = Deadlines(clock)
+    deadlines.expect(1, 10.0)
+    deadlines.expect(2, 10.0)
     clock.now = 10.0
-    assert watch.overdue() == []
-    watch.expect(2, 10.0)
+    assert deadlines.overdue() == []
+    deadlines.expect(2, 10.0)
     clock.now = 10.1
-    assert watch.overdue() == [1]
-    watch.rest(1)
-    watch.rest(1)
-    assert watch.overdue() == []
+    assert deadlines.overdue() == [1]
+    deadlines.rest(1)
+    deadlines.rest(1)
+    assert deadlines.overdue() == []
     clock.now = 20.1
-    assert watch.overdue() == [2]
+    assert deadlines.overdue() == [2]
 
 
 def test_a_worker_that_runs_batches_says_so_and_one_that_hangs_does_not() -> None:
     ours, theirs = Pipe()
     batches = iter(range(1, 4))
-    voice = Voice(theirs, 5, lambda: next(batches, 3), 0.01)
+    beat = Heartbeat(theirs, 5, lambda: next(batches, 3), 0.01)
     assert [ours.recv() for _ in range(2)] == [Alive(5), Alive(5)]
     assert not ours.poll(0.2), "a sign of life without progress"
-    voice.send("said")
+    beat.send("said")
     assert ours.recv() == "said"
-    voice.close()
-    voice.send("too late")
+    beat.close()
+    beat.send("too late")
     assert not ours.poll(0.05)
 
 
-def test_a_voice_without_a_listener_ends() -> None:
+def test_a_heartbeat_without_a_listener_ends() -> None:
     ours, theirs = Pipe()
     batches = iter(range(10_000))
-    Voice(theirs, 5, lambda: next(batches), 0.001)
+    Heartbeat(theirs, 5, lambda: next(batches), 0.001)
     assert ours.recv() == Alive(5)
     ours.close()
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
@@ -88,18 +87,14 @@ class FakeActor:
     [(range(1, 99), False), ((3,), True), ((None,), True), (("dead",), True)],
     ids=["runs batches", "hangs", "cut off", "dead"],
 )
-def test_actors_are_asked(
-    monkeypatch: pytest.MonkeyPatch, answers: tuple[Any, ...], silent: bool
-) -> None:
+def test_actors_are_asked(answers: tuple[Any, ...], silent: bool) -> None:
     clock = Clock()
-    monkeypatch.setattr("dualsmooth.engine.cluster.pulse.time.monotonic", clock)
-    pulse = Pulse(FakeRay())
-    pulse._watch = Watch(clock)
-    pulse.start(4, FakeActor(*answers))
-    for _ in range(1 + int(beats.SILENCE / beats.INTERVAL)):
-        assert pulse.silent() == []
-        clock.now += beats.INTERVAL
-    clock.now += beats.INTERVAL
-    assert pulse.silent() == ([4] if silent else [])
-    pulse.stop(4)
-    assert pulse.silent() == []
+    deadlines = ActorDeadlines(FakeRay(), clock)
+    deadlines.start(4, FakeActor(*answers))
+    for _ in range(1 + int(heartbeat.SILENCE / heartbeat.INTERVAL)):
+        assert deadlines.overdue() == []
+        clock.now += heartbeat.INTERVAL
+    clock.now += heartbeat.INTERVAL
+    assert deadlines.overdue() == ([4] if silent else [])
+    deadlines.rest(4)
+    assert deadlines.overdue() == []

@@ -8,7 +8,7 @@ import pytest
 
 from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.runs.progress import LiveView
+from dualsmooth.engine.runs.progress import Progress
 
 LEDGER = AlphaLedger("single", 0.001, {"classifier": 0.001})
 
@@ -34,7 +34,7 @@ def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of four certified: the 95 % interval is 6.8 to 93.2 %."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    view = LiveView("fixed(0.25)", 10, 6, lambda: 0.984)
+    view = Progress("fixed(0.25)", 10, 6, lambda: 0.984)
     for label, predicted in ((3, 3), (3, 4), (3, None), (None, 5)):
         view.seen(certificate(label, predicted))
         view.update()
@@ -49,7 +49,7 @@ def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatc
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
-    view = LiveView("dual(median, interval)", 50_000, 12_345, lambda: 1.0)
+    view = Progress("dual(median, interval)", 50_000, 12_345, lambda: 1.0)
     view._seen = view._certified = 9
     view._votes = 9_999_999
     shown = view.text(1.0)
@@ -64,7 +64,7 @@ def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatc
 
 
 def test_nothing_is_printed_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    view = LiveView("fixed(0.25)", 1, 0, lambda: 1.0)
+    view = Progress("fixed(0.25)", 1, 0, lambda: 1.0)
     view.seen(certificate(3, 3))
     view.update()
     view.close()

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from dualsmooth.engine.train.selector import Calibration, calibrate, routed_radius
+from dualsmooth.engine.train.selector import Shift, calibrate, routed_radius
 
 
 class Linear(nn.Module):
@@ -50,7 +50,7 @@ def test_a_selector_with_its_line_in_the_wrong_place_is_moved() -> None:
     radii = torch.stack([torch.where(above, -1.0, 0.3), torch.where(above, 0.9, -1.0)], 1)
     selector = Linear(3.5)
     g = torch.Generator().manual_seed(0)
-    shift = calibrate(selector, x, radii, 0.1, Calibration(slack=1.0, radii=(0.0,)), g)
+    shift = calibrate(selector, x, radii, 0.1, Shift(slack=1.0, radii=(0.0,)), g)
     assert shift == 3.0
     assert torch.allclose(selector.last.bias, torch.tensor([0.0, -0.5]))
 
@@ -64,7 +64,7 @@ def test_slack_comes_before_gain() -> None:
     shifts, shares = [], []
     for slack in (0.0, 1.0):
         selector = Linear(0.0)
-        options = Calibration(slack=slack, radii=(0.0, 0.5))
+        options = Shift(slack=slack, radii=(0.0, 0.5))
         g = torch.Generator().manual_seed(0)
         shifts.append(calibrate(selector, x, radii, 0.2, options, g))
         shares.append(float((selector(x).argmax(1) == 1).float().mean()))
@@ -76,6 +76,6 @@ def test_slack_comes_before_gain() -> None:
 def test_without_a_certified_image_nothing_moves() -> None:
     selector = Linear(1.0)
     x, radii = torch.rand(3, 1, 1, 1), torch.full((3, 2), -1.0)
-    assert calibrate(selector, x, radii, 0.1, Calibration(), torch.Generator()) == 0.0
+    assert calibrate(selector, x, radii, 0.1, Shift(), torch.Generator()) == 0.0
     assert torch.allclose(selector.last.bias, torch.tensor([0.0, -1.0]))
-    assert calibrate(selector, x[:0], radii[:0], 0.1, Calibration(), torch.Generator()) == 0.0
+    assert calibrate(selector, x[:0], radii[:0], 0.1, Shift(), torch.Generator()) == 0.0

@@ -8,9 +8,9 @@ import torch
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train import experts as crew
-from dualsmooth.engine.train.checkpoints import STATES, Journal
-from dualsmooth.engine.train.context import Sizes, Workshop
+from dualsmooth.engine.train import experts
+from dualsmooth.engine.train.checkpoints import STATES, Checkpoints
+from dualsmooth.engine.train.context import Sizes, TrainingContext
 from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.experts import Tuning
 from dualsmooth.engine.train.radii import Labelling
@@ -53,7 +53,7 @@ def test_the_seed_decides_every_byte() -> None:
 )
 def test_each_way_to_label_counts_its_steps(recipe: DualRecipe) -> None:
     done: list[str] = []
-    bundle = recipe.make(Workshop(few_digits(), report=done.append, sizes=recipe.sizes))
+    bundle = recipe.make(TrainingContext(few_digits(), report=done.append, sizes=recipe.sizes))
     assert len(done) == recipe.steps == len(set(done))
     assert set(bundle.networks) == {*(f"classifier@{s:g}" for s in recipe.sigmas), "selector"}
 
@@ -76,11 +76,11 @@ def test_no_image_is_judged_by_a_network_that_saw_it(
         judged.append(images)
         return torch.ones(len(images))
 
-    monkeypatch.setattr(crew, "train_on_noise", train)
-    monkeypatch.setattr(crew, "radii_of", radii)
+    monkeypatch.setattr(experts, "train_on_noise", train)
+    monkeypatch.setattr(experts, "radii_of", radii)
     data = few_digits(200)
     recipe = replace(TINY, labelling=labelling, tuning=SHORT)
-    recipe.make(Workshop(data, sizes=recipe.sizes))
+    recipe.make(TrainingContext(data, sizes=recipe.sizes))
     per_level = sum(len(images) for images in judged) / len(recipe.experts) / 2
     assert per_level == (200 if labelling.folds > 1 else 66)
 
@@ -108,12 +108,12 @@ def test_a_pupil_learns_what_the_teacher_answers(monkeypatch: pytest.MonkeyPatch
     """Targets are the labels and the answers in the stated shares, image by image."""
     data = few_digits(60)
     told = torch.softmax(torch.arange(600.0).view(60, 10) % 7, 1)
-    monkeypatch.setattr(crew, "mean_answer", lambda *rest: told)
-    workshop = Workshop(data, sizes=TINY.sizes)
+    monkeypatch.setattr(experts, "mean_answer", lambda *rest: told)
+    context = TrainingContext(data, sizes=TINY.sizes)
     labels = torch.nn.functional.one_hot(torch.from_numpy(data.labels), 10).float()
     recipe = taught(0, 0.25)
     teacher, pupil = (
-        crew.Crew(expert, level, recipe.classifying, recipe.labelling, workshop)
+        experts.ExpertTrainer(expert, level, recipe.classifying, recipe.labelling, context)
         for level, expert in enumerate(recipe.experts)
     )
     teacher.train()
@@ -124,7 +124,7 @@ def test_a_pupil_learns_what_the_teacher_answers(monkeypatch: pytest.MonkeyPatch
 
 def test_mean_answers_are_means_of_probabilities() -> None:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
-    answers = crew.mean_answer(module, torch.rand(130, 1, 2, 2), 1e-6, torch.Generator())
+    answers = experts.mean_answer(module, torch.rand(130, 1, 2, 2), 1e-6, torch.Generator())
     assert answers.shape == (130, 3)
     assert torch.allclose(answers.sum(1), torch.ones(130))
 
@@ -193,8 +193,8 @@ def test_general_recipes_differ_where_the_paper_does() -> None:
 
 
 def test_folder_of_states_is_named_by_path(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run", {"a": 1})
-    run(replace(TINY, labelling=Labelling(8)), few_digits(), journal)
+    checkpoints = Checkpoints(tmp_path / "run", {"a": 1})
+    run(replace(TINY, labelling=Labelling(8)), few_digits(), checkpoints)
     names = {path.name for path in (tmp_path / "run" / STATES).iterdir()}
     assert {"classifier@0.12.pt", "selector.pt", "radii@0.5-fold0-round0.pt"} <= names
 
@@ -214,6 +214,6 @@ def test_networks_of_another_architecture() -> None:
 
 def test_a_network_that_cannot_read_the_images_is_named() -> None:
     with pytest.raises(ArgumentError, match=r"^network must take images of shape \(2, 8, 8\)"):
-        Workshop(colours(channels=2), network="cifar_resnet20")
+        TrainingContext(colours(channels=2), network="cifar_resnet20")
     with pytest.raises(ArgumentError, match=r"^architecture must be a known name"):
-        Workshop(colours(), network="resnet")
+        TrainingContext(colours(), network="resnet")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,9 +56,9 @@ def test_the_selector_learns_from_the_radii_it_will_be_certified_with(
     """`labelling.runner_up` chooses the certificate; all radii of round 0 must follow it."""
     asked = []
 
-    def radii(*rest: object) -> Tensor:
-        asked.append(rest[7])
-        return radii_of(*rest)  # type: ignore[arg-type]
+    def radii(*rest: Any) -> Tensor:
+        asked.append(rest[4].runner_up)
+        return radii_of(*rest)
 
     monkeypatch.setattr(insta, "radii_of", radii)
     run(replace(TINY, labelling=Labelling(votes=8, runner_up=runner_up)), few_digits())

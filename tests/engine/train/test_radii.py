@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.train.checkpoints import Journal
-from dualsmooth.engine.train.context import Workshop
+from dualsmooth.engine.train.checkpoints import Checkpoints
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Step
 from dualsmooth.engine.train.radii import Labelling, radii_of, selected_shares, true_class_radii
 
@@ -76,11 +76,11 @@ def test_votes_need_not_fill_a_pass() -> None:
 
 def test_kept_radii_are_not_voted_for_again(tmp_path: Path) -> None:
     """The random source goes on where it was, so what follows is the same too."""
-    step = Step("radii", Journal(tmp_path / "run", {}))
+    step = Step("radii", Checkpoints(tmp_path / "run", {}))
     x, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
     first, again = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
-    radii = radii_of(HalfSpace(), x, labels, 0.5, 50, first, step)
-    assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, 50, again, step))
+    radii = radii_of(HalfSpace(), x, labels, 0.5, Labelling(50), first, step)
+    assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, Labelling(50), again, step))
     assert torch.equal(first.get_state(), again.get_state())
 
 
@@ -94,10 +94,10 @@ def test_shares_of_a_selector() -> None:
 
 def test_masks_of_images_to_label() -> None:
     images = np.zeros((31, 2, 2, 1), np.uint8)
-    workshop = Workshop(ImageSet(images, np.zeros(31, np.int64), "zeros", ("a",)))
-    folds = Labelling(8, folds=3).held(workshop, 0, torch.Generator())
+    context = TrainingContext(ImageSet(images, np.zeros(31, np.int64), "zeros", ("a",)))
+    folds = Labelling(8, folds=3).held(context, 0, torch.Generator())
     assert torch.equal(torch.stack(folds).sum(0), torch.ones(31, dtype=torch.int64))
-    one, same = (Labelling(8).held(workshop, level, torch.Generator()) for level in (0, 1))
+    one, same = (Labelling(8).held(context, level, torch.Generator()) for level in (0, 1))
     assert int(one[0].sum()) == 10
     assert torch.equal(one[0], same[0])
     with pytest.raises(ArgumentError, match="held_out"):

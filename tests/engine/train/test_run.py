@@ -14,9 +14,9 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train import loop
 from dualsmooth.engine.train import run as recipes
-from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Journal
+from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Checkpoints
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
-from dualsmooth.engine.train.overrides import with_options
+from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.run import RECIPES, train
 
 QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
@@ -115,7 +115,7 @@ def test_resuming_from_the_weights_alone_would_give_other_bytes(
     """The state of optimizer and random source matters: without it the test above fails."""
 
     def restore(parts: dict[str, torch.nn.Module], generator: object, step: loop.Step) -> int:
-        state = step.journal.load(step.name)
+        state = step.checkpoints.load(step.name)
         if state is None:
             return 0
         parts["module"].load_state_dict(state["module"])
@@ -143,13 +143,13 @@ def test_a_finished_network_keeps_its_weights_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = []
-    save = Journal.save
+    save = Checkpoints.save
 
-    def note(journal: Journal, name: str, state: dict[str, Any]) -> None:
+    def note(checkpoints: Checkpoints, name: str, state: dict[str, Any]) -> None:
         kept.append(set(state))
-        save(journal, name, state)
+        save(checkpoints, name, state)
 
-    monkeypatch.setattr(Journal, "save", note)
+    monkeypatch.setattr(Checkpoints, "save", note)
     quick(tmp_path / "whole", "schedule.epochs=2", "sigmas=[0.25]")
     always = {"module", "generator", "epoch"}
     assert kept == [always | {"optimizer", "cycle"}, always]
@@ -240,7 +240,7 @@ def test_every_recipe_ends_in_a_bundle_of_its_name(name: str, tmp_path: Path) ->
 
 
 def test_options_change_fields() -> None:
-    changed = with_options(GAUSSIAN, ["schedule.epochs=3", "sigmas=[0.5, 1.0]", "loss.pull=2",
+    changed = with_overrides(GAUSSIAN, ["schedule.epochs=3", "sigmas=[0.5, 1.0]", "loss.pull=2",
                                       "sigmas.0=0.3", "networks=shared"])  # fmt: skip
     assert changed == ClassifierRecipe(
         "gaussian",
@@ -249,7 +249,7 @@ def test_options_change_fields() -> None:
         (0.3, 1.0),
         "shared",
     )
-    assert with_options(RECIPES["dual-published"], ["tuning=null"]) == dataclasses.replace(
+    assert with_overrides(RECIPES["dual-published"], ["tuning=null"]) == dataclasses.replace(
         RECIPES["dual-published"],  # type: ignore[type-var]
         tuning=None,
     )
@@ -271,7 +271,7 @@ def test_options_change_fields() -> None:
 )
 def test_options_that_do_not_fit(option: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        with_options(GAUSSIAN, [option])
+        with_overrides(GAUSSIAN, [option])
 
 
 @pytest.mark.parametrize(
@@ -320,14 +320,14 @@ def test_values_out_of_range_are_refused_before_any_work(
     "state", [[1, 2], {"epoch": 1}, {"network": {}}, {"generator": 3, "epoch": 1}, None, b"torn"]
 )
 def test_a_state_of_something_else_is_refused_in_one_line(tmp_path: Path, state: object) -> None:
-    def stop(self: Journal, step: str, value: dict[str, Any]) -> None:
+    def stop(self: Checkpoints, step: str, value: dict[str, Any]) -> None:
         path = self._path(step)
         assert path is not None
         path.write_bytes(state) if isinstance(state, bytes) else torch.save(state, path)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "save", stop)
+        patch.setattr(Checkpoints, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             quick(tmp_path / "bundle")
     with pytest.raises(FileError, match="must be a training state"):
@@ -338,5 +338,5 @@ def test_a_state_of_something_else_is_refused_in_one_line(tmp_path: Path, state:
 def test_a_recipe_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "bundle.train").mkdir()
     (tmp_path / "bundle.train" / RECIPE).write_text(text)
-    with pytest.raises(FileError, match="must be a JSON file"):
+    with pytest.raises(FileError, match=r"must be (a readable JSON|the record)"):
         quick(tmp_path / "bundle", resume=True)

@@ -9,7 +9,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.train.context import Sizes, Workshop
+from dualsmooth.engine.train.context import Sizes, TrainingContext
 from dualsmooth.engine.train.run import run
 from dualsmooth.engine.train.variational import VARIATIONAL, divergence_per_dimension
 
@@ -53,8 +53,8 @@ def test_the_divergence_holds_the_level_at_the_target() -> None:
         recipe = replace(
             TINY, divergence=weight, schedule=replace(TINY.schedule, epochs=30, batch=32)
         )
-        workshop = Workshop(few_digits(), sizes=Sizes((8, 16), 32))
-        selector = recipe.make(workshop).build("selector")
+        context = TrainingContext(few_digits(), sizes=Sizes((8, 16), 32))
+        selector = recipe.make(context).build("selector")
         with torch.no_grad():
             low, high = (selector.log_level(x, t).mean() for t in (0.25, 1.0))  # type: ignore[operator]
         spread.append(float(high - low))

@@ -159,7 +159,7 @@ def test_the_command_prints_the_table(run: Run, saved: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "certificates         ok      3 of 3 equal" in out
-    assert read_deployment(tmp_path / "out").recipe.selector_rule == "plurality"
+    assert read_deployment(tmp_path / "out").terms.selector_rule == "plurality"
 
 
 def test_the_command_quantises(run: Run, saved: Path, tmp_path: Path) -> None:

@@ -19,23 +19,24 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.check.deployment import check_deployment
 from dualsmooth.export.check.finding import table
-from dualsmooth.export.deployment import INDEX, Recipe, read_deployment
+from dualsmooth.export.deployment import INDEX, Terms, read_deployment
 from dualsmooth.export.feeds import vote_feeds
-from dualsmooth.export.networks import PIXELS
-from dualsmooth.export.quantize import Calibration
+from dualsmooth.export.graph.nodes import PIXELS
+from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 IMAGES = load_images("digits").images[:4]
-CALIBRATION = Calibration(load_images("digits:train").images[:32])
+CALIBRATION = Int8Calibration(load_images("digits:train").images[:32])
 
 
 @pytest.fixture(scope="module")
 def quantized(wavering: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "wavering"
-    export_bundle(wavering, folder, Recipe("dual", n0=20, n=150), int8=CALIBRATION)
+    export_bundle(wavering, folder, Terms("dual", n0=20, n=150), int8=CALIBRATION)
     return folder
 
 
@@ -75,7 +76,7 @@ def test_files_are_valid_and_their_convolutions_are_in_int8(quantized: Path) -> 
 def test_the_same_calibration_gives_the_same_bytes(
     quantized: Path, wavering: Bundle, tmp_path: Path
 ) -> None:
-    export_bundle(wavering, tmp_path / "again", Recipe("dual", n0=20, n=150), int8=CALIBRATION)
+    export_bundle(wavering, tmp_path / "again", Terms("dual", n0=20, n=150), int8=CALIBRATION)
     assert (tmp_path / "again" / INDEX).read_bytes() == (quantized / INDEX).read_bytes()
 
 
@@ -88,7 +89,7 @@ def test_calibration_noise_has_a_phase_of_its_own(monkeypatch: pytest.MonkeyPatc
         return standard_normal(seed, image_id, stream, *rest)
 
     monkeypatch.setattr("dualsmooth.export.quantize.standard_normal", noted)
-    batches = list(Calibration(IMAGES).batches((0.25, 0.5), 3))
+    batches = list(Int8Calibration(IMAGES).batches((0.25, 0.5), 3))
     assert [batch.shape for batch in batches] == [(3, 1, 8, 8), (1, 1, 8, 8)] * 2
     assert {stream & 15 for _, stream in streams} == {Phase.CALIBRATE}
     assert len(set(streams)) == len(streams) == 8
@@ -112,7 +113,7 @@ def test_votes_do_not_depend_on_the_split_of_a_draw(quantized: Path, role: str) 
     image = IMAGES[0].astype(np.float32) / np.float32(255)
 
     def votes(first: int, rows: int) -> np.ndarray:
-        feeds = vote_feeds(image, rows, sigma=0.25, seed=3, image_id=1, phase=3, first=first)
+        feeds = vote_feeds(image, Segment(0, 1, 0.25, 3, first, rows), seed=3)
         return np.asarray(session.run(None, feeds)[0])
 
     parts = [votes(*part) for part in ((0, 1), (1, 300), (301, 556))]
@@ -229,5 +230,5 @@ def test_nothing_is_left_of_a_quantisation_that_fails(
 
     monkeypatch.setattr("onnxruntime.quantization.quantize_static", fails)
     with pytest.raises(ArgumentError, match="must be a network that can be quantised; received"):
-        export_bundle(wavering, tmp_path / "out", Recipe("dual"), int8=CALIBRATION)
+        export_bundle(wavering, tmp_path / "out", Terms("dual"), int8=CALIBRATION)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,8 @@ from onnx import ModelProto, checker
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.methods.routing import median_level, plurality_level
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.feeds import dual_feeds, vote_feeds
 from dualsmooth.export.graph.dual import Dual, choose_level, dual_model
 from dualsmooth.export.graph.nodes import INT64, Nodes, model_of, value
@@ -27,16 +28,13 @@ def voter(network: ModelProto, outputs: int) -> Voter:
 
 
 def votes_of(
-    session: Session, draw: Draw, image: NDArray[np.float32], attempt: int
+    session: OrtSession, draw: Draw, image: NDArray[np.float32], attempt: int
 ) -> NDArray[np.int64]:
-    feeds = vote_feeds(
-        image, draw.count, sigma=draw.sigma, seed=9, image_id=2, first=draw.first,
-        phase=draw.stream | attempt << 16,
-    )  # fmt: skip
+    feeds = vote_feeds(image, Segment.of(draw, 0, 2, 0, draw.count), 9, attempt)
     return np.asarray(session.run(None, feeds)[0])
 
 
-def alone(used: Voter) -> Session:
+def alone(used: Voter) -> OrtSession:
     return make_session(vote_model(used).SerializeToString())
 
 

@@ -11,8 +11,9 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from onnx import ModelProto, checker, numpy_helper
 
-from dualsmooth.engine.models.sources.onnx_session import Session, make_session
+from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.graph.nodes import Nodes
 from dualsmooth.export.graph.probe import probe
@@ -23,13 +24,14 @@ SHAPE, CLASSES, BATCH = (5, 3, 3), 4, 16
 IMAGE = np.random.default_rng(0).random(SHAPE).astype(np.float32)
 
 
-def session_of(model: ModelProto) -> Session:
+def session_of(model: ModelProto) -> OrtSession:
     return make_session(model.SerializeToString())
 
 
 def feeds(rows: int, **changes: int) -> dict[str, NDArray[Any]]:
-    counters = {"seed": 7, "image_id": 3, "phase": 2} | changes
-    return vote_feeds(IMAGE, rows, sigma=0.5, **counters)
+    at = {"seed": 7, "image_id": 3, "phase": 2, "first": 0} | changes
+    segment = Segment(0, at["image_id"], 0.5, at["phase"], at["first"], rows)
+    return vote_feeds(IMAGE, segment, at["seed"])
 
 
 def votes_of(network: ModelProto, rows: int, **changes: int) -> NDArray[np.int64]:
