@@ -23,7 +23,7 @@ from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.flight import RecordedVotes
-from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.runtime.session import RECORDED, bundle_of
 from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
 
 if TYPE_CHECKING:
@@ -197,9 +197,5 @@ def describe(
         "n0": settings.budget.n0,
         "n": settings.budget.n,
         "alpha": settings.alpha,
-        "seed": settings.seed,
-        "attempt": settings.attempt,
-        "device": settings.device,
-        "precision": settings.precision,
-        "noise": settings.noise,
+        **{name: getattr(settings, name) for name in RECORDED},
     } | ({"classes": list(data.classes)} if data.classes_given else {})

@@ -18,6 +18,9 @@ from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
 
+RECORDED = ("seed", "attempt", "device", "precision", "noise")
+"""Settings that decide votes and stand in every certificate."""
+
 BOUND = ("bundle", "noise", "precision", "device", "sampler", "batch_size")
 """Parts of the stamp that answers kept for later runs are about (`Method.bind`)."""
 
@@ -41,30 +44,23 @@ class Session(Closing):
         self.method, self.settings = method, settings
         self._slots = settings.in_flight(method.serial)
         self.shape = self.bundle.input_shape
+        recorded = {name: getattr(settings, name) for name in RECORDED}
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
-            device=settings.device,
             backend=settings.backend,
             slots=self._slots,
-            seed=settings.seed,
-            attempt=settings.attempt,
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
-            precision=settings.precision,
-            noise=settings.noise,
+            **recorded,
         )
         self._stamp = Stamp(
             method=method.name,
-            seed=settings.seed,
-            attempt=settings.attempt,
             bundle=self.bundle.digest,
-            precision=settings.precision,
-            device=settings.device,
             sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,
-            noise=settings.noise,
+            **recorded,
         )
         try:
             method.bind({name: getattr(self._stamp, name) for name in BOUND})
