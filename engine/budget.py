@@ -9,7 +9,6 @@ from dualsmooth.engine.errors import ArgumentError
 
 KINDS = ("fixed", "decide", "precise")
 
-
 PILOT = {"fixed": 100, "decide": 100, "precise": 500}
 """Selection votes by default: a precise budget reads the sample size off them too."""
 
@@ -30,11 +29,6 @@ class Budget:
         Grid of a ``decide`` budget, increasing; empty for the others.
     tolerance : float or None
         Radius a ``precise`` budget may give up, as a share; None for the others.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is out of range, radii do not increase, or radii and tolerance are both given.
     """
 
     n0: int
@@ -71,15 +65,9 @@ class Budget:
     ) -> "Budget":
         """Decide for each radius of a grid whether the certified radius exceeds it.
 
-        Exact group-sequential tests stop at the decision, after at most n votes. The reported
-        radius is the largest one of the grid that was certified.
-
-        Parameters
-        ----------
-        radii : sequence of float
-            Fixed before the votes are seen: finite, > 0, increasing; at least one.
-        n0, n : int
-            Votes to choose, and most votes to decide, per stage.
+        Exact group-sequential tests stop at the decision, after at most n votes per stage. The
+        radii are fixed before the votes are seen: finite, > 0, increasing. The largest one
+        certified is reported.
         """
         grid = tuple(radii)
         if not grid:
@@ -92,13 +80,7 @@ class Budget:
     ) -> "Budget":
         """As few votes as should keep the radius within ``tolerance`` of that of n votes.
 
-        The n0 votes choose the sample size; what is certified does not rest on their guess.
-
-        Parameters
-        ----------
-        tolerance : float
-            Share of the radius that may be lost on average, in (0, 1).
-        n0, n : int
-            Votes to choose, and most votes to estimate, per stage.
+        The n0 votes choose the sample size; what is certified does not rest on their guess. The
+        tolerance is the share of the radius that may be lost on average, in (0, 1).
         """
         return cls(n0, n, (), tolerance)

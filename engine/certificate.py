@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.draws import STREAM_VERSION, DrawRecord
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.records import checksum, typed_record
@@ -15,22 +15,8 @@ from dualsmooth.engine.records import checksum, typed_record
 ABSTAIN = -1
 """How abstention is written where a class index is expected (`Smooth`, TSV files)."""
 
-
 MOST_RADIUS = 1e9
 """No record has one as large: sums over a run stay finite, and any image is nearer to another."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrawRecord:
-    """One draw and the votes it returned (last entry: invalid)."""
-
-    model: str
-    sigma: float
-    phase: str
-    level: int
-    first: int
-    count: int
-    votes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,25 +101,20 @@ class Certificate:
         ``selector``, ``classifier`` or ``region``; None if certified.
     interval : tuple of int or None
         First and last noise-level index of the set behind the radius (dual methods).
-    alpha : AlphaLedger
-        Levels and their rule.
-    bounds : tuple of Bound
-        Every bound computed, in order.
+    alpha, bounds : AlphaLedger, tuple of Bound
+        Levels and their rule; every bound computed, in order.
     region : float or None
         Radius of the region inside which a rule without noise keeps the noise level (anchors) or
         a memory allows the answer; the radius is at most this. None for methods without one.
-    counts : tuple of DrawRecord
-        Every draw with its votes, in order.
+    counts, draws : tuple of DrawRecord, int
+        Every draw with its votes, in order; votes used in all.
     image_id, label : int, int or None
         Which image, and its true class where known.
-    draws : int
-        Votes used.
     seed, attempt, stream_version : int
         Noise stream.
     bundle, precision, device, sampler, batch_size : str, str, str, str, int
         Networks' digest, arithmetic, device kind, implementation (``cpu``, ``torch`` or
-        ``cuda:BACKEND``) and padded batch shape: with these fixed, votes are reproducible to the
-        bit.
+        ``cuda:BACKEND``) and padded batch shape: all fixed, votes are reproducible to the bit.
     noise, noise_tables : str, str
         ``gaussian``: ideal Gaussian noise is assumed; ``integer``: Philox words are assumed to be
         uniform, only images on the 1/255 grid are covered, and the sha256 of the tables of
@@ -228,14 +209,13 @@ class Certificate:
 
     @classmethod
     def from_json(cls, line: str) -> "Certificate":
-        """Read a line written by `to_json`.
-
-        Raises
-        ------
-        ValueError
-            If the line is not such a record or its checksum does not match.
+        """Read a line written by `to_json`; ValueError if it is none or its checksum does not
+        match.
         """
-        record = _parse(line)
+        record = parse_json(line)
+        fields = {field.name for field in dataclasses.fields(cls)} | {"checksum"}
+        if not isinstance(record, dict) or set(record) | {"region"} != fields:
+            raise ValueError("not a certificate record")
         seconds, signature = record.pop("seconds"), record.pop("checksum")
         if signature != checksum(record):
             raise ValueError("checksum does not match the record")
@@ -253,11 +233,3 @@ class Certificate:
 def _fields(value: Any) -> dict[str, Any]:
     """Fields of a dataclass with slots, in order; nothing is copied."""
     return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _parse(line: str) -> dict[str, Any]:
-    record = parse_json(line)
-    fields = {field.name for field in dataclasses.fields(Certificate)} | {"checksum"}
-    if not isinstance(record, dict) or set(record) | {"region"} != fields:
-        raise ValueError("not a certificate record")
-    return record

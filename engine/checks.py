@@ -1,7 +1,7 @@
 """Argument checks shared by the statistics. Every check is written so that NaN fails it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -16,10 +16,7 @@ LEAST_LEVEL = 1e-100
 
 def open_unit(argument: str, value: object) -> float:
     """Return ``value`` as a float in (0, 1), for example an error level."""
-    number = _number(argument, value)
-    if not 0.0 < number < 1.0:
-        raise ArgumentError(argument, "must be in (0, 1)", value)
-    return number
+    return _within(argument, value, "must be in (0, 1)", lambda x: 0.0 < x < 1.0)
 
 
 def error_level(argument: str, value: object, parts: int = 1) -> float:
@@ -34,26 +31,17 @@ def error_level(argument: str, value: object, parts: int = 1) -> float:
 
 def closed_unit(argument: str, value: object) -> float:
     """Return ``value`` as a float in [0, 1]."""
-    number = _number(argument, value)
-    if not 0.0 <= number <= 1.0:
-        raise ArgumentError(argument, "must be in [0, 1]", value)
-    return number
+    return _within(argument, value, "must be in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 
 
 def positive(argument: str, value: object) -> float:
     """Return ``value`` as a finite float > 0."""
-    number = _number(argument, value)
-    if not 0.0 < number < math.inf:
-        raise ArgumentError(argument, "must be a finite number > 0", value)
-    return number
+    return _within(argument, value, "must be a finite number > 0", lambda x: 0.0 < x < math.inf)
 
 
 def non_negative(argument: str, value: object) -> float:
     """Return ``value`` as a finite float >= 0."""
-    number = _number(argument, value)
-    if not 0.0 <= number < math.inf:
-        raise ArgumentError(argument, "must be a finite number >= 0", value)
-    return number
+    return _within(argument, value, "must be a finite number >= 0", lambda x: 0.0 <= x < math.inf)
 
 
 def positive_integer(argument: str, value: object) -> int:
@@ -83,6 +71,13 @@ def integers(argument: str, value: ArrayLike) -> NDArray[np.int64]:
     if array.dtype.kind not in "iu":
         raise ArgumentError(argument, "must hold integers", value)
     return array.astype(np.int64)
+
+
+def _within(argument: str, value: object, rule: str, holds: Callable[[float], bool]) -> float:
+    number = _number(argument, value)
+    if not holds(number):
+        raise ArgumentError(argument, rule, value)
+    return number
 
 
 def _number(argument: str, value: object) -> float:

@@ -62,6 +62,19 @@ Counts: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class DrawRecord:
+    """One draw and the votes it returned (last entry: invalid)."""
+
+    model: str
+    sigma: float
+    phase: str
+    level: int
+    first: int
+    count: int
+    votes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """Answer of PREDICT for one image: a class or None, and the noise levels that voted.
 

@@ -15,35 +15,14 @@ from typing import Any, BinaryIO
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import plain_descriptor
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: folders are not locked
-    fcntl = None  # type: ignore[assignment]
-
-
 LOCK = "run.lock"
-
-
 PART = ".part"
-
-
 _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class AppendFile:
-    """A file that only grows, by pieces that are on disk when `append` returns.
-
-    Parameters
-    ----------
-    path : Path
-        Made if it does not exist.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened for writing.
-    FileError
-        If it is a link or no file.
+    """A file that only grows, by pieces that are on disk when `append` returns; made if there is
+    none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,12 +31,8 @@ class AppendFile:
         sync_folder(path.parent)
 
     def append(self, data: bytes) -> None:
-        """Write and fsync; if either fails, the file is cut back to what it was.
-
-        Raises
-        ------
-        OSError
-            If the device is full, read-only or broken.
+        """Write and fsync; if either fails, the file is cut back to what it was and the OSError
+        goes on.
         """
         try:
             rest = memoryview(data)
@@ -85,22 +60,12 @@ class AppendFile:
 class FolderLock:
     """One process writes to a folder at a time. The system releases the lock of a killed process.
 
-    Parameters
-    ----------
-    folder : Path
-        Must exist and be writable.
-
-    Raises
-    ------
-    FileError
-        If another process holds the lock; its process id is named.
-    OSError
-        If the lock file cannot be made.
+    FileError names the process that holds it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK
-        self._file = _locked_file(self._path) if fcntl else -1
+        self._file = _locked_file(self._path)
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
@@ -135,13 +100,7 @@ def _locked_file(path: Path) -> int:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its place if the block ends well; else the old one stays.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """A file to write that takes its place if the block ends well; else the old one stays."""
     temporary = path.with_name(path.name + PART)
     temporary.unlink(missing_ok=True)  # left by a kill, or a link to a file of the user
     try:
@@ -193,13 +152,7 @@ def check_target(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A draft to write files into; it becomes the folder if the block ends well, else it is gone.
-
-    Raises
-    ------
-    FileError
-        If the folder exists already or cannot be written.
-    """
+    """A draft to write files into: the folder itself if the block ends well, else it is gone."""
     check_target(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -26,25 +26,14 @@ class SupportsDLPack(Protocol):
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack
 """What NumPy reads, and arrays of PyTorch, CuPy and others."""
 
-
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
 
 
 def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
-    """Return images as an array (count, height, width, channels), uint8 or floating point.
+    """Images as an array (count, height, width, channels): uint8, or floating point in [0, 1].
 
-    Parameters
-    ----------
-    images : array_like
-        uint8 in 0 .. 255 or floating point in [0, 1], channels-last.
-    shape : tuple of int
-        Shape the networks expect.
-
-    Raises
-    ------
-    ArgumentError
-        If the shape, the dtype or a value is wrong; the first bad image is named.
+    The first bad image is named.
     """
     array = np.asarray(images)
     check_pixels(array, shape)
@@ -69,27 +58,16 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if not inside.all():
         worst = inside.tolist().index(False)
         low, high = float(array[worst].min()), float(array[worst].max())
-        raise ArgumentError(
-            "images", "must have values in [0, 1]", f"{low:g} .. {high:g} in image {worst}",
-            "divide 0 .. 255 pixels by 255 or pass them as uint8",
-        )  # fmt: skip
+        found = f"{low:g} .. {high:g} in image {worst}"
+        hint = "divide 0 .. 255 pixels by 255 or pass them as uint8"
+        raise ArgumentError("images", "must have values in [0, 1]", found, hint)
 
 
 def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
     """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
 
-    Parameters
-    ----------
-    images : ndarray, shape (count, ...)
-        uint8, or floating point in [0, 1]; a value may differ from its grid point by two roundings
-        to float32.
-    first : int
-        Number of the first image, for the message.
-
-    Raises
-    ------
-    ArgumentError
-        Names the first image off the grid.
+    They are uint8, or floating point in [0, 1] up to two roundings to float32 from their grid
+    point. ``first`` is the number of the first image, for the message.
     """
     if images.dtype == np.uint8:
         return
@@ -98,20 +76,13 @@ def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
         distance = np.abs(values - np.rint(values))
         if not distance.max() <= GRID_ERROR:
             value = image.ravel()[int(np.argmax(distance))]
-            raise ArgumentError(
-                "images", "must lie on the grid 0, 1/255 .. 1 for integer noise",
-                f"{value:.9g} in image {number}", "pass uint8, or use gaussian noise",
-            )  # fmt: skip
+            rule, hint = "must lie on the grid 0, 1/255 .. 1", "pass uint8, or use gaussian noise"
+            received = f"{value:.9g} in image {number}"
+            raise ArgumentError("images", f"{rule} for integer noise", received, hint)
 
 
 def grid_steps(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The steps 0 .. 255 of one image on the grid, as float32, which holds them exactly.
-
-    Raises
-    ------
-    ArgumentError
-        If the image is off the grid.
-    """
+    """The steps 0 .. 255 of one image on the grid, as float32, which holds them exactly."""
     check_grid(image[None])
     return np.rint(255.0 * image.astype(np.float64)).astype(np.float32)
 
@@ -124,32 +95,20 @@ def unit_float(image: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
-    """Return image ids, by default 0 .. count - 1.
-
-    Raises
-    ------
-    ArgumentError
-        If there are not ``count`` distinct ids in [0, 2^32).
-    """
+    """Image ids, by default 0 .. count - 1: ``count`` distinct ones in [0, 2^32)."""
     ids = list(range(count)) if image_ids is None else _integers("image_ids", image_ids)
     if len(ids) != count:
         raise ArgumentError("image_ids", f"must name {count} images", len(ids))
     if len(set(ids)) != count:
-        raise ArgumentError("image_ids", "must be distinct", "a repeated id",
-                            "equal ids would share their noise")  # fmt: skip
+        hint = "equal ids would share their noise"
+        raise ArgumentError("image_ids", "must be distinct", "a repeated id", hint)
     if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
         raise ArgumentError("image_ids", "must be in [0, 2^32)", f"{min(ids)} .. {max(ids)}")
     return ids
 
 
 def check_labels(labels: Sequence[int], count: int) -> list[int]:
-    """Return the true classes, one per image; negative where unknown.
-
-    Raises
-    ------
-    ArgumentError
-        If there are not ``count`` integers.
-    """
+    """The true classes, one per image; negative where unknown."""
     found = _integers("labels", labels)
     if len(found) != count:
         raise ArgumentError("labels", f"must name the classes of {count} images", len(found))
@@ -164,13 +123,7 @@ def _integers(argument: str, values: Sequence[int]) -> list[int]:
 
 
 def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, floats as they are.
-
-    Raises
-    ------
-    ArgumentError
-        If the images are neither uint8 nor float32.
-    """
+    """Pixels as float32 in [0, 1]: uint8 divided by 255 in float32, float32 as they are."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     if images.dtype == np.float32:

@@ -19,11 +19,8 @@ def read_json(path: Path, most: int = LARGEST_RECORD) -> Any:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Raises
-    ------
-    ValueError
-        If it is not JSON, repeats a key, nests too deeply, holds NaN, Infinity, a number no float
-        or 4300 digits can hold, or text that is no Unicode.
+    ValueError if it is not JSON, repeats a key, nests too deeply, holds NaN, Infinity, a number no
+    float or 4300 digits can hold, or text that is no Unicode.
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text

@@ -53,10 +53,8 @@ class Bound:
         Noise of the votes, and scale of the radius.
     k, n : int
         Votes for the event, and votes in all.
-    alpha : float
-        Level of this bound.
-    lower : float
-        Clopper-Pearson lower bound, rounded down.
+    alpha, lower : float
+        Level of this bound, and Clopper-Pearson's lower bound at it, rounded down.
     radius : float
         sigma * z(lower), rounded down.
     tests : tuple of RadiusTest
@@ -102,14 +100,9 @@ class AlphaLedger:
     rule : str
         One of `LEDGER_RULES`.
     budget : float
-        Alpha the user asked for.
+        Alpha the user asked for; the joined total must not exceed it.
     levels : dict of str to float
         Level of every bound of a stage, for example ``{"selector": 5e-4, "classifier": 5e-4}``.
-
-    Raises
-    ------
-    ArgumentError
-        If the rule is unknown or the joined total exceeds the budget.
     """
 
     rule: str

@@ -19,54 +19,36 @@ from dualsmooth.engine.errors import FileError
 LARGEST_DATA = 1 << 36
 """Bytes of all images of a data set."""
 
-
 LARGEST_WEIGHTS = 1 << 34
 """Bytes of a weights file."""
-
 
 LARGEST_MODEL = 1 << 31
 """Bytes of a network in one file: what a protocol buffer can hold."""
 
-
 LARGEST_INPUT = 1 << 22
 """Values of one image that a network from elsewhere may ask for."""
-
 
 LARGEST_BATCH = 1 << 28
 """Values of all rows that such a network may ask for at once."""
 
-
 LARGEST_VALUE, LARGEST_WORK = 1 << 25, 1 << 31
 """Values of one result inside a program from elsewhere, and of all of them, for one image."""
-
 
 LARGEST_IMAGE = 1 << 26
 """Pixels of an image file."""
 
-
 LARGEST_TABLE = 1 << 27
 """Bytes of a table."""
-
 
 LARGEST_RECORD = 1 << 24
 """Bytes of a JSON file, or of one line of a log."""
 
-
 _NOT_PLAIN = "must be a plain file"
-
-
+_NO_BOMB = "must not be a decompression bomb"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-
-
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
-
-
 _WRITES = os.O_WRONLY | os.O_RDWR
-
-
 _UNSUSPECTED = 1 << 28
-
-
 _MOST_EXPANSION = 100
 
 
@@ -77,13 +59,6 @@ def plain_descriptor(
 
     ``links`` follows symbolic links, for names the user gave. A file to be written in place must
     have no second name: behind that could be any file of the user.
-
-    Raises
-    ------
-    FileError
-        If it is something else.
-    OSError
-        If it cannot be opened.
     """
     try:
         if not (links or _NO_LINK) and Path(path).is_symlink():
@@ -95,8 +70,8 @@ def plain_descriptor(
         if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
             raise
         kind = {errno.ENXIO: "a FIFO or a socket", errno.EISDIR: "a folder"}
-        link = "a symbolic link"
-        raise FileError(path, _NOT_PLAIN, kind.get(error.errno, link)) from error
+        received = kind.get(error.errno, "a symbolic link")
+        raise FileError(path, _NOT_PLAIN, received) from error
     status = os.fstat(found)
     if stat.S_ISREG(status.st_mode) and (status.st_nlink < 2 or not flags & _WRITES):
         return found
@@ -109,12 +84,8 @@ def plain_descriptor(
 def open_plain(path: Path, *, links: bool = False) -> BufferedReader:
     """Open a file for reading; raises FileError for whatever else is behind the name.
 
-    Parameters
-    ----------
-    path : Path
-    links : bool
-        Follow symbolic links: for names that the user gave, not for those in a folder which may
-        come from somebody else.
+    ``links`` follows symbolic links: for names that the user gave, not for those in a folder which
+    may come from somebody else.
     """
     try:
         return open(path, "rb", opener=partial(plain_descriptor, links=links))
@@ -148,53 +119,29 @@ def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def check_expansion(path: Path, packed: int, unpacked: int) -> None:
-    """Refuse an archive whose content is huge, or large and out of proportion.
-
-    Parameters
-    ----------
-    path : Path
-        File, for the message.
-    packed, unpacked : int
-        Bytes before and after decompression.
-
-    Raises
-    ------
-    FileError
-        If it is above 64 GiB, or above 256 MiB and more than 100 times as large as the file.
+    """Refuse an archive whose content is above 64 GiB, or above 256 MiB and 100 times the file's
+    size.
     """
     out_of_proportion = unpacked > _UNSUSPECTED and unpacked > _MOST_EXPANSION * packed
     if unpacked > LARGEST_DATA or out_of_proportion:
-        rule = "must not be a decompression bomb"
-        raise FileError(path, rule, f"{packed} bytes that become {unpacked}")
+        raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a zip archive as `check_expansion` does.
-
-    Raises
-    ------
-    zipfile.BadZipFile
-        If it is no zip archive.
-    """
+    """Refuse a zip archive as `check_expansion` does; BadZipFile if it is none."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.filelist)
     check_expansion(path, path.stat().st_size, unpacked)
 
 
 def check_stored(path: Path) -> None:
-    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses.
-
-    Raises
-    ------
-    zipfile.BadZipFile
-        If it is no zip archive.
-    """
+    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.filelist)
         names = archive.namelist()
-    if unpacked > path.stat().st_size:
-        rule = "must not be a decompression bomb"
-        raise FileError(path, rule, f"{path.stat().st_size} bytes that become {unpacked}")
+    packed = path.stat().st_size
+    if unpacked > packed:
+        raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
     if len(set(names)) < len(names):
         raise FileError(path, "must not hold two parts of one name")
 

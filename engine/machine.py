@@ -13,13 +13,12 @@ from typing import Any
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
-
 SWITCHES = (
-    "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
-    "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-)  # fmt: skip
+    "ATEN_CPU_CAPABILITY DNNL_DEFAULT_FPMATH_MODE DNNL_MAX_CPU_ISA MKL_CBWR "
+    "MKL_ENABLE_INSTRUCTIONS NPY_DISABLE_CPU_FEATURES NPY_ENABLE_CPU_FEATURES "
+    "NVIDIA_TF32_OVERRIDE ONEDNN_DEFAULT_FPMATH_MODE ONEDNN_MAX_CPU_ISA "
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+).split()
 """Variables by which users choose other instructions, hence other last bits."""
 
 
@@ -39,16 +38,8 @@ def machine() -> dict[str, Any]:
 
 
 def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:
-    """What a `machine` says of the last bits of a result on a kind of device.
-
-    Parameters
-    ----------
-    about : mapping
-        As `machine` returns it, here or when a run began.
-    libraries : sequence of str
-        Packages that take part.
-    device : str
-        ``cpu`` or ``cuda``.
+    """What a `machine`, here or when a run began, says of the last bits of a result on a kind of
+    device.
     """
     versions, devices = about.get("versions"), about.get("devices")
     facts: dict[str, Any] = {"instructions": about.get("instructions")}
@@ -90,8 +81,6 @@ def available_cores() -> int:
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-
-
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 
 

@@ -7,36 +7,23 @@ import sys
 import types
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-
 Record = TypeVar("Record")
-
 
 LARGEST = 1 << 64
 """No whole number of a record reaches it."""
 
 
 def typed_record(kind: type[Record], value: object) -> Record:
-    """Build a dataclass from a JSON object.
+    """Build a dataclass from a JSON object as `json.loads` returns it; ValueError for any other.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass whose fields are int, float, str, None, tuples, dictionaries with text keys,
-        such dataclasses, or Any.
-    value : object
-        As `json.loads` returns it. Fields with a default may be left out.
-
-    Raises
-    ------
-    ValueError
-        If a field is missing, unknown or of another type, or a value breaks the dataclass's rule.
+    Its fields are int, float, str, None, tuples, dictionaries with text keys, such dataclasses, or
+    Any. Those with a default may be left out; none may be unknown, of another type, or against the
+    dataclass's own rule.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__} must be an object")

@@ -1,24 +1,19 @@
 """How a run draws its votes: everything but the method and the images."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dualsmooth.engine.backends import check_backend
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 
+NOISES = ("gaussian", "integer")
+"""What is added to images: sigma z, or the exact noise of `dualsmooth.engine.noise.integer`."""
+
 DEVICES = ("auto", "cpu", "cuda")
-
-
 PRECISIONS = ("auto", "fp32", "bf16")
-
-
 PIXELS_PER_BATCH = {"cpu": 1 << 18, "cuda": 1 << 25}
-
-
 ROWS_PER_BATCH = {"cpu": 1024, "cuda": 4096}
-
-
 SLOTS = {"fixed": 16, "precise": 16, "decide": 128}
 
 
@@ -55,11 +50,6 @@ class Settings:
         * ``gaussian``: certificates assume ideal Gaussian noise; or ``integer``: images on the
         1/255 grid only, noise exact if Philox words are uniform (see
         `dualsmooth.engine.noise.integer`).
-
-    Raises
-    ------
-    ArgumentError
-        If a value is outside its range.
     """
 
     budget: Budget = field(default_factory=Budget.fixed)
@@ -83,8 +73,7 @@ class Settings:
         for name in ("batch_size", "threads", "slots"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
-        names = (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES))
-        for name, known in names:
+        for name, known in (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES)):
             one_of(name, getattr(self, name), known)
         check_backend(self.backend, self.device)
 
@@ -100,93 +89,3 @@ class Settings:
         if self.slots is not None:
             return self.slots
         return 1 if serial else SLOTS[self.budget.kind]
-
-
-NOISES = ("gaussian", "integer")
-"""What is added to images: sigma z, or the exact noise of `dualsmooth.engine.noise.integer`."""
-
-
-AUTO = "auto"
-
-
-OPENVINO = "openvino"
-
-
-BACKENDS = {"cuda": ("cudnn", "triton", "compile", "eager"), "cpu": (OPENVINO,)}
-"""Backends that each kind of device has beside ``auto``."""
-
-
-AUTOMATIC = ("cudnn", "triton", "eager")
-"""What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
-PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
-``auto`` is the engine's own path, which needs no other package."""
-
-
-def check_backend(text: str, device: str = AUTO) -> str:
-    """The text, if it is ``auto`` or a backend of the device.
-
-    On CUDA devices also ``network=backend`` pairs with commas between.
-
-    Parameters
-    ----------
-    text : str
-        As a user gave it.
-    device : str
-        ``cpu`` or ``cuda``; ``auto`` lets the backends of both pass.
-
-    Raises
-    ------
-    ArgumentError
-        If it names no backend, or one of another device.
-    """
-    kinds = tuple(BACKENDS) if device == AUTO else (device,)
-    if (
-        text == AUTO
-        or any(text in BACKENDS[kind] for kind in kinds)
-        or ("cuda" in kinds and all(_is_pair(part) for part in text.split(",")))
-    ):
-        return text
-    known = [f"{', '.join(BACKENDS[kind])} on {kind}" for kind in kinds]
-    others = [kind for kind in BACKENDS if kind not in kinds and text in BACKENDS[kind]]
-    hint = f"use --device {others[0]}" if others else ""
-    raise ArgumentError("backend", f"must be one of {AUTO}, {'; '.join(known)}", text, hint)
-
-
-def _is_pair(part: str) -> bool:
-    _, separator, backend = part.rpartition("=")
-    return bool(separator) and backend in BACKENDS["cuda"]
-
-
-def backend_of_each(text: str, models: Sequence[str]) -> dict[str, str]:
-    """Backend of a CUDA device, or ``auto``, of every network.
-
-    Raises
-    ------
-    ArgumentError
-        If the text names no backend, or leaves one of the networks out.
-    """
-    check_backend(text, "cuda")
-    if "=" not in text:
-        return dict.fromkeys(models, text)
-    named = dict(part.split("=", 1) for part in text.split(","))
-    if set(named) != set(models):
-        raise ArgumentError("backend", f"must name {', '.join(models)}", text)
-    return named
-
-
-def sampler_name(chosen: Mapping[str, str]) -> str:
-    """``cuda:BACKEND``, with the backend of each network where they differ."""
-    if len(set(chosen.values())) == 1:
-        return f"cuda:{next(iter(chosen.values()))}"
-    return "cuda:" + ",".join(f"{model}={chosen[model]}" for model in sorted(chosen))
-
-
-def recorded_backend(name: object) -> str:
-    """The backend in a sampler's name; ``auto`` if it names none."""
-    device, _, backend = str(name).partition(":")
-    return check_backend(backend, device) if backend and device in BACKENDS else AUTO
-
-
-def libraries_of(name: object) -> tuple[str, ...]:
-    """Packages whose versions decide the votes of a sampler of this name."""
-    return ("torch", OPENVINO) if recorded_backend(name) == OPENVINO else ("torch",)

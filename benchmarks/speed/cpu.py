@@ -28,6 +28,7 @@ from dualsmooth.benchmarks.speed import peers
 from dualsmooth.benchmarks.speed.networks import Products, flop_per_vote
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, quartiles, share
 from dualsmooth.benchmarks.speed.tables import cpu_table, ratios
+from dualsmooth.engine.backends import AUTO, OPENVINO
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json
@@ -35,7 +36,7 @@ from dualsmooth.engine.machine import available_cores, installed_version, keep_f
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.choose import make_sampler, multiplies_bf16
 from dualsmooth.engine.samplers.sampler import Segment
-from dualsmooth.engine.settings import AUTO, OPENVINO, Settings
+from dualsmooth.engine.settings import Settings
 
 SIGMA, CLASSES = 0.25, 10
 

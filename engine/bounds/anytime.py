@@ -6,20 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, expit, gammaln, logit
 
-from dualsmooth.engine.checks import error_level, integers
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.bounds.binomial import check_counts
+from dualsmooth.engine.checks import error_level
 
 Array = NDArray[np.float64]
-
-
 _LOWEST_LOGIT = -60.0
-
-
 _MOST_STEPS = 200
-
-
 _STEP = 1e-11
-
 
 # Rounding moves the root by less than 1e-12 (1 - L) [measured against 38 digits, n <= 1e6].
 _ROUND_DOWN = 1e-10
@@ -46,23 +39,14 @@ def anytime_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> Array:
     Returns
     -------
     ndarray of float64, broadcast shape
-        Lower bounds in [0, 1), rounded down; 0 where k = 0. Zero-dimensional for scalars.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not an integer.
+        In [0, 1), rounded down; 0 where k = 0. Zero-dimensional for scalars.
     """
     alpha = error_level("alpha", alpha)
-    successes, votes = np.broadcast_arrays(integers("k", k), integers("n", n))
-    if not np.all(votes >= 1):
-        raise ArgumentError("n", "must be >= 1", int(votes.min()))
-    if not np.all((successes >= 0) & (successes <= votes)):
-        raise ArgumentError("k", "must be in [0, n]", k)
+    successes, votes = check_counts(k, n)
     bound = np.zeros(successes.shape)
     some = successes > 0
     if np.any(some):
-        x = _root(successes[some].astype(np.float64), votes[some].astype(np.float64), alpha)
+        x = _root(successes[some], votes[some], alpha)
         bound[some] = np.maximum(expit(x) - _ROUND_DOWN * expit(-x), 0.0)
     return bound
 

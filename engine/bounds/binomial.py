@@ -1,11 +1,8 @@
-"""Exact binomial confidence bounds at fixed n, and the test of PREDICT.
-
-Bounds for other designs are gathered here too: any-time (`anytime_lower`), group-sequential
-(`group_sequential_plan`) and order statistics (`order_statistic_lower`, `order_statistic_upper`).
+"""Exact binomial confidence bounds at fixed n.
 
 float64 throughout. Inverse tails come from SciPy's Boost routines and never pass through
 1 - alpha. Lower bounds are rounded down and upper bounds up: the tail at each, computed once more,
-stays below alpha by ten times the largest error that SciPy's tails were found to have (`_slack`).
+stays below alpha by ten times the largest error that SciPy's tails were found to have (`slack_of`).
 """
 
 from collections.abc import Callable
@@ -15,12 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from dualsmooth.engine.checks import LEAST_LEVEL, error_level
+from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.errors import ArgumentError
 
 Floats = NDArray[np.float64]
 
-_ULP = float(np.finfo(np.float64).eps)
+ULP = float(np.finfo(np.float64).eps)
 
 
 def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
@@ -40,11 +37,6 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
     -------
     float or ndarray of float64
         In [0, 1), rounded down.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
     """
     if isinstance(k, int) and isinstance(n, int):
         return _lower_of_ints(k, n, alpha)
@@ -60,13 +52,13 @@ def _lower_of_ints(k: int, n: int, alpha: float) -> float:
 
 
 def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
-    slack, exponent = _slack(successes, level), np.log(level) / trials
+    slack, exponent = slack_of(successes, level), np.log(level) / trials
     with np.errstate(invalid="ignore"):
         aim = level * (1.0 - 2.0 * slack)
         small = special.betaincinv(successes, trials - successes + 1, aim)
         large = 1.0 - special.betainccinv(trials - successes + 1, successes, aim)
     bound = np.where(small < 0.5, small, large)
-    all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * _ULP)), 0.0)
+    all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * ULP)), 0.0)
     bound = np.where(successes == trials, all_of_them, bound)
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
 
@@ -74,113 +66,16 @@ def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
         return np.asarray(special.betainc(np.maximum(successes, 1), trials - successes + 1, p))
 
     inside = (successes > 0) & (successes < trials)
-    return _corrected(bound, tail, level * (1.0 - slack), -1.0, inside)
+    return corrected(bound, tail, level * (1.0 - slack), -1.0, inside)
 
 
-def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | Floats:
-    """One-sided exact upper bound of a binomial proportion (Clopper and Pearson, 1934).
-
-    U solves P(Bin(n, U) <= k) = alpha, so P(U < p) <= alpha for every true p. Closed forms:
-    1 at k = n and 1 - alpha^(1/n) at k = 0.
-
-    Parameters
-    ----------
-    k, n : int or array_like of int
-        Successes and trials, 0 <= k <= n, n >= 1.
-    alpha : float
-        One-sided failure probability in [1e-100, 1).
-
-    Returns
-    -------
-    float or ndarray of float64
-        In (0, 1], rounded up.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
-    """
-    successes, trials = check_counts(k, n)
-    bound = _upper(successes, trials, error_level("alpha", alpha))
-    return float(bound) if np.ndim(k) == 0 and np.ndim(n) == 0 else bound
-
-
-def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
-    slack = _slack(trials, level)
-    with np.errstate(invalid="ignore"):
-        bound = special.betainccinv(successes + 1, trials - successes, level * (1.0 - 2.0 * slack))
-    none_of_them = -np.expm1(np.log(level) / trials) * (1.0 + 4.0 * _ULP)
-    bound = np.where(successes == 0, none_of_them, bound)
-    bound = np.where(successes == trials, 1.0, np.minimum(np.nextafter(bound, 2.0), 1.0))
-
-    def tail(p: Floats) -> Floats:
-        return np.asarray(special.betaincc(successes + 1, np.maximum(trials - successes, 1), p))
-
-    inside = (successes > 0) & (successes < trials)
-    return _corrected(bound, tail, level * (1.0 - slack), 1.0, inside)
-
-
-def _slack(votes: Floats, level: float) -> Floats:
+def slack_of(votes: Floats, level: float) -> Floats:
     """Relative error that a computed tail of about this level may have, with a factor of ten.
 
     Boost's tails err by 6.3 (1 + sqrt(votes ln 1/level)) units in the last place at most, in
     16,000 trials against 60 digits: n up to 3e7, levels from 1e-100 to 0.5.
     """
-    return np.asarray(64.0 * _ULP * (1.0 + np.sqrt(votes * -np.log(level))))
-
-
-@lru_cache(maxsize=32)
-def clopper_pearson_table(n: int, alpha: float) -> Floats:
-    """Lower bounds for every k = 0 .. n, computed once per (n, alpha) and read-only.
-
-    About half a second at n = 100,000; looking up a bound is then one index.
-
-    Parameters
-    ----------
-    n : int
-        Trials, n >= 1.
-    alpha : float
-        One-sided failure probability in [1e-100, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (n + 1,)
-        Non-decreasing.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
-    """
-    table = np.asarray(clopper_pearson_lower(np.arange(n + 1), n, alpha))
-    table = np.minimum.accumulate(table[::-1])[::-1].copy()
-    table.flags.writeable = False
-    return table
-
-
-def majority_p_value(first: int, second: int) -> float:
-    """Two-sided binomial p-value that two classes are equally likely.
-
-    The test of PREDICT (Hung and Fithian, 2019; Cohen et al., 2019): return the top class if the
-    p-value of its count against the runner-up's is at most alpha.
-
-    Parameters
-    ----------
-    first, second : int
-        Votes of the top class and of the runner-up, first >= second >= 0.
-
-    Returns
-    -------
-    float
-        In [0, 1], rounded up; 1 when there are no votes.
-    """
-    if not first >= second >= 0:
-        raise ArgumentError("first", "must be >= second >= 0", (first, second))
-    if first == second:
-        return 1.0
-    value = float(special.betainc(first, second + 1, 0.5))
-    slack = _slack(np.array(float(first)), max(value, LEAST_LEVEL))
-    return min(1.0, 2.0 * value * (1.0 + float(slack)))
+    return np.asarray(64.0 * ULP * (1.0 + np.sqrt(votes * -np.log(level))))
 
 
 def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
@@ -192,13 +87,12 @@ def check_counts(k: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
     if np.any(trials < 1):
         raise ArgumentError("n", "must be >= 1", int(trials.min()))
     if np.any(successes < 0) or np.any(successes > trials):
-        raise ArgumentError(
-            "k", "must be in [0, n]", f"k in [{successes.min()}, {successes.max()}]"
-        )
+        received = f"k in [{successes.min()}, {successes.max()}]"
+        raise ArgumentError("k", "must be in [0, n]", received)
     return successes.astype(np.float64), trials.astype(np.float64)
 
 
-def _corrected(
+def corrected(
     bound: Floats,
     tail: Callable[[Floats], Floats],
     most: Floats,

@@ -10,6 +10,8 @@ Median smoothing (Chiang et al., arXiv 2007.03730) takes p = Phi(-e / tau) for t
 p = Phi(e / tau) for the upper bound on the median at any point within distance e.
 """
 
+from collections.abc import Callable
+
 from scipy.special import betainc, betaincc
 
 from dualsmooth.engine.checks import closed_unit, error_level, positive_integer
@@ -37,21 +39,10 @@ def order_statistic_lower(n: int, p: float, alpha: float) -> int | None:
     -------
     int or None
         1-based index into the values sorted ascending, or None if no value is low enough.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) <= k - 1) grows with k and must stay within alpha.
-    good, bad = 0, n + 1
-    while bad - good > 1:
-        k = (good + bad) // 2
-        if betaincc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN:
-            good = k
-        else:
-            bad = k
+    good = _last(lambda k: betaincc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, 0, n + 1)
     return good if good >= 1 else None
 
 
@@ -62,33 +53,26 @@ def order_statistic_upper(n: int, p: float, alpha: float) -> int | None:
 
     Parameters
     ----------
-    n : int
-        Number of values, fixed beforehand.
-    p : float
-        Quantile, in [0, 1].
-    alpha : float
-        Error probability of this one side, in (0, 1).
+    n, p, alpha
+        As for `order_statistic_lower`.
 
     Returns
     -------
     int or None
         1-based index into the values sorted ascending, or None if no value is high enough.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) >= k) falls with k and must come down to alpha.
-    bad, good = 0, n + 1
-    while good - bad > 1:
-        k = (good + bad) // 2
-        if betainc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN:
-            good = k
-        else:
-            bad = k
+    good = _last(lambda k: betainc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, n + 1, 0)
     return good if good <= n else None
+
+
+def _last(holds: Callable[[int], bool], good: int, bad: int) -> int:
+    """The index nearest to ``bad`` at which a condition still holds, by bisection."""
+    while abs(good - bad) > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if holds(middle) else (good, middle)
+    return good
 
 
 def _checked(n: int, p: float, alpha: float) -> tuple[int, float, float]:

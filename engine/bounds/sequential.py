@@ -7,18 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dualsmooth.engine.bounds.anytime import anytime_lower
 from dualsmooth.engine.bounds.live_counts import LiveCounts
 from dualsmooth.engine.checks import closed_unit, error_level, integers, non_negative, open_unit
 from dualsmooth.engine.errors import ArgumentError
-
-__all__ = [
-    "GroupSequentialPlan",
-    "anytime_lower",
-    "crossing_probability",
-    "fixed_sequence",
-    "group_sequential_plan",
-]
 
 _DEFAULT_FIRST_LOOK = 100
 # Covers the rounding of a recursion over thousands of looks, below 1e-10 of alpha.
@@ -27,28 +18,13 @@ _LEVEL_MARGIN = 1.0 - 1e-9
 
 @dataclass(frozen=True, slots=True)
 class GroupSequentialPlan:
-    """Thresholds of a group-sequential test of P(vote for the class) <= p0.
+    """Thresholds of a group-sequential test of P(vote for the class) <= p0 = Phi(r / sigma).
 
     Certify at the first look j with K_j >= thresholds[j], where K_j counts the successes among the
-    first looks[j] votes. ``looks[j] + 1`` means that look j cannot certify.
-
-    Attributes
-    ----------
-    p0 : float
-        Probability to beat, Phi(r / sigma) for radius r.
-    alpha : float
-        Error probability of the whole plan under every p <= p0.
-    looks : tuple of int
-        Votes seen at each look, increasing.
-    thresholds : tuple of int
-        Least count that certifies, per look.
-    cumulative_alpha : tuple of float
-        Error allowed up to each look.
-    spent : tuple of float
-        Exact error at p0 up to each look, at most ``cumulative_alpha``.
-    futility : tuple of int or None
-        Stop uncertified when K_j <= futility[j]; -1 means never. Not binding: the thresholds hold
-        whether it is obeyed or not.
+    first looks[j] votes; ``looks[j] + 1`` means that look j cannot certify. Under every p <= p0 the
+    plan errs with probability at most alpha: ``cumulative_alpha`` is what is allowed up to each
+    look, ``spent`` the exact error at p0. ``futility`` stops uncertified when K_j <= futility[j],
+    -1 meaning never; it is not binding: the thresholds hold whether it is obeyed or not.
     """
 
     p0: float
@@ -88,15 +64,6 @@ def group_sequential_plan(
     beta : float, optional
         Also make futility thresholds: the mirrored plan, which stops a stream with p >= p0 with
         probability at most ``beta``. Its spending is in proportion.
-
-    Returns
-    -------
-    GroupSequentialPlan
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range, not a number, or not increasing.
     """
     p0, alpha = open_unit("p0", p0), error_level("alpha", alpha)
     votes = _checked_looks(looks)

@@ -60,7 +60,7 @@ def audit(
     dualsmooth audit runs/digits --replay 0.02
     """
     from dualsmooth.engine.data.spec import load_images
-    from dualsmooth.engine.methods.method import Given
+    from dualsmooth.engine.methods.options import Given
     from dualsmooth.engine.methods.regions.anchors import read_anchors
     from dualsmooth.engine.runs.audit import audit as examine
     from dualsmooth.engine.runs.audit import check_bundle

@@ -6,8 +6,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from dualsmooth.engine.backends import OPENVINO
 from dualsmooth.engine.machine import installed_version, machine
-from dualsmooth.engine.settings import OPENVINO
 
 if TYPE_CHECKING:
     from dualsmooth.engine.samplers.sampler import MakeSampler

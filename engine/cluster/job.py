@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import MakeSampler
-from dualsmooth.engine.settings import Settings, libraries_of
+from dualsmooth.engine.settings import Settings
 
 
 @dataclass(frozen=True)

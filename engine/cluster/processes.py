@@ -16,12 +16,12 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from dualsmooth.engine.backends import recorded_backend
 from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Alive, Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.heartbeat import Deadlines, Heartbeat
 from dualsmooth.engine.cluster.job import Cut, Job, facts_of
 from dualsmooth.engine.errors import DualSmoothError
-from dualsmooth.engine.settings import recorded_backend
 
 if TYPE_CHECKING:
     from dualsmooth.engine.runtime.session import Session

@@ -28,10 +28,11 @@ import numpy as np
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.draws import LEVELS, Counts, Phase, Prediction
+from dualsmooth.engine.draws import LEVELS, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.ledger import AlphaLedger, Bound
-from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.gaussian import margin_radius
@@ -44,14 +45,9 @@ class CascadeSmoothing(Method):
     Parameters
     ----------
     networks : Networks
-        A bundle with ascending ``sigmas`` and a classifier for each.
+        A bundle with 1 to 16 ascending ``sigmas`` and a classifier for each.
     threshold : float
         p0, the probability from which on a stage is sure, in [0.5, 1).
-
-    Raises
-    ------
-    ArgumentError
-        If the bundle has no levels, more than 16, or none of the threshold's range.
     """
 
     networks: Networks
@@ -92,7 +88,10 @@ class CascadeSmoothing(Method):
             if not radius > 0.0:
                 break
             counts = yield self.classify(Phase.CLASS_ESTIMATE, earlier, n)
-            bounds.append(_rival_bound(counts, candidate, earlier, alpha))
+            rivals = counts[:-1].copy()  # valid classes only
+            rivals[candidate] = -1
+            rival = int(np.argmax(rivals))
+            bounds.append(event_bound("earlier", counts, "!=", rival, earlier, alpha))
             radius = min(radius, margin_radius(bounds[-1].lower, self.threshold, earlier))
         return Claim.of(candidate, radius, sigma, ledger, bounds)
 
@@ -124,10 +123,3 @@ class CascadeOptions(Options):
 
     def build(self, bundle: Bundle) -> CascadeSmoothing:
         return CascadeSmoothing(bundle, self.threshold)
-
-
-def _rival_bound(counts: Counts, candidate: int, sigma: float, alpha: float) -> Bound:
-    """Bound on the strongest valid class other than the candidate, as the event that it is not."""
-    rivals = counts[:-1].copy()
-    rivals[candidate] = -1
-    return event_bound("earlier", counts, "!=", int(np.argmax(rivals)), sigma, alpha)

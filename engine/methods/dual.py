@@ -33,16 +33,16 @@ from dualsmooth.engine.bounds.sample_size import Pilot
 from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.checks import one_of, positive
-from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
+from dualsmooth.engine.draws import LEVELS, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.chain import chain_sizes, chain_trials
 from dualsmooth.engine.methods.decide import VoteStream, decide
 from dualsmooth.engine.methods.fixed import RunnerUp
-from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.routing import (
     ChainClaim,
-    Interval,
     Outcome,
     Route,
     growing_chain,
@@ -67,7 +67,7 @@ class DualSmoothing(Method):
     Parameters
     ----------
     networks : Networks
-        A bundle with a ``selector``, ``tau`` and ascending ``sigmas``.
+        A bundle with a ``selector``, ``tau`` and ascending ``sigmas``, a classifier for each.
     selector_rule : str
         ``median`` (ordered levels, ours) or ``plurality`` (the published Dual RS).
     routing : str or None
@@ -76,11 +76,6 @@ class DualSmoothing(Method):
         Spend alpha/2 per stage as published, instead of the sharper minimum rule.
     runner_up : bool
         Bound the classifiers' strongest rival too (`dualsmooth.engine.methods.fixed`).
-
-    Raises
-    ------
-    ArgumentError
-        If an option is unknown, options do not fit, or the bundle lacks a part.
     """
 
     networks: Networks
@@ -131,7 +126,8 @@ class DualSmoothing(Method):
         start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
         if start is None:
             return Claim.of(None, 0.0, None, self._ledger(alpha, 0), failed_at="selector")
-        chain = self._chain(guess, start)
+        grows = self.routing == "interval" and guess[start] != guess.sum()
+        chain = growing_chain(guess, start) if grows else [(start, start)]
         ledger = self._ledger(alpha, len(chain))
         route = Route(self.selector_rule, self._tau, guess, start, chain, ledger)
         spend = {"fixed": self._fixed, "precise": self._precise, "decide": self._decide}
@@ -165,10 +161,10 @@ class DualSmoothing(Method):
         if candidate is None:
             return self._claim(route, None, Outcome(0.0, None, "classifier"), [])
         selector = VoteStream(self._select(Phase.SELECT_ESTIMATE, budget.n), route.guess)
-        pilots = {route.start: pilot}
+        draws = [self.classify(Phase.CLASS_ESTIMATE, sigma, budget.n) for sigma in self.sigmas]
         classifiers = [
-            VoteStream(self._classify(Phase.CLASS_ESTIMATE, level, budget.n), pilots.get(level))
-            for level in range(len(self.sigmas))
+            VoteStream(draw, pilot if level == route.start else None)
+            for level, draw in enumerate(draws)
         ]
         sets = chain_trials(route, selector, classifiers, candidate)
         radius, member, failed_at = yield from decide(budget.radii, sets)
@@ -190,11 +186,6 @@ class DualSmoothing(Method):
                 radii.append(radius)
             claim.add(radii)
         return self._claim(route, candidate, claim.outcome, bounds)
-
-    def _chain(self, guess: Counts, start: int) -> list[Interval]:
-        """Sets of levels to try, from selection votes only; one set if they are unanimous."""
-        grows = self.routing == "interval" and guess[start] != guess.sum()
-        return growing_chain(guess, start) if grows else [(start, start)]
 
     def _ledger(self, alpha: float, sets: int) -> AlphaLedger:
         if self.published_split or sets > 1:

@@ -23,11 +23,12 @@ from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
 from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.checks import positive
-from dualsmooth.engine.draws import Counts, Phase, Prediction
+from dualsmooth.engine.draws import Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
-from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.decision import check_reachable
@@ -44,17 +45,12 @@ class FixedSmoothing(Method):
     Parameters
     ----------
     networks : Networks
-        A bundle (`load_bundle`, `Bundle.from_modules`).
+        A bundle (`load_bundle`, `Bundle.from_modules`) with a classifier for sigma.
     sigma : float
         Noise standard deviation in [0, 1] pixel units.
     runner_up : bool
         Bound the strongest rival too: certifies classes below half of the votes, and costs a
         little where the class has nearly all of them.
-
-    Raises
-    ------
-    ArgumentError
-        If sigma is not finite and positive, or the bundle has no classifier for it.
     """
 
     networks: Networks
@@ -83,13 +79,10 @@ class FixedSmoothing(Method):
         check_reachable(budget.radii, self.sigma, budget.n, alpha)
         check_runner_up(self.runner_up, budget)
 
-    def _ledger(self, alpha: float) -> AlphaLedger:
-        if self.runner_up:
-            return AlphaLedger("sum", alpha, {"classifier": alpha / 2, "rival": alpha / 2})
-        return AlphaLedger("single", alpha, {"classifier": alpha})
-
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
-        ledger = self._ledger(alpha)
+        ledger = AlphaLedger("single", alpha, {"classifier": alpha})
+        if self.runner_up:
+            ledger = AlphaLedger("sum", alpha, {"classifier": alpha / 2, "rival": alpha / 2})
         guess = yield self.classify(Phase.CLASS_GUESS, self.sigma, budget.n0)
         candidate = top_class(guess)
         if candidate is None:
@@ -99,16 +92,13 @@ class FixedSmoothing(Method):
             trial = EventTests("classifier", ("=", candidate), stream, alpha)
             radius = (yield from decide(budget.radii, [[trial]])).radius
             return Claim.of(candidate, radius, self.sigma, ledger, [trial.bound])
-        n = self._sample_size(guess, candidate, budget, alpha)
+        n = budget.n
+        if budget.tolerance is not None:
+            pilot = Pilot(int(guess[candidate]), budget.n0, self.sigma, alpha)
+            n = planned_votes(None, pilot, n, budget.tolerance)[1]
         counts = yield self.classify(Phase.CLASS_ESTIMATE, self.sigma, n)
         radius, bounds = class_radius(counts, candidate, self.sigma, alpha, self.runner_up)
         return Claim.of(candidate, radius, self.sigma, ledger, bounds)
-
-    def _sample_size(self, guess: Counts, candidate: int, budget: Budget, alpha: float) -> int:
-        if budget.tolerance is None:
-            return budget.n
-        pilot = Pilot(int(guess[candidate]), budget.n0, self.sigma, alpha)
-        return planned_votes(None, pilot, budget.n, budget.tolerance)[1]
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
         counts = yield self.classify(Phase.CLASS_PREDICT, self.sigma, n)

@@ -24,14 +24,8 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import (
-    Given,
-    Method,
-    Networks,
-    PredictProcedure,
-    Procedure,
-    Recorded,
-)
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.regions.balls import Ball
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import Search, search_of

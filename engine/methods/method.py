@@ -1,21 +1,16 @@
-"""What a method is: procedures for one image that see it through votes only, and its options."""
+"""What a method is: procedures for one image that see it through votes only."""
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
-
-from numpy.typing import NDArray
+from collections.abc import Generator, Mapping
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.checks import check_votes, error_level
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import Image, unit_float
-from dualsmooth.engine.methods.regions.anchors import Anchors
-from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.images import Image
 
 Procedure: TypeAlias = Generator[Draw, Counts, Claim]
 """CERTIFY for one image: yields draws, receives votes, returns the claim."""
@@ -154,65 +149,3 @@ class Method(ABC):
         sigmas = self.networks.sigmas
         level = sigmas.index(sigma) if sigma in sigmas else 0
         return Draw(self.networks.classifier_at(sigma), sigma, phase, first, count, level)
-
-
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What an auditor has beside a run; None for what is not at hand."""
-
-    images: NDArray[Any] | None = None
-    """Of the data set, by image id."""
-    anchors: Anchors | None = None
-    references: NDArray[Any] | None = None
-    memory: Path | None = None
-    """File with the balls that a memory began with; not needed if it began with none."""
-
-
-class Recorded(NamedTuple):
-    """A method of a run as an audit makes it again, without networks."""
-
-    name: str
-    of: Callable[[Certificate], Method]
-    """The procedures that made a certificate."""
-    trusted: str = ""
-    """What is taken as recorded, and what would show it; empty if nothing is."""
-
-    @classmethod
-    def at(cls, method: Method, images: NDArray[Any], trusted: str = "") -> "Recorded":
-        """A method that reads images, from those of the data set."""
-
-        def of(certificate: Certificate) -> Method:
-            if not 0 <= certificate.image_id < len(images):
-                raise ValueError(f"the data have no image {certificate.image_id}")
-            return method.at(unit_float(images[certificate.image_id]))
-
-        return cls(method.name, of, trusted)
-
-
-def check_same(what: str, ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Refuse what an auditor gives for a file of the run if the record names another."""
-    changed = [key for key in sorted({*ours, *recorded}) if ours.get(key) != recorded.get(key)]
-    if changed:
-        raise ArgumentError(what, "must be those of the run", f"another {', '.join(changed)}")
-
-
-class Options(ABC):
-    """What a user may say about a method: a dataclass of ``name: Annotated[type, help] = default``.
-
-    The command line is made from the fields; an option that several methods take has one type.
-    """
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of the options."""
-        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-
-    @abstractmethod
-    def build(self, bundle: Bundle) -> Method:
-        """The method; raises `ArgumentError` if an option is missing or does not fit."""
-
-    @classmethod
-    def recorded(cls, bundle: Bundle, options: Mapping[str, Any], given: Given) -> Recorded:
-        """The method of a `Method.record`; no file that the record names is opened."""
-        method = cls(**options).build(bundle)
-        return Recorded(method.name, lambda _: method)

@@ -11,7 +11,8 @@ from dualsmooth.engine.methods.cascade import CascadeOptions, CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualOptions, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedOptions, FixedSmoothing
 from dualsmooth.engine.methods.insta import InstaOptions
-from dualsmooth.engine.methods.method import Given, Method, Options, Recorded
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.options import Given, Options, Recorded
 from dualsmooth.engine.methods.semielastic import SemielasticOptions
 from dualsmooth.engine.methods.variational import VariationalOptions
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
@@ -28,24 +29,11 @@ METHODS: dict[str, type[Options]] = {
 
 
 def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) -> Method:
-    """Build a method.
+    """Build a method: a key of `METHODS`, by default dual if the bundle has a selector and no sigma
+    is given.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        Networks.
-    method : str, optional
-        A key of `METHODS`; by default dual if the bundle has a selector and no sigma is given.
-    **options
-        Fields of the method's options; None and False count as not given, and what is given is
-        refused by methods it does not belong to.
-
-    Raises
-    ------
-    ArgumentError
-        If the method is unknown, or an option is missing or does not belong to it.
-    FileError
-        If a file of a region or of references cannot be read.
+    Options are fields of the method's options: None and False count as not given, and what is given
+    is refused by methods it does not belong to.
     """
     given = {k: value for k, value in options.items() if value is not None and value is not False}
     if method is None:
@@ -66,10 +54,8 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
 def recorded_method(bundle: Bundle, record: Mapping[str, Any], given: Given) -> Recorded:
     """The method of a `Method.record`.
 
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If the record is not one of a method, or what is given is not what it names.
+    Raises ValueError, KeyError or TypeError if the record is not one of a method, or what is given
+    is not what it names.
     """
     options = {name: value for name, value in record.items() if name != "method"}
     return METHODS[record["method"]].recorded(bundle, options, given)

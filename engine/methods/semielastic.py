@@ -29,16 +29,8 @@ from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import (
-    CommonNetworks,
-    Given,
-    Method,
-    Options,
-    PredictProcedure,
-    Procedure,
-    Recorded,
-    check_same,
-)
+from dualsmooth.engine.methods.method import CommonNetworks, Method, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Given, Options, Recorded, check_same
 from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle

@@ -19,7 +19,8 @@ from typing import Annotated
 from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.method import Method, Networks, Options, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational, target_text
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.target import with_target
@@ -38,11 +39,6 @@ class VariationalSmoothing(Method):
         ``interval`` or ``point``, as in `DualSmoothing`.
     target_sigma : float or None
         Target noise the selector was told (`with_target`); written into the certificate.
-
-    Raises
-    ------
-    ArgumentError
-        If the bundle lacks a part or an option is unknown.
     """
 
     networks: Networks

@@ -54,16 +54,11 @@ class ContinuousVariational(Method):
     Parameters
     ----------
     networks : Networks
-        As for `VariationalSmoothing`, with one classifier for every noise level.
+        As for `VariationalSmoothing`, with two levels or more and one classifier for all.
     dim : int
         Number of input components.
     target_sigma : float or None
         Target noise the selector was told.
-
-    Raises
-    ------
-    ArgumentError
-        If the bundle lacks a part, or has one level only.
     """
 
     networks: CommonNetworks
@@ -134,23 +129,11 @@ class ContinuousVariational(Method):
         return largest(holds, most)
 
     def ends(self, selection: Counts, distance: float, alpha: float) -> tuple[float, float]:
-        """Bounds on the deployed noise level at every point within a distance.
+        """Bounds, each at alpha, on the deployed noise level at every point within an L2 distance.
 
-        Parameters
-        ----------
-        selection : Counts
-            Estimation votes of the selector per bin; invalid votes count as lowest for the lower
-            end and as highest for the upper one.
-        distance : float
-            L2 distance.
-        alpha : float
-            Level per side.
-
-        Returns
-        -------
-        tuple of float
-            Left edge of the lower order statistic's bin, right edge of the upper one's; the clip
-            limits where there is none.
+        They are the left edge of the lower order statistic's bin and the right edge of the upper
+        one's, or the clip limits where there is none. Invalid votes of the selector count as lowest
+        for the lower end and as highest for the upper one.
         """
         n, invalid = int(selection.sum()), int(selection[-1])
         shift = noise_scale(positive("tau", self.networks.tau))

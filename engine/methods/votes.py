@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, majority_p_value
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import majority_p_value
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import Counts
 from dualsmooth.engine.errors import ArgumentError

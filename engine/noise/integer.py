@@ -49,22 +49,9 @@ _PI = 31415926535897932384626433832795028841971693993751058209749445923078164062
 
 @lru_cache(maxsize=64)
 def thresholds(sigma: float) -> NDArray[np.uint64]:
-    """T_i for i = -m .. m - 1, with m the largest noise value.
+    """T_i for i = -m .. m - 1, with m the largest noise value: ascending, and not to be written to.
 
-    Parameters
-    ----------
-    sigma : float
-        Noise standard deviation in [0, 1] pixel units, in (0, 4].
-
-    Returns
-    -------
-    ndarray of uint64, shape (2 m,)
-        Ascending; not to be written to. No 2^64 Phi is an integer, so T_{-1-i} = 2^64 - 1 - T_i.
-
-    Raises
-    ------
-    ArgumentError
-        If sigma is outside its range.
+    No 2^64 Phi is an integer, so T_{-1-i} = 2^64 - 1 - T_i.
     """
     if not 0.0 < sigma <= LARGEST_SIGMA:
         raise ArgumentError("sigma", f"must be in (0, {LARGEST_SIGMA:g}] for integer noise", sigma)
@@ -110,23 +97,10 @@ def integer_noise(
     *,
     attempt: int = 0,
 ) -> NDArray[np.int32]:
-    """Noise E of some samples of one image, in grid steps of 1/255.
+    """Noise E of some samples of one image, in grid steps of 1/255, for sigma in (0, 4] pixel
+    units.
 
-    Parameters
-    ----------
-    seed, image_id, phase, samples, shape, attempt
-        As for `dualsmooth.engine.noise.stream.standard_normal`.
-    sigma : float
-        Noise standard deviation in [0, 1] pixel units, in (0, 4].
-
-    Returns
-    -------
-    ndarray of int32, shape (n, height, width, channels)
-
-    Raises
-    ------
-    ArgumentError
-        If a value is outside its range.
+    Arguments and shape as for `dualsmooth.engine.noise.stream.standard_normal`.
     """
     ids, words, index = checked_rows(image_id, phase, samples, attempt)
     return integer_rows(seed, ids, words, index, np.full(len(index), sigma), shape)

@@ -24,20 +24,10 @@ from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError
 
 ROUNDS = 10
-
-
 Value = TypeVar("Value", bound=np.generic)
-
-
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-
-
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-
-
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-
 _WORD = 1 << 32
 
 
@@ -54,11 +44,6 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
     Returns
     -------
     ndarray of uint32, shape (..., 4)
-
-    Raises
-    ------
-    ArgumentError
-        If a shape is wrong or a word is not in [0, 2^32).
     """
     ctr, k = _as_words("counter", counter, 4), _as_words("key", key, 2)
     if k.ndim != 1:
@@ -99,10 +84,8 @@ def standard_normal(
 
     Parameters
     ----------
-    seed : int
-        Run seed, 0 <= seed < 2^64.
-    image_id : int
-        0 <= image_id < 2^32.
+    seed, image_id : int
+        Run seed in [0, 2^64), image id in [0, 2^32).
     phase : int
         Phase byte, 0 .. 255 (`Draw.stream`).
     samples : array_like of int, shape (n,)
@@ -115,11 +98,6 @@ def standard_normal(
     Returns
     -------
     ndarray of float32, shape (n, height, width, channels)
-
-    Raises
-    ------
-    ArgumentError
-        If a value is outside its range.
     """
     ids, streams, index = checked_rows(image_id, phase, samples, attempt)
     words = block_words(seed, ids, streams, index, blocks_per_image(shape))

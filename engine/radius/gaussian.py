@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from scipy import special
 
 from dualsmooth.engine.checks import closed_unit
-from dualsmooth.engine.radius.two_scale import (
-    noise_scale,
-)
+from dualsmooth.engine.radius.two_scale import noise_scale
 
 QUANTILE_ERROR = 1e-10
 """Bounds the error of a computed normal quantile z by QUANTILE_ERROR * (1 + |z|)."""
@@ -34,17 +32,8 @@ def gaussian_radius(p_lower: float, sigma: float) -> float:
     -------
     float
         L2 radius; 0.0 when nothing is certified, infinite only for p_lower = 1.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range or NaN.
     """
-    safe = _quantile_below(closed_unit("p_lower", p_lower))
-    scale = noise_scale(sigma)
-    if not safe > 0.0:
-        return 0.0
-    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
+    return _scaled(_quantile_below(closed_unit("p_lower", p_lower)), sigma)
 
 
 def margin_radius(first_lower: float, second_lower: float, sigma: float) -> float:
@@ -60,26 +49,17 @@ def margin_radius(first_lower: float, second_lower: float, sigma: float) -> floa
     first_lower, second_lower : float
         Lower bounds of probabilities, in [0, 1].
     sigma : float
-        Noise standard deviation, finite and > 0.
+        As for `gaussian_radius`.
 
     Returns
     -------
     float
         L2 radius; 0.0 when nothing is certified, infinite if one bound is 1 and the other not 0.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range or NaN.
     """
     first = _quantile_below(closed_unit("first_lower", first_lower))
     second = _quantile_below(closed_unit("second_lower", second_lower))
     total = first + second
-    scale = noise_scale(sigma)
-    if not total > 0.0:
-        return 0.0
-    safe = math.nextafter(total, 0.0) if math.isfinite(total) else total
-    return math.nextafter(scale * safe, 0.0) if math.isfinite(safe) else math.inf
+    return _scaled(math.nextafter(total, 0.0) if math.isfinite(total) else total, sigma)
 
 
 def _quantile_below(p: float) -> float:
@@ -87,20 +67,17 @@ def _quantile_below(p: float) -> float:
     return z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
 
 
+def _scaled(quantile: float, sigma: float) -> float:
+    scale = noise_scale(sigma)
+    if not quantile > 0.0:
+        return 0.0
+    return math.nextafter(scale * quantile, 0.0) if math.isfinite(quantile) else math.inf
+
+
 def interval_radius(constancy: Sequence[float], levels: Sequence[float]) -> float:
-    """Radius of a chain of growing sets of noise levels (theorem C1).
+    """Radius of a chain of growing sets of noise levels (theorem C1); 0.0 for an empty chain.
 
     Inside ``constancy[m]`` the selected level stays in the m-th set; inside ``levels[m]`` every
     level of that set returns the same class. The radius is max over m of their minimum.
-
-    Parameters
-    ----------
-    constancy, levels : sequence of float
-        One radius per set, sets growing.
-
-    Returns
-    -------
-    float
-        0.0 for an empty chain.
     """
     return max((min(a, b) for a, b in zip(constancy, levels, strict=True)), default=0.0)

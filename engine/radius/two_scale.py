@@ -65,11 +65,6 @@ def two_scale_lower_bound(
     -------
     float
         Lower bound of L, float64, rounded down by 1e-10; 0 where nothing can be shown.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     p, dim = _probability(p), positive_integer("dim", dim)
     distance = non_negative("distance", distance)
@@ -104,11 +99,6 @@ def semielastic_radius(p: float, sigma: float, rate: float, dim: int, error: flo
     -------
     float
         Radius, L2, input units, float64, rounded down; 0 where nothing is certified.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range or not a number.
     """
     p, sigma = _probability(p), positive("sigma", sigma)
     rate, dim = non_negative("rate", rate), positive_integer("dim", dim)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.report.drawing import (
     ABSTAINED,
     COLOURS,

@@ -19,7 +19,7 @@ from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.method import Given
+from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run
 from dualsmooth.engine.runs.record import check_configuration

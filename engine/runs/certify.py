@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dualsmooth.engine.backends import AUTO, recorded_backend
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
@@ -24,7 +25,7 @@ from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.session import RECORDED, bundle_of
-from dualsmooth.engine.settings import AUTO, Settings, recorded_backend
+from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
     from dualsmooth.engine.cluster.team import Workers

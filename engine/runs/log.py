@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
@@ -21,7 +22,6 @@ from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.record import check_configuration, read_record
 from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
 from dualsmooth.engine.runs.table import table
-from dualsmooth.engine.settings import libraries_of
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""

@@ -4,7 +4,8 @@ from typing import Any
 
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.methods.method import Method, Recorded
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.options import Recorded
 from dualsmooth.engine.runs.log import LOG, RunLog
 from dualsmooth.engine.runs.rederive import Plan, budget_of, differences, rederive, stamp_of
 from dualsmooth.engine.runtime.session import bundle_of

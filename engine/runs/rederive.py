@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
-from dualsmooth.engine.draws import Counts, Draw, Phase
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Given, Procedure, Recorded
+from dualsmooth.engine.methods.method import Procedure
+from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.manifest import bundle_of_manifest

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from dualsmooth.engine.certificate import Certificate, DrawRecord
+from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.registry import method_with_all
@@ -31,7 +32,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runs.audit import Audit
 from dualsmooth.engine.runs.rederive import Plan
 from dualsmooth.engine.runtime.session import Session
-from dualsmooth.engine.settings import AUTO, Settings, libraries_of, recorded_backend
+from dualsmooth.engine.settings import Settings
 
 Votes = NDArray[np.int64]
 COMPARISONS = ("auto", "exact", "statistical")

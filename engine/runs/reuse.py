@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.runs.log import read_run
 from dualsmooth.engine.runtime.flight import RecordedVotes
-from dualsmooth.engine.settings import libraries_of
 
 VOTES_DEPEND_ON = (
     "bundle_digest",

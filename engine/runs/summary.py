@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.limits import sides
 

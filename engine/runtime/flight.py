@@ -7,8 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.certificate import DrawRecord
-from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.draws import Counts, Draw, DrawRecord
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 

@@ -3,8 +3,8 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 
-from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
-from dualsmooth.engine.draws import Counts, Draw, Prediction
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method

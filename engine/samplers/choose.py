@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from dualsmooth.engine.backends import AUTO, check_backend
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
-from dualsmooth.engine.settings import AUTO, Settings, check_backend
+from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
 

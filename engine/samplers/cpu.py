@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
@@ -29,7 +30,7 @@ from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
-from dualsmooth.engine.settings import AUTO, NOISES, OPENVINO, check_backend
+from dualsmooth.engine.settings import NOISES
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 from dualsmooth.kernels.thresholds import Thresholds
 

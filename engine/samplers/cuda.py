@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.engine.backends import sampler_name
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
@@ -23,7 +24,7 @@ from dualsmooth.engine.samplers.passes import Inputs
 from dualsmooth.engine.samplers.sampler import Pending, Segment
 from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream, Event
 from dualsmooth.engine.samplers.tables import COLUMNS, Piece, ThresholdTables, divide, fill
-from dualsmooth.engine.settings import NOISES, sampler_name
+from dualsmooth.engine.settings import NOISES
 from dualsmooth.kernels.rows import seed_key
 
 BATCHES = 8

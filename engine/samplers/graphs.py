@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from dualsmooth.engine.backends import AUTO, AUTOMATIC, backend_of_each
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.rows import BOUNDS, close, same
 from dualsmooth.engine.samplers.calibrate import agrees, fastest
@@ -14,7 +15,6 @@ from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducib
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import DeviceStream
 from dualsmooth.engine.samplers.tables import COLUMNS, device_rows, fill
-from dualsmooth.engine.settings import AUTO, AUTOMATIC, backend_of_each
 
 SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
 SAMPLE_SIGMA = 0.25

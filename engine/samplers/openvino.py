@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dualsmooth.engine.backends import AUTO, OPENVINO
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
 from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.forms import OTHERWISE, AsItIs, difference
 from dualsmooth.engine.models.rows import BOUNDS, close, noisy
-from dualsmooth.engine.settings import AUTO, OPENVINO
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precisions."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, DrawRecord
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.draws import Draw, DrawRecord, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.stream import standard_normal

@@ -1,13 +1,13 @@
 import pytest
 
-from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.settings import (
-    Settings,
+from dualsmooth.engine.backends import (
     backend_of_each,
     check_backend,
     recorded_backend,
     sampler_name,
 )
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.settings import Settings
 
 
 @pytest.mark.parametrize(

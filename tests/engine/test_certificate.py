@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 

@@ -14,7 +14,7 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.methods.method import Given
+from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle

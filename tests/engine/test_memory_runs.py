@@ -14,7 +14,7 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing
-from dualsmooth.engine.methods.method import Given
+from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from dualsmooth.engine.api import Smooth
-from dualsmooth.engine.bounds.binomial import clopper_pearson_table
+from dualsmooth.engine.bounds.proportions import clopper_pearson_table
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.radius.gaussian import gaussian_radius

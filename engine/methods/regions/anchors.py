@@ -38,11 +38,6 @@ class Anchors:
         uint8 or floating point in [0, 1].
     sigmas : array_like of float, shape (count,)
         Noise levels, > 0.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range or the two do not fit.
     """
 
     images: ArrayLike
@@ -79,18 +74,10 @@ class Anchors:
         return [(sigma, float(np.mean(self._levels == sigma))) for sigma in self.levels]
 
     def locate(self, image: Image) -> tuple[float, float]:
-        """Noise level of an image and the radius inside which it is the same.
+        """Noise level of an image (lowest index on ties), and the L2 radius inside which it is the
+        same.
 
-        Parameters
-        ----------
-        image : Image
-            float32 in [0, 1].
-
-        Returns
-        -------
-        tuple of float
-            sigma of the nearest anchor (lowest index on ties), and the radius, L2, rounded down;
-            infinite if there is one level only.
+        The radius is rounded down; it is infinite if there is one level only.
         """
         x = image.astype(np.float64).ravel()
         squares = _squares(self._points - x)
@@ -113,13 +100,7 @@ class Anchors:
         return math.nextafter(float((ahead / (2.0 * gaps)).min()) * (1.0 - 1e-12), 0.0)
 
     def save(self, path: str | Path) -> None:
-        """Write the anchors as a new npz file with ``x`` and ``sigma``, whole or not at all.
-
-        Raises
-        ------
-        FileError
-            If it cannot be written.
-        """
+        """Write the anchors as a new npz file with ``x`` and ``sigma``, whole or not at all."""
         check_target(Path(path))
         try:
             with whole_file(Path(path)) as file:

@@ -37,14 +37,9 @@ class NeighbourNoise:
     rate : float
         Semi-elasticity per unit of L2 distance, >= 0.
     offset : float
-        Typical mean distance.
+        Typical mean distance, >= 0.
     neighbours : int
         k, at most the number of references.
-
-    Raises
-    ------
-    ArgumentError
-        If a value is out of range.
     """
 
     references: ArrayLike
@@ -91,13 +86,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def as_points(images: ArrayLike) -> Points:
-    """Images as rows of float64 pixels in [0, 1], exactly as the networks get them.
-
-    Raises
-    ------
-    ArgumentError
-        If there are no images, or values are not finite.
-    """
+    """Images as rows of finite float64 pixels in [0, 1], exactly as the networks get them."""
     array = np.asarray(images)
     if array.ndim != 4 or not len(array):
         rule = "must be images (count, height, width, channels)"

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from dualsmooth.benchmarks.accuracy.budgets import certify_adaptive
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 
 SIZES, ALPHA, BETA = (20, 60, 200), 0.05, 0.02
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from dualsmooth.engine.bounds.anytime import anytime_lower
-from dualsmooth.engine.bounds.binomial import (
-    clopper_pearson_lower,
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
+from dualsmooth.engine.bounds.proportions import (
     clopper_pearson_table,
     clopper_pearson_upper,
     majority_p_value,
 )
-from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
 from dualsmooth.engine.bounds.sequential import group_sequential_plan
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError

@@ -16,13 +16,8 @@ from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import (
-    Method,
-    Networks,
-    Options,
-    PredictProcedure,
-    Procedure,
-)
+from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.registry import METHODS, choose_method
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower, clopper_pearson_upper
+from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
+from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase, Prediction

@@ -261,7 +261,7 @@ def test_a_folder_without_a_run_is_bad_usage(tmp_path: Path) -> None:
 
 
 def test_disjoint_ranges() -> None:
-    from dualsmooth.engine.certificate import DrawRecord
+    from dualsmooth.engine.draws import DrawRecord
 
     def draw(first: int, count: int, phase: str = "CLASS_ESTIMATE", level: int = 0) -> DrawRecord:
         return DrawRecord("m", 0.25, phase, level, first, count, ())

@@ -5,7 +5,8 @@ from math import inf
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.runs.limits import sides
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, DrawRecord, Stamp
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.runs.progress import Progress
 

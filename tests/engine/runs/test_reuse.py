@@ -11,9 +11,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import DrawRecord
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.load import load_bundle

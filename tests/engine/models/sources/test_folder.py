@@ -245,9 +245,9 @@ def with_tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> No
 def test_only_plain_files_are_read(folder: Path) -> None:
     (folder / "real.safetensors").write_bytes((folder / SELECTOR).read_bytes())
     for make, rule in (
-        (lambda path: path.symlink_to("real.safetensors"), "must not be a link"),
-        (os.mkfifo, "must be readable; received a folder, pipe or device"),
-        (lambda path: path.symlink_to("/dev/zero"), "must not be a link"),
+        (lambda path: path.symlink_to("real.safetensors"), "must be a plain file; received a symbolic link"),
+        (os.mkfifo, "must be a plain file; received a folder, FIFO"),
+        (lambda path: path.symlink_to("/dev/zero"), "must be a plain file; received a symbolic link"),
     ):
         for name in (SELECTOR, "bundle.json"):
             (folder / name).rename(folder / "kept")

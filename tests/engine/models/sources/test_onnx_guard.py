@@ -216,7 +216,7 @@ def test_bytes_beside_a_model_are_within_their_file(tmp_path: Path, key: str, te
     read_deployed(saved(tmp_path, proto))
     beside.rename(tmp_path / "other")
     beside.symlink_to(tmp_path / "other")
-    with pytest.raises(FileError, match="must not be a link"):
+    with pytest.raises(FileError, match="must be a plain file; received a symbolic link"):
         read_deployed(saved(tmp_path, proto))
 
 

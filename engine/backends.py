@@ -1,0 +1,63 @@
+"""What runs the networks on a device: its names, in settings and in certificates."""
+
+from collections.abc import Mapping, Sequence
+
+from dualsmooth.engine.errors import ArgumentError
+
+AUTO = "auto"
+OPENVINO = "openvino"
+
+BACKENDS = {"cuda": ("cudnn", "triton", "compile", "eager"), "cpu": (OPENVINO,)}
+"""Backends that each kind of device has beside ``auto``."""
+
+AUTOMATIC = ("cudnn", "triton", "eager")
+"""What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
+PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
+``auto`` is the engine's own path, which needs no other package."""
+
+
+def check_backend(text: str, device: str = AUTO) -> str:
+    """The text, if it is ``auto`` or a backend of the device; ``auto`` lets the backends of all
+    pass.
+
+    On CUDA devices also ``network=backend`` pairs with commas between.
+    """
+    kinds = tuple(BACKENDS) if device == AUTO else (device,)
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    of_each = all(equals and backend in BACKENDS["cuda"] for _, equals, backend in pairs)
+    alone = text == AUTO or any(text in BACKENDS[kind] for kind in kinds)
+    if alone or ("cuda" in kinds and of_each):
+        return text
+    known = [f"{', '.join(BACKENDS[kind])} on {kind}" for kind in kinds]
+    others = [kind for kind in BACKENDS if kind not in kinds and text in BACKENDS[kind]]
+    hint = f"use --device {others[0]}" if others else ""
+    raise ArgumentError("backend", f"must be one of {AUTO}, {'; '.join(known)}", text, hint)
+
+
+def backend_of_each(text: str, models: Sequence[str]) -> dict[str, str]:
+    """Backend of a CUDA device, or ``auto``, of every network; none may be left out."""
+    check_backend(text, "cuda")
+    if "=" not in text:
+        return dict.fromkeys(models, text)
+    named = dict(part.split("=", 1) for part in text.split(","))
+    if set(named) != set(models):
+        raise ArgumentError("backend", f"must name {', '.join(models)}", text)
+    return named
+
+
+def sampler_name(chosen: Mapping[str, str]) -> str:
+    """``cuda:BACKEND``, with the backend of each network where they differ."""
+    if len(set(chosen.values())) == 1:
+        return f"cuda:{next(iter(chosen.values()))}"
+    return "cuda:" + ",".join(f"{model}={chosen[model]}" for model in sorted(chosen))
+
+
+def recorded_backend(name: object) -> str:
+    """The backend in a sampler's name; ``auto`` if it names none."""
+    device, _, backend = str(name).partition(":")
+    return check_backend(backend, device) if backend and device in BACKENDS else AUTO
+
+
+def libraries_of(name: object) -> tuple[str, ...]:
+    """Packages whose versions decide the votes of a sampler of this name."""
+    return ("torch", OPENVINO) if recorded_backend(name) == OPENVINO else ("torch",)
