@@ -20,11 +20,12 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import check_ids, check_images, unit_float
 from dualsmooth.engine.models.sources.onnx_session import CPU
 from dualsmooth.engine.runtime.flight import Flight, Result, drive
+from dualsmooth.engine.samplers.sampler import Closing
 from dualsmooth.export.deployment import read_deployment
 from dualsmooth.export.sampler import OnnxSampler
 
 
-class OnnxCertifier:
+class OnnxCertifier(Closing):
     """Certifies and predicts with the networks of a deployment.
 
     Parameters
@@ -179,9 +180,3 @@ class OnnxCertifier:
     def close(self) -> None:
         """Stop the threads."""
         self.sampler.close()
-
-    def __enter__(self) -> "OnnxCertifier":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()

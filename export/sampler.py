@@ -13,13 +13,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.machine import available_cores
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import CPU, OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
 
@@ -51,9 +49,7 @@ class OnnxSampler:
         threads: int | None = None,
     ) -> None:
         self.shape, self.batch_size = deployment.bundle.input_shape, deployment.batch_size
-        self.threads = (
-            available_cores() if threads is None else positive_integer("threads", threads)
-        )
+        self.threads = thread_count(threads)
         self._outputs = {role: deployment.outputs(role) for role in roles}
         self._seed, self._attempt = seed, attempt
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
@@ -78,7 +74,7 @@ class OnnxSampler:
         """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
         step = self.batch_size * PASSES_PER_TASK
         tasks = [
-            (index, _part(segment, done, min(step, segment.count - done)))
+            (index, segment.part(done, min(step, segment.count - done)))
             for index, segment in enumerate(segments)
             for done in range(0, segment.count, step)
         ]
@@ -139,20 +135,12 @@ class OnnxSampler:
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             step = self.batch_size
-            parts = (
-                _part(segment, done, min(step, segment.count - done))
-                for done in range(0, segment.count, step)
-            )
             votes = np.zeros(outputs + 1, np.int64)
-            for part in parts:
-                votes += one_pass(part, image)
+            for done in range(0, segment.count, step):
+                votes += one_pass(segment.part(done, min(step, segment.count - done)), image)
             return votes
 
         return count
-
-
-def _part(whole: Segment, done: int, count: int) -> Segment:
-    return Segment(whole.slot, whole.image_id, whole.sigma, whole.stream, whole.first + done, count)
 
 
 def _has_integer_operators(deployment: Deployment, roles: Sequence[str], provider: str) -> bool:

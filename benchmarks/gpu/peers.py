@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from dualsmooth.benchmarks.gpu.votes import CLASSES, SIGMA, Subject
-from dualsmooth.engine.samplers.eager import folded_network
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 
 Loop: TypeAlias = Callable[[int, int], NDArray[np.int64]]
 """(image number i of the pool, draws) -> votes, on the host."""

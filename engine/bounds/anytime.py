@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, expit, gammaln, logit
 
 from dualsmooth.engine.bounds.binomial import check_counts
 from dualsmooth.engine.checks import error_level
@@ -47,7 +47,9 @@ def anytime_lower(k: ArrayLike, n: ArrayLike, alpha: float) -> Array:
     some = successes > 0
     if np.any(some):
         x = _root(successes[some], votes[some], alpha)
-        bound[some] = np.maximum(expit(x) - _ROUND_DOWN * expit(-x), 0.0)
+        bound[some] = np.maximum(
+            scipy.special.expit(x) - _ROUND_DOWN * scipy.special.expit(-x), 0.0
+        )
     return bound
 
 
@@ -55,7 +57,7 @@ def _root(k: Array, n: Array, alpha: float) -> Array:
     """Logit of a p with M_n(p) >= 1/alpha, close below the root; k >= 1."""
     low = np.full(k.shape, _LOWEST_LOGIT)
     # M falls in p and is at most 1 at p = k/n.
-    high = logit(np.minimum(k / n, 1.0 - 1e-16))
+    high = scipy.special.logit(np.minimum(k / n, 1.0 - 1e-16))
     x = low
     moving = np.ones(k.shape, dtype=bool)  # a found root stays put: no entry depends on its mates
     for _ in range(_MOST_STEPS):
@@ -75,7 +77,7 @@ def _root(k: Array, n: Array, alpha: float) -> Array:
 
 def _log_mixture(x: Array, k: Array, n: Array) -> tuple[Array, Array]:
     """ln M_n at p = expit(x) and its derivative in x."""
-    p, q = expit(x), expit(-x)
+    p, q = scipy.special.expit(x), scipy.special.expit(-x)
     a, b, s = k + 0.5, n - k + 0.5, n + 1.0
     # ln[ B(a, b) / (p^k q^(n-k)) ] by Stirling, in the ratios a/(s p) and b/(s q) close to 1.
     gap = np.where(p < 0.5, a - s * p, s * q - b)
@@ -85,7 +87,7 @@ def _log_mixture(x: Array, k: Array, n: Array) -> tuple[Array, Array]:
         + 0.5 * np.log(2.0 * np.pi / s)
         + (stirling_remainder(a) + stirling_remainder(b) - stirling_remainder(s))
     )
-    above = betainc(b, a, q)
+    above = scipy.special.betainc(b, a, q)
     prior = (2.0 / np.pi) * np.arctan(np.exp(-0.5 * x))  # P(Beta(1/2, 1/2) > p), exact near p = 1
     value = ratio + np.log(above / (np.pi * prior))
     width = np.sqrt(p * q)
@@ -100,7 +102,9 @@ def stirling_remainder(x: ArrayLike) -> NDArray[np.float64]:
     """ln Gamma(x) - [(x - 1/2) ln x - x + ln(2 pi)/2] for x > 0, absolute error below 2e-14."""
     x = np.asarray(x, dtype=np.float64)
     small = np.minimum(x, _SERIES_FROM)
-    direct = gammaln(small) - ((small - 0.5) * np.log(small) - small + 0.5 * math.log(2 * math.pi))
+    direct = scipy.special.gammaln(small) - (
+        (small - 0.5) * np.log(small) - small + 0.5 * math.log(2 * math.pi)
+    )
     y = 1.0 / np.maximum(x, _SERIES_FROM)
     z = y * y
     series = y * (1 / 12 - z * (1 / 360 - z * (1 / 1260 - z * (1 / 1680 - z * (1 / 1188)))))

@@ -12,7 +12,7 @@ p = Phi(e / tau) for the upper bound on the median at any point within distance 
 
 from collections.abc import Callable
 
-from scipy.special import betainc, betaincc
+import scipy
 
 from dualsmooth.engine.checks import closed_unit, error_level, positive_integer
 
@@ -42,7 +42,9 @@ def order_statistic_lower(n: int, p: float, alpha: float) -> int | None:
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) <= k - 1) grows with k and must stay within alpha.
-    good = _last(lambda k: betaincc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, 0, n + 1)
+    good = _last(
+        lambda k: scipy.special.betaincc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, 0, n + 1
+    )
     return good if good >= 1 else None
 
 
@@ -63,7 +65,7 @@ def order_statistic_upper(n: int, p: float, alpha: float) -> int | None:
     """
     n, p, alpha = _checked(n, p, alpha)
     # P(Bin(n, p) >= k) falls with k and must come down to alpha.
-    good = _last(lambda k: betainc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, n + 1, 0)
+    good = _last(lambda k: scipy.special.betainc(k, n - k + 1, p) <= alpha * _TAIL_MARGIN, n + 1, 0)
     return good if good <= n else None
 
 

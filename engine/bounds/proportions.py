@@ -3,8 +3,8 @@
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from dualsmooth.engine.bounds.binomial import (
     ULP,
@@ -42,13 +42,17 @@ def clopper_pearson_upper(k: ArrayLike, n: ArrayLike, alpha: float) -> float | F
 def _upper(successes: Floats, trials: Floats, level: float) -> Floats:
     slack = slack_of(trials, level)
     with np.errstate(invalid="ignore"):
-        bound = special.betainccinv(successes + 1, trials - successes, level * (1.0 - 2.0 * slack))
+        bound = scipy.special.betainccinv(
+            successes + 1, trials - successes, level * (1.0 - 2.0 * slack)
+        )
     none_of_them = -np.expm1(np.log(level) / trials) * (1.0 + 4.0 * ULP)
     bound = np.where(successes == 0, none_of_them, bound)
     bound = np.where(successes == trials, 1.0, np.minimum(np.nextafter(bound, 2.0), 1.0))
 
     def tail(p: Floats) -> Floats:
-        return np.asarray(special.betaincc(successes + 1, np.maximum(trials - successes, 1), p))
+        return np.asarray(
+            scipy.special.betaincc(successes + 1, np.maximum(trials - successes, 1), p)
+        )
 
     inside = (successes > 0) & (successes < trials)
     return corrected(bound, tail, level * (1.0 - slack), 1.0, inside)
@@ -96,6 +100,6 @@ def majority_p_value(first: int, second: int) -> float:
         raise ArgumentError("first", "must be >= second >= 0", (first, second))
     if first == second:
         return 1.0
-    value = float(special.betainc(first, second + 1, 0.5))
+    value = float(scipy.special.betainc(first, second + 1, 0.5))
     slack = slack_of(np.array(float(first)), max(value, LEAST_LEVEL))
     return min(1.0, 2.0 * value * (1.0 + float(slack)))

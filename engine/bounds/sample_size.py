@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
 
 Array = NDArray[np.float64]
 
@@ -57,7 +57,9 @@ def _choices(n: int) -> NDArray[np.int64]:
 def _radii(pilot: Pilot, n: int) -> Array:
     """Radii each sample size would give at equally likely probabilities: [choices, points]."""
     votes, shares = _choices(n)[:, None], (np.arange(_POINTS) + 0.5) / _POINTS
-    p = betaincinv(pilot.k + 0.5, pilot.n - pilot.k + 0.3, shares)
+    p = scipy.special.betaincinv(pilot.k + 0.5, pilot.n - pilot.k + 0.3, shares)
     successes = votes * p
-    z = ndtri(betaincinv(successes, votes - successes + 1.0, pilot.alpha))
+    z = scipy.special.ndtri(
+        scipy.special.betaincinv(successes, votes - successes + 1.0, pilot.alpha)
+    )
     return np.asarray(pilot.sigma * np.maximum(z, 0.0))

@@ -16,11 +16,11 @@ from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import bundle_of
-from dualsmooth.engine.samplers.sampler import MakeSampler
+from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
 
 
-class Workers:
+class Workers(Closing):
     """Certifies as a `Session` does, on so many worker processes or on Ray.
 
     `ray` is ``local``, or the address of a Ray cluster; None means processes of this machine.
@@ -74,9 +74,3 @@ class Workers:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()

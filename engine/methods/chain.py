@@ -6,7 +6,7 @@ Both are fixed by selection votes alone.
 from collections.abc import Sequence
 from math import inf
 
-from scipy.special import ndtri
+import scipy
 
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
 from dualsmooth.engine.methods.decide import EventTests, VoteStream
@@ -57,4 +57,4 @@ def chain_sizes(route: Route, classifier: Pilot, n: int, tolerance: float) -> tu
 
 
 def _outlook(pilot: Pilot) -> float:
-    return pilot.sigma * float(ndtri((pilot.k + 0.5) / (pilot.n + 1.0)))
+    return pilot.sigma * float(scipy.special.ndtri((pilot.k + 0.5) / (pilot.n + 1.0)))

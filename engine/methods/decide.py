@@ -25,7 +25,7 @@ from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
-from scipy.special import ndtri
+import scipy
 
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.ledger import Bound, RadiusTest
@@ -94,7 +94,7 @@ class EventTests:
         if self.stream.latest is None:
             return inf
         k, n = event_votes(self.stream.latest, *self.event), int(self.stream.latest.sum())
-        return self.stream.draw.sigma * float(ndtri((k + 0.5) / (n + 1.0)))
+        return self.stream.draw.sigma * float(scipy.special.ndtri((k + 0.5) / (n + 1.0)))
 
     @property
     def bound(self) -> Bound:

@@ -17,7 +17,7 @@ from math import exp, inf, log
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase
@@ -151,7 +151,7 @@ def objective(counts: Counts, sigma: float) -> float:
         return -inf
     runner_up = shares[1] if len(shares) > 1 else 0.0
     first, second = np.clip([shares[0], runner_up], 0.5 / n, 1.0 - 0.5 / n)
-    return sigma / 2 * float(ndtri(first) - ndtri(second))
+    return sigma / 2 * float(scipy.special.ndtri(first) - scipy.special.ndtri(second))
 
 
 def best_of(networks: Networks, sigmas: tuple[float, ...], votes: int) -> SearchProcedure:

@@ -28,7 +28,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import Any
 
-from scipy.special import ndtr
+import scipy
 
 from dualsmooth.engine.bounds.order_statistics import order_statistic_lower, order_statistic_upper
 from dualsmooth.engine.budget import Budget
@@ -137,9 +137,11 @@ class ContinuousVariational(Method):
         """
         n, invalid = int(selection.sum()), int(selection[-1])
         shift = noise_scale(positive("tau", self.networks.tau))
-        low = order_statistic_lower(n, float(ndtr(-distance / shift)) * (1 - 1e-12), alpha)
+        low = order_statistic_lower(
+            n, float(scipy.special.ndtr(-distance / shift)) * (1 - 1e-12), alpha
+        )
         high = order_statistic_upper(
-            n, min(1.0, float(ndtr(distance / shift)) * (1 + 1e-12)), alpha
+            n, min(1.0, float(scipy.special.ndtr(distance / shift)) * (1 + 1e-12)), alpha
         )
         below = selection[:-1].cumsum()
         lower, upper = self.edges[0], self.edges[-1]

@@ -12,8 +12,8 @@ import math
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import gammainc, gammaincc, ndtr
 
 from dualsmooth.engine.bounds.anytime import stirling_remainder
 
@@ -49,7 +49,11 @@ def _between_roots(m: Array, kap: float, b: float, below: bool) -> Array:
     """Normal mass of {kap w^2 + 2 b w <= m}, or of its complement, stable as kap -> 0."""
     reach = b + np.sqrt(np.maximum(b**2 + kap * m, 0.0))
     high, low = m / reach, -reach / kap
-    mass = ndtr(high) - ndtr(low) if below else ndtr(-high) + ndtr(low)
+    mass = (
+        scipy.special.ndtr(high) - scipy.special.ndtr(low)
+        if below
+        else scipy.special.ndtr(-high) + scipy.special.ndtr(low)
+    )
     return np.asarray(mass, dtype=np.float64)
 
 
@@ -66,8 +70,10 @@ def _sum_over_normal(t: float, kap: float, b: float, nu: int, radius: float, bel
     weight = weight * radius * np.cos(angle) * np.exp(-0.5 * w**2) / math.sqrt(2.0 * math.pi)
     half = 0.5 * np.maximum(nu + (t - 2.0 * b * w) / kap - w**2, 0.0)
     if below:
-        return float(weight @ gammainc(0.5 * nu, half))
-    return float(weight @ gammaincc(0.5 * nu, half)) + float(ndtr(low) + ndtr(-high))
+        return float(weight @ scipy.special.gammainc(0.5 * nu, half))
+    return float(weight @ scipy.special.gammaincc(0.5 * nu, half)) + float(
+        scipy.special.ndtr(low) + scipy.special.ndtr(-high)
+    )
 
 
 def _sum_over_chi(t: float, kap: float, b: float, nu: int, radius: float, below: bool) -> float:
@@ -80,7 +86,7 @@ def _sum_over_chi(t: float, kap: float, b: float, nu: int, radius: float, below:
     r = radius * np.sin(angle)
     weight = weight * radius * np.cos(angle) * _chi_density(r, nu)
     mass = float(weight @ _between_roots(t - kap * (r**2 - nu), kap, b, below))
-    return mass if below else mass + float(gammaincc(0.5 * nu, 0.5 * radius**2))
+    return mass if below else mass + float(scipy.special.gammaincc(0.5 * nu, 0.5 * radius**2))
 
 
 def _chi_density(r: Array, nu: int) -> Array:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from scipy.special import ndtr
+import scipy
 
 from dualsmooth.engine.bounds.sequential import GroupSequentialPlan, group_sequential_plan
 from dualsmooth.engine.checks import positive, positive_integer
@@ -57,7 +57,7 @@ def check_reachable(radii: Sequence[float], sigma: float, n: int, alpha: float) 
 def least_probability(radius: float, sigma: float) -> float:
     """A p with ``gaussian_radius(p, sigma) >= radius``: Phi(radius / sigma) rounded up, or 1."""
     z = positive("radius", radius) / noise_scale(sigma)
-    p = float(ndtr(z + 2.0 * QUANTILE_ERROR * (1.0 + z)))
+    p = float(scipy.special.ndtr(z + 2.0 * QUANTILE_ERROR * (1.0 + z)))
     while not gaussian_radius(p, sigma) >= radius:
         p = math.nextafter(p, 1.0)
     return p

@@ -6,7 +6,7 @@ Distances are in input units: pixels on [0, 1].
 import math
 from collections.abc import Sequence
 
-from scipy import special
+import scipy
 
 from dualsmooth.engine.checks import closed_unit
 from dualsmooth.engine.radius.two_scale import noise_scale
@@ -63,7 +63,7 @@ def margin_radius(first_lower: float, second_lower: float, sigma: float) -> floa
 
 
 def _quantile_below(p: float) -> float:
-    z = float(special.ndtri(p))
+    z = float(scipy.special.ndtri(p))
     return z - QUANTILE_ERROR * (1.0 + abs(z)) if math.isfinite(z) else z
 
 

@@ -21,7 +21,6 @@ from functools import cache
 
 import numpy as np
 import scipy
-from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.checks import closed_unit, non_negative, positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
@@ -110,7 +109,7 @@ def semielastic_radius(p: float, sigma: float, rate: float, dim: int, error: flo
 
     if not excess(0.0) > 0.0:
         return 0.0
-    guess = float(ndtri(p)) / math.sqrt(1.0 + 2.0 * dim * (rate * sigma) ** 2)
+    guess = float(scipy.special.ndtri(p)) / math.sqrt(1.0 + 2.0 * dim * (rate * sigma) ** 2)
     root = math.exp(_root(lambda log_delta: -excess(math.exp(log_delta)), math.log(guess), 1e-12))
     for shrink in (1e-11, 1e-9, 1e-6):  # the root is known to 1e-12; what is returned was checked
         delta = root * (1.0 - shrink)
@@ -132,7 +131,7 @@ def _lower_bound(p: float, delta: float, log_ratio: float, dim: int) -> float:
     if not (p > _ROUND_DOWN and delta < 1e3 and abs(log_ratio) < 20.0):
         return 0.0
     if log_ratio == 0.0:
-        mass = float(ndtr(ndtri(p) - delta))
+        mass = float(scipy.special.ndtr(scipy.special.ndtri(p) - delta))
     else:
         nu, inverse = dim - 1, math.exp(-2.0 * log_ratio)
         t0 = _solve(p, -math.expm1(-2.0 * log_ratio), delta * inverse, nu)
@@ -154,7 +153,7 @@ def _solve(p: float, kap: float, b: float, nu: int) -> float:
         return difference if below else -difference
 
     # Cornish-Fisher: the normal quantile, corrected for skewness.
-    z = float(ndtri(p))
+    z = float(scipy.special.ndtri(p))
     skewness = (8.0 * kap**3 * (nu + 1) + 24.0 * kap * b**2) / scale**3
     return kap + scale * _root(miss, z + (z * z - 1.0) * skewness / 6.0, 1e-14)
 

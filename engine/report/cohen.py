@@ -16,8 +16,8 @@ from dualsmooth.engine.certificate import ABSTAIN, MOST_RADIUS
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, read_plain
 from dualsmooth.engine.printable import printable
-from dualsmooth.engine.runs.log import COLUMNS
 from dualsmooth.engine.runs.summary import Row
+from dualsmooth.engine.runs.table import COLUMNS
 
 NEEDED = ("predict", "radius", "correct")
 _READ = (*NEEDED, "idx", "label")

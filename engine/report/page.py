@@ -17,8 +17,8 @@ from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot, inline_svg
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.runs.log import radius_text
 from dualsmooth.engine.runs.summary import Row, Summary
+from dualsmooth.engine.runs.table import radius_text
 
 
 def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:

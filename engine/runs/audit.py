@@ -21,7 +21,7 @@ from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whol
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run, table
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run
 from dualsmooth.engine.runs.record import check_configuration
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
@@ -33,28 +33,15 @@ from dualsmooth.engine.runs.rederive import (
 )
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
+from dualsmooth.engine.runs.table import table
 
 
 @dataclass
 class Audit:
-    """What an audit saw.
+    """What an audit of a run folder saw; ``findings`` contradict the run.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    findings : list of str
-        What contradicts the run; empty if nothing does.
-    passed : list of str
-        What was checked.
-    notes : list of str
-        Remarks.
-    trusted : list of str
-        What could not be checked, because what shows it is not at hand.
-    certificates : dict of int to Certificate
-        Certificates without a finding of their own, by image id.
-    plan : Plan or None
-        None if ``run.json`` is damaged.
+    ``trusted`` is what could not be checked, because what shows it is not at hand. ``certificates``
+    are those without a finding, by image id; ``plan`` is None if ``run.json`` is damaged.
     """
 
     folder: Path
@@ -74,21 +61,9 @@ class Audit:
 
 
 def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIVEN) -> Audit:
-    """Check a run folder.
+    """Check a run folder, finished or not; ``data`` are the images it is said to be about.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder, finished or not.
-    data : ImageSet, optional
-        The images it is said to be about.
-    given : Given, optional
-        What the noise level of an image rests on, beside the data.
-
-    Raises
-    ------
-    FileError
-        If there is no run in the folder. Everything else that is wrong is a finding.
+    Only a folder without a run is an error: everything else that is wrong is a finding.
     """
     if not os.path.lexists(folder / RUN):
         raise FileError(folder, "must be a run folder", f"no {RUN} in it")

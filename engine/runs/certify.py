@@ -24,7 +24,7 @@ from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.flight import RecordedVotes
-from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.runtime.session import RECORDED, bundle_of
 from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,57 +51,17 @@ def certify_run(
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
-    Parameters
-    ----------
-    method : Method
-        What is certified.
-    data : ImageSet
-        Images and labels.
-    image_ids : list of int
-        Positions in the data set; they are the image ids of the noise.
-    settings : Settings
-        How votes are drawn.
-    folder : Path
-        Run folder.
-    resume, fresh : bool
-        Go on with the run in the folder, or replace it.
-    reuse : sequence of Path
-        Finished or unfinished runs on the same images whose votes are read, not drawn again.
-    make : callable, optional
-        Makes the sampler; by default the fastest this machine has.
-    workers : int, optional
-        Processes that draw votes; by default none but this one (two actors with ``ray``). Never
-        changes a vote.
-    ray : str, optional
-        ``local`` or the address of a Ray cluster: workers are actors there.
-
-    Returns
-    -------
-    tuple of (Summary, float)
-        Summary of the finished run, also written to the folder, and the share of batch rows that
-        carried a sample.
-
-    Raises
-    ------
-    ArgumentError
-        If anything is invalid; then nothing has been written.
-    StoppedError
-        If the run cannot go on, or images were given up; what was reached is on disk.
+    ``image_ids`` are positions in the data set and the image ids of the noise. Votes of the runs in
+    ``reuse`` on the same images are read, not drawn again. ``workers`` processes draw votes (two
+    actors with ``ray``: ``local`` or the address of a cluster), by default none but this one, and
+    never change one. Returns the summary, also written to the folder, and the share of batch rows
+    that carried a sample. If anything is invalid, nothing has been written.
     """
-    from dualsmooth.engine.samplers.choose import resolve  # imports torch
-
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
-    bundle = bundle_of(method)
-    check_images(data.images, bundle.input_shape)
-    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
-    settings = resolve(settings, bundle)
-    if settings.noise == "integer":
-        check_grid(data.images)
-    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
-    first.check(settings.budget, settings.alpha)
+    settings = _checked(method, data, image_ids, settings)
     if resume or reuse:
-        check_digested(bundle.networks, "resume" if resume else "reuse")
+        check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
     method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
@@ -122,6 +82,21 @@ def certify_run(
     return summary, session.occupancy.share
 
 
+def _checked(method: Method, data: ImageSet, image_ids: list[int], settings: Settings) -> Settings:
+    """The settings as they run here, once data, method and settings fit each other."""
+    from dualsmooth.engine.samplers.choose import resolve  # imports torch
+
+    bundle = bundle_of(method)
+    check_images(data.images, bundle.input_shape)
+    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
+    settings = resolve(settings, bundle)
+    if settings.noise == "integer":
+        check_grid(data.images)
+    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
+    first.check(settings.budget, settings.alpha)
+    return settings
+
+
 def _session(
     method: Method,
     settings: Settings,
@@ -132,8 +107,9 @@ def _session(
     if workers is not None:
         positive_integer("workers", workers)
     if method.serial and (ray is not None or workers not in (None, 1)):
-        raise ArgumentError("workers", f"must be left out with {method.name}", workers,
-                            "an answer depends on all answers before it")  # fmt: skip
+        rule = f"must be left out with {method.name}"
+        hint = "an answer depends on all answers before it"
+        raise ArgumentError("workers", rule, workers, hint)
     if ray is None and workers in (None, 1):
         from dualsmooth.engine.runtime.fitting import fitting_session
 
@@ -171,10 +147,8 @@ def _certify_missing(
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
     labels = [int(label) for label in data.labels[missing]]
-    view = Progress(
-        session.method.name, len(image_ids), len(image_ids) - len(missing),
-        lambda: session.occupancy.share,
-    )  # fmt: skip
+    name, images = session.method.name, len(image_ids)
+    view = Progress(name, images, images - len(missing), lambda: session.occupancy.share)
 
     def on_disk(group: list[Certificate]) -> None:
         view.update(len(group))
@@ -224,9 +198,5 @@ def describe(
         "n0": settings.budget.n0,
         "n": settings.budget.n,
         "alpha": settings.alpha,
-        "seed": settings.seed,
-        "attempt": settings.attempt,
-        "device": settings.device,
-        "precision": settings.precision,
-        "noise": settings.noise,
+        **{name: getattr(settings, name) for name in RECORDED},
     } | ({"classes": list(data.classes)} if data.classes_given else {})

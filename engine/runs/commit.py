@@ -6,7 +6,6 @@ writes, and takes everything that waits each time. Nothing waits longer than the
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.log import RunLog
@@ -15,12 +14,8 @@ from dualsmooth.engine.runs.log import RunLog
 class GroupCommit:
     """A thread that appends to a run log. Use it as a context; leaving it waits for the disk.
 
-    Parameters
-    ----------
-    log : RunLog
-        Nobody else may append to it meanwhile.
-    acknowledge : callable
-        Called on that thread with the certificates that have just reached the disk.
+    Nobody else may append meanwhile. ``acknowledge`` is called on that thread with the certificates
+    that have just reached the disk.
     """
 
     def __init__(self, log: RunLog, acknowledge: Callable[[list[Certificate]], object]) -> None:
@@ -32,13 +27,7 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._write, name="run log", daemon=True)
 
     def put(self, certificate: Certificate) -> None:
-        """Hand a certificate over.
-
-        Raises
-        ------
-        StoppedError
-            If an earlier one could not be written.
-        """
+        """Hand a certificate over; raises what kept an earlier one from being written."""
         with self._changed:
             if self._error is not None:
                 raise self._error
@@ -64,12 +53,7 @@ class GroupCommit:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -14,18 +14,10 @@ from dualsmooth.engine.ledger import Bound
 class Sides(NamedTuple):
     """Radius each side allows, and which of them is the radius claimed.
 
-    Parameters
-    ----------
-    selector : float or None
-        Infinite where the set claimed holds every level; None if the method has no selector or
-        nothing was certified.
-    classifier : float or None
-        None if nothing was certified.
-    limit : str
-        ``selector``, ``classifier``, ``both`` or ``region``; the stage that abstained where
-        one did.
-    votes : str
-        Votes behind the smallest classifier bound, as k/n; empty if it was not reached.
+    The selector's is infinite where the set claimed holds every level, and None without a selector;
+    both are None if nothing was certified. ``limit`` is ``selector``, ``classifier``, ``both``,
+    ``region``, or the stage that abstained; ``votes`` are those behind the smallest classifier
+    bound, as k/n.
     """
 
     selector: float | None
@@ -62,6 +54,6 @@ def _behind(certificate: Certificate, stage: str) -> list[Bound]:
     if stage == "selector":
         events = ((">=", low), ("<=", high), ("=", low))
         return [bound for bound in bounds if (bound.relation, bound.index) in events]
-    levels = {draw.sigma for draw in certificate.counts
-              if draw.phase.startswith("CLASS") and low <= draw.level <= high}  # fmt: skip
+    votes = [draw for draw in certificate.counts if draw.phase.startswith("CLASS")]
+    levels = {draw.sigma for draw in votes if low <= draw.level <= high}
     return [bound for bound in bounds if bound.sigma in levels] or bounds

@@ -8,53 +8,34 @@ of image ids, so equal runs have equal files. One process writes at a time.
 import errno
 import json
 import os
-from collections.abc import Iterable
 from contextlib import closing
-from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.backends import libraries_of
-from dualsmooth.engine.certificate import ABSTAIN, Certificate
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
 from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.runs.record import checked_configuration, read_record
+from dualsmooth.engine.runs.record import check_configuration, read_record
 from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
+from dualsmooth.engine.runs.table import table
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
 
-
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
-
-
-COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-
-
-RADIUS_DIGITS = Decimal("0.000001")
 
 
 class RunLog:
     """The certificates of one run, on disk.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder; made if it does not exist.
-    configuration : dict
-        Everything that decides the certificates; must be equal on resume.
-    resume, fresh : bool
-        What to do with an existing run: go on with it, or replace it.
-
-    Raises
-    ------
-    FileError
-        If the folder holds something else, holds a run and neither option is given, holds a run
-        with another configuration or begun with other arithmetic, is corrupt, cannot be written,
-        or another process writes to it.
+    The configuration is everything that decides them and must be equal on ``resume``; ``fresh``
+    replaces a run. A `FileError` if the folder holds something else, holds a run and neither option
+    is given, holds a run with another configuration or begun with other arithmetic, is corrupt,
+    cannot be written, or another process writes to it.
     """
 
     def __init__(
@@ -93,13 +74,7 @@ class RunLog:
         self._log = AppendFile(self.folder / LOG)
 
     def append(self, *certificates: Certificate) -> None:
-        """Write certificates; when this returns they are on disk.
-
-        Raises
-        ------
-        StoppedError
-            If they cannot be written; then none of them has been.
-        """
+        """Write certificates; they are on disk when this returns, or none is if this raises."""
         lines = "".join(certificate.to_json() + "\n" for certificate in certificates)
         try:
             self._log.append(lines.encode())
@@ -110,10 +85,7 @@ class RunLog:
     def finish(self, summary: dict[str, Any]) -> None:
         """Put the log in the order of image ids and write the table and the summary; then close.
 
-        Raises
-        ------
-        StoppedError
-            If a file cannot be written; no certificate is lost.
+        If a file cannot be written, no certificate is lost.
         """
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
         try:
@@ -188,18 +160,17 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's ``run.json``, every field of it checked.
-
-    Raises
-    ------
-    FileError
-        If the folder holds no run, or a damaged one.
-    """
-    return checked_configuration(folder / RUN, read_run(folder)["configuration"])
+    """The configuration in a run's ``run.json``, every field of it checked."""
+    configuration: dict[str, Any] = read_run(folder)["configuration"]
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(folder / RUN, "must describe a run", error) from error
+    return configuration
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """A run's ``run.json``, its fingerprint checked; raises as `read_configuration`."""
+    """A run's ``run.json``, its fingerprint checked."""
     path, record = folder / RUN, read_record(folder / RUN)
     if record["format"] not in (1, FORMAT):
         rule = f"must be the JSON record of a run, format 1 or {FORMAT}"
@@ -210,22 +181,6 @@ def read_run(folder: Path) -> dict[str, Any]:
         rule = "must have the fingerprint of its configuration and machine"
         raise FileError(path, rule, "an altered one")
     return record
-
-
-def table(certificates: Iterable[Certificate]) -> str:
-    """Cohen et al.'s tab-separated columns; predict -1 is abstain, radii are rounded down."""
-    lines = ["\t".join(COLUMNS)]
-    for c in certificates:
-        label = "" if c.label is None else str(c.label)
-        predicted = ABSTAIN if c.predicted is None else c.predicted
-        fields = (c.image_id, label, predicted, radius_text(c.radius), int(c.correct), c.seconds)
-        lines.append("\t".join(f"{f:.6f}" if isinstance(f, float) else str(f) for f in fields))
-    return "\n".join(lines) + "\n"
-
-
-def radius_text(radius: float) -> str:
-    """Six decimals, rounded down."""
-    return str(Decimal(radius).quantize(RADIUS_DIGITS, rounding=ROUND_DOWN))
 
 
 def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:

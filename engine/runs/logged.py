@@ -16,11 +16,8 @@ def check_logged(
 ) -> None:
     """Derive every logged certificate again, in the order of the run; a memory learns them so.
 
-    Raises
-    ------
-    FileError
-        If a line is about an image that is not part of the run, or its votes give another
-        certificate in this run.
+    A `FileError` if a line is about an image that is not part of the run, or its votes give another
+    certificate in this run.
     """
     outside = sorted(set(log.done) - set(ids))
     if outside:
@@ -28,8 +25,8 @@ def check_logged(
         raise FileError(log.folder / LOG, rule, f"image {outside[0]}", "use --fresh")
     bundle = bundle_of(method)
     again = Recorded.at(method, data.images)
-    plan = Plan(bundle, again, budget_of(configuration), configuration["alpha"],
-                stamp_of(configuration, bundle))  # fmt: skip
+    budget, stamp = budget_of(configuration), stamp_of(configuration, bundle)
+    plan = Plan(bundle, again, budget, configuration["alpha"], stamp)
     for image_id in (i for i in ids if i in log.done):
         certificate, label = log.done[image_id], int(data.labels[image_id])
         try:

@@ -4,6 +4,7 @@ There are two, because one with everything on it is longer than 80 columns.
 """
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from tqdm import tqdm
@@ -15,26 +16,14 @@ from dualsmooth.engine.runs.summary import share_interval
 class Progress:
     """Images and votes per second, share certified so far with its interval, time left.
 
-    Parameters
-    ----------
-    name : str
-        Method.
-    images, done : int
-        Images of the run, and those certified before.
-    occupancy : callable
-        Returns the share of batch rows that carried a sample.
+    ``done`` images were certified before; ``occupancy`` returns the share of rows with a sample.
     """
 
     def __init__(self, name: str, images: int, done: int, occupancy: Callable[[], float]) -> None:
         self._occupancy, self._start = occupancy, perf_counter()
         self._seen = self._votes = self._certified = 0
-        self._bar = tqdm(
-            total=images, initial=done, unit="img", desc=name, disable=None, dynamic_ncols=True
-        )
-        self._line = tqdm(
-            total=images, initial=done, bar_format="{desc}", position=1, disable=None,
-            dynamic_ncols=True,
-        )  # fmt: skip
+        bar = partial(tqdm, total=images, initial=done, disable=None, dynamic_ncols=True)
+        self._bar, self._line = bar(unit="img", desc=name), bar(bar_format="{desc}", position=1)
 
     def seen(self, certificate: Certificate) -> None:
         """Take a certificate into rates and shares."""

@@ -58,15 +58,6 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def checked_configuration(path: Path, configuration: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, or a FileError as `check_configuration` says."""
-    try:
-        check_configuration(configuration)
-    except ValueError as error:
-        raise FileError(path, "must describe a run", error) from error
-    return configuration
-
-
 def check_configuration(configuration: Mapping[str, Any]) -> None:
     """Raise `ValueError` unless a configuration has every field, each of its kind.
 

@@ -34,19 +34,7 @@ STAMPED = ("method", "seed", "attempt", "precision", "device", "sampler", "batch
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run set out to do, rebuilt from its configuration.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Networks by digest; they cannot be built.
-    method : Recorded
-        Made from them.
-    budget, alpha
-        Votes per stage, and failure probability per image.
-    stamp : Stamp
-        Of all certificates of the run.
-    """
+    """What a run set out to do, rebuilt from its configuration; its networks cannot be built."""
 
     bundle: Bundle
     method: Recorded
@@ -56,19 +44,10 @@ class Plan:
 
 
 def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> Plan:
-    """Rebuild what a run set out to do.
+    """Rebuild what a run set out to do; opens no file, whatever the configuration says.
 
-    Parameters
-    ----------
-    configuration : mapping
-        Of the run. It opens no file, whatever it says.
-    given : Given
-        What sigma rests on, where it is a function of the image.
-
-    Raises
-    ------
-    ValueError
-        If the configuration contradicts itself or is not one of a run.
+    ``given`` is what sigma rests on, where it is a function of the image. `ValueError` if the
+    configuration contradicts itself or is not one of a run.
     """
     try:
         bundle = Bundle.of_manifest(configuration["bundle_manifest"], configuration["bundle"])
@@ -87,10 +66,8 @@ def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> P
 
 def budget_of(configuration: Mapping[str, Any]) -> Budget:
     """The budget of a run."""
-    return Budget(
-        configuration["n0"], configuration["n"], tuple(configuration["radii"]),
-        configuration["tolerance"],
-    )  # fmt: skip
+    n0, n, tolerance = (configuration[name] for name in ("n0", "n", "tolerance"))
+    return Budget(n0, n, tuple(configuration["radii"]), tolerance)
 
 
 def stamp_of(configuration: Mapping[str, Any], bundle: Bundle) -> Stamp:
@@ -100,10 +77,8 @@ def stamp_of(configuration: Mapping[str, Any], bundle: Bundle) -> Stamp:
 
 def _check_stamp(budget: Budget, alpha: float, stamp: Stamp) -> None:
     """Refuse settings that no run has."""
-    Settings(
-        budget, alpha, stamp.seed, stamp.attempt, stamp.device, stamp.precision, stamp.batch_size,
-        noise=stamp.noise,
-    )  # fmt: skip
+    names = ("seed", "attempt", "device", "precision", "batch_size", "noise")
+    Settings(budget, alpha, **{name: getattr(stamp, name) for name in names})
     place = str(stamp.sampler).partition(":")[0]
     if "auto" in (stamp.device, stamp.precision) or (place in DEVICES and place != stamp.device):
         raise ValueError("device, precision and sampler must be those of one run")
@@ -112,19 +87,9 @@ def _check_stamp(budget: Budget, alpha: float, stamp: Stamp) -> None:
 def rederive(plan: Plan, recorded: Certificate, tolerance: float = 0.0) -> Certificate:
     """The certificate that the recorded votes of an image give.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the run.
-    recorded : Certificate
-        One of its certificates.
-    tolerance : float
-        Relative difference allowed between the noise level asked for and that of the votes.
-
-    Raises
-    ------
-    ValueError
-        If votes do not add up, two draws share samples, or the procedure asks for other draws.
+    ``tolerance`` is the relative difference allowed between the noise level asked for and that of
+    the votes. `ValueError` if votes do not add up, two draws share samples, or the procedure asks
+    for other draws.
     """
     check_disjoint(recorded.counts)
     with closing(plan.method.of(recorded).certify(plan.budget, plan.alpha)) as procedure:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.certificate import Certificate
@@ -43,16 +43,9 @@ OTHER_ATTEMPT = 1 << 15
 
 @dataclass(frozen=True)
 class Choice:
-    """Which certificates are drawn again, and how they are compared.
+    """Which certificates are drawn again, at least one of them, and how they are compared.
 
-    Parameters
-    ----------
-    share : float
-        Share of the certificates, in (0, 1]; at least one is drawn.
-    seed : int
-        Seed of the random choice.
-    comparison : str
-        ``exact``, ``statistical``, or ``auto``: exact where the votes must be equal.
+    ``auto`` compares exactly where the votes must be equal, and statistically elsewhere.
     """
 
     share: float
@@ -76,16 +69,7 @@ class Choice:
 def replay(seen: Audit, plan: Plan, bundle: Bundle, data: ImageSet, choice: Choice) -> None:
     """Draw the votes of some certificates again and add what differs to the findings.
 
-    Parameters
-    ----------
-    seen : Audit
-        Without findings.
-    plan : Plan
-        Of the same run.
-    bundle, data
-        The networks, and the images, of the run.
-    choice : Choice
-        Which certificates.
+    The audit has none yet; plan, bundle and data are those of its run.
     """
     chosen = [seen.certificates[i] for i in choice.of(sorted(seen.certificates))]
     with _session(seen, plan, bundle, choice.comparison) as session:
@@ -122,11 +106,9 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
     stamp = plan.stamp
     here = _same_arithmetic(seen) if comparison == AUTO else comparison == "exact"
     attempt = stamp.attempt if here else (stamp.attempt + OTHER_ATTEMPT) % (1 << 16)
-    settings = Settings(
-        plan.budget, plan.alpha, stamp.seed, attempt, stamp.device if here else AUTO,
-        stamp.precision, stamp.batch_size,
-        backend=recorded_backend(stamp.sampler) if here else AUTO, noise=stamp.noise,
-    )  # fmt: skip
+    device, backend = (stamp.device, recorded_backend(stamp.sampler)) if here else (AUTO, AUTO)
+    votes = (stamp.seed, attempt, device, stamp.precision, stamp.batch_size)
+    settings = Settings(plan.budget, plan.alpha, *votes, backend=backend, noise=stamp.noise)
     session = Session(method_with_all(bundle), settings)
     if not here or session.sampler.name == stamp.sampler:
         return session
@@ -168,7 +150,7 @@ def _unlikely(chosen: list[Certificate], again: dict[int, tuple[DrawRecord, ...]
     unlikely = {image for image, _, votes in pairs if not smallest_p(votes) > level}
     for phase in (Phase.CLASS_ESTIMATE, Phase.SELECT_ESTIMATE):
         z = pooled_z([votes for _, drawn_in, votes in pairs if drawn_in == phase.name])
-        if not 2.0 * float(ndtr(-abs(z))) > FALSE_ALARMS / 4:
+        if not 2.0 * float(scipy.special.ndtr(-abs(z))) > FALSE_ALARMS / 4:
             unlikely |= {certificate.image_id for certificate in chosen}
     return sorted(unlikely)
 
@@ -176,11 +158,8 @@ def _unlikely(chosen: list[Certificate], again: dict[int, tuple[DrawRecord, ...]
 def pooled_z(pairs: Sequence[Votes]) -> float:
     """Signed differences of the winners' counts, each over its standard deviation: about N(0, 1).
 
-    Parameters
-    ----------
-    pairs : sequence of ndarray of int64, shape (2, classes)
-        Two histograms of equally many votes each. Their winner is that of both together, so that
-        neither is favoured.
+    A pair is two histograms of equally many votes, shape (2, classes). Their winner is that of both
+    together, so that neither is favoured.
     """
     scaled = []
     for votes in pairs:
@@ -196,10 +175,7 @@ def pooled_z(pairs: Sequence[Votes]) -> float:
 def smallest_p(votes: Votes) -> float:
     """Smallest two-sided p-value of Fisher's exact test over classes.
 
-    Parameters
-    ----------
-    votes : ndarray of int64, shape (2, classes)
-        Two histograms of equally many votes each.
+    ``votes`` are two histograms of equally many votes, shape (2, classes).
     """
     from scipy.stats import hypergeom
 

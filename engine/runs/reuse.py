@@ -32,19 +32,10 @@ VOTES_DEPEND_ON = (
 
 
 def read_votes(folders: Iterable[Path], configuration: dict[str, Any]) -> RecordedVotes:
-    """Collect the draws of runs.
+    """Collect the draws of runs for the run of a configuration.
 
-    Parameters
-    ----------
-    folders : iterable of Path
-        Run folders.
-    configuration : dict
-        Configuration of the run that wants the votes.
-
-    Raises
-    ------
-    FileError
-        If a folder holds no run, one whose votes would differ, or one that an audit accuses.
+    A `FileError` if a folder holds no run, one whose votes would differ, or one that an audit
+    accuses.
     """
     from dualsmooth.engine.runs.audit import audit
 

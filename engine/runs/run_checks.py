@@ -42,10 +42,8 @@ def check_equal(path: Path, what: str, stored: Mapping[str, Any], here: Mapping[
         if stored.get(key) != here.get(key)
     ]
     if changed:
-        raise FileError(
-            path, f"must have the same {what} to resume", "; ".join(changed),
-            "use --fresh or another --out",
-        )  # fmt: skip
+        rule, hint = f"must have the same {what} to resume", "use --fresh or another --out"
+        raise FileError(path, rule, "; ".join(changed), hint)
 
 
 def _is_empty(folder: Path, besides: Sequence[str]) -> bool:

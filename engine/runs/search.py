@@ -20,31 +20,17 @@ def search_anchors(
 ) -> Anchors:
     """Search the noise level of each image, round it to the bundle's levels and write the anchors.
 
-    Few levels make large regions; a bundle without levels keeps what the search found.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    images : array, shape (count, height, width, channels)
-    search : Search
-    settings : Settings
-        How votes are drawn; the budget is not used.
-    out : Path
-        File to write; must not exist.
-
-    Raises
-    ------
-    ArgumentError, FileError
-        If images do not fit the bundle, or the file exists or cannot be written.
+    Images have shape (count, height, width, channels). Few levels make large regions; a bundle
+    without levels keeps what the search found. The budget of the settings is not used.
     """
     from dualsmooth.engine.runtime.session import Session
 
     if out.exists() or not out.parent.is_dir():
         raise FileError(out, "must be a new file in an existing folder")
     with Session(method_with_all(bundle), settings) as session:
-        searches = tqdm(session.search(images, search), total=len(images), unit="image",
-                        desc=search.name, disable=None)  # fmt: skip
-        found = dict(searches)
+        searches = session.search(images, search)
+        bar = tqdm(searches, search.name, total=len(images), unit="image", disable=None)
+        found = dict(bar)
     sigmas = [nearest_level(found[i], bundle.sigmas) for i in range(len(images))]
     anchors = Anchors(images, sigmas)
     anchors.save(out)

@@ -25,11 +25,6 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
 
     Out of memory, a batch shape left to the engine is halved, down to 8; one that was given is
     refused.
-
-    Raises
-    ------
-    ArgumentError
-        If the batches do not fit.
     """
     chosen = settings = resolve(settings, bundle_of(method))
     while True:
@@ -46,9 +41,8 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
             if not is_out_of_memory(error):
                 raise
             if settings.batch_size is not None or size // 2 < SMALLEST_BATCH:
-                raise ArgumentError(
-                    "batch_size", "must fit into memory", size, "give a smaller one"
-                ) from error
+                rule, hint = "must fit into memory", "give a smaller one"
+                raise ArgumentError("batch_size", rule, size, hint) from error
         chosen = dataclasses.replace(chosen, batch_size=size // 2)
 
 

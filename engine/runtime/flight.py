@@ -14,6 +14,10 @@ from dualsmooth.engine.samplers.sampler import Sampler, Segment
 Result = TypeVar("Result")
 
 
+def _key(draw: Draw) -> tuple[str, float, str, int, int, int]:
+    return draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count
+
+
 class RecordedVotes:
     """Draws that earlier runs recorded, by image."""
 
@@ -33,8 +37,7 @@ class RecordedVotes:
 
     def find(self, image_id: int, draw: Draw) -> Counts | None:
         """Votes of a draw, or None if no run recorded it."""
-        key = (draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count)
-        votes = self._votes.get(image_id, {}).get(key)
+        votes = self._votes.get(image_id, {}).get(_key(draw))
         return None if votes is None else np.array(votes, np.int64)
 
 
@@ -53,16 +56,9 @@ class Tally:
 
 @dataclass
 class Flight(Generic[Result]):
-    """A procedure, the draw it waits for, and the votes drawn so far.
+    """A procedure certifying one image, the draw it waits for, and the votes drawn so far.
 
-    Parameters
-    ----------
-    image_id : int
-        Which image it certifies.
-    procedure : Generator
-        Yields `Draw`, receives counts, returns its result.
-    book : RecordedVotes, optional
-        Votes known already; they are not asked for.
+    Votes that ``book`` knows already are not asked for.
     """
 
     image_id: int
@@ -104,10 +100,7 @@ class Flight(Generic[Result]):
     def add(self, votes: NDArray[np.int64], count: int) -> bool:
         """Add the votes of ``count`` samples; True if that completed the draw.
 
-        Raises
-        ------
-        SamplerError
-            If votes are negative or do not sum to ``count``.
+        Votes that are negative or do not sum to ``count`` are a `SamplerError`.
         """
         self._check(votes, count)
         self._tally.add(votes, count)
@@ -135,12 +128,7 @@ class Flight(Generic[Result]):
             )
 
     def _record(self, draw: Draw, votes: Counts) -> None:
-        self.records.append(
-            DrawRecord(
-                draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count,
-                tuple(votes.tolist()),
-            )
-        )  # fmt: skip
+        self.records.append(DrawRecord(*_key(draw), tuple(votes.tolist())))
 
     def _advance(self, votes: Counts | None) -> None:
         """Run the procedure up to a draw whose votes are not known."""
@@ -161,20 +149,7 @@ class Flight(Generic[Result]):
 
 
 def drive(flight: Flight[Result], sampler: Sampler) -> Flight[Result]:
-    """Run one procedure to its end on an image already loaded into ``flight.slot``.
-
-    Parameters
-    ----------
-    flight : Flight
-        Not yet started.
-    sampler : Sampler
-        Holds the image.
-
-    Returns
-    -------
-    Flight
-        The same, with ``result`` and ``records`` filled.
-    """
+    """Run a procedure to its end on an image already loaded into ``flight.slot``; returns it."""
     flight.start()
     while draw := flight.draw:
         count = min(flight.remaining, sampler.capacity)

@@ -24,17 +24,11 @@ class Part(Generic[Result]):
 
 
 def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result]]:
-    """Segments for ``room`` rows to spare, of draws that follow those of the flights.
+    """Segments for at most ``room`` rows to spare, of draws that follow those of the flights.
 
     A test undecided after m votes goes on beyond e > m votes with a chance of about m / e, so the
-    next samples go to the flight with the largest m / e.
-
-    Parameters
-    ----------
-    flights : sequence of Flight
-        Their current draws have been handed to the sampler.
-    room : int
-        Most rows.
+    next samples go to the flight with the largest m / e. The flights' current draws have all been
+    handed to the sampler.
     """
     parts: list[Part[Result]] = []
     waiting: list[tuple[float, int, Draw, int]] = []

@@ -53,15 +53,7 @@ class _Step(Generic[Result]):
 
 
 class Scheduler(Generic[Result]):
-    """Runs procedures of many images on one sampler.
-
-    Parameters
-    ----------
-    sampler : Sampler
-        Answers the draws.
-    slots : int
-        Images in flight at once, >= 1.
-    """
+    """Runs procedures of many images on one sampler, ``slots`` of them at once."""
 
     def __init__(self, sampler: Sampler, slots: int) -> None:
         self.sampler, self.slots = sampler, slots
@@ -77,11 +69,8 @@ class Scheduler(Generic[Result]):
     ) -> Iterator[Flight[Result]]:
         """Yield flights as they finish.
 
-        Parameters
-        ----------
-        jobs : iterable of (Flight, callable)
-            Flights not yet started, and how to get their image, shape (height, width, channels);
-            consumed only as slots become free.
+        Jobs are flights not yet started and how to get their image, shape (height, width,
+        channels); they are consumed only as slots become free.
         """
         waiting, free = iter(jobs), list(range(self.slots))
         while True:

@@ -1,8 +1,7 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
-from types import TracebackType
 
 from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Prediction
@@ -16,8 +15,11 @@ from dualsmooth.engine.runtime.flight import Flight, RecordedVotes, Result
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
-from dualsmooth.engine.samplers.sampler import MakeSampler
+from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
+
+RECORDED = ("seed", "attempt", "device", "precision", "noise")
+"""Settings that decide votes and stand in every certificate."""
 
 BOUND = ("bundle", "noise", "precision", "device", "sampler", "batch_size")
 """Parts of the stamp that answers kept for later runs are about (`Method.bind`)."""
@@ -28,22 +30,11 @@ def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
         yield draw
 
 
-class Session:
+class Session(Closing):
     """Networks loaded once, for any number of images.
 
-    Parameters
-    ----------
-    method : Method
-        What is certified.
-    settings : Settings
-        How votes are drawn.
-    make : callable, optional
-        Makes the sampler; takes what `make_sampler` takes, which is the default.
-
-    Raises
-    ------
-    ArgumentError
-        If the method answers one image at a time or needs float32, and the settings do not fit.
+    ``make`` takes what `make_sampler` takes, which is the default. Settings that do not fit the
+    method are an `ArgumentError`.
     """
 
     def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
@@ -53,30 +44,23 @@ class Session:
         self.method, self.settings = method, settings
         self._slots = settings.in_flight(method.serial)
         self.shape = self.bundle.input_shape
+        recorded = {name: getattr(settings, name) for name in RECORDED}
         self.sampler = (make or make_sampler)(
             {role: self.bundle.build(role) for role in method.roles},
             {role: self.bundle.outputs(role) for role in method.roles},
             self.shape,
-            device=settings.device,
             backend=settings.backend,
             slots=self._slots,
-            seed=settings.seed,
-            attempt=settings.attempt,
             batch_size=settings.padded_batch(self.shape),
             threads=settings.threads,
-            precision=settings.precision,
-            noise=settings.noise,
+            **recorded,
         )
         self._stamp = Stamp(
             method=method.name,
-            seed=settings.seed,
-            attempt=settings.attempt,
             bundle=self.bundle.digest,
-            precision=settings.precision,
-            device=settings.device,
             sampler=self.sampler.name,
             batch_size=self.sampler.batch_size,
-            noise=settings.noise,
+            **recorded,
         )
         try:
             method.bind({name: getattr(self._stamp, name) for name in BOUND})
@@ -96,34 +80,18 @@ class Session:
     ) -> Iterator[Certificate]:
         """Yield certificates in the order in which images are decided.
 
-        Parameters
-        ----------
-        images : array_like, shape (count, height, width, channels)
-            uint8, or floating point in [0, 1]; NumPy, PyTorch, CuPy or any array with
-            ``__dlpack__``. Nothing is copied, and images on a device are not moved to the host
-            unless the method reads pixels or the run is on the processor.
-        image_ids : sequence of int, optional
-            Distinct ids in [0, 2^32); an image's noise depends on its id, not on its position.
-        labels : sequence of int, optional
-            True classes, copied into the certificates; negative where unknown.
-        book : RecordedVotes, optional
-            Votes of earlier runs on the same images, read instead of drawn.
-
-        Raises
-        ------
-        ArgumentError
-            If images or ids are invalid; nothing is drawn then.
+        Images are as `dualsmooth.engine.api.certify` takes them: nothing is copied, and those on a
+        device are not moved to the host unless the method reads pixels or the run is on the
+        processor. An image's noise depends on its id, not on its position; negative labels are
+        unknown; votes in ``book`` are read instead of drawn. If images or ids are invalid nothing
+        is drawn.
         """
-        array = self._checked(images)
-        ids = check_ids(image_ids, len(array))
+        array, ids = self._checked(images, image_ids)
         classes = [] if labels is None else check_labels(labels, len(ids))
         truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
-        flights = [
-            Flight(i, self._at(image).certify(budget, alpha), book)
-            for i, image in zip(ids, array, strict=True)
-        ]
-        return (self._stamped(flight, truth) for flight in self._run(flights, array))
+        procedures = (self._at(image).certify(budget, alpha) for image in array)
+        return (self._stamped(flight, truth) for flight in self._run(array, ids, procedures, book))
 
     def predict(
         self, images: AnyArray, image_ids: Sequence[int] | None = None
@@ -132,16 +100,9 @@ class Session:
 
         Uses ``budget.n`` votes per network; takes images and raises as `certify` does.
         """
-        array = self._checked(images)
+        array, ids = self._checked(images, image_ids)
         n, alpha = self.settings.budget.n, self.settings.alpha
-        ids = check_ids(image_ids, len(array))
-        flights = [
-            Flight(i, self._at(image).predict(n, alpha))
-            for i, image in zip(ids, array, strict=True)
-        ]
-        for flight in self._run(flights, array):
-            assert flight.result is not None
-            yield flight.image_id, flight.result
+        yield from self._answers(array, ids, (self._at(x).predict(n, alpha) for x in array))
 
     def search(
         self, images: AnyArray, search: Search, image_ids: Sequence[int] | None = None
@@ -150,12 +111,8 @@ class Session:
 
         Takes images and raises as `certify` does.
         """
-        array = self._checked(images)
-        ids = check_ids(image_ids, len(array))
-        flights = [Flight(i, search.run(self.method.networks)) for i in ids]
-        for flight in self._run(flights, array):
-            assert flight.result is not None
-            yield flight.image_id, flight.result
+        array, ids = self._checked(images, image_ids)
+        yield from self._answers(array, ids, (search.run(self.method.networks) for _ in ids))
 
     def redraw(
         self, images: AnyArray, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
@@ -163,11 +120,24 @@ class Session:
         """Yield (image id, votes of its draws) for draws that are known beforehand."""
         array = read_images(images, self.shape)
         ids = check_ids(image_ids, len(array))
-        flights = [Flight(i, _asking(asked)) for i, asked in zip(ids, draws, strict=True)]
-        for flight in self._run(flights, array):
+        for flight in self._run(array, ids, map(_asking, draws)):
             yield flight.image_id, tuple(flight.records)
 
-    def _run(self, flights: list[Flight[Result]], images: Images) -> Iterator[Flight[Result]]:
+    def _answers(
+        self, images: Images, ids: list[int], procedures: Iterable[Generator[Draw, Counts, Result]]
+    ) -> Iterator[tuple[int, Result]]:
+        for flight in self._run(images, ids, procedures):
+            assert flight.result is not None
+            yield flight.image_id, flight.result
+
+    def _run(
+        self,
+        images: Images,
+        ids: list[int],
+        procedures: Iterable[Generator[Draw, Counts, Result]],
+        book: RecordedVotes | None = None,
+    ) -> Iterator[Flight[Result]]:
+        flights = [Flight(i, asked, book) for i, asked in zip(ids, procedures, strict=True)]
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
         read = image_in_place if self.settings.device == "cuda" else host_image
@@ -180,37 +150,23 @@ class Session:
         tables = ""
         if self._stamp.noise == "integer":
             tables = tables_digest(record.sigma for record in records)
-        return Certificate.of(
-            flight.result,
-            self._stamp,
-            flight.image_id,
-            None if label is None or label < 0 else int(label),
-            records,
-            round(flight.seconds, 6),
-            tables,
-        )
+        known = None if label is None or label < 0 else int(label)
+        seconds, image_id = round(flight.seconds, 6), flight.image_id
+        return Certificate.of(flight.result, self._stamp, image_id, known, records, seconds, tables)
 
     def _at(self, image: Images) -> Method:
         method = self.method
         return method.at(host_image(image)) if method.needs_image else method
 
-    def _checked(self, images: AnyArray) -> Images:
-        return read_images(images, self.shape, on_grid=self.settings.noise == "integer")
+    def _checked(
+        self, images: AnyArray, image_ids: Sequence[int] | None
+    ) -> tuple[Images, list[int]]:
+        array = read_images(images, self.shape, on_grid=self.settings.noise == "integer")
+        return array, check_ids(image_ids, len(array))
 
     def close(self) -> None:
         """Stop the sampler's threads."""
         self.sampler.close()
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _check_fit(method: Method, settings: Settings) -> None:
@@ -223,14 +179,8 @@ def _check_fit(method: Method, settings: Settings) -> None:
 
 
 def bundle_of(method: Method) -> Bundle:
-    """The bundle a method votes with.
-
-    Raises
-    ------
-    ArgumentError
-        If the method was made from names alone, without networks.
-    """
+    """The bundle a method votes with; `ArgumentError` if it was made from names alone."""
     if not isinstance(method.networks, Bundle):
-        raise ArgumentError("method", "must be made from a Bundle", type(method.networks).__name__,
-                            "load_bundle or Bundle.from_modules make one")  # fmt: skip
+        rule, hint = "must be made from a Bundle", "load_bundle or Bundle.from_modules make one"
+        raise ArgumentError("method", rule, type(method.networks).__name__, hint)
     return method.networks

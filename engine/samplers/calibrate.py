@@ -14,12 +14,8 @@ ROUNDS = 7
 def agrees(scores: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor) -> bool:
     """Whether a backend's votes are as close to the float32 network's as eager's are.
 
-    Parameters
-    ----------
-    scores, eager : tensor [rows, classes]
-        Logits of the backend, and of eager PyTorch, in the precision of the run.
-    truth : tensor [rows, classes]
-        Logits of eager PyTorch in float32.
+    All are logits [rows, classes]: the backend's and eager PyTorch's in the precision of the run,
+    and eager PyTorch's in float32.
     """
     best = truth.argmax(1)
     ours, theirs = (float((x.argmax(1) == best).float().mean()) for x in (scores, eager))
@@ -31,17 +27,10 @@ def fastest(
     seconds: Callable[[Callable[[], None]], float],
     rounds: int = ROUNDS,
 ) -> str:
-    """Name of the pass with the lowest median time.
+    """Name of the pass with the lowest median time; ``seconds`` runs a pass and times it.
 
-    Parameters
-    ----------
-    passes : mapping of str to callable
-        At least one.
-    seconds : callable
-        Runs a pass and returns how long it took.
-    rounds : int
-        Timed rounds, after one that is not. All passes run in each, so that a change of clock meets
-        them all.
+    All passes run in each round, so that a change of clock meets them all; one more round before
+    them is not timed.
     """
     times: dict[str, list[float]] = {name: [] for name in passes}
     for round_ in range(rounds + 1):

@@ -19,19 +19,12 @@ from dualsmooth.kernels.cpu import noise_votes
 
 
 def device_kind(wanted: str) -> str:
-    """``cpu`` or ``cuda``: what ``auto`` stands for, or what was asked for if it is there.
-
-    Raises
-    ------
-    ArgumentError
-        If cuda is wanted and PyTorch finds no device.
-    """
+    """``cpu`` or ``cuda``: what ``auto`` stands for, or what was asked for if it is there."""
     found = torch.cuda.is_available()
     if wanted == "cuda" and not found:
-        raise ArgumentError(
-            "device", "must be one that PyTorch finds here", wanted,
-            "use --device cpu, or see dualsmooth doctor",
-        )  # fmt: skip
+        rule = "must be one that PyTorch finds here"
+        hint = "use --device cpu, or see dualsmooth doctor"
+        raise ArgumentError("device", rule, wanted, hint)
     return ("cuda" if found else "cpu") if wanted == "auto" else wanted
 
 
@@ -42,13 +35,7 @@ def multiplies_bf16() -> bool:
 
 
 def resolve(settings: Settings, bundle: Bundle) -> Settings:
-    """The settings with the device and the precision in which the networks of a bundle run here.
-
-    Raises
-    ------
-    ArgumentError
-        If they cannot run where they are asked to.
-    """
+    """The settings with the device and the precision in which the networks of a bundle run here."""
     kinds = [network.architecture for network in bundle.networks.values()]
     device, precision = place_of(kinds, settings.device, settings.precision)
     device = device_kind(device)
@@ -70,21 +57,7 @@ def make_sampler(
 ) -> TorchSampler | CpuSampler | CudaSampler:
     """The fastest sampler this machine has for a kind of device.
 
-    Parameters
-    ----------
-    networks, outputs, shape, threads, settings
-        As for `TorchSampler`; threads are the CPU's.
-    device : str
-        ``cpu`` or ``cuda``.
-    backend
-        As for `CudaSampler` or `CpuSampler`.
-    slots
-        As for `CudaSampler`.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
+    Arguments are those of `TorchSampler`, `CpuSampler` and `CudaSampler`; threads are the CPU's.
     """
     check_backend(backend, device)
     if device == "cuda":
@@ -93,8 +66,6 @@ def make_sampler(
     if noise_votes.available():
         return CpuSampler(networks, outputs, shape, backend=backend, **settings)
     if backend != AUTO:
-        raise ArgumentError(
-            "backend", f"must be {AUTO} without the compiled loops", backend,
-            "install again with a C compiler",
-        )  # fmt: skip
+        rule, hint = f"must be {AUTO} without the compiled loops", "install again with a C compiler"
+        raise ArgumentError("backend", rule, backend, hint)
     return TorchSampler(networks, outputs, shape, **settings)

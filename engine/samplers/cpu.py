@@ -19,16 +19,17 @@ from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
-from dualsmooth.engine.machine import available_cores, keep_freed_memory
+from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.forms import first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
-from dualsmooth.engine.samplers.eager import dtype_of, folded_network, one_thread
+from dualsmooth.engine.samplers.eager import dtype_of, one_thread
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
 from dualsmooth.engine.settings import NOISES
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -38,19 +39,10 @@ BATCHES_PER_CALL = 4
 
 
 class CpuSampler:
-    """Counts votes of torch networks on a CPU; other parameters and errors as `TorchSampler`.
+    """Counts votes of torch networks on a CPU; takes what `TorchSampler` takes, and a backend.
 
-    Parameters
-    ----------
-    backend : str
-        ``auto``, the path above, or ``openvino``.
-
-    Raises
-    ------
-    ArgumentError
-        If OpenVINO is missing or cannot run a network.
-    SamplerError
-        If OpenVINO gives a row other logits at another place in the batch.
+    ``auto`` is the path above; ``openvino`` is an error where it is missing, cannot run a network,
+    or gives a row other logits at another place in the batch.
     """
 
     depth = 2
@@ -76,9 +68,7 @@ class CpuSampler:
         self._levels: dict[float, int] = {}
         self._tables: Thresholds | None = None
         self.shape, self.seed, self.batch_size = shape, seed, batch_size
-        self.threads = (
-            available_cores() if threads is None else positive_integer("threads", threads)
-        )
+        self.threads = thread_count(threads)
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         if backend == OPENVINO:
             self._dtype = torch.float32  # of its inputs; inside it keeps to the precision

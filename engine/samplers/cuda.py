@@ -35,31 +35,13 @@ SEGMENTS = 1024
 
 
 class CudaSampler:
-    """Counts votes of torch networks on a CUDA device.
+    """Counts votes of torch networks on a CUDA device; takes what `TorchSampler` takes, and:
 
-    Parameters
-    ----------
-    networks, outputs, shape, seed, attempt, precision
-        As for `TorchSampler`.
-    batch_size : int
-        Padded batch shape of every forward pass, >= 1; the triton backend runs partial batches in
-        smaller ones, which changes no vote.
-    backend : str
-        ``cudnn``, ``triton``, ``compile`` or ``eager``; ``auto`` takes the fastest of cudnn,
-        triton and eager for each network; or ``selector=cudnn,classifier=eager``.
-    slots : int
-        Images held at once, >= 1.
-    stream : DeviceStream, optional
-        By default a stream of the current CUDA device.
-    noise : str
-        ``gaussian``, or ``integer`` (not for the triton backend).
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range, or a network does not fit it.
-    SamplerError
-        If a network gives a row other logits at another place in the batch.
+    ``backend``: ``cudnn``, ``triton`` (Gaussian noise only; runs partial batches in smaller ones,
+    which changes no vote), ``compile`` or ``eager``; ``auto`` takes the fastest of cudnn, triton
+    and eager for each network; or ``selector=cudnn,classifier=eager``. ``slots``: images held at
+    once. ``stream``: by default one of the current device. A network that gives a row other logits
+    at another place in the batch is a `SamplerError`.
     """
 
     depth = 2

@@ -4,7 +4,6 @@ Every forward pass has the same padded shape and runs on one thread; threads wor
 batches. So a vote does not depend on batch mates, on its row, or on the number of threads.
 """
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +15,13 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import grid_steps
-from dualsmooth.engine.machine import available_cores, keep_freed_memory
-from dualsmooth.engine.models.capture import capture
-from dualsmooth.engine.models.ensemble import by_stages
+from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.forms import first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3
-from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
-from dualsmooth.engine.samplers.sampler import Pending, Rows, Segment, unroll
+from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.sampler import Pending, Rows, Segment, thread_count, unroll
 from dualsmooth.engine.samplers.torch_noise import normal_rows
 from dualsmooth.engine.settings import NOISES
 
@@ -37,29 +34,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class TorchSampler:
     """Counts votes of torch networks on the CPU.
 
-    Parameters
-    ----------
-    networks : mapping of str to torch.nn.Module
-        Networks taking (rows, channels, height, width) in [0, 1] units and giving logits.
-    outputs : mapping of str to int
-        Number of classes of each network.
-    shape : tuple of int
-        Image shape (height, width, channels).
-    seed, attempt : int
-        Noise stream.
-    batch_size : int
-        Padded batch shape of every forward pass, >= 1.
-    threads : int or None
-        Batches in work at once; None means one per available core.
-    precision : str
-        ``fp32`` or ``bf16`` (weights and activations; logits are compared in float32).
-    noise : str
-        ``gaussian``, or ``integer``: images must lie on the 1/255 grid, and the noise is exact.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is outside its range.
+    Networks take (rows, channels, height, width) in [0, 1] units and give ``outputs`` logits;
+    images have shape (height, width, channels), for ``integer`` noise on the 1/255 grid.
+    ``threads`` batches are in work at once, by default one per core. In ``bf16`` weights and
+    activations are rounded, and logits are compared in float32.
     """
 
     name = "torch"
@@ -81,9 +59,7 @@ class TorchSampler:
         positive_integer("batch_size", batch_size)
         self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self.shape, self.seed, self.attempt, self.batch_size = shape, seed, attempt, batch_size
-        self.threads = (
-            available_cores() if threads is None else positive_integer("threads", threads)
-        )
+        self.threads = thread_count(threads)
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         self._images: dict[int, NDArray[np.float32]] = {}
         self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
@@ -177,29 +153,7 @@ class TorchSampler:
 
 def dtype_of(precision: str) -> torch.dtype:
     """The torch type of a precision; raises `ArgumentError` if it is unknown."""
-    if precision not in PRECISIONS:
-        raise ArgumentError("precision", f"must be one of {', '.join(PRECISIONS)}", precision)
-    return PRECISIONS[precision]
-
-
-def folded_network(
-    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
-) -> torch.nn.Module:
-    """A copy with batch norm folded, in one dtype, with channels-last convolutions.
-
-    ``shape`` is (rows, height, width, channels) of the batches it is for.
-    """
-
-    def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
-        height, width, channels = shape[1:]
-        example = torch.zeros(rows or shape[0], channels, height, width)
-        return fold_batch_norm(capture(stage, example) or stage)
-
-    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
-    for parameter in folded.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return folded
+    return PRECISIONS[one_of("precision", precision, tuple(PRECISIONS))]
 
 
 def one_thread() -> None:

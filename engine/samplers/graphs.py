@@ -22,16 +22,9 @@ SAMPLE_SIGMA = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A network's graphs.
+    """A network's graphs: rows of a bucket and what enqueues its graph, smallest bucket first.
 
-    Parameters
-    ----------
-    backend : str
-        Which backend runs it.
-    counts : int64 tensor [segments, classes + 1]
-        Where its votes go.
-    replays : tuple of (int, callable)
-        Rows of a bucket and what enqueues its graph; smallest bucket first.
+    Votes go to ``counts``, int64 [segments, classes + 1].
     """
 
     backend: str
@@ -55,18 +48,8 @@ def buckets(batch: int, any_shape: bool) -> list[int]:
 class Capturer:
     """Makes graphs over the static tensors of a sampler.
 
-    Parameters
-    ----------
-    stream : DeviceStream
-        Where everything runs.
-    inputs : Inputs
-        Images and key; with integer noise level 0 is SAMPLE_SIGMA.
-    table : int32 tensor [6, batch]
-        What the graphs read their rows from.
-    dtype : torch.dtype
-        Precision.
-    segments : int
-        Histograms a network votes into.
+    They read rows from ``table``, int32 [6, batch], and vote into ``segments`` histograms; with
+    integer noise level 0 of the inputs is SAMPLE_SIGMA.
     """
 
     stream: DeviceStream

@@ -28,20 +28,8 @@ _IMAGE, _STREAM = 0xD1342543DE82EF95, 0xF1357AEA2E62A9C5
 class FakeSampler:
     """Votes for class ``image_id % classes`` with a probability that depends on the image.
 
-    Parameters
-    ----------
-    networks : mapping
-        Ignored.
-    outputs : mapping of str to int
-        Classes of each network.
-    shape : tuple of int
-        Ignored.
-    seed, batch_size : int
-        As for any sampler.
-    pause : float
-        Seconds to sleep in every call, to imitate a slow network.
-    settings
-        Ignored.
+    Of what a sampler takes, it ignores networks, shape and the settings not named; ``pause``
+    seconds of sleep in every call imitate a slow network.
     """
 
     name = "fake"

@@ -31,10 +31,7 @@ Shape = tuple[int, int, int, int]
 class Compiled(nn.Module):
     """A compiled network as a module; may be called from as many threads as it has streams.
 
-    Parameters
-    ----------
-    compiled : openvino.CompiledModel
-        From float32 (rows, height, width, channels) to one output.
+    OpenVINO's network takes float32 (rows, height, width, channels) and has one output.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -58,29 +55,10 @@ def openvino_network(
 ) -> nn.Module:
     """A network run by OpenVINO, proved against the network itself.
 
-    Parameters
-    ----------
-    model : str
-        Its name, for messages.
-    folded : torch.nn.Module
-        The network with batch norm folded, float32; a `Consensus` is changed in place.
-    network : torch.nn.Module
-        As it was given.
-    shape : tuple of int
-        (rows, height, width, channels) of every batch.
-    precision : str
-        ``fp32`` or ``bf16``.
-    threads : int
-        Threads that call it at once.
-
-    Raises
-    ------
-    ArgumentError
-        If OpenVINO is missing, cannot run the network, loses something of it, or does not have the
-        precision on this processor.
-    SamplerError
-        If a row's logits depend on the other rows or on its place in the batch, or OpenVINO divides
-        a batch among threads.
+    ``folded`` is the network with batch norm folded, float32; a `Consensus` is changed in place.
+    ``shape`` is (rows, height, width, channels) of every batch, and ``threads`` call it at once.
+    What OpenVINO loses or cannot run is an `ArgumentError`; rows that depend on each other or on
+    their place, or batches divided among threads, are a `SamplerError`.
     """
     _check_installed()
 

@@ -16,8 +16,8 @@ import torch
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
-from dualsmooth.engine.samplers.eager import folded_network
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
@@ -41,17 +41,11 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network as one backend runs it.
+    """A network as one backend runs it: logits [rows, classes], or votes added to counts.
 
-    Parameters
-    ----------
-    scores : callable
-        (inputs, rows) -> logits [rows, classes].
-    votes : callable
-        (inputs, rows, counts): add the votes of the rows to counts int64 [segments, classes + 1].
-    any_shape : bool
-        Whether a row's vote is the same in a batch of any size, so that partial batches may run in
-        smaller ones. Libraries choose their algorithm by the batch size.
+    Counts are int64 [segments, classes + 1]. With ``any_shape`` a row's vote is the same in a batch
+    of any size, so partial batches may run in smaller ones; libraries choose their algorithm by the
+    batch size.
     """
 
     scores: Callable[[Inputs, Rows], torch.Tensor]
@@ -62,27 +56,12 @@ class Network:
 def build(
     backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
 ) -> Network:
-    """Make a network ready to run on the device of the inputs.
+    """Make a network ready to run on the device of the inputs; it is not changed.
 
-    Parameters
-    ----------
-    backend : str
-        ``cudnn`` (convolution, bias, sum and ReLU in one call), ``triton`` (CIFAR ResNets),
-        ``compile`` (torch.compile) or ``eager`` (the network itself). In the others batch norm is
-        folded.
-    network : torch.nn.Module
-        Takes (rows, channels, height, width) in [0, 1] units; it is not changed.
-    dtype : torch.dtype
-        Of weights and activations.
-    inputs : Inputs
-        Static tensors of the sampler.
-    batch : int
-        Rows of a full batch.
-
-    Raises
-    ------
-    ArgumentError
-        If the backend does not have this network.
+    ``cudnn`` does convolution, bias, sum and ReLU in one call, ``triton`` has CIFAR ResNets,
+    ``compile`` is torch.compile and ``eager`` the network itself; in the others batch norm is
+    folded. It takes (rows, channels, height, width) in [0, 1] units; ``batch`` is the rows of a
+    full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend == "triton":
@@ -91,9 +70,11 @@ def build(
         resnet = folded_resnet(network, dtype, device)
         if resnet is None or height % 4 or width % 4:
             raise ArgumentError(
-                "backend", "must not be triton for this network", type(network).__name__,
+                "backend",
+                "must not be triton for this network",
+                type(network).__name__,
                 "the kernels have CIFAR ResNets on images whose sides are multiples of 4",
-            )  # fmt: skip
+            )
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)

@@ -1,31 +1,22 @@
 """Segments: pieces of draws, packed into the fixed-shape batches a sampler runs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.draws import Draw
+from dualsmooth.engine.machine import available_cores
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """``count`` neighbouring samples of one draw, for the image in one slot.
+    """Samples ``first .. first + count - 1`` of one draw, for the image loaded into ``slot``.
 
-    Parameters
-    ----------
-    slot : int
-        Where the image was loaded.
-    image_id : int
-        Second counter word of its noise.
-    sigma : float
-        Noise standard deviation.
-    stream : int
-        Phase byte (`Draw.stream`).
-    first, count : int
-        Sample indices ``first .. first + count - 1``.
+    ``image_id`` is the second counter word of its noise, ``stream`` the phase byte (`Draw.stream`).
     """
 
     slot: int
@@ -39,6 +30,10 @@ class Segment:
     def of(cls, draw: Draw, slot: int, image_id: int, done: int, count: int) -> "Segment":
         """Samples ``done .. done + count - 1`` of a draw."""
         return cls(slot, image_id, draw.sigma, draw.stream, draw.first + done, count)
+
+    def part(self, done: int, count: int) -> "Segment":
+        """The next ``count`` samples of this segment after ``done`` of them."""
+        return replace(self, first=self.first + done, count=count)
 
 
 Pending: TypeAlias = Callable[[], NDArray[np.int64]]
@@ -82,6 +77,24 @@ class OwnedSampler(Sampler, Protocol):
 
     def close(self) -> None:
         """Stop its threads."""
+
+
+class Closing(Protocol):
+    """Is closed at the end of its ``with`` block."""
+
+    def close(self) -> None:
+        """Stop what runs for it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def thread_count(threads: int | None) -> int:
+    """Batches in work at once: as many as asked for, by default one per core."""
+    return available_cores() if threads is None else positive_integer("threads", threads)
 
 
 MakeSampler: TypeAlias = Callable[..., OwnedSampler]

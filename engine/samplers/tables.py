@@ -82,7 +82,7 @@ def divide(segments: Sequence[Segment], rows: int, most: int) -> list[Piece]:
                 pieces.append([])
                 room = rows
             count = min(segment.count - done, room)
-            pieces[-1].append((index, _part(segment, done, count)))
+            pieces[-1].append((index, segment.part(done, count)))
             done, room = done + count, room - count
     return pieces
 
@@ -124,9 +124,3 @@ def clear(table: NDArray[np.int32]) -> None:
     """Make rows of a table padding: noise-free copies of slot 0 that vote nowhere."""
     table[...] = 0
     table[COLUMNS.index("segment")] = -1
-
-
-def _part(segment: Segment, done: int, count: int) -> Segment:
-    return Segment(
-        segment.slot, segment.image_id, segment.sigma, segment.stream, segment.first + done, count
-    )

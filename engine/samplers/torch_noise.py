@@ -29,20 +29,9 @@ def normal_rows(
     samples: NDArray[np.uint64],
     shape: tuple[int, int, int],
 ) -> NDArray[np.float32]:
-    """Standard normals of whole rows.
+    """Standard normals of whole rows, float32, shape (rows, height, width, channels).
 
-    Parameters
-    ----------
-    seed : int
-        Run seed.
-    image_ids, word3, samples : ndarray of uint64, shape (rows,)
-        Counter words c2, c3 and c1 of each row.
-    shape : tuple of int
-        Image shape (height, width, channels).
-
-    Returns
-    -------
-    ndarray of float32, shape (rows, height, width, channels)
+    ``image_ids``, ``word3`` and ``samples`` are the counter words c2, c3 and c1 of each row.
     """
     blocks = blocks_per_image(shape)
     lanes = np.empty((len(samples), blocks, 4), np.float32)

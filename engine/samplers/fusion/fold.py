@@ -8,45 +8,25 @@ from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import capture, has_hooks
+from dualsmooth.engine.models.ensemble import by_stages
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> nn.Module:
-    """A copy of a network with each conv -> batch norm pair made one convolution.
+    """A copy of a network in eval mode with each conv -> batch norm pair made one convolution.
 
-    For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is
-    w gamma / sqrt(var + eps) and the new bias (b - mean) gamma / sqrt(var + eps) + beta, computed
-    in float64. A pair is left alone if its parts are used elsewhere or carry hooks. The result
-    agrees with the network up to rounding, but its votes are those of another network: it needs
-    a digest of its own.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A network in eval mode. It is not changed.
-    example : torch.Tensor, optional
-        As for `dualsmooth.engine.models.capture.capture`.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``module`` itself if it cannot be captured or no pair was found.
-
-    Raises
-    ------
-    ArgumentError
-        If any part of the network is in training mode.
+    For y = gamma (conv(x) - mean) / sqrt(var + eps) + beta the new weight is w gamma / sqrt(var +
+    eps) and the new bias (b - mean) gamma / sqrt(var + eps) + beta, computed in float64. A pair is
+    left alone if its parts are used elsewhere or carry hooks. The result agrees with the network up
+    to rounding, but its votes are those of another network: it needs a digest of its own. The
+    network itself is returned if it cannot be captured or no pair was found.
     """
     for name, part in module.named_modules():
         if part.training:
-            raise ArgumentError(
-                "module",
-                "must be in eval mode",
-                name or type(module).__name__,
-                "call module.eval() first",
-            )
+            received, hint = name or type(module).__name__, "call module.eval() first"
+            raise ArgumentError("module", "must be in eval mode", received, hint)
     traced = capture(module, example)
     pairs = _pairs(traced) if traced is not None else []
     if traced is None or not pairs:
@@ -56,6 +36,26 @@ def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> n
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
+
+
+def folded_network(
+    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
+) -> torch.nn.Module:
+    """A copy with batch norm folded, in one dtype, with channels-last convolutions.
+
+    ``shape`` is (rows, height, width, channels) of the batches it is for.
+    """
+
+    def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
+        height, width, channels = shape[1:]
+        example = torch.zeros(rows or shape[0], channels, height, width)
+        return fold_batch_norm(capture(stage, example) or stage)
+
+    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
+    for parameter in folded.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return folded
 
 
 def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
@@ -99,11 +99,9 @@ def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> Non
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    bias = (
-        -norm.running_mean.double()
-        if conv.bias is None
-        else (conv.bias.double() - norm.running_mean.double())
-    )
+    bias = -norm.running_mean.double()
+    if conv.bias is not None:
+        bias = conv.bias.double() + bias
     bias = bias * scale
     if norm.bias is not None:
         bias = bias + norm.bias.double()

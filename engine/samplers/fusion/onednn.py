@@ -34,19 +34,9 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """A copy of a network for one batch shape and dtype, with fewer passes over memory.
 
     The result agrees with the network up to rounding, and row by row does not depend on the other
-    rows.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A network in eval mode with batch norm folded (`fold_batch_norm`); float32 or bfloat16.
-    example : torch.Tensor, shape (rows, channels, height, width)
-        A batch like those the network will get: shape, dtype, memory layout and values.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``module`` itself if it cannot be captured or oneDNN is missing.
+    rows. The network is in eval mode with batch norm folded; the example is a batch like those it
+    will get: shape, dtype, memory layout and values. The network itself is returned if it cannot be
+    captured or oneDNN is missing.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return module
@@ -78,8 +68,9 @@ def _fuse_linear(traced: fx.GraphModule, node: fx.Node, layer: nn.Linear) -> Non
             pixels = traced.graph.call_method("permute", (maps, 0, 2, 3, 1))
             source = traced.graph.call_method("flatten", (pixels, 1))
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, shape_of(node.args[0])[0])
-    replace(traced, node, last, torch.ops.mkldnn._linear_pointwise.default,
-            (source,), packed, layer.bias, (_attribute(relu), [], ""))  # fmt: skip
+    call = torch.ops.mkldnn._linear_pointwise.default
+    options: tuple[Any, ...] = (_attribute(relu), [], "")
+    replace(traced, node, last, call, (source,), packed, layer.bias, options)
 
 
 def _flattened(traced: fx.GraphModule, node: Any) -> fx.Node | None:
@@ -137,10 +128,16 @@ def _fuse_direct(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> Non
     last = pooled if pool and pooled is not None else last
     source, normalize = _before_normalization(traced, node)
     assert not isinstance(layer.padding, str)  # the layer is plain
+    padding = (layer.padding[0], layer.padding[1])
     direct = direct_conv.DirectConv(
-        layer.weight, layer.bias, stride=layer.stride[0],
-        padding=(layer.padding[0], layer.padding[1]), relu=relu, pool=pool, normalize=normalize,
-    )  # fmt: skip
+        layer.weight,
+        layer.bias,
+        stride=layer.stride[0],
+        padding=padding,
+        relu=relu,
+        pool=pool,
+        normalize=normalize,
+    )
     replace_by_module(traced, node, last, direct, (source,))
 
 
@@ -167,20 +164,20 @@ def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    source = node.args[0]
+    source, call = node.args[0], torch.ops.mkldnn._convolution_pointwise
     weight = _packed_convolution(layer, shape_of(source))
-    geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+    geometry = _geometry(layer)
     total = following_sum(node)
     if total is None:
         last, relu = following_relu(traced, node)
-        replace(traced, node, last, torch.ops.mkldnn._convolution_pointwise.default,
-                (source,), weight, layer.bias, (*geometry, _attribute(relu), [], ""))  # fmt: skip
+        options = (*geometry, _attribute(relu), [], "")
+        replace(traced, node, last, call.default, (source,), weight, layer.bias, options)
         return
     other = _other(total, node)
     last, relu = following_relu(traced, total)
     unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
-    replace(traced, total, last, torch.ops.mkldnn._convolution_pointwise.binary,
-            (source, other), weight, layer.bias, (*geometry, "add", 1, *unary))  # fmt: skip
+    options = (*geometry, "add", 1, *unary)
+    replace(traced, total, last, call.binary, (source, other), weight, layer.bias, options)
 
 
 def _attribute(relu: bool) -> str:
@@ -189,7 +186,8 @@ def _attribute(relu: bool) -> str:
 
 def _packed_convolution(layer: nn.Conv2d, source: tuple[int, ...]) -> torch.Tensor:
     reorder: Callable[..., torch.Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
-    return reorder(
-        layer.weight.detach().to_mkldnn(), list(layer.padding), list(layer.stride),
-        list(layer.dilation), layer.groups, list(source),
-    )  # fmt: skip
+    return reorder(layer.weight.detach().to_mkldnn(), *_geometry(layer), list(source))
+
+
+def _geometry(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups

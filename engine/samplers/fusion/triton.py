@@ -17,20 +17,8 @@ def folded_resnet(
 ) -> FoldedResNet | None:
     """Fold batch norm and preprocessing, and lay weights out as the kernels read them.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A network in eval mode; it is not changed.
-    dtype : torch.dtype
-        Compute dtype: float32, float16 or bfloat16. Biases stay float32.
-    device : torch.device
-        Where the weights go.
-
-    Returns
-    -------
-    FoldedResNet or None
-        None if the kernels do not have this network: another architecture, hooks, or images
-        without 1, 3 or 4 channels.
+    Weights are in the compute dtype, biases stay float32. None if the kernels do not have this
+    network: another architecture, hooks, or images without 1, 3 or 4 channels.
     """
     if type(network) is not CifarResNet or network.conv1.in_channels not in (1, 3, 4):
         return None

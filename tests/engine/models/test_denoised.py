@@ -28,7 +28,7 @@ from dualsmooth.engine.models.denoised import (
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.engine.samplers.eager import folded_network
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 
 LINEAR = noise_schedule("linear")
 

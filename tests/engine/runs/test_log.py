@@ -14,7 +14,8 @@ from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.runs.log import RunLog, radius_text, read_log, table
+from dualsmooth.engine.runs.log import RunLog, read_log
+from dualsmooth.engine.runs.table import radius_text, table
 
 STAMP = Stamp(
     method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",

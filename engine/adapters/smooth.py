@@ -1,0 +1,141 @@
+"""The interface of Cohen et al.'s code: one classifier, one input, CERTIFY and PREDICT."""
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import ABSTAIN
+from dualsmooth.engine.checks import positive, positive_integer
+from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import AnyArray
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Result = TypeVar("Result")
+
+
+class Smooth:
+    """A smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c).
+
+    Parameters
+    ----------
+    base_classifier : torch.nn.Module or callable
+        Maps a batch of inputs to logits; it is put into evaluation mode, and read anew at each
+        call.
+    num_classes : int
+        Number of logits.
+    sigma : float
+        Noise standard deviation in input units.
+    seed : int
+        Noise seed. Every call draws fresh noise (the call number is the image id).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+    """
+
+    ABSTAIN: ClassVar[int] = ABSTAIN
+
+    def __init__(
+        self,
+        base_classifier: "Callable[[torch.Tensor], torch.Tensor]",
+        num_classes: int,
+        sigma: float,
+        *,
+        seed: int = 0,
+    ) -> None:
+        if not callable(base_classifier):
+            rule = "must be a module or a function from a batch of inputs to logits"
+            raise ArgumentError("base_classifier", rule, type(base_classifier).__name__)
+        if positive_integer("num_classes", num_classes) < 2:
+            raise ArgumentError("num_classes", "must be an integer >= 2", num_classes)
+        self.base_classifier, self.num_classes = base_classifier, int(num_classes)
+        self.sigma, self.seed, self._calls = positive("sigma", sigma), Settings(seed=seed).seed, 0
+        self._built: tuple[str, nn.Module] | None = None
+
+    def certify(
+        self, x: "torch.Tensor | AnyArray", n0: int, n: int, alpha: float, batch_size: int
+    ) -> tuple[int, float]:
+        """CERTIFY of Cohen et al. (2019).
+
+        Parameters
+        ----------
+        x : torch.Tensor, or any array with ``__dlpack__``
+            One input, floating point: (channels, height, width), also as a batch of one, or any
+            other shape of up to three axes without batch axis.
+        n0, n : int
+            Votes to choose the class, and fresh votes to bound its probability.
+        alpha : float
+            Failure probability in (0, 1).
+        batch_size : int
+            Rows per forward pass; part of what makes votes reproducible.
+
+        Returns
+        -------
+        tuple of (int, float)
+            Class and L2 radius, rounded down; (ABSTAIN, 0.0) if nothing is certified.
+
+        Raises
+        ------
+        ArgumentError
+            If an argument is outside its range, or x is no input that float32 can hold.
+        FileError
+            If the classifier gives no logits, or reads more than its own row of a batch.
+        """
+        method = FixedSmoothing(OneNetwork(), self.sigma)
+        certificate = self._drive(x, method.certify(Budget(n0, n), alpha), batch_size)
+        label = self.ABSTAIN if certificate.predicted is None else certificate.predicted
+        return label, certificate.radius
+
+    def predict(self, x: "torch.Tensor | AnyArray", n: int, alpha: float, batch_size: int) -> int:
+        """PREDICT of Cohen et al. (2019): the class, wrong with probability <= alpha, or ABSTAIN.
+
+        Parameters and errors as in `certify`; ``n`` votes are drawn.
+        """
+        method = FixedSmoothing(OneNetwork(), self.sigma)
+        prediction = self._drive(x, method.predict(n, alpha), batch_size)
+        return self.ABSTAIN if prediction.predicted is None else prediction.predicted
+
+    def _drive(
+        self,
+        x: "torch.Tensor | AnyArray",
+        procedure: "Generator[Draw, Counts, Result]",
+        batch_size: int,
+    ) -> Result:
+        from dualsmooth.engine.runtime.flight import Flight, drive
+        from dualsmooth.engine.samplers.choose import make_sampler
+        from dualsmooth.engine.samplers.classifier import as_image
+
+        image, shape = as_image(x)
+        sampler = make_sampler(
+            {OneNetwork.name: self._network(shape)},
+            {OneNetwork.name: self.num_classes},
+            image.shape,
+            seed=self.seed,
+            batch_size=batch_size,
+        )
+        flight = Flight(self._calls, procedure, slot=0)
+        self._calls += 1
+        try:
+            sampler.load(0, image)
+            result = drive(flight, sampler).result
+        finally:
+            sampler.close()
+        assert result is not None
+        return result
+
+    def _network(self, shape: tuple[int, ...]) -> "nn.Module":
+        """The classifier as it is now; tried once, and again when it has changed."""
+        from dualsmooth.engine.samplers.classifier import bundle_for
+
+        bundle = bundle_for(self.base_classifier, shape, self.num_classes)
+        if self._built is None or self._built[0] != bundle.digest:
+            self._built = bundle.digest, bundle.build(OneNetwork.name)
+        return self._built[1]
