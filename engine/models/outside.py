@@ -56,10 +56,9 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._watches:  # a thread that outlives the pass
             sys.setprofile(None)
             return
-        name = getattr(function, "__qualname__", "")
-        logs = frame.f_globals.get("__name__") == "logging"
-        if event == "c_call" and name in _OUTSIDE and not logs:
-            self.read.append(f"{name}()")
+        if event == "c_call" and frame.f_globals.get("__name__") != "logging":
+            name = getattr(function, "__qualname__", "")
+            self.read += [f"{name}()"] if name in _OUTSIDE else []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
