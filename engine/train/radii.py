@@ -1,5 +1,6 @@
 """Radii of training images, estimated by networks that did not see them."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import open_unit, positive_integer
+from dualsmooth.engine.models.front_door import admitted
 from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Step, autocast
 
@@ -98,7 +100,10 @@ def radii_of(
     generator: Generator,
     step: Step,
 ) -> Tensor:
-    """`true_class_radii`, kept in the checkpoints so that a resumed run need not vote again."""
+    """`true_class_radii`, kept in the checkpoints so that a resumed run need not vote again.
+
+    A network that a bundle would refuse labels nothing.
+    """
 
     def use(state: dict[str, Any]) -> Tensor:
         generator.set_state(state["generator"])
@@ -110,6 +115,9 @@ def radii_of(
     kept = step.checkpoints.restore(step.name, use)
     if kept is not None:
         return kept
+    channels, height, width = images.shape[1:]
+    trial = copy.deepcopy(module).cpu().float().eval()
+    admitted(trial, (height, width, channels), None, "labelling network", step.name)
     radii = true_class_radii(
         module, images, labels, sigma, labelling.votes, generator, labelling.runner_up
     )

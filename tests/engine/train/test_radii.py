@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.train.checkpoints import Checkpoints
 from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Step
@@ -82,6 +82,34 @@ def test_kept_radii_are_not_voted_for_again(tmp_path: Path) -> None:
     radii = radii_of(HalfSpace(), x, labels, 0.5, Labelling(50), first, step)
     assert torch.equal(radii, radii_of(nn.Identity(), x, labels, 0.5, Labelling(50), again, step))
     assert torch.equal(first.get_state(), again.get_state())
+
+
+class BatchMean(HalfSpace):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean())
+
+
+class Flip(HalfSpace):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.flip(x, [3]) if torch.rand(()) < 0.5 else x)
+
+
+class Counter(HalfSpace):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x + self.calls)
+
+
+@pytest.mark.parametrize("kind", [BatchMean, Flip, Counter])
+def test_a_network_that_no_bundle_takes_labels_nothing(
+    tmp_path: Path, kind: type[HalfSpace]
+) -> None:
+    step = Step("radii", Checkpoints(tmp_path / "run", {}))
+    x, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(FileError, match="labelling network must"):
+        radii_of(kind().eval(), x, labels, 0.5, Labelling(50), torch.Generator(), step)
 
 
 def test_shares_of_a_selector() -> None:
