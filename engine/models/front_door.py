@@ -111,8 +111,10 @@ class _Trial:
 
     def _compare(self) -> None:
         fresh = _copy(self.module)
-        self.first_pass()
-        self._outside.read.clear()  # of what was imported meanwhile
+        try:
+            self.first_pass()
+        finally:
+            self._outside.read.clear()  # of what was imported meanwhile
         batch = noisy(self._rows(), self.asked[0]).contiguous()
         wanted = self._pass(batch)
         before = kept_state(self.module)

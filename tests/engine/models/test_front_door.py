@@ -8,6 +8,8 @@ import logging
 import os
 import random
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -352,3 +354,21 @@ def test_every_road_has_the_door(name: str) -> None:
     bundle = Bundle.from_classifier(module, num_classes=CLASSES, input_shape=SHAPE)
     with pytest.raises(FileError, match="classifier must give an image the same logits"):
         bundle.build("classifier")
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_named_in_a_fresh_process_too() -> None:
+    """There PyTorch imports modules in the first pass, which draw random numbers of their own."""
+    code = (
+        "from torch import nn\n"
+        "from dualsmooth.engine import Bundle\n"
+        "class Two(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        y = x.flatten(1)[:, :2] * 1.0\n"
+        "        return y, y\n"
+        "made = Bundle.from_classifier(Two().eval(), num_classes=2, input_shape=(2, 2, 1))\n"
+        "made.build('classifier')\n"
+    )
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "must map images (2, 2, 1) to 2 logits, a tensor" in said
