@@ -1,12 +1,12 @@
 """What a run folder may hold before a run writes to it, and what must be equal to go on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import LOCK, PART
+from dualsmooth.engine.json_file import read_json
 
 RUN = "run.json"
 REPORTS = ("summary.md", "curves.png", "curves.pdf", "report.html")
@@ -25,9 +25,8 @@ def check_folder(folder: Path, may_hold_run: bool) -> None:
 def check_ours(path: Path) -> None:
     """Refuse to replace what another program calls ``run.json``, and the files beside it."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        ours = FIELDS == set(record)
-    except (OSError, ValueError, TypeError, RecursionError):
+        ours = FIELDS == set(read_json(path))
+    except (FileError, TypeError):
         ours = False
     if not ours:
         rule = "must be the record of a run, so that --fresh deletes nothing else"
