@@ -2,17 +2,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+LIMITS := requirements/constraints.txt
+PIP    := $(BIN)/python -m pip install -q -c $(LIMITS)
 
 .PHONY: certify report docs test test-all aot lint pins clean
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LIMITS)
 	$(PYTHON) -c 'import sys; sys.exit("DualSmooth needs python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e .
+	$(PIP) -e .
 	touch $@
 
 $(VENV)/.installed-test: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[test,dev,report,export,browser]'
+	$(PIP) -e '.[test,dev,report,export,browser]'
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
@@ -30,7 +32,7 @@ certify: $(STAMP)
 	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"
 
 $(VENV)/.installed-report: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[report]'
+	$(PIP) -e '.[report]'
 	touch $@
 
 report: $(VENV)/.installed-report
@@ -39,7 +41,7 @@ report: $(VENV)/.installed-report
 	@echo "runs/digits/report: curves.png, report.html, summary.md and more"
 
 $(VENV)/.installed-docs: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	touch $@
 
 docs: $(VENV)/.installed-docs
@@ -66,7 +68,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 
-PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate
+PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate -c $(LIMITS)
 EXTRAS := $(foreach extra,runtime export report parquet cluster cpu,--extra $(extra))
 
 pins:

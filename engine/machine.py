@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
+
+TESTED_TORCH = (2, 13)
+"""Newest PyTorch that the suite runs with; `requirements/constraints.txt` names it."""
 
 SWITCHES = (
     "ATEN_CPU_CAPABILITY DNNL_DEFAULT_FPMATH_MODE DNNL_MAX_CPU_ISA MKL_CBWR "
@@ -106,3 +110,12 @@ def installed_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+@cache
+def warn_of_untested(torch: str) -> None:
+    """Say once that this PyTorch is newer than those the suite was run with."""
+    if tuple(int(part) for part in torch.split(".")[:2]) > TESTED_TORCH:
+        tested = ".".join(map(str, TESTED_TORCH))
+        text = f"PyTorch {torch} is newer than {tested}, the newest that DualSmooth was tested with"
+        warnings.warn(text, stacklevel=2)

@@ -9,6 +9,7 @@ import torch
 
 from dualsmooth.engine.backends import AUTO, check_backend
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.machine import warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
@@ -60,6 +61,7 @@ def make_sampler(
     Arguments are those of `TorchSampler`, `CpuSampler` and `CudaSampler`; threads are the CPU's.
     """
     check_backend(backend, device)
+    warn_of_untested(torch.__version__)
     if device == "cuda":
         return CudaSampler(networks, outputs, shape, backend=backend, slots=slots, **settings)
     settings["threads"] = threads
