@@ -1,4 +1,4 @@
-"""Editable installs let editors and type checkers follow `dualsmooth.*` into this checkout.
+"""Editable installs let editors and type checkers follow `dualsmooth` into this checkout.
 
 They do not follow the import hook by which such an install maps `dualsmooth.engine` to `engine/`.
 So it also writes `typings/dualsmooth/...`: a stub for each module that names the file it stands
@@ -14,7 +14,8 @@ from typing import ClassVar
 from setuptools import Command, setup
 from setuptools.command.editable_wheel import editable_wheel
 
-STUBS = Path("typings")
+STUBS, FACE = Path("typings"), Path("engine/face")
+"""The face is what `import dualsmooth` gives; all other folders keep their names."""
 
 
 def stub(file: Path) -> str:
@@ -22,6 +23,7 @@ def stub(file: Path) -> str:
     module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
     names = symtable.symtable(file.read_text("utf-8"), str(file), "exec").get_symbols()
     private = [s.get_name() for s in names if s.is_assigned() and s.get_name().startswith("_")]
+    private = [name for name in private if name not in ("__dir__", "__getattr__")]
     lines = [f"from {module} import *", *(f"from {module} import {n} as {n}" for n in private)]
     return "\n".join(lines) + "\n"
 
@@ -31,7 +33,8 @@ def write_stubs() -> None:
     shutil.rmtree(STUBS, ignore_errors=True)
     for top in ("engine", "kernels", "export", "benchmarks"):
         for file in Path(top).rglob("*.py"):
-            place = STUBS / "dualsmooth" / file.with_suffix(".pyi")
+            name = file.relative_to(FACE) if file.is_relative_to(FACE) else file
+            place = STUBS / "dualsmooth" / name.with_suffix(".pyi")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(stub(file), "utf-8")
 

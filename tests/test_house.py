@@ -23,6 +23,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
     ("engine/runs", "engine/adapters", "export/check", "export/examples"),
     ("engine/report",),
     ("engine/cli",),
+    ("engine/face",),  # `import dualsmooth`
     ("benchmarks", "benchmarks/speed"),
     ("benchmarks/accuracy", "benchmarks/gpu"),
     ("benchmarks/soak/fuzz",),
@@ -31,7 +32,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 FACES = {"engine/__init__.py", "engine/api.py", "engine/readers.py"}
 FACES |= {f"engine/{room}/__init__.py" for room in ("bounds", "cli", "data", "noise", "radius")}
-USERS = ("engine/adapters/", "benchmarks/")
+USERS = ("engine/adapters/", "engine/face/", "benchmarks/")
 """Who imports a face, as users do; the rest imports what is behind it."""
 ALLOWED = {("engine/cli/app.py", "benchmarks/speed/suites.py")}
 """`dualsmooth bench` runs the suites that come with the package."""

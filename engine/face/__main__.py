@@ -1,0 +1,5 @@
+"""`python -m dualsmooth`."""
+
+from dualsmooth.engine.cli.app import main
+
+main()
