@@ -28,7 +28,7 @@ SWITCHES = (
 
 def machine() -> dict[str, Any]:
     """Versions and hardware."""
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    versions = {name: installed_version(name) for name in PACKAGES}
     openvino = installed_version("openvino")
     return {
         "python": platform.python_version(),
@@ -104,6 +104,7 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 
+@cache
 def installed_version(package: str) -> str | None:
     """Version of a package, None if it is not installed."""
     try:

@@ -25,12 +25,13 @@ def typed_record(kind: type[Record], value: object) -> Record:
     Any. Those with a default may be left out; none may be unknown, of another type, or against the
     dataclass's own rule.
     """
+    what = kind.__name__.lstrip("_")
     if not isinstance(value, dict):
-        raise ValueError(f"{kind.__name__} must be an object")
+        raise ValueError(f"{what} must be an object")
     hints, required = _fields(kind)  # type: ignore[arg-type]
     if not required <= value.keys() <= hints.keys():
         names = ", ".join(sorted(map(str, value.keys() ^ hints.keys())))
-        raise ValueError(f"{kind.__name__} must have its fields and no others: {names}")
+        raise ValueError(f"{what} must have its fields and no others: {names}")
     return kind(**{name: _typed(name, hints[name], item) for name, item in value.items()})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import error_level, positive_integer
+from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.json_file import read_json
@@ -23,15 +23,13 @@ from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network
-from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.records import digest_of, typed_record
 
 FORMAT, VERSION = "dualsmooth-deployment", 1
 INDEX = "deployment.json"
 DUAL = "dual.onnx"
 PRECISIONS = ("fp32", "int8")
 _LARGEST_INDEX = 1 << 20
-_WRONG = (ArgumentError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What is raised where an index holds something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,51 @@ class Terms:
     def __post_init__(self) -> None:
         Budget.fixed(self.n0, self.n)
         error_level("alpha", self.alpha)
+
+
+@dataclass(frozen=True)
+class _Input:
+    shape: tuple[int, int, int]
+    layout: str
+    dtype: str
+    range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    format: str
+    version: int
+    name: str
+    bundle_digest: str
+    input: _Input
+    num_classes: int
+    sigmas: tuple[float, ...]
+    tau: float | None
+    roles: tuple[str, ...]
+    batch_size: int
+    stream_version: int
+    precision: str
+    opset: int
+    ir_version: int
+    onnxruntime: str
+    certificate: Terms
+    files: dict[str, _File]
+    digest: str
+    calibration: dict[str, Any] | None = None
+    float_networks: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.precision, PRECISIONS)
+        positive_integer("batch_size", self.batch_size)
+        if self.batch_size * prod(self.input.shape) > LARGEST_BATCH:
+            rule = f"must make at most {LARGEST_BATCH} values"
+            raise ArgumentError("batch_size", rule, self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,29 +167,23 @@ def read_deployment(folder: str | Path) -> Deployment:
     index = folder / INDEX
     fields = _read_index(index)
     try:
-        for name, entry in fields["files"].items():
-            _check_file(folder, name, entry)
+        read = typed_record(_Index, fields)
+        for name, file in read.files.items():
+            _check_file(folder, name, file)
         for path in folder.iterdir():
-            if path.suffix in (".onnx", ".data") and path.name not in fields["files"]:
+            if path.suffix in (".onnx", ".data") and path.name not in read.files:
                 raise FileError(path, f"must be listed in {INDEX}, with its digest")
         networks = {
-            role: Network("onnx", {}, fields["files"][f"{role}.votes.onnx"]["sha256"], b"")
-            for role in fields["roles"]
+            role: Network("onnx", {}, read.files[f"{role}.votes.onnx"].sha256, b"")
+            for role in read.roles
         }
-        if fields["precision"] not in PRECISIONS:
-            rule = f"must be one of {', '.join(PRECISIONS)}"
-            raise ArgumentError("precision", rule, fields["precision"])
-        terms = Terms(**fields["certificate"])
-        shape, sigmas = tuple(fields["input"]["shape"]), tuple(fields["sigmas"])
-        classes, tau = fields["num_classes"], fields["tau"]
-        bundle = Bundle(fields["name"], shape, classes, sigmas, tau, networks)
-        method_of(bundle, terms)
-        rows = positive_integer("batch_size", fields["batch_size"])
-        if rows * prod(bundle.input_shape) > LARGEST_BATCH:
-            raise ArgumentError("batch_size", f"must make at most {LARGEST_BATCH} values", rows)
-        return Deployment(folder, bundle, rows, terms, fields["precision"], fields["digest"])
-    except _WRONG as error:
+        shape, sigmas = read.input.shape, tuple(map(float, read.sigmas))
+        bundle = Bundle(read.name, shape, read.num_classes, sigmas, read.tau, networks)
+        method_of(bundle, read.certificate)
+    except (ValueError, LookupError) as error:
         raise FileError(index, "must describe a deployment", error) from error
+    terms, precision = read.certificate, read.precision
+    return Deployment(folder, bundle, read.batch_size, terms, precision, read.digest)
 
 
 def _read_index(index: Path) -> dict[str, Any]:
@@ -158,23 +195,20 @@ def _read_index(index: Path) -> dict[str, Any]:
             hint = "made by another version of dualsmooth"
             raise FileError(index, f"must have {name} {known}", fields.get(name), hint)
     rest = {name: value for name, value in fields.items() if name != "digest"}
-    try:
-        digest = digest_of(rest)
-    except ValueError as error:  # infinity and NaN have no digest
-        raise FileError(index, "must hold finite numbers", error) from error
+    digest = digest_of(rest)
     if fields.get("digest") != digest:
         raise FileError(index, "must have the digest it states", digest, "was it edited?")
     return fields
 
 
-def _check_file(folder: Path, name: str, entry: dict[str, Any]) -> None:
+def _check_file(folder: Path, name: str, stated: _File) -> None:
     path = check_part(folder, name, LARGEST_WEIGHTS)
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size != entry["bytes"]:
-            raise FileError(path, f"must have {entry['bytes']} bytes", size, "truncated?")
+        if size != stated.bytes:
+            raise FileError(path, f"must have {stated.bytes} bytes", size, "truncated?")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != entry["sha256"]:
+    if digest != stated.sha256:
         rule = f"must have the SHA-256 that {INDEX} states"
         raise FileError(path, rule, digest, "damaged, or not from this deployment")
 

@@ -83,7 +83,7 @@ def export_bundle(
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             for path in sorted(draft.iterdir())
         }
-        index = index_of(bundle, terms, rows, about | _versions(), files)
+        index = index_of(bundle, terms, rows, about | versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
 
@@ -194,5 +194,6 @@ def _save(model: ModelProto, path: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """What reading the graphs takes, for the index."""
     return {"opset": OPSET, "ir_version": IR_VERSION, "onnxruntime": f">={OLDEST[0]}.{OLDEST[1]}"}

@@ -22,7 +22,7 @@ from dualsmooth.engine.runs.table import COLUMNS
 NEEDED = ("predict", "radius", "correct")
 _READ = (*NEEDED, "idx", "label")
 _TRUE, _FALSE = ("1", "1.0", "True", "true"), ("0", "0.0", "False", "false")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 

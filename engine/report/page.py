@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
@@ -23,27 +24,33 @@ from dualsmooth.engine.runs.table import radius_text
 
 def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:
     """The whole page as text."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError:
-        hint = "pip install 'dualsmooth[report]'"
-        raise ArgumentError("html", "needs jinja2", "jinja2 not installed", hint) from None
+    template = _template()
     pictures, notes = thumbnails(runs)
     radii, at_least = list(summaries[0].certified), summaries[0].at_least
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_part("page.html")).render(
-        style=Markup(_part("page.css")),
-        script=Markup(_part("page.js")),
-        data=Markup(_as_script(_data(runs, pictures))),
+    text: str = template.render(
+        style=_part("page.css"),
+        script=_part("page.js"),
+        data=_as_script(_data(runs, pictures)),
         runs=list(zip(runs, summaries, strict=True)),
         radii=radii,
         sign="≥" if at_least else ">",
         pairs=[(run.name, compare(runs[0], run, radii, at_least=at_least)) for run in runs[1:]],
-        plots=[(plot, Markup(inline_svg(plot))) for plot in plots],
+        plots=[(plot, inline_svg(plot)) for plot in plots],
         notes=[*(text for run in runs for text in run.warnings), *notes],
         version=metadata.version("dualsmooth"),
     )
+    return text
+
+
+@cache
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        hint = "pip install 'dualsmooth[report]'"
+        raise ArgumentError("html", "needs jinja2", "jinja2 not installed", hint) from None
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(_part("page.html"))
 
 
 def _part(name: str) -> str:

@@ -5,20 +5,40 @@ the same bytes on one kind of machine.
 """
 
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import whole_file, write_json, write_whole
-from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.json_file import parse_json, read_json
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
+from dualsmooth.engine.records import typed_record
 
 Used = TypeVar("Used")
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
+_STEP = re.compile(r"\w[\w@.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the metrics: a step's mean loss in an epoch, None if it was not finite."""
+
+    step: str
+    epoch: int
+    loss: float | None
+
+    def __post_init__(self) -> None:
+        if not _STEP.fullmatch(self.step):
+            raise ValueError(f"step must be the name of a step: {self.step[:80]!r}")
+        positive_integer("epoch", self.epoch)
 
 
 class Checkpoints:
@@ -85,20 +105,17 @@ class Checkpoints:
         with whole_file(path) as file:
             torch.save(state, file)
 
-    def metric(self, step: str, epoch: int, **values: float) -> None:
+    def metric(self, metric: Metric) -> None:
         """Append one line to the metrics; call it before `save` of the same epoch."""
         if self.folder is None:
             return
-        line = json.dumps({"step": step, "epoch": epoch, **values})
+        line = json.dumps(asdict(metric), allow_nan=False)
         with open(self.folder / METRICS, "ab", opener=plain_descriptor) as file:
             file.write(line.encode() + b"\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Metric]:
         """All lines of the metrics, in the order in which they were written."""
-        path = None if self.folder is None else self.folder / METRICS
-        if path is None or not path.exists():
-            return []
-        return [json.loads(line) for line in read_plain(path, LARGEST_TABLE).splitlines()]
+        return [] if self.folder is None else [metric for _, metric in _lines(self.folder)]
 
     def close(self) -> None:
         """Remove the states of a run that is done; recipe and metrics stay."""
@@ -110,21 +127,27 @@ class Checkpoints:
 
     def _drop_metrics_without_state(self) -> None:
         assert self.folder is not None
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept, reached = [], {}
-        for text in read_plain(path, LARGEST_TABLE).splitlines():
-            try:
-                line = json.loads(text)
-                step, epoch = str(line["step"]), int(line["epoch"])
-            except (ValueError, KeyError, TypeError, RecursionError):  # torn by the kill
-                continue
+        kept, reached = [], dict[str, int]()
+        for line, metric in _lines(self.folder):
+            step = metric.step
             if step not in reached:
                 reached[step] = self.restore(step, lambda state: int(state.get("epoch", 0))) or 0
-            if epoch <= reached[step]:
-                kept.append(text + b"\n")
-        write_whole(path, b"".join(kept))
+            if metric.epoch <= reached[step]:
+                kept.append(line + b"\n")
+        if os.path.lexists(self.folder / METRICS):
+            write_whole(self.folder / METRICS, b"".join(kept))
+
+
+def _lines(folder: Path) -> Iterator[tuple[bytes, Metric]]:
+    """Whole lines of the metrics; FileError if one is none."""
+    path = folder / METRICS
+    if not os.path.lexists(path):
+        return
+    for number, line in enumerate(read_plain(path, LARGEST_TABLE).split(b"\n")[:-1], 1):
+        try:
+            yield line, typed_record(Metric, parse_json(line))
+        except ValueError as error:
+            raise FileError(path, f"line {number} must be a metric", error) from error
 
 
 def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:

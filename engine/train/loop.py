@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from dualsmooth.engine.checks import non_negative, positive, positive_integer
-from dualsmooth.engine.train.checkpoints import Checkpoints
+from dualsmooth.engine.train.checkpoints import Checkpoints, Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _keep(
 ) -> None:
     if step is None:
         return
-    step.checkpoints.metric(step.name, epoch, loss=loss)
+    step.checkpoints.metric(Metric(step.name, epoch, loss if isfinite(loss) else None))
     states = {name: part.state_dict() for name, part in parts.items()}  # type: ignore[attr-defined]
     step.checkpoints.save(step.name, {**states, "generator": generator.get_state(), "epoch": epoch})
 

@@ -163,8 +163,10 @@ def model_card(bundle: Bundle, configuration: dict[str, Any], checkpoints: Check
 
 
 def _loss(checkpoints: Checkpoints, role: str) -> str:
-    losses = [line["loss"] for line in checkpoints.metrics() if _deployed(line["step"], role)]
-    return f"{losses[-1]:.4f}" if losses else "not kept"
+    losses = [line.loss for line in checkpoints.metrics() if _deployed(line.step, role)]
+    if not losses:
+        return "not kept"
+    return "not finite" if losses[-1] is None else f"{losses[-1]:.4f}"
 
 
 def _deployed(step: str, role: str) -> bool:

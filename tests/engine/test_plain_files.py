@@ -26,7 +26,7 @@ from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
-from dualsmooth.engine.train.checkpoints import Checkpoints
+from dualsmooth.engine.train.checkpoints import Checkpoints, Metric
 
 Plant = Callable[[Path], object]
 MINE = b"a file of the user's\nwith two lines\n"
@@ -245,7 +245,7 @@ def test_a_training_folder_is_not_left(tmp_path: Path, mine: Path) -> None:
     journal = Checkpoints(tmp_path / "run", {"a": 1})
     link(tmp_path / "run" / "metrics.jsonl")
     with pytest.raises(FileError, match="must be a plain file"):
-        journal.metric("s", 1, loss=0.5)
+        journal.metric(Metric("s", 1, 0.5))
     (tmp_path / "run" / "states").rmdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run" / "states").symlink_to(tmp_path / "elsewhere")

@@ -17,6 +17,7 @@ from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
@@ -212,6 +213,14 @@ def test_a_table_with_odd_numbers(
     code, _, line = command(capsys, "report", tmp_path / "t.tsv")
     assert code == (0 if (column, value) in ((1, ""), (3, "-0.1")) else 2)
     assert "\x1b" not in line
+
+
+def test_a_number_of_a_million_digits_is_no_matter(tmp_path: Path) -> None:
+    """Once the time to refuse one grew with the square of its length: hours, for this one."""
+    head = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+    (tmp_path / "t.tsv").write_text(head + "1\t3\t3\t" + "9" * 10**6 + "x\t1\t0.1\n")
+    with pytest.raises(FileError, match="line 2 must be valid"):
+        read_table(tmp_path / "t.tsv")
 
 
 ODD = (

@@ -24,7 +24,7 @@ from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.deployment import Terms
 from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
-from dualsmooth.export.write import index_of
+from dualsmooth.export.write import index_of, versions
 
 CLASSES = 3
 SETTINGS = Settings(Budget.fixed(10, 100), device="cpu")
@@ -73,7 +73,7 @@ def make_deployment(folder: Path, bundle: Path) -> None:
         digest = hashlib.sha256(data).hexdigest()
         files[f"{role}.votes.onnx"] = {"bytes": len(data), "sha256": digest}
     terms = Terms("dual", selector_rule="median", routing="interval")
-    index = index_of(source, terms, 64, {"precision": "fp32", "opset": 18}, files)
+    index = index_of(source, terms, 64, {"precision": "fp32", **versions()}, files)
     (folder / "deployment.json").write_text(json.dumps(index))
 
 

@@ -35,6 +35,7 @@ from dualsmooth.engine.methods.regions.anchors import read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import read_log, read_run
+from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, Checkpoints
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ def _files(run: Path, bomb: Bomb) -> dict[str, Target]:
         "idx": Target(_idx_seeds(), _idx),
         "npz": Target(_npz_seeds(), _npz),
         "anchors": Target([_anchors_seed()], _anchors),
-        "memory": Target([_memory_seed()], _memory, False),
+        "memory": Target(_memory_seeds(), _memory, True),
+        "metrics": Target(
+            [b'{"step": "classifier@0.25", "epoch": 1, "loss": 0.5}\n'], _metrics, True
+        ),
         "cifar pickle": Target(
             [_cifar_pickle(), pickle.dumps({b"data": bomb}), _cifar_nest()], _cifar_pickle_file
         ),
@@ -221,14 +225,14 @@ def _anchors(folder: Path, data: bytes) -> None:
     assert all(0.0 < sigma < float("inf") for sigma in anchors.levels)
 
 
-def _memory_seed() -> bytes:
+def _memory_seeds() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(path := Path(folder) / "memory")
         memory.bind({"bundle": "0", "method": "insta(memory)"})
         with memory.query(np.zeros((2, 2, 1), np.float32)) as query:
             query.remember(3, 0.5, 0.25, 0.001)
         memory.close()
-        return path.read_bytes()
+        return path.read_bytes().splitlines(keepends=True)
 
 
 def _memory(folder: Path, data: bytes) -> None:
@@ -238,3 +242,9 @@ def _memory(folder: Path, data: bytes) -> None:
         memory.bind({"bundle": "1"})
     memory.close()
     assert all(0.0 < ball.radius < float("inf") for ball in memory.balls)
+
+
+def _metrics(folder: Path, data: bytes) -> None:
+    (folder / RECIPE).write_bytes(b"{}")
+    (folder / METRICS).write_bytes(data)
+    assert not Checkpoints(folder, {}, resume=True).metrics(), "a metric without a state"

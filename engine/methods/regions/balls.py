@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.records import checksum, typed_record
 
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -74,6 +75,11 @@ class Query:
 
 
 @dataclass(frozen=True)
+class _Header:
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Line:
     x: str
     predicted: int
@@ -92,10 +98,8 @@ def digest_of_lines(lines: list[bytes]) -> str:
 def check_header(path: Path, line: bytes) -> None:
     """Refuse a first line that does not say what the balls are about."""
     try:
-        about = json.loads(line)["about"]
-        if not isinstance(about, dict):
-            raise ValueError(about)
-    except (ValueError, RecursionError) as error:
+        typed_record(_Header, parse_json(line))
+    except ValueError as error:
         raise FileError(f"{path}, line 1", "must say what the balls are about", error) from error
 
 
@@ -108,7 +112,7 @@ def ball_line(center: Image, ball: Ball, image_id: int | None) -> bytes:
 
 def parse_ball(line: bytes) -> tuple[NDArray[np.float64], Ball]:
     """Center and ball of a line; raises `ValueError` if it is none."""
-    stored = typed_record(_Line, json.loads(line))
+    stored = typed_record(_Line, parse_json(line))
     fields = asdict(stored)
     if fields.pop("checksum") != checksum(fields):
         raise ValueError("checksum does not match")

@@ -202,7 +202,7 @@ class Memory:
         for number, line in enumerate(lines[self._headed :], 1 + self._headed):
             try:
                 center, ball = parse_ball(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise FileError(f"{path}, line {number}", "must be a ball", error) from error
             self._centers.append(center)
             self._balls.append(ball)

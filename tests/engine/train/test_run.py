@@ -14,7 +14,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train import loop
 from dualsmooth.engine.train import run as recipes
-from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Checkpoints
+from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Checkpoints, Metric
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
 from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.run import RECIPES, train
@@ -332,6 +332,48 @@ def test_a_state_of_something_else_is_refused_in_one_line(tmp_path: Path, state:
             quick(tmp_path / "bundle")
     with pytest.raises(FileError, match="must be a training state"):
         quick(tmp_path / "bundle", resume=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"7",
+        b"[" * 99999,
+        b'{"step": "s", "epoch": 1}',
+        b'{"step": "s", "epoch": 1, "loss": "a"}',
+        b'{"step": "s", "epoch": true, "loss": 1}',
+        b'{"step": "s", "epoch": 0, "loss": 1}',
+        b'{"step": "s", "epoch": 1, "loss": 1e999}',
+        b'{"step": "s", "epoch": 1, "loss": NaN}',
+        b'{"step": "s", "epoch": 1, "epoch": 2, "loss": 1}',
+        b'{"step": "../../s", "epoch": 1, "loss": 1}',
+        b'{"step": "/etc/s", "epoch": 1, "loss": 1}',
+        b'{"step": "", "epoch": 1, "loss": 1}',
+        b'{"step": ["s"], "epoch": 1, "loss": 1}',
+        b"\0\xff",
+    ],
+)
+def test_a_metric_of_another_kind_is_refused_in_one_line(tmp_path: Path, line: bytes) -> None:
+    journal = Checkpoints(tmp_path / "run", {"a": 1})
+    journal.metric(Metric("s", 1, 0.5))
+    journal.metric(Metric("s", 2, None))
+    assert journal.metrics() == [Metric("s", 1, 0.5), Metric("s", 2, None)]
+    with (tmp_path / "run" / METRICS).open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(FileError, match=r"metrics\.jsonl: line 3 must be a metric"):
+        journal.metrics()
+    with pytest.raises(FileError, match=r"metrics\.jsonl: line 3 must be a metric"):
+        Checkpoints(tmp_path / "run", {"a": 1}, resume=True)
+
+
+def test_a_torn_metric_is_cut_off(tmp_path: Path) -> None:
+    journal = Checkpoints(tmp_path / "run", {"a": 1})
+    journal.save("s", {"epoch": 1})
+    for epoch in (1, 2):
+        journal.metric(Metric("s", epoch, 0.5))
+    with (tmp_path / "run" / METRICS).open("ab") as file:
+        file.write(b'{"step": "s", "ep')
+    assert Checkpoints(tmp_path / "run", {"a": 1}, resume=True).metrics() == [Metric("s", 1, 0.5)]
 
 
 @pytest.mark.parametrize("text", ["[" * 99999, "[]", "3"])
