@@ -75,7 +75,7 @@ def certify(
         backend=backend,
         noise=noise,
     )
-    with Session(method, settings) as session:
+    with Session.open(method, settings) as session:
         certificates = {c.image_id: c for c in session.certify(images, image_ids, labels)}
     order = image_ids if image_ids is not None else range(len(certificates))
     return [certificates[int(image_id)] for image_id in order]

@@ -63,6 +63,14 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         raise ArgumentError("images", "must have values in [0, 1]", found, hint)
 
 
+def check_shape(image: Any, shape: tuple[int, int, int]) -> None:
+    """Refuse one image, an array of any library, of another shape (height, width, channels)."""
+    found = tuple(image.shape)
+    if found != shape:
+        hint = "channels come last" if found == (shape[2], *shape[:2]) else ""
+        raise ArgumentError("image", f"must have shape {shape}", found, hint)
+
+
 def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
     """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
 

@@ -1,26 +1,25 @@
 """Certificates from a deployment folder, with NumPy, SciPy and ONNX Runtime alone.
 
-The procedures are the engine's own (`dualsmooth.engine.methods`), driven one draw at a time over
-ONNX Runtime, so every bound, ledger and rounding is the same code that ``dualsmooth certify`` runs.
+A session over ONNX Runtime: procedures, scheduler, bounds, ledgers and rounding are the code that
+``dualsmooth certify`` runs.
 A certificate is about the exported networks in the deployment's precision, float32 or int8, and
 names the deployment's digest. With ``pairs`` it is about the float32 networks behind int8 ones.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
-
-import numpy as np
-from numpy.typing import ArrayLike
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, Stamp
-from dualsmooth.engine.checks import error_level
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_ids, check_images, unit_float
+from dualsmooth.engine.images import AnyArray, check_shape
 from dualsmooth.engine.models.sources.onnx_session import CPU
-from dualsmooth.engine.runtime.flight import Flight, Result, drive
+from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.samplers.inputs import Images, share
 from dualsmooth.engine.samplers.sampler import Closing
+from dualsmooth.engine.settings import Settings
 from dualsmooth.export.deployment import read_deployment
 from dualsmooth.export.sampler import OnnxSampler
 
@@ -68,15 +67,13 @@ class OnnxCertifier(Closing):
         feed_noise: bool = False,
         threads: int | None = None,
     ) -> None:
-        for name, number, stop in (("seed", seed, 1 << 64), ("attempt", attempt, 1 << 16)):
-            if type(number) is not int or not 0 <= number < stop:
-                raise ArgumentError(name, f"must be an integer in [0, {stop})", number)
         self.deployment = read_deployment(folder)
+        self.settings = Settings(seed=seed, attempt=attempt, device="cpu", precision="fp32")
         method = self.deployment.method
         self.method = method(sigma) if pairs is None else self.deployment.transfer(sigma, pairs)
         about = self.deployment.precision
         self.precision = about if pairs is None else f"fp32 from {about} votes"
-        self.seed, self.attempt, self.provider = seed, attempt, provider
+        self.provider = provider
         self.sampler = OnnxSampler(
             *(self.deployment, self.method.roles),
             seed=seed,
@@ -85,20 +82,10 @@ class OnnxCertifier(Closing):
             feed_noise=feed_noise,
             threads=threads,
         )
-        self._stamp = Stamp(
-            method=self.method.name,
-            seed=seed,
-            attempt=attempt,
-            bundle=self.deployment.digest,
-            precision=self.precision,
-            device="cpu" if provider == CPU else provider,
-            sampler=self.sampler.name,
-            batch_size=self.sampler.batch_size,
-        )
 
     def certify(
         self,
-        image: ArrayLike,
+        image: AnyArray,
         *,
         n0: int | None = None,
         n: int | None = None,
@@ -134,20 +121,31 @@ class OnnxCertifier(Closing):
         ArgumentError
             If an argument is outside its range; nothing is drawn then.
         """
+        labels, options = None if label is None else [label], (n0, n, alpha, budget)
+        return next(self.certify_all(self._one(image), [image_id], labels, *options))
+
+    def certify_all(
+        self,
+        images: AnyArray,
+        image_ids: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+        n0: int | None = None,
+        n: int | None = None,
+        alpha: float | None = None,
+        budget: Budget | None = None,
+    ) -> Iterator[Certificate]:
+        """Certify many images, several at a time, and yield certificates as images are decided.
+
+        Images have the shape (count, height, width, channels) and by default the ids 0, 1, ..;
+        other arguments, results and errors are those of `certify`.
+        """
         if budget is not None and (n0, n) != (None, None):
             raise ArgumentError("budget", "must be given alone", f"n0={n0}, n={n}")
-        terms, started = self.deployment.terms, perf_counter()
-        chosen = budget or Budget.fixed(terms.n0 if n0 is None else n0, terms.n if n is None else n)
-        level = terms.alpha if alpha is None else alpha
-        flight = Flight(image_id, self.method.certify(chosen, level))
-        self._fly(flight, image)
-        assert flight.result is not None
-        seconds = perf_counter() - started
-        return Certificate.of(flight.result, self._stamp, image_id, label, flight.records, seconds)
+        return self._session(n0, n, alpha, budget).certify(images, image_ids, labels)
 
     def predict(
         self,
-        image: ArrayLike,
+        image: AnyArray,
         *,
         n: int | None = None,
         alpha: float | None = None,
@@ -157,25 +155,27 @@ class OnnxCertifier(Closing):
 
         Takes arguments and raises as `certify`; the noise level is estimated afresh.
         """
-        terms = self.deployment.terms
-        level = error_level("alpha", terms.alpha if alpha is None else alpha)
-        procedure = self.method.predict(terms.n if n is None else n, level)
-        flight = Flight(image_id, procedure)
-        self._fly(flight, image)
-        assert flight.result is not None
-        return flight.result
+        session = self._session(None, n, alpha)
+        ((_, prediction),) = session.predict(self._one(image), [image_id])
+        return prediction
 
-    def _fly(self, flight: Flight[Result], image: ArrayLike) -> None:
-        shape = self.sampler.shape
-        array = np.asarray(image)
-        if array.shape != shape:
-            hint = "channels come last" if array.shape == (shape[2], *shape[:2]) else ""
-            raise ArgumentError("image", f"must have shape {shape}", array.shape, hint)
-        (checked,) = check_images(array[None], shape)
-        check_ids([flight.image_id], 1)
-        flight.slot = 0
-        self.sampler.load(0, unit_float(checked))
-        drive(flight, self.sampler)
+    def _session(
+        self, n0: int | None, n: int | None, alpha: float | None, budget: Budget | None = None
+    ) -> Session:
+        """A session over the sampler, with the deployment's terms where none are given."""
+        terms = self.deployment.terms
+        fixed = Budget.fixed(terms.n0 if n0 is None else n0, terms.n if n is None else n)
+        level = terms.alpha if alpha is None else alpha
+        settings = replace(self.settings, budget=budget or fixed, alpha=level)
+        about = {"bundle": self.deployment.digest, "precision": self.precision}
+        if self.provider != CPU:
+            about["device"] = self.provider
+        return Session(self.method, settings, self.sampler, **about)
+
+    def _one(self, image: AnyArray) -> Images:
+        array = share(image, "image")
+        check_shape(array, self.sampler.shape)
+        return array[None]
 
     def close(self) -> None:
         """Stop the threads."""

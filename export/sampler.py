@@ -14,10 +14,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.images import check_shape
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import CPU, OrtSession, make_session
 from dualsmooth.engine.noise.stream import standard_normal
-from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
+from dualsmooth.engine.samplers.sampler import Sampler, Segment, row_votes, thread_count
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
 
@@ -28,14 +29,12 @@ Count = Callable[[Segment, NDArray[np.float32]], NDArray[np.int64]]
 """Votes of one segment of one image."""
 
 
-class OnnxSampler:
+class OnnxSampler(Sampler):
     """Counts votes of networks of a deployment, by their roles.
 
     With `feed_noise` the noise is made on the host even where the execution provider could. So many
     threads work on rows at once, by default one per available core.
     """
-
-    depth = 1
 
     def __init__(
         self,
@@ -48,7 +47,8 @@ class OnnxSampler:
         feed_noise: bool = False,
         threads: int | None = None,
     ) -> None:
-        self.shape, self.batch_size = deployment.bundle.input_shape, deployment.batch_size
+        self.shape = deployment.bundle.input_shape
+        self.batch_size = self.grain = deployment.batch_size
         self.threads = thread_count(threads)
         self._outputs = {role: deployment.outputs(role) for role in roles}
         self._seed, self._attempt = seed, attempt
@@ -66,8 +66,7 @@ class OnnxSampler:
 
     def load(self, slot: int, image: NDArray[np.float32]) -> None:
         """Put an image, float32, shape (height, width, channels), into a slot."""
-        if image.shape != self.shape:
-            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        check_shape(image, self.shape)
         self._images[slot] = np.ascontiguousarray(image, np.float32)
 
     def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
@@ -86,11 +85,6 @@ class OnnxSampler:
         for index, counts in self._pool.map(work, tasks):
             votes[index] += counts
         return votes
-
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Count at once; the votes are ready when this returns."""
-        votes = self.count(model, segments)
-        return lambda: votes
 
     def close(self) -> None:
         """Stop the worker threads."""
@@ -129,9 +123,7 @@ class OnnxSampler:
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
             logits = session.run(None, {pixels: rows})[0][: len(samples)]
-            valid = np.isfinite(logits).all(axis=1)
-            top = np.where(valid, np.argmax(np.where(valid[:, None], logits, 0), axis=1), outputs)
-            return np.bincount(top, minlength=outputs + 1)
+            return np.bincount(row_votes(logits), minlength=outputs + 1)
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             step = self.batch_size

@@ -37,7 +37,7 @@ USERS = ("engine/adapters/", "engine/face/", "benchmarks/")
 ALLOWED = {("engine/cli/app.py", "benchmarks/speed/suites.py")}
 """`dualsmooth bench` runs the suites that come with the package."""
 MOST_FILES, MOST_LINES = 17, 250
-MOST_HEART = 3220
+MOST_HEART = 3189
 """May only shrink: the aim is 3,000."""
 HEART = tuple(
     f"engine/{name}.py"

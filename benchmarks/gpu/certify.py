@@ -66,7 +66,7 @@ def _certified(
     """
     settings = Settings(budget, seed=1, device=turn.place.device.type, slots=GROUP)
     done: list[Certificate] = []
-    with Session(method, settings) as session:
+    with Session.open(method, settings) as session:
         _check_repeats(session, data, ids)
         start, longest = perf_counter(), 0.0
         for first in range(0, len(ids), GROUP):

@@ -40,7 +40,7 @@ def compare_dual(turn: Turn) -> dict[str, Any]:
 def certified(method: Method, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
     """One run over the images, after a check that a rerun gives the same certificates."""
     settings = Settings(budget, device=turn.place.device.type, slots=64)
-    with Session(method, settings) as session:
+    with Session.open(method, settings) as session:
         first, second = (_radii(list(session.certify(images[:8]))) for _ in range(2))
         require("certificates that a rerun changes", float(first != second), 0)
         start = perf_counter()

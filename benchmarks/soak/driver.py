@@ -53,7 +53,7 @@ class Instant(FakeSampler):
 def session(n: int, make: type[FakeSampler]) -> Session:
     """Dual smoothing of digits with the bundled networks replaced by a fake sampler."""
     settings = Settings(Budget.fixed(100, n), device="cpu", precision="fp32")
-    return Session(DualSmoothing(load_bundle("digits-dual")), settings, make)
+    return Session.open(DualSmoothing(load_bundle("digits-dual")), settings, make)
 
 
 def certify(images: int, n: int) -> tuple[list[Certificate], dict[str, float]]:

@@ -140,7 +140,7 @@ def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> N
     with ExitStack() as stack:
         for kind, budget in budgets(n, sigma).items():
             sessions = {
-                name: stack.enter_context(Session(method, Settings(budget)))
+                name: stack.enter_context(Session.open(method, Settings(budget)))
                 for name, method in methods(bundle, sigma)
             }
             some = images if kind != "fixed" else max(1, images // 4)

@@ -24,7 +24,7 @@ BUDGETS = (Budget.decide((0.25, 0.5), n=10_000), Budget.precise(n=1000), Budget.
 
 def measure(method: Method, budget: Budget, images: int) -> dict[str, Any]:
     """One run on the first images of the digits."""
-    with Session(method, Settings(budget)) as session:
+    with Session.open(method, Settings(budget)) as session:
         start = perf_counter()
         found = list(session.certify(load_images("digits").images[:images]))
         seconds, occupancy = perf_counter() - start, session.occupancy

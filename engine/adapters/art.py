@@ -138,7 +138,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget = Budget.fixed(self.sample_size, self.sample_size)
         settings = Settings(budget, seed=self.seed, batch_size=batch_size, **self._how)
         rows = np.zeros((len(ids), self.nb_classes), np.float32)
-        with Session(self.method, settings) as session:
+        with Session.open(self.method, settings) as session:
             for image_id, prediction in session.predict(images, ids):
                 if prediction.predicted is not None:
                     rows[image_id - ids[0], prediction.predicted] = 1.0

@@ -125,11 +125,9 @@ class Smooth:
         self._calls += 1
         try:
             sampler.load(0, image)
-            result = drive(flight, sampler).result
+            return drive(flight, sampler).result
         finally:
             sampler.close()
-        assert result is not None
-        return result
 
     def _network(self, shape: tuple[int, ...]) -> "nn.Module":
         """The classifier as it is now; tried once, and again when it has changed."""

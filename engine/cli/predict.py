@@ -131,7 +131,7 @@ def predict_files(
     images = {i: image for i, image in enumerate(read) if not isinstance(image, FileError)}
     if not images:
         raise next(error for error in read if isinstance(error, FileError))
-    with Session(method, Settings(Budget.fixed(1, n), alpha, **settings)) as session:
+    with Session.open(method, Settings(Budget.fixed(1, n), alpha, **settings)) as session:
         found = dict(session.predict(np.stack(list(images.values())), list(images)))
     records: list[dict[str, Any]] = []
     for i, (path, image) in enumerate(zip(paths, read, strict=True)):

@@ -45,7 +45,7 @@ def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str])
         from dualsmooth.engine.runtime.session import Session
 
         job = pipe.recv()
-        with Session(job.method, job.settings, job.make) as session:
+        with Session.open(job.method, job.settings, job.make) as session:
             beat = Heartbeat(pipe, number, lambda: session.occupancy.run, heartbeat.INTERVAL)
             with closing(beat):
                 beat.send(Ready(number, facts_of(session)))

@@ -46,7 +46,7 @@ class Actor:
         """Load the networks; what its votes depend on."""
         from dualsmooth.engine.runtime.session import Session
 
-        self._session = Session(self._job.method, self._job.settings, self._job.make)
+        self._session = Session.open(self._job.method, self._job.settings, self._job.make)
         return facts_of(self._session)
 
     def progress(self) -> int:

@@ -109,7 +109,7 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
     device, backend = (stamp.device, recorded_backend(stamp.sampler)) if here else (AUTO, AUTO)
     votes = (stamp.seed, attempt, device, stamp.precision, stamp.batch_size)
     settings = Settings(plan.budget, plan.alpha, *votes, backend=backend, noise=stamp.noise)
-    session = Session(method_with_all(bundle), settings)
+    session = Session.open(method_with_all(bundle), settings)
     if not here or session.sampler.name == stamp.sampler:
         return session
     session.close()

@@ -27,7 +27,7 @@ def search_anchors(
 
     if out.exists() or not out.parent.is_dir():
         raise FileError(out, "must be a new file in an existing folder")
-    with Session(method_with_all(bundle), settings) as session:
+    with Session.open(method_with_all(bundle), settings) as session:
         searches = session.search(images, search)
         bar = tqdm(searches, search.name, total=len(images), unit="image", disable=None)
         found = dict(bar)

@@ -29,7 +29,7 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
     chosen = settings = resolve(settings, bundle_of(method))
     while True:
         try:
-            session = Session(method, chosen, make)
+            session = Session.open(method, chosen, make)
             try:
                 _try(session)
             except BaseException:

@@ -45,12 +45,12 @@ class RecordedVotes:
 class Tally:
     """Votes of the first samples of a draw."""
 
-    votes: Counts | None = None
+    votes: Counts = field(default_factory=lambda: np.zeros((), np.int64))
     counted: int = 0
 
     def add(self, votes: NDArray[np.int64], count: int) -> None:
         """Add the votes of the next ``count`` samples."""
-        self.votes = votes.copy() if self.votes is None else self.votes + votes
+        self.votes = self.votes + votes
         self.counted += count
 
 
@@ -69,13 +69,19 @@ class Flight(Generic[Result]):
     records: list[DrawRecord] = field(default_factory=list)
     draw: Draw | None = None
     asked: int = 0
-    result: Result | None = None
+    _result: Result | None = None
     _tally: Tally = field(default_factory=Tally)
     _early: dict[Draw, Tally] = field(default_factory=dict)
 
     def start(self) -> None:
         """Run the procedure up to its first draw."""
         self._advance(None)
+
+    @property
+    def result(self) -> Result:
+        """What the procedure, which has ended, returned."""
+        assert self._result is not None
+        return self._result
 
     @property
     def remaining(self) -> int:
@@ -107,7 +113,6 @@ class Flight(Generic[Result]):
         draw = self.draw
         if draw is None or self._tally.counted < draw.count:
             return False
-        assert self._tally.votes is not None
         self._record(draw, self._tally.votes)
         self._advance(self._tally.votes)
         return True
@@ -142,10 +147,9 @@ class Flight(Generic[Result]):
                         self.draw, self.asked = draw, self._tally.counted
                         return
                     votes = self._tally.votes
-                    assert votes is not None
                 self._record(draw, votes)
         except StopIteration as stop:
-            self.draw, self.asked, self.result = None, 0, stop.value
+            self.draw, self.asked, self._result = None, 0, stop.value
 
 
 def drive(flight: Flight[Result], sampler: Sampler) -> Flight[Result]:

@@ -119,9 +119,8 @@ class Scheduler(Generic[Result]):
         pending = self.sampler.submit(model, [part.segment for part in parts])
         self._steps.append(_Step(parts, pending, start))
         self._submitted += 1
-        rows = sum(part.segment.count for part in parts)
-        self.occupancy.used += rows
-        self.occupancy.run += -(-rows // batch) * batch
+        self.occupancy.used += sum(part.segment.count for part in parts)
+        self.occupancy.run += -(-sum(self._room(p.segment.count) for p in parts) // batch) * batch
         return True
 
     def _pack(self, model: str, room: int) -> list[Part[Result]]:
@@ -134,18 +133,22 @@ class Scheduler(Generic[Result]):
             segment = Segment.of(flight.draw, flight.slot, flight.image_id, flight.asked, count)
             parts.append(Part(flight, segment))
             flight.asked += count
-            room -= count
+            room -= self._room(count)
             if not flight.remaining:
                 queue.popleft()
         if queue:
             self._queue(model).extend(queue)
         return parts
 
+    def _room(self, count: int) -> int:
+        """Rows that a segment of so many samples takes up."""
+        return -(-count // self.sampler.grain) * self.sampler.grain
+
     def _rows(self, model: str) -> int:
         """Rows waiting for a network, as far as one step can take them."""
         rows = 0
         for flight in self._queues[model]:
-            rows += flight.remaining
+            rows += self._room(flight.remaining)
             if rows >= self.sampler.capacity:
                 return self.sampler.capacity
         return rows

@@ -1,7 +1,8 @@
 """A method, its networks on a device, and the scheduler: certify or predict many images."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Prediction
@@ -13,9 +14,8 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.runtime.flight import Flight, RecordedVotes, Result
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
-from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
-from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
+from dualsmooth.engine.samplers.sampler import Closing, MakeSampler, Sampler
 from dualsmooth.engine.settings import Settings
 
 RECORDED = ("seed", "attempt", "device", "precision", "noise")
@@ -31,45 +31,48 @@ def _asking(draws: Sequence[Draw]) -> Generator[Draw, Counts, None]:
 
 
 class Session(Closing):
-    """Networks loaded once, for any number of images.
+    """A method over a sampler that is loaded once, for any number of images.
 
-    ``make`` takes what `make_sampler` takes, which is the default. Settings that do not fit the
-    method are an `ArgumentError`.
+    ``about`` names parts of the stamp that the settings and the method's bundle do not have right.
+    Settings that do not fit the method are an `ArgumentError`.
     """
 
-    def __init__(self, method: Method, settings: Settings, make: MakeSampler | None = None) -> None:
-        self.bundle = bundle_of(method)
-        settings = resolve(settings, self.bundle)
+    def __init__(self, method: Method, settings: Settings, sampler: Sampler, **about: str) -> None:
+        bundle = bundle_of(method)
         _check_fit(method, settings)
-        self.method, self.settings = method, settings
-        self._slots = settings.in_flight(method.serial)
-        self.shape = self.bundle.input_shape
-        recorded = {name: getattr(settings, name) for name in RECORDED}
-        self.sampler = (make or make_sampler)(
-            {role: self.bundle.build(role) for role in method.roles},
-            {role: self.bundle.outputs(role) for role in method.roles},
-            self.shape,
+        self.method, self.settings, self.sampler = method, settings, sampler
+        self.shape, self._slots = bundle.input_shape, settings.in_flight(method.serial)
+        self.sampler_name, self.batch_size = sampler.name, sampler.batch_size
+        facts = {name: getattr(settings, name) for name in RECORDED} | {"bundle": bundle.digest}
+        names: dict[str, Any] = {"method": method.name, "sampler": sampler.name, **facts, **about}
+        self._stamp = Stamp(batch_size=sampler.batch_size, **names)
+        method.bind({name: getattr(self._stamp, name) for name in BOUND})
+        self.occupancy = Occupancy()
+        self.failed: list[int] = []
+
+    @classmethod
+    def open(cls, method: Method, settings: Settings, make: MakeSampler | None = None) -> "Session":
+        """A session over the fastest sampler here, or what ``make`` gives for its arguments."""
+        from dualsmooth.engine.samplers.choose import make_sampler, resolve  # imports torch
+
+        bundle = bundle_of(method)
+        settings = resolve(settings, bundle)
+        _check_fit(method, settings)
+        sampler = (make or make_sampler)(
+            {role: bundle.build(role) for role in method.roles},
+            {role: bundle.outputs(role) for role in method.roles},
+            bundle.input_shape,
             backend=settings.backend,
-            slots=self._slots,
-            batch_size=settings.padded_batch(self.shape),
+            slots=settings.in_flight(method.serial),
+            batch_size=settings.padded_batch(bundle.input_shape),
             threads=settings.threads,
-            **recorded,
-        )
-        self._stamp = Stamp(
-            method=method.name,
-            bundle=self.bundle.digest,
-            sampler=self.sampler.name,
-            batch_size=self.sampler.batch_size,
-            **recorded,
+            **{name: getattr(settings, name) for name in RECORDED},
         )
         try:
-            method.bind({name: getattr(self._stamp, name) for name in BOUND})
+            return cls(method, settings, sampler)
         except BaseException:
-            self.sampler.close()
+            sampler.close()
             raise
-        self.occupancy = Occupancy()
-        self.sampler_name, self.batch_size = self.sampler.name, self.sampler.batch_size
-        self.failed: list[int] = []
 
     def certify(
         self,
@@ -86,12 +89,11 @@ class Session(Closing):
         unknown; votes in ``book`` are read instead of drawn. If images or ids are invalid nothing
         is drawn.
         """
-        array, ids = self._checked(images, image_ids)
-        classes = [] if labels is None else check_labels(labels, len(ids))
-        truth = dict(zip(ids, classes, strict=False))
         budget, alpha = self.settings.budget, self.settings.alpha
-        procedures = (self._at(image).certify(budget, alpha) for image in array)
-        return (self._stamped(flight, truth) for flight in self._run(array, ids, procedures, book))
+        flights, ids = self._fly(images, image_ids, lambda at: at.certify(budget, alpha), book)
+        classes = [-1] * len(ids) if labels is None else check_labels(labels, len(ids))
+        truth = {i: c if c >= 0 else None for i, c in zip(ids, classes, strict=True)}
+        return (self._stamped(flight, truth[flight.image_id]) for flight in flights)
 
     def predict(
         self, images: AnyArray, image_ids: Sequence[int] | None = None
@@ -100,9 +102,9 @@ class Session(Closing):
 
         Uses ``budget.n`` votes per network; takes images and raises as `certify` does.
         """
-        array, ids = self._checked(images, image_ids)
         n, alpha = self.settings.budget.n, self.settings.alpha
-        yield from self._answers(array, ids, (self._at(x).predict(n, alpha) for x in array))
+        flights, _ = self._fly(images, image_ids, lambda at: at.predict(n, alpha))
+        return ((flight.image_id, flight.result) for flight in flights)
 
     def search(
         self, images: AnyArray, search: Search, image_ids: Sequence[int] | None = None
@@ -111,58 +113,45 @@ class Session(Closing):
 
         Takes images and raises as `certify` does.
         """
-        array, ids = self._checked(images, image_ids)
-        yield from self._answers(array, ids, (search.run(self.method.networks) for _ in ids))
+        flights, _ = self._fly(images, image_ids, lambda at: search.run(at.networks))
+        return ((flight.image_id, flight.result) for flight in flights)
 
     def redraw(
         self, images: AnyArray, image_ids: Sequence[int], draws: Sequence[Sequence[Draw]]
     ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
         """Yield (image id, votes of its draws) for draws that are known beforehand."""
-        array = read_images(images, self.shape)
-        ids = check_ids(image_ids, len(array))
-        for flight in self._run(array, ids, map(_asking, draws)):
-            yield flight.image_id, tuple(flight.records)
+        known = iter(draws)
+        flights, _ = self._fly(images, image_ids, lambda at: _asking(next(known)))
+        return ((flight.image_id, tuple(flight.records)) for flight in flights)
 
-    def _answers(
-        self, images: Images, ids: list[int], procedures: Iterable[Generator[Draw, Counts, Result]]
-    ) -> Iterator[tuple[int, Result]]:
-        for flight in self._run(images, ids, procedures):
-            assert flight.result is not None
-            yield flight.image_id, flight.result
-
-    def _run(
+    def _fly(
         self,
-        images: Images,
-        ids: list[int],
-        procedures: Iterable[Generator[Draw, Counts, Result]],
+        images: AnyArray,
+        image_ids: Sequence[int] | None,
+        procedure: Callable[[Method], Generator[Draw, Counts, Result]],
         book: RecordedVotes | None = None,
-    ) -> Iterator[Flight[Result]]:
-        flights = [Flight(i, asked, book) for i, asked in zip(ids, procedures, strict=True)]
+    ) -> tuple[Iterator[Flight[Result]], list[int]]:
+        """Flights as they finish, each a procedure of the method at one image; and the ids."""
+        array = read_images(images, self.shape, on_grid=self.settings.noise == "integer")
+        ids = check_ids(image_ids, len(array))
+        pairs = zip(ids, array, strict=True)
+        flights = [Flight(i, procedure(self._at(image)), book) for i, image in pairs]
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
         read = image_in_place if self.settings.device == "cuda" else host_image
         flights.reverse()  # taken from the list, so that finished ones are not kept
-        return scheduler.run((flights.pop(), partial(read, image)) for image in images)
-
-    def _stamped(self, flight: Flight[Claim], truth: dict[int, int]) -> Certificate:
-        assert flight.result is not None
-        label, records = truth.get(flight.image_id), flight.records
-        tables = ""
-        if self._stamp.noise == "integer":
-            tables = tables_digest(record.sigma for record in records)
-        known = None if label is None or label < 0 else int(label)
-        seconds, image_id = round(flight.seconds, 6), flight.image_id
-        return Certificate.of(flight.result, self._stamp, image_id, known, records, seconds, tables)
+        return scheduler.run((flights.pop(), partial(read, image)) for image in array), ids
 
     def _at(self, image: Images) -> Method:
         method = self.method
         return method.at(host_image(image)) if method.needs_image else method
 
-    def _checked(
-        self, images: AnyArray, image_ids: Sequence[int] | None
-    ) -> tuple[Images, list[int]]:
-        array = read_images(images, self.shape, on_grid=self.settings.noise == "integer")
-        return array, check_ids(image_ids, len(array))
+    def _stamped(self, flight: Flight[Claim], label: int | None) -> Certificate:
+        records, tables = flight.records, ""
+        if self._stamp.noise == "integer":
+            tables = tables_digest(record.sigma for record in records)
+        seconds, image_id = round(flight.seconds, 6), flight.image_id
+        return Certificate.of(flight.result, self._stamp, image_id, label, records, seconds, tables)
 
     def close(self) -> None:
         """Stop the sampler's threads."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.images import check_shape, grid_steps
 from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.forms import first_proved
@@ -29,7 +29,7 @@ from dualsmooth.engine.samplers.eager import dtype_of, one_thread
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
-from dualsmooth.engine.samplers.sampler import Pending, Segment, thread_count
+from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment, thread_count
 from dualsmooth.engine.settings import NOISES
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -38,7 +38,7 @@ BATCHES_PER_CALL = 4
 """Batches per thread and call: few, so that there is another call to go on with."""
 
 
-class CpuSampler:
+class CpuSampler(Sampler):
     """Counts votes of torch networks on a CPU; takes what `TorchSampler` takes, and a backend.
 
     ``auto`` is the path above; ``openvino`` is an error where it is missing, cannot run a network,
@@ -88,17 +88,12 @@ class CpuSampler:
 
     def load(self, slot: int, image: NDArray[np.float32]) -> None:
         """Put an image, float32, shape (height, width, channels), into a slot."""
-        if image.shape != self.shape:
-            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        check_shape(image, self.shape)
         if slot >= len(self._images):
             grown = np.zeros((2 * slot + 1, *self.shape), np.float32)
             grown[: len(self._images)] = self._images
             self._images = grown
         self._images[slot] = grid_steps(image) if self._on_grid else image
-
-    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
-        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
-        return self.submit(model, segments)()
 
     def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
         """Start what `count` does; images may be loaded into other slots meanwhile."""

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from dualsmooth.engine.backends import sampler_name
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.images import check_shape, grid_steps
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.eager import dtype_of
 from dualsmooth.engine.samplers.graphs import SAMPLE_SIGMA, Captured, Capturer
 from dualsmooth.engine.samplers.inputs import device_steps, host_image
 from dualsmooth.engine.samplers.passes import Inputs
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment
 from dualsmooth.engine.samplers.stream import CudaStream, DeviceStream, Event
 from dualsmooth.engine.samplers.tables import COLUMNS, Piece, ThresholdTables, divide, fill
 from dualsmooth.engine.settings import NOISES
@@ -34,7 +34,7 @@ SEGMENTS = 1024
 """Segments per submission."""
 
 
-class CudaSampler:
+class CudaSampler(Sampler):
     """Counts votes of torch networks on a CUDA device; takes what `TorchSampler` takes, and:
 
     ``backend``: ``cudnn``, ``triton`` (Gaussian noise only; runs partial batches in smaller ones,
@@ -95,8 +95,7 @@ class CudaSampler:
 
         A tensor on the device is copied there; its votes may be asked for at once.
         """
-        if tuple(image.shape) != self.shape:
-            raise ArgumentError("image", f"must have shape {self.shape}", tuple(image.shape))
+        check_shape(image, self.shape)
         if not 0 <= slot < len(self._loading):
             raise ArgumentError("slot", f"must be in [0, {len(self._loading)})", slot)
         if isinstance(image, torch.Tensor) and image.device == self._stream.device:
@@ -112,10 +111,6 @@ class CudaSampler:
         self._loading[slot].numpy()[...] = image
         self._stream.copy(self._inputs.images[slot], self._loading[slot])
         self._loaded[slot] = self._stream.mark()
-
-    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
-        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
-        return self.submit(model, segments)()
 
     def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
         """Start what `count` does; images may be loaded into other slots meanwhile."""

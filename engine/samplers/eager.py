@@ -4,7 +4,6 @@ Every forward pass has the same padded shape and runs on one thread; threads wor
 batches. So a vote does not depend on batch mates, on its row, or on the number of threads.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,14 +13,20 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import grid_steps
+from dualsmooth.engine.images import check_shape, grid_steps
 from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.forms import first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.fusion.fold import folded_network
-from dualsmooth.engine.samplers.sampler import Pending, Rows, Segment, thread_count, unroll
+from dualsmooth.engine.samplers.sampler import (
+    Sampler,
+    Segment,
+    row_votes,
+    thread_count,
+    unroll,
+)
 from dualsmooth.engine.samplers.torch_noise import normal_rows
 from dualsmooth.engine.settings import NOISES
 
@@ -31,7 +36,7 @@ BATCHES_PER_CALL = 8
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class TorchSampler:
+class TorchSampler(Sampler):
     """Counts votes of torch networks on the CPU.
 
     Networks take (rows, channels, height, width) in [0, 1] units and give ``outputs`` logits;
@@ -41,7 +46,6 @@ class TorchSampler:
     """
 
     name = "torch"
-    depth = 1
 
     def __init__(
         self,
@@ -63,7 +67,6 @@ class TorchSampler:
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         self._images: dict[int, NDArray[np.float32]] = {}
         self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
-        self._local = threading.local()
         keep_freed_memory()
         self._networks = {name: self._ready(name, network) for name, network in networks.items()}
 
@@ -74,8 +77,7 @@ class TorchSampler:
 
     def load(self, slot: int, image: NDArray[np.float32]) -> None:
         """Put an image, float32, shape (height, width, channels), into a slot."""
-        if image.shape != self.shape:
-            raise ArgumentError("image", f"must have shape {self.shape}", image.shape)
+        check_shape(image, self.shape)
         values = np.ascontiguousarray(image, np.float32)
         self._images[slot] = grid_steps(values) if self._on_grid else values
 
@@ -90,13 +92,8 @@ class TorchSampler:
                 votes[start : start + step] = self._votes(model, rows[start : start + step])
 
         list(self._pool.map(work, range(self.threads)))
-        flat = np.bincount(rows.segment * bins + votes, minlength=len(segments) * bins)
+        flat = np.bincount(rows["segment"] * bins + votes, minlength=len(segments) * bins)
         return flat.reshape(len(segments), bins)
-
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Count at once; the votes are ready when this returns."""
-        votes = self.count(model, segments)
-        return lambda: votes
 
     def close(self) -> None:
         """Stop the worker threads."""
@@ -113,11 +110,10 @@ class TorchSampler:
 
         return self._pool.submit(make).result()
 
-    def _votes(self, model: str, rows: Rows) -> NDArray[np.int64]:
+    def _votes(self, model: str, rows: NDArray[np.void]) -> NDArray[np.int64]:
         """Class of each row, or the number of classes where a logit is not finite."""
-        batch = self._buffer()
+        batch = np.zeros((self.batch_size, *self.shape), np.float32)
         batch[: len(rows)] = self._noisy(rows)
-        batch[len(rows) :] = 0.0
         with torch.inference_mode():
             noisy = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._dtype)
             logits = self._networks[model](noisy)[: len(rows)].float().numpy()
@@ -125,30 +121,21 @@ class TorchSampler:
             raise ArgumentError(
                 model, f"must return {self._outputs[model]} logits per row", logits.shape
             )
-        valid = np.isfinite(logits).all(axis=1)
-        votes = np.full(len(logits), logits.shape[1], np.int64)
-        votes[valid] = np.argmax(logits[valid], axis=1)
-        return votes
+        return row_votes(logits)
 
-    def _noisy(self, rows: Rows) -> NDArray[np.float32]:
+    def _noisy(self, rows: NDArray[np.void]) -> NDArray[np.float32]:
         """What the network gets, shape (rows, height, width, channels)."""
-        word3 = rows.stream | np.uint64(counter_word3(0, self.attempt))
-        slots, which = np.unique(rows.slot, return_inverse=True)
+        word3 = rows["stream"] | np.uint64(counter_word3(0, self.attempt))
+        slots, which = np.unique(rows["slot"], return_inverse=True)
         images = np.stack([self._images[int(slot)] for slot in slots])[which]
-        counters = (self.seed, rows.image_id, word3, rows.sample)
+        counters = (self.seed, rows["image_id"], word3, rows["sample"])
         if self._on_grid:
-            steps = integer_rows(*counters, rows.sigma, self.shape)
+            steps = integer_rows(*counters, rows["sigma"], self.shape)
             return unit_of_grid(images.astype(np.int32) + steps)
         noise = normal_rows(*counters, self.shape)
-        noise *= rows.sigma.astype(np.float32)[:, None, None, None]
+        noise *= rows["sigma"].astype(np.float32)[:, None, None, None]
         images += noise
         return images
-
-    def _buffer(self) -> NDArray[np.float32]:
-        if not hasattr(self._local, "batch"):
-            self._local.batch = np.zeros((self.batch_size, *self.shape), np.float32)
-        batch: NDArray[np.float32] = self._local.batch
-        return batch
 
 
 def dtype_of(precision: str) -> torch.dtype:

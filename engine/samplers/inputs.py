@@ -5,12 +5,11 @@ there, and image after image is copied into the sampler's slots on the device. O
 read pixels themselves (`Method.needs_image`) bring an image to the host.
 """
 
-from typing import Any, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.dlpack import from_dlpack
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import (
@@ -22,7 +21,10 @@ from dualsmooth.engine.images import (
     unit_float,
 )
 
-Images: TypeAlias = NDArray[np.generic] | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+Images: TypeAlias = "NDArray[np.generic] | torch.Tensor"
 """Images, or one image: on the host as an array, on a device as a tensor."""
 
 
@@ -47,7 +49,8 @@ def read_images(images: AnyArray, shape: tuple[int, int, int], on_grid: bool = F
 
 def share(array: Any, argument: str) -> Images:
     """A view of an array: NumPy for host memory, a device's tensor; errors name the argument."""
-    if isinstance(array, torch.Tensor):
+    torch = sys.modules.get("torch")  # who has a tensor has loaded it
+    if torch is not None and isinstance(array, torch.Tensor):
         array = array.detach()
     if isinstance(array, np.ma.MaskedArray):
         raise ArgumentError(argument, "must be a plain array", "a masked one", "fill it")
@@ -60,6 +63,8 @@ def share(array: Any, argument: str) -> Images:
     try:
         if array.__dlpack_device__()[0] in HOST_KINDS:
             return np.from_dlpack(array)
+        from torch.utils.dlpack import from_dlpack
+
         return from_dlpack(array)
     except Exception as error:  # libraries refuse in many ways; what they say is told
         received = f"{type(array).__name__} of {getattr(array, 'dtype', 'unknown dtype')}"
@@ -73,27 +78,26 @@ def host_image(image: Images) -> NDArray[np.float32]:
     return found if isinstance(found, np.ndarray) else np.asarray(found.cpu())
 
 
-def image_in_place(image: Images) -> NDArray[np.float32] | torch.Tensor:
+def image_in_place(image: Images) -> "NDArray[np.float32] | torch.Tensor":
     """One image as float32 in [0, 1], where it is; equal to `host_image` to the bit."""
     if isinstance(image, np.ndarray):
         return unit_float(image)
-    if image.dtype != torch.uint8:
-        return image.to(torch.float32)
+    if image.is_floating_point():
+        return image.float()
     # Devices may divide by a constant by multiplying with its reciprocal, which rounds otherwise.
-    units = torch.from_numpy(unit_float(np.arange(256, dtype=np.uint8)))
-    return units.to(image.device)[image.long()]
+    return image.float().new_tensor(unit_float(np.arange(256, dtype=np.uint8)))[image.long()]
 
 
-def device_steps(image: torch.Tensor) -> torch.Tensor:
+def device_steps(image: "torch.Tensor") -> "torch.Tensor":
     """The steps 0 .. 255 of one image on its device, uint8; it must lie on the grid."""
     _check_grid(image[None])
-    return torch.round(255.0 * image.double()).to(torch.uint8)
+    return (255.0 * image.double()).round().byte()
 
 
 def _check_grid(images: Images) -> None:
     if isinstance(images, np.ndarray):
         check_grid(images)
-    elif images.dtype != torch.uint8:
+    elif images.is_floating_point():
         for number, image in enumerate(images):
             values = 255.0 * image.double()
             if not float((values - values.round()).abs().max()) <= GRID_ERROR:

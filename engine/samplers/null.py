@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Sampler, Segment
 
 CHUNK = 1 << 14
 
@@ -25,7 +25,7 @@ _GOLDEN, _MIX_1, _MIX_2 = (
 _IMAGE, _STREAM = 0xD1342543DE82EF95, 0xF1357AEA2E62A9C5
 
 
-class FakeSampler:
+class FakeSampler(Sampler):
     """Votes for class ``image_id % classes`` with a probability that depends on the image.
 
     Of what a sampler takes, it ignores networks, shape and the settings not named; ``pause``
@@ -33,7 +33,6 @@ class FakeSampler:
     """
 
     name = "fake"
-    depth = 1
 
     def __init__(
         self,
@@ -63,14 +62,6 @@ class FakeSampler:
         if self._pause:
             sleep(self._pause)
         return np.stack([self._votes(segment, self._outputs[model]) for segment in segments])
-
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Count at once."""
-        votes = self.count(model, segments)
-        return lambda: votes
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
     def _votes(self, segment: Segment, classes: int) -> NDArray[np.int64]:
         winner = segment.image_id % classes

@@ -1,8 +1,9 @@
 """Segments: pieces of draws, packed into the fixed-shape batches a sampler runs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,50 +41,11 @@ Pending: TypeAlias = Callable[[], NDArray[np.int64]]
 """Waits for votes and returns them; every call returns the same."""
 
 
-class Sampler(Protocol):
-    """Answers draws: adds noise, runs the network, takes the argmax and counts."""
-
-    @property
-    def depth(self) -> int:
-        """Submissions worth having under way at once, >= 1."""
-
-    @property
-    def capacity(self) -> int:
-        """Rows of one call that costs no padding; a call may hold more or fewer."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of the fixed padded shape every forward pass has."""
-
-    def load(self, slot: int, image: Any) -> None:
-        """Put an image, float32, shape (height, width, channels), into a slot.
-
-        Always a NumPy array, but for a sampler on a device, which may get a tensor.
-        """
-
-    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
-        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
-
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Start what `count` does. Images named by the segments must stay until it is awaited."""
-
-
-class OwnedSampler(Sampler, Protocol):
-    """A sampler as its owner sees it."""
-
-    @property
-    def name(self) -> str:
-        """Implementation, as certificates record it."""
-
-    def close(self) -> None:
-        """Stop its threads."""
-
-
-class Closing(Protocol):
+class Closing:
     """Is closed at the end of its ``with`` block."""
 
     def close(self) -> None:
-        """Stop what runs for it."""
+        """Stop what runs for it, if anything does."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,45 +54,68 @@ class Closing(Protocol):
         self.close()
 
 
+class Sampler(Closing, ABC):
+    """Answers draws: adds noise, runs the network, takes the argmax and counts.
+
+    A sampler has `count` or `submit` of its own; each is made from the other.
+    """
+
+    name: str
+    """Implementation, as certificates record it."""
+    batch_size: int
+    """Rows of the fixed padded shape every forward pass has."""
+    depth: int = 1
+    """Submissions worth having under way at once."""
+    grain: int = 1
+    """1 if segments share the rows of a pass; ``batch_size`` if each is padded by itself."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows of one call that costs no padding; a call may hold more or fewer."""
+        return self.batch_size
+
+    @abstractmethod
+    def load(self, slot: int, image: Any) -> None:
+        """Put an image, float32, shape (height, width, channels), into a slot.
+
+        Always a NumPy array, but for a sampler on a device, which may get a tensor.
+        """
+
+    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+        """Votes per segment, shape (segments, classes + 1); the last column is invalid votes."""
+        return self.submit(model, segments)()
+
+    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
+        """Start what `count` does. Images named by the segments must stay until it is awaited."""
+        votes = self.count(model, segments)
+        return lambda: votes
+
+
+MakeSampler: TypeAlias = Callable[..., Sampler]
+"""What `dualsmooth.engine.samplers.choose.make_sampler` is."""
+
+
+def row_votes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Largest logit, lowest class on ties; the number of classes if one is not finite."""
+    valid = np.isfinite(logits).all(axis=1)
+    votes: NDArray[np.int64] = np.where(valid, np.argmax(logits, axis=1), logits.shape[1])
+    return votes
+
+
 def thread_count(threads: int | None) -> int:
     """Batches in work at once: as many as asked for, by default one per core."""
     return available_cores() if threads is None else positive_integer("threads", threads)
 
 
-MakeSampler: TypeAlias = Callable[..., OwnedSampler]
-"""What `dualsmooth.engine.samplers.choose.make_sampler` is."""
+_FIELDS = {"segment": "i8", "slot": "i8", "image_id": "u8", "sigma": "f8", "stream": "u8"}
+ROW = np.dtype([*_FIELDS.items(), ("sample", "u8")])
+"""One sample: its segment's number, what the segment says, and the sample's index."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Segments unrolled to one entry per sample; all arrays have shape (rows,)."""
-
-    segment: NDArray[np.int64]
-    slot: NDArray[np.int64]
-    image_id: NDArray[np.uint64]
-    sigma: NDArray[np.float64]
-    stream: NDArray[np.uint64]
-    sample: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return len(self.segment)
-
-    def __getitem__(self, part: slice) -> "Rows":
-        return Rows(*(getattr(self, name)[part] for name in Rows.__slots__))
-
-
-def unroll(segments: Sequence[Segment]) -> Rows:
-    """One row per sample, in segment order."""
-    counts = np.array([s.count for s in segments], np.int64)
-    index = np.repeat(np.arange(len(segments)), counts)
-    starts = np.cumsum(counts) - counts
-
-    first = np.array([s.first for s in segments], np.uint64)
-    return Rows(
-        segment=index,
-        slot=np.array([s.slot for s in segments], np.int64)[index],
-        image_id=np.array([s.image_id for s in segments], np.uint64)[index],
-        sigma=np.array([s.sigma for s in segments], np.float64)[index],
-        stream=np.array([s.stream for s in segments], np.uint64)[index],
-        sample=first[index] + (np.arange(len(index)) - starts[index]).astype(np.uint64),
-    )
+def unroll(segments: Sequence[Segment]) -> NDArray[np.void]:
+    """One row per sample, in segment order, shape (rows,) of `ROW`."""
+    table = [(i, s.slot, s.image_id, s.sigma, s.stream, s.first) for i, s in enumerate(segments)]
+    counts = [s.count for s in segments]
+    rows = np.repeat(np.array(table, ROW), counts)
+    rows["sample"] += np.concatenate([np.arange(count, dtype=np.uint64) for count in counts])
+    return rows

@@ -99,16 +99,16 @@ def fill(
     level of every segment, ``sigma`` holds levels (int32) instead.
     """
     rows, batch = unroll(segments), tables.shape[2]
-    sigma = rows.sigma.astype(np.float32).view(np.int32)
+    sigma = rows["sigma"].astype(np.float32).view(np.int32)
     if levels is not None:
-        sigma = np.array(levels, np.int32)[rows.segment]
+        sigma = np.array(levels, np.int32)[rows["segment"]]
     columns = (
-        rows.slot.astype(np.int32),
+        rows["slot"].astype(np.int32),
         sigma,
-        (rows.stream | np.uint64(word3)).astype(np.uint32).view(np.int32),
-        rows.image_id.astype(np.uint32).view(np.int32),
-        rows.sample.astype(np.uint32).view(np.int32),
-        rows.segment.astype(np.int32),
+        (rows["stream"] | np.uint64(word3)).astype(np.uint32).view(np.int32),
+        rows["image_id"].astype(np.uint32).view(np.int32),
+        rows["sample"].astype(np.uint32).view(np.int32),
+        rows["segment"].astype(np.int32),
     )
     sizes = []
     for table, start in zip(tables, range(0, len(rows), batch), strict=False):

@@ -60,7 +60,7 @@ def check_deployment(
     findings += check_predictor(deployment, images, seed)
     ours = _with_engine(deployment, bundle, images, seed, threads)
     with OnnxCertifier(deployment.folder, seed=seed, threads=threads) as certifier:
-        theirs = [certifier.certify(image, image_id=i) for i, image in enumerate(images)]
+        theirs = sorted(certifier.certify_all(images), key=lambda c: c.image_id)
     if deployment.precision == "int8":
         findings += check_pairs(deployment, bundle, images[:3], seed, GAP)
         return [*findings, *check_int8(deployment, images, theirs, ours, seed)]
@@ -89,7 +89,7 @@ def _with_engine(
         batch_size=deployment.batch_size,
         threads=threads,
     )
-    with Session(method_of(bundle, terms), settings) as session:
+    with Session.open(method_of(bundle, terms), settings) as session:
         return sorted(session.certify(images), key=lambda c: c.image_id)
 
 

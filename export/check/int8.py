@@ -21,7 +21,7 @@ from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.runtime.flight import Flight, drive
-from dualsmooth.engine.samplers.sampler import Pending, Segment
+from dualsmooth.engine.samplers.sampler import Sampler, Segment, row_votes
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment
 from dualsmooth.export.feeds import vote_feeds
@@ -29,15 +29,16 @@ from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.graph.philox import NOISE
 from dualsmooth.export.graph.probe import probe
 
+PASSES = 4
+"""Full passes in which int8 and float32 are paired, for each image."""
 
-class Recount:
+
+class Recount(Sampler):
     """Sampler over NAME.onnx with the noise seen inside NAME.votes.onnx."""
-
-    depth = 1
 
     def __init__(self, deployment: Deployment, seed: int) -> None:
         self.deployment, self.seed = deployment, seed
-        self.batch_size, self.capacity = deployment.batch_size, 4 * deployment.batch_size
+        self.batch_size = deployment.batch_size
         roles = list(deployment.bundle.networks)
         self._seen = {role: _probed(deployment, role) for role in roles}
         self._networks = {
@@ -55,11 +56,6 @@ class Recount:
         votes = [self.rows(model, segment)[0] for segment in segments]
         return np.array([np.bincount(v, minlength=outputs + 1) for v in votes])
 
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        """Count at once."""
-        votes = self.count(model, segments)
-        return lambda: votes
-
     def rows(self, model: str, segment: Segment) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Vote of each row, and the noisy images (rows, channels, height, width)."""
         feeds = vote_feeds(self._image, segment, self.seed)
@@ -69,13 +65,6 @@ class Recount:
         logits = [self._networks[model].run(None, {PIXELS: batch})[0] for batch in pixels]
         votes = row_votes(np.concatenate(logits)[: segment.count])
         return votes, np.concatenate(pixels)[: segment.count]
-
-
-def row_votes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Largest logit, lowest class on ties; the number of classes if one is not finite."""
-    valid = np.isfinite(logits).all(axis=1)
-    votes: NDArray[np.int64] = np.where(valid, np.argmax(logits, axis=1), logits.shape[1])
-    return votes
 
 
 def check_int8(
@@ -96,7 +85,6 @@ def check_int8(
     for image_id, (image, found) in enumerate(zip(images, certificates, strict=True)):
         recount.load(0, unit_float(image))
         flight = drive(Flight(image_id, method.certify(budget, terms.alpha), slot=0), recount)
-        assert flight.result is not None
         total += found.draws
         if tuple(flight.records) != found.counts:
             pairs = zip(flight.records, found.counts, strict=False)
@@ -161,7 +149,7 @@ def _check_role(
     counted = disagreements = moved = close = 0
     for image_id, image in enumerate(map(unit_float, images)):
         recount.load(0, image)
-        segment = Segment(0, image_id, sigma, stream, 0, recount.capacity)
+        segment = Segment(0, image_id, sigma, stream, 0, PASSES * recount.batch_size)
         votes, pixels = recount.rows(role, segment)
         with torch.inference_mode():
             logits = network(torch.from_numpy(pixels)).numpy()

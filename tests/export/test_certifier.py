@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
 
@@ -56,7 +58,7 @@ def test_certificates_are_the_engine_s(
 ) -> None:
     method = DualSmoothing(wavering) if sigma is None else FixedSmoothing(wavering, sigma)
     settings = Settings(Budget.fixed(20, 150), 0.001, 3, 1, "cpu", "fp32", threads=1)
-    with Session(method, settings) as session:
+    with Session.open(method, settings) as session:
         engine = {c.image_id: c for c in session.certify(IMAGES, labels=range(6))}
         answers = dict(session.predict(IMAGES))
     with OnnxCertifier(deployed, sigma=sigma, seed=3, attempt=1, threads=1) as certifier:
@@ -65,6 +67,29 @@ def test_certificates_are_the_engine_s(
             assert claims(found) == claims(engine[i])
             assert certifier.predict(image, image_id=i) == answers[i]
     assert len({tuple(votes(c)) for c in engine.values()}) == len(IMAGES)
+
+
+@pytest.mark.parametrize("budget", [Budget.fixed(20, 300), Budget.decide((0.05,), 20, 900)])
+def test_many_images_at_a_time_get_the_certificates_each_gets_alone(
+    certifier: OnnxCertifier, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[list[int]] = []
+    submit = certifier.sampler.submit
+
+    def spy(model: str, segments: Sequence[Segment]) -> Any:
+        steps.append([segment.count for segment in segments])
+        return submit(model, segments)
+
+    def passes(counts: Iterable[int]) -> int:
+        return sum(-(-count // certifier.sampler.batch_size) for count in counts)
+
+    alone = [certifier.certify(x, budget=budget, image_id=i) for i, x in enumerate(IMAGES)]
+    monkeypatch.setattr(certifier.sampler, "submit", spy)
+    found = {c.image_id: c for c in certifier.certify_all(IMAGES, budget=budget)}
+    assert [claims(found[i]) for i in range(len(IMAGES))] == [claims(c) for c in alone]
+    assert max(map(len, steps)) == len(IMAGES)
+    draws = [record.count for c in alone for record in c.counts]
+    assert passes(chain(*steps)) == passes(draws), "a draw was cut inside a pass"
 
 
 def test_arguments_change_what_they_name(certifier: OnnxCertifier) -> None:

@@ -128,12 +128,12 @@ def packed(parts: list[Segment]) -> Rows:
     """The sampler's own unrolling of segments, as kernel rows."""
     rows = unroll(parts)
     return Rows.pack(
-        slot=rows.slot.tolist(),
-        sigma=rows.sigma.tolist(),
-        stream=[counter_word3(int(stream)) for stream in rows.stream],
-        image=rows.image_id.tolist(),
-        sample=rows.sample.tolist(),
-        segment=rows.segment.tolist(),
+        slot=rows["slot"].tolist(),
+        sigma=rows["sigma"].tolist(),
+        stream=[counter_word3(int(stream)) for stream in rows["stream"]],
+        image=rows["image_id"].tolist(),
+        sample=rows["sample"].tolist(),
+        segment=rows["segment"].tolist(),
     )
 
 

@@ -35,7 +35,7 @@ def test_a_point_draws_what_it_says(levels: int) -> None:
 
 
 def test_the_gate_notices_other_votes() -> None:
-    with Session(SMALL.method(), Settings(Budget.fixed(100, SMALL.votes))) as session:
+    with Session.open(SMALL.method(), Settings(Budget.fixed(100, SMALL.votes))) as session:
         found = list(session.certify(SMALL.pixels()))
         scaling.check(session, SMALL, found)
         first = min(found, key=lambda c: c.image_id)
@@ -76,7 +76,7 @@ def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> N
     for kind, budget in dual_cost.budgets(4000, 0.25).items():
         if kind == "decide":
             continue
-        with Session(DualSmoothing(load_bundle("digits-dual")), Settings(budget)) as session:
+        with Session.open(DualSmoothing(load_bundle("digits-dual")), Settings(budget)) as session:
             found[kind] = {"dual": dual_cost.Contestant(session, 3)}
             for _ in range(2):
                 found[kind]["dual"]()

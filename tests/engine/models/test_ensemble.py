@@ -209,7 +209,7 @@ def test_certify_and_predict_use_the_same_rule() -> None:
         images = np.zeros((1, 2, 2, 1), np.uint8)
         budget = Budget.fixed(10, 100)
         assert certify(method, images, budget=budget, device="cpu")[0].predicted == expected
-        with Session(method, Settings(budget, device="cpu")) as session:
+        with Session.open(method, Settings(budget, device="cpu")) as session:
             assert next(session.predict(images))[1].predicted == expected
 
 

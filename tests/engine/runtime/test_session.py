@@ -26,7 +26,7 @@ def test_images_that_are_done_are_let_go(tiny_bundle: Path) -> None:
     method = DualSmoothing(load_bundle(tiny_bundle))
     settings = Settings(Budget.fixed(10, 100), device="cpu", precision="fp32", slots=SLOTS)
     images, before = np.zeros((IMAGES, 8, 8, 1), np.uint8), flights()
-    with Session(method, settings, FakeSampler) as session:
+    with Session.open(method, settings, FakeSampler) as session:
         found = session.certify(images)
         for done in range(1, IMAGES + 1):
             assert next(found).image_id in range(IMAGES)

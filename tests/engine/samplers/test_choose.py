@@ -53,7 +53,7 @@ def certificates(bundle: Path, **options: Any) -> list[Certificate]:
     settings: dict[str, Any] = {"batch_size": 64, "precision": "fp32", "seed": 5} | options
     method = DualSmoothing(load_bundle(str(bundle)))
     images = np.random.default_rng(1).random((9, 8, 8, 1)).astype(np.float32)
-    with Session(method, Settings(Budget.fixed(20, 300), 0.01, **settings)) as session:
+    with Session.open(method, Settings(Budget.fixed(20, 300), 0.01, **settings)) as session:
         return sorted(session.certify(images), key=lambda c: c.image_id)
 
 

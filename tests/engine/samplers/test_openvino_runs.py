@@ -74,7 +74,7 @@ def test_workers_must_have_the_same_openvino(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(Budget.fixed(10, 100), device="cpu", backend="openvino", batch_size=16)
-    with Session(DualSmoothing(load_bundle(tiny_bundle)), settings) as session:
+    with Session.open(DualSmoothing(load_bundle(tiny_bundle)), settings) as session:
         here = facts_of(session)
         monkeypatch.setattr("dualsmooth.engine.machine.installed_version", lambda name: "2025.0")
         assert facts_of(session) == here | {"openvino": "2025.0"} != here

@@ -57,13 +57,13 @@ def test_tables_hold_the_words_of_every_row_and_padding_votes_nowhere(
         return np.concatenate([getattr(column, name).numpy() for column in columns])
 
     count = len(rows)
-    np.testing.assert_array_equal(joined("slot")[:count], rows.slot)
-    np.testing.assert_array_equal(joined("sigma")[:count], rows.sigma)
-    np.testing.assert_array_equal(joined("segment")[:count], rows.segment)
+    np.testing.assert_array_equal(joined("slot")[:count], rows["slot"])
+    np.testing.assert_array_equal(joined("sigma")[:count], rows["sigma"])
+    np.testing.assert_array_equal(joined("segment")[:count], rows["segment"])
     for name, words in (
-        ("stream", rows.stream | np.uint64(word3)),
-        ("image", rows.image_id),
-        ("sample", rows.sample),
+        ("stream", rows["stream"] | np.uint64(word3)),
+        ("image", rows["image_id"]),
+        ("sample", rows["sample"]),
     ):
         np.testing.assert_array_equal(joined(name)[:count].view(np.uint32), words)
     assert (joined("segment")[count:] == -1).all()

@@ -27,7 +27,7 @@ from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
-from dualsmooth.engine.samplers.sampler import Pending, Segment, unroll
+from dualsmooth.engine.samplers.sampler import Sampler, Segment, unroll
 from dualsmooth.engine.samplers.torch_noise import normal_rows
 
 SHAPE = (1, 2, 1)
@@ -67,12 +67,10 @@ class Scene:
         return min(distances)
 
 
-class HalfSpaceSampler:
+class HalfSpaceSampler(Sampler):
     """Counts votes of a scene's networks at the origin with the engine's own noise."""
 
-    depth = 1
     batch_size = 4096
-    capacity = 4096
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene, self.seed = scene, seed
@@ -80,21 +78,17 @@ class HalfSpaceSampler:
     def load(self, slot: int, image: np.ndarray) -> None:
         assert image.shape == SHAPE
 
-    def submit(self, model: str, segments: Sequence[Segment]) -> Pending:
-        votes = self.count(model, segments)
-        return lambda: votes
-
     def count(self, model: str, segments: Sequence[Segment]) -> np.ndarray:
         rows = unroll(segments)
         noise = normal_rows(
-            self.seed, rows.image_id, rows.stream | np.uint64(1 << 8), rows.sample, SHAPE
+            self.seed, rows["image_id"], rows["stream"] | np.uint64(1 << 8), rows["sample"], SHAPE
         )
-        first, second = (rows.sigma * noise[:, 0, i, 0] for i in (0, 1))
+        first, second = (rows["sigma"] * noise[:, 0, i, 0] for i in (0, 1))
         if model == "selector":
             votes = (first >= self.scene.selector).astype(np.int64)
         else:
             votes = (second >= self.scene.classes[int(model[-1])]).astype(np.int64)
-        flat = np.bincount(rows.segment * 3 + votes, minlength=len(segments) * 3)
+        flat = np.bincount(rows["segment"] * 3 + votes, minlength=len(segments) * 3)
         return flat.reshape(len(segments), 3)
 
 

@@ -244,7 +244,7 @@ def test_every_road_finds_the_place_where_they_run(
     method, budget = FixedSmoothing(bundle, 0.5), Budget.fixed(10, 50)
     certificates = certify(method, IMAGES, budget=budget)
     assert {(c.device, c.precision) for c in certificates} == {("cpu", "fp32")}
-    with Session(method, Settings(budget)) as session:
+    with Session.open(method, Settings(budget)) as session:
         assert len(dict(session.predict(IMAGES))) == 3
         assert len(dict(session.search(IMAGES, make_search(bundle, "quasiconcave")))) == 3
     data = ImageSet(IMAGES, np.zeros(3, np.int64), "three", ())
