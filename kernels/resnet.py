@@ -2,10 +2,11 @@
 
 The published CIFAR ResNet-20 .. 110 with 1x1 projection shortcuts and batch norm folded in. Each
 block is two launches: conv + ReLU, and conv + shortcut + ReLU with the shortcut in the same sum.
+`cuda.residual_stage` makes the blocks of a stage one launch.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -35,13 +36,32 @@ class FoldedBlock:
             rule = "must be given when the shape changes"
             raise KernelArgumentError("projection", rule, "None with a new shape")
 
+    def __call__(
+        self, x: torch.Tensor, *, backend: str = "auto", launch: ConvLaunch | None = None
+    ) -> torch.Tensor:
+        """Activations [R, H / stride, W / stride, Cout] of [R, H, W, Cin]; options of `conv`."""
+        shortcut = None if self.projection is None else (x, self.projection)
+        residual = x if shortcut is None else None
+        options: Any = dict(backend=backend, launch=launch)
+        y = conv(x, self.weight1, self.bias1, stride=self.stride, **options)
+        return conv(y, self.weight2, self.bias2, residual=residual, shortcut=shortcut, **options)
+
+
+class Layer(Protocol):
+    """A block, or several in one."""
+
+    def __call__(
+        self, x: torch.Tensor, *, backend: str = "auto", launch: ConvLaunch | None = None
+    ) -> torch.Tensor:
+        """Activations of activations; options of `conv`."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedResNet:
     """Stem, blocks and linear layer: ``fc_weight`` [C, K] and ``fc_bias`` float32 [K]."""
 
     stem: FoldedStem
-    blocks: tuple[FoldedBlock, ...]
+    blocks: tuple[Layer, ...]
     fc_weight: torch.Tensor
     fc_bias: torch.Tensor
 
@@ -59,11 +79,7 @@ def resnet_features(
     """Last activations [R, H', W', C'] of a packed batch of noisy images; see `resnet_votes`."""
     x = stem(images, rows, key, network.stem, backend=backend, launch=stem_launch)
     for block in network.blocks:
-        shortcut = None if block.projection is None else (x, block.projection)
-        residual = x if shortcut is None else None
-        options: Any = dict(backend=backend, launch=conv_launch)
-        y = conv(x, block.weight1, block.bias1, stride=block.stride, **options)
-        x = conv(y, block.weight2, block.bias2, residual=residual, shortcut=shortcut, **options)
+        x = block(x, backend=backend, launch=conv_launch)
     return x
 
 

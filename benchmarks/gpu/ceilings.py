@@ -6,6 +6,7 @@ times through the L2 cache cannot beat what the cache delivers.
 
 import statistics
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -15,15 +16,30 @@ import triton
 import triton.language as tl
 
 from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, require
-from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
-from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
+from dualsmooth.kernels.cuda.residual_stage import (
+    STAGES,
+    Stage,
+    pack_weights,
+    residual_stage,
+    shared_memory,
+)
 
 PREDICTED = {(16, 32): (414e-6, 125e-6), (32, 16): (219e-6, 62e-6), (64, 8): (122e-6, 31e-6)}
 """(channels, side) -> seconds of a 3x3 convolution of 8,192 images, computed for an H200: if the
 nine reads of an input are bound by the L2 cache (6.2e12 bytes/s), and if by device memory."""
 
+VARIANTS = (
+    Stage(16, 32, pitch=34, images=1, warps=8, rows=8, tiles=2, resident=2),
+    Stage(16, 32, pitch=34, images=1, warps=4, rows=8, tiles=2, resident=3),
+    Stage(32, 16, pitch=18, images=2, warps=8, rows=16, tiles=1, resident=2),
+    Stage(32, 16, pitch=18, images=1, warps=4, rows=8, tiles=1, resident=5),
+    Stage(64, 8, pitch=10, images=4, warps=8, rows=8, tiles=1, resident=1),
+    Stage(64, 8, pitch=10, images=2, warps=8, rows=8, tiles=1, resident=2),
+)
+"""Launch choices that take less shared memory and were never timed; none spills."""
 
 BATCH, ROUNDS = 8192, 30
 
@@ -162,13 +178,20 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
     return found
 
 
+def label(which: Stage) -> str:
+    """A launch choice in few words."""
+    return " ".join(f"{name} {value}" for name, value in asdict(which).items())
+
+
 def stage(which: Stage, turn: Turn) -> dict[str, float]:
     """The on-chip residual stage, eight blocks of two convolutions."""
     place, c, blocks = turn.place, which.channels, 8
     x = torch.randn(BATCH, which.size, which.size, c, device=place.device).bfloat16()
     weight = torch.randn(2 * blocks, 3, 3, c, c, device=place.device) / (6 * c**0.5)
     packed, bias = pack_weights(weight), torch.randn(2 * blocks, c, device=place.device) / 10
-    taken = seconds_of(partial(residual_stage, x, packed, bias), place)
+    if which.shared > shared_memory(place.device):
+        raise Unavailable("too little shared memory, or no CuPy")
+    taken = seconds_of(partial(residual_stage, x, packed, bias, which), place)
     flop = 2 * blocks * 18.0 * x.numel() * c
     return {"seconds_per_convolution": taken / (2 * blocks), "flop_per_s": flop / taken}
 
@@ -184,8 +207,8 @@ def items(place: Place) -> list[Item]:
     for channels, side in PREDICTED:
         name = f"convolution {channels} channels, {side} pixels"
         found.append(Item(name, partial(convolutions, channels, side)))
-    for which in STAGES if place.device.type == "cuda" else ():
-        found.append(Item(f"on-chip {which.channels} channels", partial(stage, which), (ON_CHIP,)))
+    for which in (*STAGES, *VARIANTS) if place.device.type == "cuda" else ():
+        found.append(Item(f"on-chip {label(which)}", partial(stage, which), (ON_CHIP,)))
     return found
 
 

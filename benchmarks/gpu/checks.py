@@ -142,7 +142,10 @@ def items(place: Place) -> list[Item]:
     for name in GATES if place.device.type == "cuda" else (KERNELS,):
         chosen = [SIZES, *sizes[:-1], sizes[-1] + GATES[name]]
         found.append(Item(name, partial(pytest, chosen), limit=180))
-    networks = {3: ("cudnn", "triton", "eager"), 18: ("cudnn", "triton")}
+    networks = {
+        3: ("triton", "cudnn", "onchip", "eager"),
+        18: ("triton", "cudnn", "onchip"),
+    }
     for blocks, backends in networks.items():
         subject = cifar(blocks, place, backends)
         for backend in backends if not place.tiny else backends[:2]:

@@ -67,8 +67,8 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 BackendOption = Annotated[
     str,
     typer.Option(
-        help="On cuda: auto (measured), cudnn, triton, compile or eager. On cpu: auto or "
-        "openvino (extra cpu)."
+        help="On cuda: auto (measured), onchip, triton, cudnn, compile or eager. On cpu: "
+        "auto or openvino (extra cpu)."
     ),
 ]
 

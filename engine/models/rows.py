@@ -56,7 +56,7 @@ def close(bound: float, reference: torch.Tensor) -> Agree:
     last_places = 2.0**-21 * float(kept.abs().max()) if len(kept) else 0.0
     limits = [
         bound * float((logits.amax(0) - logits.amin(0)).max()) + last_places
-        for logits in (kept, _centred(kept))
+        for logits in (kept, centred(kept))
         if len(kept)
     ]
 
@@ -67,7 +67,7 @@ def close(bound: float, reference: torch.Tensor) -> Agree:
         pair = [logits.float()[finite.all(1)] for logits in (found, wanted)]
         if not len(pair[0]):
             return True
-        errors = (pair[0] - pair[1], _centred(pair[0]) - _centred(pair[1]))
+        errors = (pair[0] - pair[1], centred(pair[0]) - centred(pair[1]))
         return all(bool(e.abs().max() <= limit) for e, limit in zip(errors, limits, strict=True))
 
     return agree
@@ -107,5 +107,7 @@ def _trials(
         yield "beside an outlier", outlier, places[1:], places[1:]
 
 
-def _centred(logits: torch.Tensor) -> torch.Tensor:
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    """Logits less the largest of each row, in float32, as votes see them."""
+    logits = logits.float()
     return logits - logits.amax(1, keepdim=True)

@@ -9,15 +9,15 @@ import torch
 
 from dualsmooth.engine.backends import AUTO, AUTOMATIC, backend_of_each
 from dualsmooth.engine.errors import ArgumentError, SamplerError
-from dualsmooth.engine.models.rows import BOUNDS, close, same
-from dualsmooth.engine.samplers.calibrate import agrees, fastest
+from dualsmooth.engine.models.rows import same
+from dualsmooth.engine.samplers.calibrate import Judge, fastest
 from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducible
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import DeviceStream
 from dualsmooth.engine.samplers.tables import COLUMNS, device_rows, fill
 
 SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
-SAMPLE_SIGMA = 0.25
+SAMPLE_SIGMA, SAMPLE_IMAGES = 0.25, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,20 @@ class Capturer:
         return captured
 
     def _sample(self) -> None:
-        """Put noise of a random image into the table, to check and time networks with."""
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(self.inputs.images.shape[1:], generator=generator)
-        batch = self.table.shape[1]
+        """Put noise of random images, dark to bright, into the table, to check networks with."""
+        slots, batch = self.inputs.images, self.table.shape[1]
+        count = min(len(slots), SAMPLE_IMAGES, batch)
+        pixels = torch.rand(count, *slots.shape[1:], generator=torch.Generator().manual_seed(0))
+        pixels *= torch.linspace(1, 0, count + 1)[:-1, None, None, None]
+        ends = [batch * i // count for i in range(count + 1)]
+        segments = [
+            Segment(slot, slot, SAMPLE_SIGMA, 0, 0, ends[slot + 1] - ends[slot])
+            for slot in range(count)
+        ]
         tables = np.empty((1, *self.table.shape), np.int32)
         on_grid = self.inputs.tables is not None
-        fill(tables, [Segment(0, 0, SAMPLE_SIGMA, 0, 0, batch)], 0, [0] if on_grid else None)
-        self.stream.run(lambda: self.inputs.images[0].copy_(image * (255.0 if on_grid else 1.0)))
+        fill(tables, segments, 0, [0] * count if on_grid else None)
+        self.stream.run(lambda: slots[:count].copy_(pixels * (255.0 if on_grid else 1.0)))
         self.stream.run(lambda: self.table.copy_(torch.from_numpy(tables[0])))
 
     def _network(
@@ -88,44 +94,49 @@ class Capturer:
     ) -> Captured:
         counts = self.stream.zeros(self.segments, classes + 1, dtype=torch.int64)
         full, *smaller = buckets(self.table.shape[1], any_shape=True)
+        judge = self._judge(model, network, classes)
         if backend == AUTO:
-            backend, built, replay = self._choose(model, network, counts)
+            backend, built, replay = self._choose(model, network, counts, judge)
         else:
-            itself = self._plain_scores(model, self._build("eager", network), classes)
             built = self._build(backend, network)
-            self._scores(model, built, itself)
+            self._scores(model, built, judge)
             replay = self._replay(built, full, counts)
         replays = [(full, replay)]
         replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
         return Captured(backend, counts, tuple(reversed(replays)))
 
+    def _judge(self, model: str, network: torch.nn.Module, classes: int) -> Judge:
+        """What eager PyTorch says of the sampled batch."""
+        eager, truth = (
+            self._plain_scores(model, self._build("eager", network, dtype), classes)
+            for dtype in (self.dtype, torch.float32)
+        )
+        return Judge(eager, truth)
+
     def _choose(
-        self, model: str, network: torch.nn.Module, counts: torch.Tensor
+        self, model: str, network: torch.nn.Module, counts: torch.Tensor, judge: Judge
     ) -> tuple[str, Network, Callable[[], None]]:
         """The fastest backend that can run the network, row by row, as well as eager PyTorch.
 
         Returns its name, the network as it runs it, and the graph of a full batch.
         """
-        classes, batch = counts.shape[1] - 1, self.table.shape[1]
-        truth = self._plain_scores(model, self._build("eager", network, torch.float32), classes)
-        eager = self._plain_scores(model, self._build("eager", network), classes)
+        batch = self.table.shape[1]
         built: dict[str, Network] = {}
         passes: dict[str, Callable[[], None]] = {}
         refused: list[str] = []
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
-                scores = self._scores(model, candidate, eager)
-                if agrees(scores, eager, truth):
-                    passes[name] = self._replay(candidate, batch, counts)
-                    built[name] = candidate
-                else:
-                    refused.append(f"{name}: its votes differ from eager PyTorch's")
+                if why := judge.refusal(self._scores(model, candidate, judge)):
+                    refused.append(f"{name}: {why}")
+                    continue
+                passes[name] = self._replay(candidate, batch, counts)
+                built[name] = candidate
             except Exception as error:  # libraries fail in many ways; what failed is told below
                 refused.append(f"{name}: {error}")
         if not built:
             raise SamplerError(f"{model}: no backend can run it; " + "; ".join(refused))
-        chosen = fastest(passes, self.stream.seconds)
+        chosen = next(iter(fastest(passes, self.stream.seconds)))
         return chosen, built[chosen], passes[chosen]
 
     def _build(
@@ -147,9 +158,9 @@ class Capturer:
             raise ArgumentError(model, f"must return {classes} logits per row", tuple(scores.shape))
         return scores
 
-    def _scores(self, model: str, built: Network, itself: torch.Tensor) -> torch.Tensor:
+    def _scores(self, model: str, built: Network, judge: Judge) -> torch.Tensor:
         """Logits of the sampled batch: the network's own, and no bit depends on other rows."""
-        scores = self._plain_scores(model, built, itself.shape[1])
+        scores = self._plain_scores(model, built, judge.eager.shape[1])
         mates = self.table.clone()
         mates[COLUMNS.index("sample"), 1::2] += 1
         beside = self.stream.run(
@@ -167,9 +178,9 @@ class Capturer:
                 f"{model}: a row's logits must not depend on its place in the batch; received "
                 "other ones in reverse order (try another --backend or --batch-size)"
             )
-        if not close(BOUNDS[self.dtype], itself)(scores, itself):
+        if why := judge.fault(scores):
             raise SamplerError(
                 f"{model}: a backend must give the network's logits up to rounding; received "
-                "others (try another --backend)"
+                f"{why} (try another --backend)"
             )
         return scores

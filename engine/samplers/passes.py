@@ -20,6 +20,7 @@ from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
+from dualsmooth.kernels.cuda.residual_stage import on_chip, shared_memory
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -58,23 +59,14 @@ def build(
 ) -> Network:
     """Make a network ready to run on the device of the inputs; it is not changed.
 
-    ``cudnn`` does convolution, bias, sum and ReLU in one call, ``triton`` has CIFAR ResNets,
-    ``compile`` is torch.compile and ``eager`` the network itself; in the others batch norm is
-    folded. It takes (rows, channels, height, width) in [0, 1] units; ``batch`` is the rows of a
-    full batch.
+    ``triton`` has CIFAR ResNets, and ``onchip`` with the activations of a stage on chip; ``cudnn``
+    does convolution, bias, sum and ReLU in one call, ``compile`` is torch.compile and ``eager`` the
+    network itself; in the others batch norm is folded. The network takes (rows, channels, height,
+    width) in [0, 1] units; ``batch`` is the rows of a full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
-    if backend == "triton":
-        if inputs.tables is not None:
-            raise ArgumentError("backend", "must not be triton with integer noise", backend)
-        resnet = folded_resnet(network, dtype, device)
-        if resnet is None or height % 4 or width % 4:
-            raise ArgumentError(
-                "backend",
-                "must not be triton for this network",
-                type(network).__name__,
-                "the kernels have CIFAR ResNets on images whose sides are multiples of 4",
-            )
+    if backend in ("onchip", "triton"):
+        resnet = _resnet(backend, network, dtype, inputs)
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)
@@ -88,6 +80,29 @@ def build(
     return Network(
         partial(_library_scores, forward, dtype), partial(_library_votes, forward, dtype)
     )
+
+
+def _resnet(
+    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs
+) -> FoldedResNet:
+    """A network as our kernels take it, or why they do not."""
+    device, (height, width) = inputs.images.device, inputs.images.shape[1:3]
+    if inputs.tables is not None:
+        raise ArgumentError("backend", f"must not be {backend} with integer noise", backend)
+    resnet = folded_resnet(network, dtype, device)
+    if resnet is None or height % 4 or width % 4:
+        rule, hint = "network", "CIFAR ResNets on images whose sides are multiples of 4"
+    elif backend == "triton":
+        return resnet
+    elif not (shared := shared_memory(device)):
+        rule, hint = "device", "compute capability 8.0 or newer, and CuPy (extra cuda)"
+    elif chip := on_chip(resnet, height if height == width else 0, shared):
+        return chip
+    else:
+        rule, hint = "network", "bfloat16 and images of 32x32 pixels; use triton"
+    received = f"{type(network).__name__} on {width}x{height} pixels in {dtype} on {device.type}"
+    raise ArgumentError("backend", f"must not be {backend} for this {rule}", received,
+                        f"the kernels have {hint}")  # fmt: skip
 
 
 @contextmanager

@@ -226,10 +226,14 @@ def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]
     if nvcc() is None:
         print("CUDA C++ kernels skipped: nvcc is not installed")
         return
-    for stage in STAGES:
-        for sm in (80, 90):
-            if chosen(stage.name, sm, options, limits):
-                yield Built(stage.name, sm, True, build_stage(stage, sm))
+    for stage, sm in stage_builds():
+        if chosen(stage.name, sm, options, limits):
+            yield Built(stage.name, sm, True, build_stage(stage, sm))
+
+
+def stage_builds() -> list[tuple[Stage, int]]:
+    """On-chip stages, on the architectures whose shared memory holds them."""
+    return [(s, sm) for s in STAGES for sm in ARCHITECTURES if s.shared <= SHARED_LIMIT[sm]]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,14 @@ from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import block_words
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference, resnet
-from dualsmooth.kernels.cuda.residual_stage import STAGES, Stage, pack_weights, residual_stage
+from dualsmooth.kernels.cuda.residual_stage import (
+    STAGES,
+    Stage,
+    on_chip,
+    pack_weights,
+    residual_stage,
+    shared_memory,
+)
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
@@ -259,6 +266,8 @@ def check_cudnn(device: torch.device, cin: int, cout: int, size: int, batch: int
 
 def check_stage(device: torch.device, stage: Stage, rows: int) -> None:
     """The on-chip residual stage against its convolutions one by one, rounded after each."""
+    if stage.shared > shared_memory(device):
+        pytest.skip("too little shared memory, or no CuPy")
     generator, c = torch.Generator(device).manual_seed(stage.channels), stage.channels
     x = torch.randn((rows, stage.size, stage.size, c), generator=generator, device=device)
     weight = torch.randn((4, 3, 3, c, c), generator=generator, device=device) / (3 * math.sqrt(c))
@@ -271,10 +280,22 @@ def check_stage(device: torch.device, stage: Stage, rows: int) -> None:
     outs = []
     for _ in range(2):
         poison(device, x.numel())
-        outs.append(residual_stage(x, pack_weights(weight), bias))
+        outs.append(residual_stage(x, pack_weights(weight), bias, stage))
     assert torch.equal(outs[0], outs[1])
     # a value next to a rounding boundary may move by one unit in each convolution
     assert gap(outs[0].float(), truth.float()) <= SUM_LIMIT + 4 * ROUNDING[torch.bfloat16]
+
+
+def check_chain(device: torch.device, blocks: int, batch: int) -> None:
+    """A ResNet with its stages on chip: the activations of the Triton path, bit for bit."""
+    images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5)).to(device)
+    rows, key = rows_of(batch, 2, 0.25, device), seed_key(SEED, device)
+    plain = random_resnet(blocks, torch.bfloat16, device)
+    chip = on_chip(plain, 32, shared_memory(device))
+    assert chip is not None, "too little shared memory, or no CuPy"
+    found, wanted = (resnet.resnet_features(images, rows, key, net) for net in (chip, plain))
+    assert torch.equal(found, wanted)
+    assert not found.isnan().any()
 
 
 Check = Callable[..., None]
@@ -294,7 +315,8 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "vote": (check_vote, (83, 10)),
     "resnet": (check_resnet, (1, 4, 3)),
     "cudnn": (check_cudnn, (16, 32, 4, 3)),
-    **{f"on-chip {stage.channels}": (check_stage, (stage, 4)) for stage in STAGES},
+    **{f"on-chip {stage.name}": (check_stage, (stage, 4)) for stage in STAGES},
+    "on-chip chain": (check_chain, (1, 5)),
 }
 REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (64, 1024)),
@@ -308,7 +330,9 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "resnet 20": (check_resnet, (3, 32, 4096)),
     "resnet 110": (check_resnet, (18, 32, 4096)),
     **{f"cudnn {size[0]}-{size[1]}": (check_cudnn, (*size, 4096)) for size in CONVS},
-    **{f"on-chip {stage.channels}": (check_stage, (stage, 4097)) for stage in STAGES},
+    **{f"on-chip {stage.name}": (check_stage, (stage, 4097)) for stage in STAGES},
+    "on-chip chain 20": (check_chain, (3, 4097)),
+    "on-chip chain 110": (check_chain, (18, 4097)),
 }
 SLOW = ("stem", "strided stem", "resnet")
 """In the interpreter."""

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import torch
 
-from dualsmooth.engine.samplers.calibrate import agrees, fastest
+from dualsmooth.engine.samplers.calibrate import Judge, fastest
 
 
 def clock(times: dict[str, list[float]]) -> tuple[Callable[..., float], list[str]]:
@@ -19,7 +19,7 @@ def clock(times: dict[str, list[float]]) -> tuple[Callable[..., float], list[str
 def choose(times: dict[str, list[float]], rounds: int) -> tuple[str, list[str]]:
     seconds, order = clock(times)
     passes = {name: (lambda name=name: name) for name in times}
-    return fastest(passes, seconds, rounds), order
+    return next(iter(fastest(passes, seconds, rounds))), order
 
 
 def test_the_lowest_median_wins_and_the_first_round_does_not_count() -> None:
@@ -40,7 +40,29 @@ def test_a_backend_may_lose_one_vote_in_a_hundred_beyond_the_precision() -> None
         scores[:votes] = scores[:votes].flip(1)
         return scores
 
-    assert agrees(moved(10), truth, truth)
-    assert not agrees(moved(11), truth, truth)
-    assert agrees(moved(60), moved(50), truth)
-    assert not agrees(moved(61), moved(50), truth)
+    def refusal(ours: int, theirs: int) -> str:
+        return Judge(moved(theirs), truth).refusal(moved(ours))
+
+    assert refusal(10, 0) == refusal(84, 50) == ""
+    assert "1.10% of the votes, eager PyTorch 0.00%" in refusal(11, 0)
+    assert "8.60%" in refusal(86, 50)
+
+
+def test_logits_may_be_as_far_from_float32_as_eager_pytorch_is() -> None:
+    """A deep network's rounding errors may be larger than what rounding alone explains."""
+    draws = torch.Generator().manual_seed(0)
+    truth = torch.randn(64, 4, generator=draws)
+
+    def off(by: float) -> torch.Tensor:
+        return truth + by * torch.randn(64, 4, generator=draws).clamp(-2, 2)
+
+    judge = Judge(off(0.5).bfloat16(), truth)
+    assert judge.fault(off(0.5)) == ""
+    assert "where eager PyTorch's are" in judge.fault(off(3.0))
+    assert "finite" in judge.fault(truth / 0)
+    one_row = off(0.5)
+    one_row[7] += 9.0 * torch.eye(4)[0]
+    assert judge.fault(one_row) != ""
+    exact = Judge(truth, truth)
+    assert exact.fault(truth + 1e-7) == ""
+    assert exact.fault(off(0.1)) != ""

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers import cuda as cuda_sampler
-from dualsmooth.engine.samplers import graphs, tables
+from dualsmooth.engine.samplers import graphs, passes, tables
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.passes import _resnet_votes
@@ -212,6 +212,30 @@ def test_triton_networks_run_partial_batches_in_smaller_buckets(
     assert ran == [4, 4, 16, 16]
 
 
+def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the device has no room for them, a hint names what to do."""
+    options: dict[str, Any] = {"shape": (32, 32, 3), "batch_size": 4, "precision": "bf16"}
+    with pytest.raises(ArgumentError, match=r"must not be onchip for this device.* CuPy"):
+        make(**resnet_options("onchip", **options))
+    monkeypatch.setattr(passes, "shared_memory", lambda device: 227 * 1024)
+    image, votes = np.random.default_rng(3).random((32, 32, 3)).astype(np.float32), []
+    for backend in ("onchip", "triton"):
+        sampler = make(**resnet_options(backend, **options))
+        assert sampler.name == f"cuda:{backend}"
+        sampler.load(0, image)
+        votes.append(sampler.count("m", [segment(0, 0.5, 0, 6)]))
+    assert_array_equal(votes[0], votes[1])
+    for wrong, message in (
+        ({"precision": "fp32"}, "must not be onchip for this network.*float32.*use triton"),
+        ({"shape": (32, 16, 3)}, "must not be onchip for this network.*16x32"),
+        ({"noise": "integer"}, "must not be onchip with integer noise"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            make(**resnet_options("onchip", **options | wrong))
+
+
 def test_buckets_shrink_from_the_full_batch() -> None:
     assert graphs.buckets(4096, True) == [4096, 1024, 256, 64]
     assert graphs.buckets(4096, False) == [4096]
@@ -295,7 +319,7 @@ def test_votes_that_depend_on_the_batch_are_refused(
         ({"batch_size": 0}, "batch_size must"),
         ({"slots": 0}, "slots must"),
         ({"precision": "fp8"}, "precision must"),
-        ({"backend": "magic"}, "backend must be one of auto, cudnn"),
+        ({"backend": "magic"}, "backend must be one of auto, onchip"),
         ({"backend": "triton"}, "backend must not be triton for this network; received Sequential"),
         ({"outputs": {"m": 4, "s": 3}}, "m must return 4 logits per row"),
     ],
@@ -379,19 +403,24 @@ def test_integer_noise_on_a_device(make: Make) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", ["cudnn", "triton", "compile", "eager", "auto"])
+@pytest.mark.parametrize("backend", ["onchip", "cudnn", "triton", "compile", "eager", "auto"])
 def test_counts_on_a_device(make: Make, backend: str) -> None:
     """Only near ties may differ from the reference on the CPU; nothing may on a rerun.
 
     Triton's convolutions compile for a minute each in float32, so bf16 moves more ties there.
     """
-    precision, ties = ("bf16", 90) if backend in ("triton", "auto") else ("fp32", 20)
-    options = resnet_options(backend, stream=CudaStream(), batch_size=64, precision=precision)
+    low = backend in ("onchip", "triton", "auto")
+    precision, ties = ("bf16", 90) if low else ("fp32", 20)
+    shape = (32, 32, 3) if backend == "onchip" else SHAPE
+    options = resnet_options(
+        backend, stream=CudaStream(), batch_size=64, precision=precision, shape=shape
+    )
     sampler, parts = make(**options), [segment(0, 0.5, 0, 400), segment(1, 0.3, 9, 500, slot=1)]
-    truth = TorchSampler(options["networks"], options["outputs"], SHAPE, seed=7, batch_size=64)
+    truth = TorchSampler(options["networks"], options["outputs"], shape, seed=7, batch_size=64)
+    images = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
     for slot in (0, 1):
-        sampler.load(slot, IMAGES[slot])
-        truth.load(slot, IMAGES[slot])
+        sampler.load(slot, images[slot])
+        truth.load(slot, images[slot])
     votes = sampler.count("m", parts)
     assert_array_equal(votes.sum(1), [400, 500])
     assert np.abs(votes - truth.count("m", parts)).sum() <= ties

@@ -6,7 +6,7 @@ from dualsmooth.engine.models.architectures.resnet import CifarResNet
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.resnet import resnet_features
+from dualsmooth.kernels.resnet import FoldedBlock, resnet_features
 from dualsmooth.kernels.rows import Rows, seed_key
 
 CPU = torch.device("cpu")
@@ -47,6 +47,7 @@ def test_weights_have_the_compute_dtype_and_biases_stay_exact() -> None:
     resnet = folded_resnet(random_resnet(), torch.bfloat16, CPU)
     assert resnet is not None
     block = resnet.blocks[2]
+    assert isinstance(block, FoldedBlock)
     assert block.projection is not None
     assert {block.weight1.dtype, block.weight2.dtype, block.projection.dtype,
             resnet.fc_weight.dtype, resnet.stem.packed.dtype} == {torch.bfloat16}  # fmt: skip
