@@ -3,14 +3,9 @@
 import errno
 import os
 import signal
-import socket
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import active_children
+from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,6 +13,7 @@ import typer
 from dualsmooth.engine.cli.audit import audit
 from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
+from dualsmooth.engine.cli.interrupt import INTERRUPTED, STOPPED, interruptible, said, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.report import parquet, report
 from dualsmooth.engine.cli.search import search
@@ -25,18 +21,8 @@ from dualsmooth.engine.cli.train import train
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
 from dualsmooth.engine.printable import printable
 
-INTERRUPTED = 130
-GRACE = 1.0
-"""Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
-
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 """Errors that a name on the command line leads to before anything is reached."""
-
-STOPPED = "interrupted; what was reached is on disk, go on with --resume"
-_interrupted = Event()
-_said: list[str] = []
-_INTERRUPTS = (bytes([signal.SIGINT]), bytes([signal.SIGTERM]))
-"""The line that ends the process, once it has been printed."""
 
 app = typer.Typer(
     name="dualsmooth",
@@ -120,14 +106,15 @@ def main() -> None:
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _end_soon_if_interrupted():
+    with watch():
         _run()
 
 
 def _run() -> NoReturn:
     try:
-        code = app(prog_name="dualsmooth", standalone_mode=False) or 0
-        sys.stdout.flush()
+        with interruptible():
+            code = app(prog_name="dualsmooth", standalone_mode=False) or 0
+            sys.stdout.flush()
     except StoppedError as error:
         _fail(str(error), 3)
     except DualSmoothError as error:
@@ -158,53 +145,5 @@ def _run() -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"dualsmooth: {printable(message)}", err=True)
-    _said.append(message)
-    if _interrupted.is_set():  # Python's own end, with all threads and libraries, takes seconds
-        _end_now()
+    said()
     sys.exit(code)
-
-
-@contextmanager
-def _end_soon_if_interrupted() -> Iterator[None]:
-    """See to it that Ctrl-C ends the process even where Python does not get to act on it."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.setblocking(False)
-        with suppress(ValueError):  # only the main thread may
-            signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        Thread(target=_wait_for_signal, args=(ours,), daemon=True).start()
-        try:
-            yield
-        finally:
-            _forget_signals()
-
-
-def _wait_for_signal(ours: socket.socket) -> None:
-    with suppress(OSError):  # closed: the command has ended
-        while (number := ours.recv(1)) not in _INTERRUPTS:
-            if not number:
-                return
-        _interrupted.set()
-        time.sleep(GRACE)
-        if not _said:
-            os.write(2, f"\ndualsmooth: {STOPPED}\n".encode())
-        _end_now()
-
-
-def _forget_signals() -> None:
-    with suppress(ValueError):
-        signal.set_wakeup_fd(-1)
-
-
-if hasattr(os, "register_at_fork"):  # a signal to a child is not one to its parent
-    os.register_at_fork(after_in_child=_forget_signals)
-
-
-def _end_now() -> NoReturn:
-    for child in active_children():
-        child.kill()
-    os._exit(INTERRUPTED)
-
-
-if __name__ == "__main__":
-    main()

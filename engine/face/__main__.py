@@ -1,5 +1,5 @@
 """`python -m dualsmooth`."""
 
-from dualsmooth.engine.cli.app import main
+from dualsmooth.engine.cli import main
 
 main()

@@ -118,7 +118,7 @@ def test_whatever_ends_a_command_is_one_line(
         raise error
 
     monkeypatch.setattr(cli, "app", fails)
-    monkeypatch.setattr(cli, "_end_soon_if_interrupted", nullcontext)
+    monkeypatch.setattr(cli, "watch", nullcontext)
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
     with pytest.raises(SystemExit) as end:

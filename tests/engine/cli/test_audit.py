@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture(scope="module")
 def certified(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
-    command = [sys.executable, "-m", "dualsmooth.engine.cli.app", "certify", str(tiny_bundle)]
+    command = [sys.executable, "-m", "dualsmooth", "certify", str(tiny_bundle)]
     options = ["--data", "digits", "--n0", "10", "--n", "100", "--max", "6", "--out", str(folder)]
     subprocess.run([*command, *options], check=True, capture_output=True)
     return folder

@@ -559,7 +559,7 @@ def test_a_killed_process_resumes_to_the_same_files(
     command = [
         sys.executable,
         "-m",
-        "dualsmooth.engine.cli.app",
+        "dualsmooth",
         *map(str, options),
         "--out",
         "killed",

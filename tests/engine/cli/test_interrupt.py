@@ -1,26 +1,31 @@
-"""The watch over Ctrl-C ends with its command, and knows its own process only."""
+"""Ctrl-C ends a command soon and in one line; the watch over it knows its own process only."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 _CHILD = """
 import os, signal, sys, time
-from dualsmooth.engine.cli import app
-with app._end_soon_if_interrupted():
+from dualsmooth.engine.cli import interrupt
+with interrupt.watch():
     child = os.fork()
     if not child:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     os.waitpid(child, 0)
-    time.sleep(app.GRACE + 0.5)
+    time.sleep(interrupt.GRACE + 0.5)
     print("alive", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: None)
 os.kill(os.getpid(), signal.SIGTERM)
-time.sleep(app.GRACE + 0.5)
+time.sleep(interrupt.GRACE + 0.5)
 print("alive", flush=True)
 """
 
@@ -34,9 +39,9 @@ def test_only_a_signal_to_a_running_command_ends_its_process() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
 def test_a_command_that_python_cannot_interrupt_is_ended() -> None:
-    deaf = _CHILD.partition("with app")[0] + (
+    deaf = _CHILD.partition("with inter")[0] + (
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
-        "with app._end_soon_if_interrupted():\n"
+        "with interrupt.watch():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(30)\n"
     )
@@ -44,3 +49,68 @@ def test_a_command_that_python_cannot_interrupt_is_ended() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert ended.returncode == 130
     assert "go on with --resume" in ended.stderr
+
+
+_COMMAND = """
+import sys
+from dualsmooth.engine import cli
+guard = cli.end_at_once
+cli.end_at_once = lambda: (guard(), print("begun", flush=True))
+sys.argv = ["dualsmooth", *sys.argv[1:]]
+{before}
+cli.main()
+"""
+"""The command as it is started, but it says when its own code has begun to run."""
+
+
+@contextmanager
+def command(*arguments: object, before: str = "") -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND.format(before=before), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def delays(least: float, most: float, count: int) -> list[float]:
+    """From one to the other, by equal factors."""
+    return [round(least * (most / least) ** (i / (count - 1)), 3) for i in range(count)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds",
+    [0.02, 0.3, *(pytest.param(s, marks=pytest.mark.slow) for s in delays(0.02, 2.0, 20))],
+)
+def test_ctrl_c_at_any_time_is_one_line(
+    tiny_bundle: Path, tmp_path: Path, seconds: float, workers: int
+) -> None:
+    """In the imports, too; every process of the terminal gets the signal."""
+    arguments = ("--data", "digits", "--n", 10**7, "--workers", workers, "--out", tmp_path / "run")
+    with command("certify", tiny_bundle, *arguments) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("dualsmooth: interrupted")
+    assert errors.count("dualsmooth: interrupted") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_when_all_is_done_is_one_line() -> None:
+    late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)"
+    with command("--version", before=late) as process:
+        out, errors = process.communicate(timeout=30)
+    assert out.splitlines()[1].startswith("dualsmooth ")
+    assert (process.returncode, errors) == (130, "dualsmooth: interrupted\n")

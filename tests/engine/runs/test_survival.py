@@ -436,7 +436,7 @@ def test_signals_end_with_130_and_resume(
     tiny_bundle: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     command = [
-        sys.executable, "-m", "dualsmooth.engine.cli.app", "certify", str(tiny_bundle), "--data",
+        sys.executable, "-m", "dualsmooth", "certify", str(tiny_bundle), "--data",
         "digits", "--n", "20000", "--max", "40", "--slots", "2", "--workers", str(workers),
         "--out", str(tmp_path / "run"), "--resume",
     ]  # fmt: skip

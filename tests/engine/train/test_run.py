@@ -161,7 +161,7 @@ def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> N
     command = [
         sys.executable,
         "-m",
-        "dualsmooth.engine.cli.app",
+        "dualsmooth",
         "train",
         "digits-dual",
         "--max",
