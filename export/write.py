@@ -13,9 +13,11 @@ from onnx import ModelProto
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import check_target, new_folder
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.models.sources.onnx_session import OLDEST
 from dualsmooth.engine.records import digest_of
 from dualsmooth.export.deployment import (
@@ -62,6 +64,8 @@ def export_bundle(
     """
     folder = Path(folder)
     check_target(folder)
+    for network in bundle.networks.values():
+        check_exportable(f".{network.architecture}")
     method_of(bundle, terms)
     rows = batch_of(bundle.input_shape) if batch_size is None else batch_size
     rows = positive_integer("batch_size", rows)
@@ -86,6 +90,14 @@ def export_bundle(
         index = index_of(bundle, terms, rows, about | versions(), files)
         (draft / INDEX).write_text(json.dumps(index, indent=2, allow_nan=False) + "\n")
     return read_deployment(folder)
+
+
+def check_exportable(source: str) -> None:
+    """Refuse a file that was exported already, by its name."""
+    if source.lower().endswith(EXPORTED):
+        rule = f"must not be a file that was exported already ({', '.join(EXPORTED)})"
+        hint = "export the module it was made from: Bundle.from_classifier, then export_bundle"
+        raise ArgumentError("bundle", rule, source, hint)
 
 
 def batch_of(shape: tuple[int, int, int]) -> int:

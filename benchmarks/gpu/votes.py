@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dualsmooth.benchmarks.gpu.gate import Figures, require
-from dualsmooth.benchmarks.speed.networks import Bottleneck, WideBlock, flop_per_vote
+from dualsmooth.benchmarks.speed.networks import WideBlock, flop_per_vote
+from dualsmooth.engine.models.architectures.deep_resnet import Bottleneck
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler

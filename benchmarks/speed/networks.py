@@ -9,32 +9,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dualsmooth.engine.models.architectures.deep_resnet import Bottleneck
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.samplers.eager import one_thread
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the stride is the 3x3's (version 1.5)."""
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        outputs = 4 * width
-        self.branch = nn.Sequential(
-            *_convolution(inputs, width, 1, 1),
-            nn.ReLU(inplace=True),
-            *_convolution(width, width, 3, stride),
-            nn.ReLU(inplace=True),
-            *_convolution(width, outputs, 1, 1),
-        )
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(*_convolution(inputs, outputs, 1, stride))
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        result: torch.Tensor = self.relu(self.branch(x) + shortcut)
-        return result
 
 
 class Pooled(nn.Module):

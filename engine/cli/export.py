@@ -56,7 +56,8 @@ def export(
     The folder has every network (NAME.onnx), its vote graph with the noise inside
     (NAME.votes.onnx), the dual predictor (dual.onnx) and deployment.json. Load it with
     dualsmooth.export.certifier.OnnxCertifier, or run the graphs from any language. With --int8
-    the networks are in int8, and certificates are about these.
+    the networks are in int8, and certificates are about these. BUNDLE is anything but a file that
+    was exported before.
 
     Exit code 1: the folder was written and --check failed.
 
@@ -74,11 +75,12 @@ def export(
 
     try:
         from dualsmooth.export.quantize import Int8Calibration
-        from dualsmooth.export.write import export_bundle
+        from dualsmooth.export.write import check_exportable, export_bundle
     except ImportError as error:
         hint = "pip install 'dualsmooth[export]'"
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
+    check_exportable(bundle)
     loaded = load_bundle(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
     terms = Terms(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})

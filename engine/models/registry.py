@@ -16,6 +16,7 @@ _CONSTRUCTORS: dict[str, "Callable[..., nn.Module]"] = {}
 _BUILT_IN = tuple(
     f"dualsmooth.engine.models.{name}"
     for name in (
+        "architectures.deep_resnet",
         "architectures.ordered",
         "architectures.resnet",
         "architectures.small",

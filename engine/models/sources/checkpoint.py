@@ -1,11 +1,13 @@
-"""Checkpoints of Cohen et al.'s training code: `arch` and `state_dict` in a torch file.
+"""Checkpoints of ResNets: those of Cohen et al.'s training code and of what came after it.
 
-They are read with ``weights_only=True``, so no code from the file runs. Every tensor of the network
-is used, or the file is refused by the name of the one that is not.
+Salman et al. (SmoothAdv), Jeong and Shin (consistency), Jeong et al. (SmoothMix) keep its layout,
+`arch` and `state_dict`; MACER has `net` and nothing that normalizes, torchvision the tensors alone.
+Files are read with ``weights_only=True``, so no code from them runs. Every tensor of the network is
+used, or the file is refused by the name of the one that is not.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +16,48 @@ import torch
 from safetensors.numpy import save
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.models.architectures.resnet import CIFAR10_MEAN, CIFAR10_STD
+from dualsmooth.engine.models.architectures.deep_resnet import DEPTHS
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.constants import (
+    CIFAR10,
+    IMAGENET,
+    NONE,
+    constants,
+    of_normalizer,
+    own_constants,
+    same,
+)  # fmt: skip
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 from dualsmooth.engine.records import sha256_of
 
-ARCHITECTURES = ("cifar_resnet20", "cifar_resnet56", "cifar_resnet110")
-INPUT_SHAPE = (32, 32, 3)
+ARCHITECTURES: dict[str, tuple[int, ...]] = {
+    f"cifar_resnet{6 * blocks + 2}": (blocks,) * 3 for blocks in (3, 9, 18)
+}
+ARCHITECTURES |= {f"resnet{depth}": blocks for depth, blocks in DEPTHS.items()}
+"""Blocks per stage."""
 _HEAD = "fc.bias"
 _WRAPPERS = re.compile(r"((module|_orig_mod|1|model|net|network)\.)*")
-_NORMALIZER = re.compile(
-    r"((?:(?:module|_orig_mod|0|normali[sz]e|normali[sz]e_layer|normali[sz]er|normali[sz]ation"
-    r"|norm_layer|norm)\.)*)_?(?:(means?|mu)|(stds?|sds?|sigma))"
-)
 _REWRITTEN = re.compile(r"parametrizations\.|\.weight_(?:g|v|orig|u)$")
 
 
-def read_checkpoint(path: Path) -> Bundle:
+def read_checkpoint(
+    path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Bundle:
     """A bundle of the one classifier a checkpoint holds, for any noise level.
 
     Names may carry the prefixes `module.` (DataParallel), `_orig_mod.` (torch.compile) and `1.`
-    (behind a normalizing layer). Mean and std are those of the file's normalizing layer (`0.means`,
-    `normalize.std` and the like), or CIFAR-10's where it has no tensors for them. Only batch norm's
+    (behind a normalizing layer). Mean and std are those of the file: of its normalizing layer
+    (`0.means`, `normalize.std` and the like) or entries `mean` and `std`. Where it has none, they
+    are those given, else CIFAR-10's or ImageNet's, and 0 and 1 in MACER's layout. Only batch norm's
     ``num_batches_tracked`` is not read: no vote depends on it.
     """
     checkpoint = load_torch_file(path)
-    architecture = checkpoint.get("arch")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        received = architecture if isinstance(architecture, str) else type(architecture).__name__
-        known = ", ".join(ARCHITECTURES)
-        raise FileError(path, "arch must be a known architecture", repr(received[:80]), known)
-    state = _state(path, checkpoint)
+    entry, state = _state(path, checkpoint)
     prefix = _prefix(path, state)
+    names = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
+    architecture = _architecture(path, checkpoint, names)
     classes = len(float_weights(path, _HEAD, state[prefix + _HEAD]).reshape(-1))
     with torch.device("meta"):
         expected = create(architecture, {"num_classes": classes}).state_dict()
@@ -59,27 +69,58 @@ def read_checkpoint(path: Path) -> Bundle:
         elif not name.endswith("num_batches_tracked"):
             tensors[name] = _weights(path, key, value, expected[name])
     weights = save(tensors)
-    kwargs = {"num_classes": classes, **_normalizing(path, prefix, others)}
+    own = own_constants(path, prefix, others, checkpoint if entry else {})
+    known = {"model", "net", "network"} & {*prefix.split(".")}
+    if known and not own and (mean is None or std is None):
+        raise FileError(path, "must have mean and std beside its network", f"{prefix}* alone")
+    usual = IMAGENET if not architecture.startswith("cifar") else CIFAR10
+    unlike = NONE if (entry, prefix) == ("net", "") and "arch" not in checkpoint else usual
+    found = constants(path, own, (mean, std), unlike)
+    kwargs = {"num_classes": classes, **({} if same(found, usual) else found)}
     network = Network(architecture, kwargs, sha256_of(weights), weights, str(path))
     network.build()
-    return Bundle(path.name, INPUT_SHAPE, classes, (), None, {CLASSIFIER: network})
+    shape = (32, 32, 3) if usual is CIFAR10 else (224, 224, 3)
+    return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
 
 
-def _state(path: Path, checkpoint: Mapping[object, object]) -> dict[str, object]:
-    """The tensors of the one network in a file, whatever the entry is called."""
-    for key, value in checkpoint.items():
-        several = isinstance(value, torch.Tensor | Mapping | list | tuple)
-        if several and any(_NORMALIZER.fullmatch(f"{key}{end}") for end in ("", ".mean")):
-            raise FileError(path, "must hold mean and std in the state_dict", f"{key} beside it")
+def _architecture(path: Path, checkpoint: Mapping[object, object], names: Collection[str]) -> str:
+    """The architecture a file names, or the one that has blocks as its tensors do."""
+    if "arch" in checkpoint:
+        named = checkpoint["arch"]
+        if isinstance(named, str) and named in ARCHITECTURES:
+            return named
+        received = named if isinstance(named, str) else type(named).__name__
+        known = ", ".join(ARCHITECTURES)
+        raise FileError(path, "arch must be a known architecture", repr(received[:80]), known)
+    blocks = {re.match(r"layer(\d)\.(\d+)\.", name) for name in names}
+    stages = [match[1] for match in {m[0]: m for m in blocks if m}.values()]
+    counts = tuple(stages.count(str(stage)) for stage in range(1, 1 + len({*stages})))
+    deep = any(".conv3." in name for name in names)
+    for name, known_counts in ARCHITECTURES.items():
+        if known_counts == counts and deep == (name[6:] in ("50", "101", "152")):
+            return name
+    known = f"{', '.join(ARCHITECTURES)}; timm:NAME:FILE reads others"
+    received = f"blocks {counts}" if counts else f"tensors {', '.join(list(names)[:3])}"
+    raise FileError(path, "must hold a known architecture", received, known)
+
+
+def _state(path: Path, checkpoint: Mapping[object, object]) -> tuple[str, dict[str, object]]:
+    """The tensors of the one network in a file, and what their entry is called; "" without one."""
     found = {
         str(key): state
         for key, state in checkpoint.items()
         if isinstance(state, Mapping) and any(str(name).endswith(_HEAD) for name in state)
     }
+    bare = not found and any(str(name).endswith(_HEAD) for name in checkpoint)
+    for key, value in checkpoint.items():
+        several = isinstance(value, torch.Tensor | Mapping | list | tuple) and not bare
+        if several and key not in ("mean", "std") and of_normalizer(str(key)):
+            raise FileError(path, "must call them mean and std beside the state_dict", key)
     if len(found) > 1:
         rule, hint = "must hold one network", "remove those you do not mean"
         raise FileError(path, rule, ", ".join(sorted(found))[:200], hint)
-    state = next(iter(found.values()), checkpoint.get("state_dict"))
+    only = "", checkpoint if bare else checkpoint.get("state_dict")
+    entry, state = next(iter(found.items()), only)
     if not isinstance(state, Mapping):
         raise FileError(path, "state_dict must be a mapping", type(state).__name__)
     for key in state:
@@ -88,7 +129,7 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> dict[str, object]
         if _REWRITTEN.search(key):
             hint = "remove weight norm and parametrizations before saving"
             raise FileError(path, "must hold the weights themselves", key, hint)
-    return dict(state)
+    return entry, dict(state)
 
 
 def _prefix(path: Path, state: Mapping[str, object]) -> str:
@@ -110,34 +151,3 @@ def _weights(path: Path, key: str, value: object, expected: torch.Tensor) -> Any
     if key.endswith("running_var") and not (found >= 0).all():
         raise FileError(path, f"tensor {key} must not be negative", found.min())
     return np.ascontiguousarray(found)
-
-
-def _normalizing(path: Path, prefix: str, others: Mapping[str, object]) -> dict[str, object]:
-    """Mean and std of the layer in front of the network, if the file has them."""
-    found: dict[str, list[float]] = {}
-    fronts, parts = set(), prefix.split(".")
-    for key, value in others.items():
-        plain = key.removeprefix(prefix) if prefix and key.startswith(prefix) else key
-        match = _NORMALIZER.fullmatch(plain)
-        # Index 0 stands in front of index 1, and nothing else does.
-        if (
-            match is None
-            or ("0" in match[1].split(".")) != ("1" in parts)
-            or (plain is not key and "1" in parts)
-        ):
-            raise FileError(path, "must have no other tensors", key)
-        values = float_weights(path, key, value).flatten().tolist()
-        which = "mean" if match[2] else "std"
-        fits = len(values) in (1, 3) and all(v <= 1 if which == "mean" else v > 0 for v in values)
-        if not fits or which in found:
-            rule = f"tensor {key} must be the one {which} of three channels, in [0, 1] pixel units"
-            raise FileError(path, rule, values[:4])
-        found[which] = values * (3 // len(values))
-        fronts.add(match[1])
-    if found and (len(found) < 2 or len(fronts) > 1):
-        raise FileError(path, "must have one mean and one std", ", ".join(others)[:200])
-    if not found and {"model", "net", "network"} & set(parts):
-        raise FileError(path, "must have mean and std beside its network", f"{prefix}* alone")
-    cifar10 = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-    same = all(np.array_equal(np.array(found[k], "f4"), np.array(cifar10[k], "f4")) for k in found)
-    return {} if same else dict(found)

@@ -5,6 +5,7 @@ before it is believed: its shapes, that logits are finite for pixels in [0, 1], 
 logits depend neither on the other rows nor on chance. It runs in float32 on the CPU.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +16,23 @@ from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.front_door import admitted
 from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.sources.constants import spread
 from dualsmooth.engine.models.sources.pt2 import Program, load_pt2
-from dualsmooth.engine.records import sha256_of
+from dualsmooth.engine.records import digest_of, sha256_of
 
 
-def read_exported(path: Path, *, trust: bool = False) -> Bundle:
+def read_exported(
+    path: Path,
+    *,
+    trust: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Bundle:
     """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
 
-    With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it.
+    With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it. ``mean`` and ``std`` are
+    those of pixels in [0, 1], for a classifier that takes normalized ones.
     """
     plain = path.suffix.lower() == ".onnx"
     data, (run, sizes) = _onnx(path) if plain else load_pt2(path, trust=trust)
@@ -35,34 +45,50 @@ def read_exported(path: Path, *, trust: bool = False) -> Bundle:
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
-    shape, sha256 = (height, width, channels), sha256_of(data)
+    shape, sha256, kwargs = (height, width, channels), sha256_of(data), dict[str, list[float]]()
+    if (mean, std) != (None, None):
+        kwargs = {
+            "mean": list(spread("mean", [0.0] if mean is None else mean, channels)),
+            "std": list(spread("std", [1.0] if std is None else std, channels)),
+        }
+        run, sha256 = _normalized(run, kwargs["mean"], kwargs["std"]), digest_of([sha256, kwargs])
     module = admitted(Exported(run, rows or None, sha256), shape, None, CLASSIFIER, str(path))
     with torch.inference_mode():
         classes = module(torch.zeros(1, channels, height, width)).shape[1]
-    network = Network(path.suffix.lower()[1:], {}, sha256, module, str(path))
+    network = Network(path.suffix.lower()[1:], kwargs, sha256, module, str(path))
     return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
+
+
+def _normalized(
+    run: Callable[[torch.Tensor], torch.Tensor], mean: Sequence[float], std: Sequence[float]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    normalize = Normalize(mean, std)
+    return lambda x: run(normalize(x))
 
 
 def _onnx(path: Path) -> tuple[bytes, Program]:
     try:
-        from dualsmooth.engine.models.sources.onnx_guard import read_model
+        from dualsmooth.engine.models.sources.onnx_guard import read_with_data
         from dualsmooth.engine.models.sources.onnx_session import make_session
     except ImportError as error:
         hint = "pip install 'dualsmooth[runtime]'"
         raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error
-    data = read_model(path, loops=False)
+    data, beside = read_with_data(path)
     try:
-        session = make_session(data)
+        session = make_session(data, beside=beside)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         kinds, shapes = [(i.name, i.type) for i in inputs], [i.shape for i in inputs]
         names = [o.name for o in outputs]
     except ArgumentError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base; names may be no text
-        rule = "must be an ONNX file, weights inside, that this ONNX Runtime can run"
+        rule = "must be an ONNX file that this ONNX Runtime can run"
         raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
         raise FileError(path, "must have one float32 input and one output", f"{kinds} to {names}")
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
-    return data, (lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes)
+    return b"".join([data, *beside.values()]), (
+        lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]),
+        sizes,
+    )

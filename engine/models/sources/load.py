@@ -1,6 +1,6 @@
 """Where bundles come from: one function for every kind of source."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dualsmooth.engine.errors import ArgumentError
@@ -13,17 +13,26 @@ EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
 
-def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
+def load_bundle(
+    source: str | Path,
+    *,
+    trust: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Bundle:
     """Load a bundle.
 
     Parameters
     ----------
     source : str or Path
-        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of Cohen et al.'s
-        code (`*.pth.tar`, `*.pth`, `*.pt`), an exported classifier (`*.onnx`, `*.pt2`), or a
-        network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
+        A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of a ResNet
+        (`*.pth.tar`, `*.pth`, `*.pt`; `sources.checkpoint`), an exported classifier (`*.onnx`,
+        `*.pt2`), or a network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
     trust : bool
         Let PyTorch load a `.pt2` that is refused otherwise. The file can then run any code.
+    mean, std : sequence of float, optional
+        By which pixels in [0, 1] are normalized in front of the network, one number or one per
+        channel: for checkpoints without their own, timm's networks and exported classifiers.
 
     Raises
     ------
@@ -35,22 +44,23 @@ def load_bundle(source: str | Path, *, trust: bool = False) -> Bundle:
     from dualsmooth.engine.models.sources.folder import read_bundle
 
     path = Path(source)
-    if path.is_dir():
-        return read_bundle(path)
+    if path.is_dir() or str(source) in bundled_names():
+        if (mean, std) != (None, None):
+            rule, hint = "must be left out", "the networks of a bundle normalize their input"
+            raise ArgumentError("std" if mean is None else "mean", rule, mean or std, hint)
+        return read_bundle(path if path.is_dir() else PRETRAINED / str(source))
     if str(source).startswith(TIMM):
         from dualsmooth.engine.models.sources.timm import read_timm
 
-        return read_timm(str(source).removeprefix(TIMM))
+        return read_timm(str(source).removeprefix(TIMM), mean, std)
     if str(source).lower().endswith(_CHECKPOINTS):
         from dualsmooth.engine.models.sources.checkpoint import read_checkpoint
 
-        return read_checkpoint(path)
+        return read_checkpoint(path, mean, std)
     if str(source).lower().endswith(EXPORTED):
         from dualsmooth.engine.models.sources.exported import read_exported
 
-        return read_exported(path, trust=trust)
-    if str(source) in bundled_names():
-        return read_bundle(PRETRAINED / str(source))
+        return read_exported(path, trust=trust, mean=mean, std=std)
     files = ", ".join(_CHECKPOINTS + EXPORTED)
     rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
     raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))

@@ -42,19 +42,24 @@ _NAMED = {"node": (_OPERATOR, 7), "function": (1, 10)}
 _Name = tuple[bytes, bytes]
 
 
-def read_model(path: Path, *, loops: bool = True) -> bytes:
-    """Bytes of an ``.onnx`` file that holds all it needs; loops, which may never end, can be
-    refused.
+def read_with_data(path: Path) -> tuple[bytes, dict[str, bytes]]:
+    """Bytes of an ``.onnx`` file without loops, which may never end, and of ``NAME.data``.
+
+    It holds all it needs, or has weights in that file beside it, as `torch.onnx.export` writes it.
     """
-    return _walked(path, _Walk(path, loops))
+    walk, name = _Walk(path, False), f"{path.name}.data"
+    data = _walked(path, walk)
+    if not walk.outside:
+        return data, {}
+    return data, {name: read_plain(check_part(path.parent, name, LARGEST_WEIGHTS), LARGEST_WEIGHTS)}
 
 
 def read_deployed(path: Path) -> bytes | str:
-    """As `read_model`, for a file of a deployment: weights may stand in ``NAME.data`` beside it.
+    """Bytes of a file of a deployment, which may loop; weights may stand in ``NAME.data``.
 
     Then it gives the path: ONNX Runtime looks for them there.
     """
-    walk = _Walk(path, True, f"{path.name}.data".encode())
+    walk = _Walk(path, True)
     data = _walked(path, walk)
     return str(path) if walk.outside else data
 
@@ -67,8 +72,8 @@ def _walked(path: Path, walk: "_Walk") -> bytes:
 
 
 class _Walk:
-    def __init__(self, path: Path, loops: bool, beside: bytes = b"") -> None:
-        self._path, self._loops, self._beside = path, loops, beside
+    def __init__(self, path: Path, loops: bool) -> None:
+        self._path, self._loops, self._beside = path, loops, f"{path.name}.data".encode()
         self.outside = 0  # tensors whose bytes stand beside the file
         self._calls: Counter[_Name] = Counter()  # of the graph or function that is walked
         self._functions: dict[_Name, list[Counter[_Name]]] = {}
@@ -126,15 +131,13 @@ class _Walk:
     def _tensor_field(self, number: int, value: int | memoryview, dims: list[int]) -> None:
         if number == _DIMS:
             dims += [value] if isinstance(value, int) else list(_varints(value))
-        elif number == _DATA_LOCATION and value != 0 and self._beside:
-            self.outside += 1
         elif number == _DATA_LOCATION and value != 0:
-            self._refuse_outside()
+            self.outside += 1
         elif number == _EXTERNAL_DATA:
             keys, names = (_texts(_as_bytes(value), field) for field in (1, 2))
             alone = (keys, names) == ([b"location"], [self._beside])
-            if not self._beside or (b"location" in keys and not alone):
-                self._refuse_outside()
+            if b"location" in keys and not alone:
+                self._refuse_outside(b", ".join(names))
             place = keys in ([b"offset"], [b"length"]) and len(names) == 1
             if place and int(names[0]) > self._room():
                 raise FileError(self._path, "must name bytes that are there", names[0].decode())
@@ -143,9 +146,11 @@ class _Walk:
         """Bytes of the file beside the model."""
         return check_part(self._path.parent, self._beside.decode(), LARGEST_WEIGHTS).stat().st_size
 
-    def _refuse_outside(self) -> None:
-        raise FileError(self._path, "must hold its weights", "weights in another file",
-                        "save it with save_as_external_data=False")  # fmt: skip
+    def _refuse_outside(self, place: bytes) -> None:
+        rule = f"must hold its weights, or have them in {self._path.name}.data beside it"
+        received = f"weights in {place.decode(errors='replace')[:80]!a}"
+        hint = "keep both names, or write it with external_data=False"
+        raise FileError(self._path, rule, received, hint)
 
     def _operator(self, name: bytes) -> None:
         if name in LOOPS and not self._loops:

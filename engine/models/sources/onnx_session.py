@@ -1,5 +1,6 @@
 """ONNX Runtime sessions, and the inputs of the graphs that deployments hold. No torch, no onnx."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import onnxruntime
@@ -17,10 +18,17 @@ OrtSession = Any
 """An ``onnxruntime.InferenceSession``; the package has no types."""
 
 
-def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False) -> OrtSession:
+def make_session(
+    model: bytes | str,
+    provider: str = CPU,
+    *,
+    alone: bool = False,
+    beside: Mapping[str, bytes] | None = None,
+) -> OrtSession:
     """A session on one thread, so that a vote does not depend on how work was split.
 
-    The CPU runs the operators that the provider lacks, unless it is to be alone.
+    The CPU runs the operators that the provider lacks, unless it is to be alone. ``beside`` are
+    contents of files that the model names.
     """
     found = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if found < OLDEST:
@@ -36,5 +44,11 @@ def make_session(model: bytes | str, provider: str = CPU, *, alone: bool = False
     options.add_session_config_entry("session.load_model_format", "ONNX")  # nothing else is checked
     if alone:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if beside:
+        if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+            rule, hint = "must be newer for weights beside a model", "pip install -U onnxruntime"
+            raise ArgumentError("onnxruntime", rule, onnxruntime.__version__, hint)
+        names, parts = list(beside), list(beside.values())
+        options.add_external_initializers_from_files_in_memory(names, parts, [*map(len, parts)])
     providers = [provider] if alone or provider == CPU else [provider, CPU]
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)

@@ -16,6 +16,7 @@ from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
+from dualsmooth.engine.models.sources.constants import spread
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 from dualsmooth.engine.records import sha256_of
 
@@ -38,12 +39,14 @@ def timm_network(
     return _normalized(network, mean, std)
 
 
-def read_timm(source: str) -> Bundle:
+def read_timm(
+    source: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Bundle:
     """A bundle of the classifier ``NAME[:FILE]`` for any noise level.
 
     ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
     ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
-    mean and std are those of timm's configuration of NAME.
+    mean and std are those of timm's configuration of NAME; mean and std may be given.
     """
     name, _, file = source.partition(":")
     architecture, timm = _known(name.partition(".")[0]), _import("timm")
@@ -63,10 +66,12 @@ def read_timm(source: str) -> Bundle:
         first = " ".join(str(error).split())[:200]
         raise FileError(path, f"must hold the tensors of timm's {name}", first) from error
     _check_all_used(path, state, network.state_dict())
-    kwargs: Any = {"name": architecture, "num_classes": classes,
-                   "mean": list(settings.mean), "std": list(settings.std)}  # fmt: skip
     channels, height, width = settings.input_size
-    given = _normalized(network, settings.mean, settings.std).eval()
+    mean = spread("mean", settings.mean if mean is None else mean, channels)
+    std = spread("std", settings.std if std is None else std, channels)
+    kwargs: Any = {"name": architecture, "num_classes": classes,
+                   "mean": list(mean), "std": list(std)}  # fmt: skip
+    given = _normalized(network, mean, std).eval()
     module = timm_network(**kwargs).eval()
     probe = torch.rand(1, *settings.input_size, generator=torch.Generator().manual_seed(0))
     try:

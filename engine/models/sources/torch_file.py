@@ -30,6 +30,11 @@ _IGNORED = (
     "numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct"
 ).split()
 _MOST = 10_000
+_RULE = "must be a torch checkpoint of plain tensors"
+_SCRIPT = (
+    "torch.onnx.export(torch.jit.load(FILE), (images,), 'model.onnx', dynamo=False) writes what is "
+    "read, or give Bundle.from_classifier the loaded module"
+)
 
 
 class Ignored:
@@ -56,8 +61,10 @@ def load_torch_file(path: Path) -> Mapping[object, object]:
     except Exception as error:  # zip, pickle and storage readers raise many kinds
         named = re.search(r"GLOBAL (\S+)", str(error))
         first = named[0] if named else (str(error).splitlines() or [""])[0][:200]
-        received = f"{type(error).__name__}: {first}"
-        raise FileError(path, "must be a torch checkpoint of plain tensors", received) from error
+        received, hint = f"{type(error).__name__}: {first}", ""
+        if named and "torch.nn.modules" in named[0]:
+            received, hint = f"a whole module ({named[0]})", "save module.state_dict() instead"
+        raise FileError(path, _RULE, received, hint) from error
     if not isinstance(found, Mapping):
         raise FileError(path, "must be a mapping with tensors in it", type(found).__name__)
     return found
@@ -89,9 +96,14 @@ def _check_opcodes(path: Path) -> None:
             if not parts[3].storages <= parts[4].texts:
                 raise ValueError("storages without content")
             return
-    check_stored(path)
     with zipfile.ZipFile(path) as archive:
         root = archive.namelist()[0].partition("/")[0]
+        if f"{root}/constants.pkl" in archive.namelist():
+            raise FileError(
+                path, "must be a torch checkpoint of plain tensors", "TorchScript", _SCRIPT
+            )
+    check_stored(path)
+    with zipfile.ZipFile(path) as archive:
         _Follower(path.stat().st_size).follow(io.BytesIO(archive.read(f"{root}/data.pkl")))
 
 

@@ -1,15 +1,18 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.architectures.resnet import CIFAR10_MEAN, CIFAR10_STD
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.sources.constants import IMAGENET
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 
@@ -141,9 +144,125 @@ def test_one_network_or_none(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "bad.pth", ema_state_dict=trained().state_dict())
     with pytest.raises(FileError, match="one network; received ema_state_dict, state_dict"):
         load_bundle(path)
-    path = checkpoint(path, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
-    with pytest.raises(FileError, match="mean and std in the state_dict; received mean beside it"):
+    path = checkpoint(tmp_path / "bad.pth", normalizer={"mean": [0.5] * 3})
+    with pytest.raises(FileError, match="call them mean and std beside the state_dict"):
         load_bundle(path)
+
+
+def test_mean_and_std_beside_the_tensors_are_used(tmp_path: Path) -> None:
+    beside: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": torch.tensor([0.25])}
+    (network,) = load_bundle(checkpoint(tmp_path / "a.pth", **beside)).networks.values()
+    assert network.kwargs["mean"] == pytest.approx([0.5, 0.4, 0.3])
+    assert network.kwargs["std"] == [0.25] * 3
+    bad: Any
+    for bad, rule in (
+        ({"mean": [0.5] * 3}, "one mean and one std; received mean"),
+        ({"mean": [127.5] * 3, "std": [63.0] * 3}, "tensor mean must be the one mean"),
+        ({"mean": "none", "std": [1.0]}, "tensor mean must be one dense float32 tensor"),
+    ):
+        with pytest.raises(FileError, match=rule):
+            load_bundle(checkpoint(tmp_path / "b.pth", **bad))
+
+
+def test_mean_and_std_may_be_given_where_the_file_has_none(tmp_path: Path) -> None:
+    """As Salman et al.'s networks need it: they subtract a mean and divide by nothing."""
+    bare = checkpoint(tmp_path / "a.pth")
+    (network,) = load_bundle(bare, std=[1.0]).networks.values()
+    assert (network.kwargs["mean"], network.kwargs["std"]) == (list(CIFAR10_MEAN), [1.0] * 3)
+    own = checkpoint(tmp_path / "b.pth", mean=[0.5], std=[0.5])
+    with pytest.raises(ArgumentError, match=r"std must be left out: .*b\.pth has its own"):
+        load_bundle(own, std=[1.0])
+    bad: Any
+    for bad, rule in (
+        ({"mean": [125.0] * 3}, r"mean must be in \[-1, 1\].*; received .125.0"),
+        ({"std": [0.0]}, "std must be above 0"),
+        ({"std": [0.2, 0.2]}, "one for each of the 3 channels"),
+    ):
+        with pytest.raises(ArgumentError, match=rule):
+            load_bundle(bare, **bad)
+    with pytest.raises(ArgumentError, match=r"std must be left out; received \[1\.0\]"):
+        load_bundle("digits-dual", std=[1.0])
+
+
+def test_published_layouts(tmp_path: Path) -> None:
+    plain, usual = trained().state_dict(), load_bundle(checkpoint(tmp_path / "a.pth")).digest
+    double = {name: t.double() if t.is_floating_point() else t for name, t in plain.items()}
+    for content, mean in (
+        ({"net": plain, "epoch": 440}, [0.0] * 3),  # MACER: nothing in front of the network
+        (
+            {"epoch": 150, "arch": "cifar_resnet20", "state_dict": behind("1."), "optimizer": {}},
+            None,
+        ),
+        ({"state_dict": behind("1.module.")}, None),
+        (behind("module."), None),  # bare, out of DataParallel
+        (double, None),
+    ):
+        torch.save(content, tmp_path / "b.pth")
+        found = load_bundle(tmp_path / "b.pth")
+        assert found.networks["classifier"].kwargs.get("mean") == mean
+        assert (found.digest == usual) is (mean is None)
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(18, 11.69), (34, 21.80), (50, 25.56), (101, 44.55), (152, 60.19)]
+)
+def test_resnets_of_torchvision(tmp_path: Path, depth: int, parameters: float) -> None:
+    with torch.device("meta"):
+        whole = create(f"resnet{depth}", {})
+    assert sum(p.numel() for p in whole.parameters()) / 1e6 == pytest.approx(parameters, abs=0.01)
+    if depth > 50:
+        return
+    network = create(f"resnet{depth}", {"num_classes": 5}).eval()
+    state = {f"1.module.{name}": t.half() for name, t in network.state_dict().items()}
+    arch = {"arch": f"resnet{depth}"} if depth == 50 else {}
+    torch.save({**arch, "state_dict": state}, tmp_path / "cohen.pth.tar")
+    bundle = load_bundle(tmp_path / "cohen.pth.tar")
+    assert (bundle.num_classes, bundle.input_shape) == (5, (224, 224, 3))
+    (found,) = bundle.networks.values()
+    assert (found.architecture, found.kwargs) == (f"resnet{depth}", {"num_classes": 5})
+    built = found.build().state_dict()
+    assert torch.equal(
+        built["layer4.1.conv2.weight"], state["1.module.layer4.1.conv2.weight"].float()
+    )
+
+
+def test_resnet_50_is_torchvision_s(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision.models", exc_type=ImportError)
+    theirs = models.resnet50(num_classes=5).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
+    network, x = (
+        load_bundle(tmp_path / "resnet50.pth").build("classifier"),
+        torch.rand(2, 3, 64, 64),
+    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET.values())
+    torch.testing.assert_close(network(x), theirs((x - mean) / std))
+
+
+def test_what_no_architecture_has_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.bias": torch.zeros(3), "stem.weight": torch.zeros(3)}, tmp_path / "a.pth")
+    with pytest.raises(FileError, match=r"a known architecture; received tensors fc\.bias, stem"):
+        load_bundle(tmp_path / "a.pth")
+    torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "b.pth")
+    with pytest.raises(FileError, match=r"received a whole module .*save module\.state_dict\(\)"):
+        load_bundle(tmp_path / "b.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_is_told_how_to_convert(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    images, x = torch.zeros(1, 3, 2, 2), torch.rand(2, 3, 2, 2)
+    script = torch.jit.trace(network, images)  # type: ignore[no-untyped-call]
+    torch.jit.save(script, tmp_path / "script.pt")
+    with pytest.raises(FileError, match="received TorchScript") as caught:
+        load_bundle(tmp_path / "script.pt")
+    words = "torch.onnx.export(torch.jit.load(FILE), (images,), 'model.onnx', dynamo=False)"
+    assert words in str(caught.value)
+    path = tmp_path / "model.onnx"
+    loaded = torch.jit.load(tmp_path / "script.pt")  # type: ignore[no-untyped-call]
+    torch.onnx.export(loaded, (images,), path, dynamo=False)
+    torch.testing.assert_close(load_bundle(path).build("classifier")(x), network(x))
+    given = Bundle.from_classifier(loaded.eval(), num_classes=3, input_shape=(2, 2, 3))
+    torch.testing.assert_close(given.build("classifier")(x), network(x))
 
 
 def test_old_file_format(tmp_path: Path) -> None:
@@ -164,7 +283,8 @@ def test_a_checkpoint_becomes_a_bundle_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"arch": "resnet50"}, "arch must be a known architecture; received 'resnet50'"),
+        ({"arch": "resnet49"}, "arch must be a known architecture; received 'resnet49'"),
+        ({"arch": "resnet50"}, r"1\.conv1\.weight must have shape \(64, 3, 7, 7\)"),
         ({"arch": None}, "known architecture"),
         ({"arch": "cifar_resnet110"}, "missing"),
         ({"state_dict": [1]}, "state_dict must be a mapping"),

@@ -12,9 +12,11 @@ from numpy.testing import assert_array_equal
 from onnx import ModelProto
 from onnx.external_data_helper import set_external_data
 from torch import nn
+from typer.testing import CliRunner
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -194,6 +196,54 @@ def test_models_that_name_other_files_or_loop_are_refused(tmp_path: Path) -> Non
     path = onnx_file(path, lambda nodes, x: nodes.add("Loop", "", "", linear(nodes, x)))
     with pytest.raises(FileError, match=r"net\.onnx: must not loop; received Loop"):
         load_bundle(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_beside_the_model_as_pytorch_writes_them(tmp_path: Path) -> None:
+    path, beside = tmp_path / "net.onnx", tmp_path / "net.onnx.data"
+    torch.onnx.export(Linear().eval(), (torch.zeros(1, 3, 6, 5),), path, verbose=False)
+    assert beside.exists()  # or this tests nothing
+    assert votes(path) == votes(onnx_file(tmp_path / "whole.onnx"))
+    digest = load_bundle(path).digest
+    data = bytearray(beside.read_bytes())
+    data[-1] ^= 1
+    beside.write_bytes(data)
+    assert load_bundle(path).digest != digest
+    renamed = path.rename(tmp_path / "other.onnx")
+    with pytest.raises(FileError, match=r"other\.onnx\.data beside it; received weights in 'net"):
+        load_bundle(renamed)
+    renamed.rename(path)
+    beside.write_bytes(data[:100])
+    with pytest.raises(FileError, match=r"net\.onnx: must"):
+        load_bundle(path)
+    beside.unlink()
+    beside.symlink_to("/etc/passwd")
+    with pytest.raises(FileError, match=r"net\.onnx\.data: must be a plain file"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_mean_and_std_in_front_of_an_exported_classifier(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"net.{suffix}"
+    onnx_file(path) if suffix == "onnx" else pt2_file(path, Linear().eval())
+    bundle, x = load_bundle(path, mean=[0.5], std=[0.5, 0.25, 0.125]), torch.rand(2, 3, 6, 5)
+    inputs = (x - 0.5) / torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1)
+    torch.testing.assert_close(bundle.build("classifier")(x), Linear()(inputs))
+    assert bundle.networks["classifier"].kwargs == {"mean": [0.5] * 3, "std": [0.5, 0.25, 0.125]}
+    assert len({bundle.digest, load_bundle(path).digest, load_bundle(path, std=[0.5]).digest}) == 3
+
+
+def test_exporting_what_was_exported_is_refused_before_any_work(tmp_path: Path) -> None:
+    write = pytest.importorskip("dualsmooth.export.write")
+    bundle = load_bundle(onnx_file(tmp_path / "net.onnx"))
+    terms = write.Terms(method="fixed", sigma=0.5)
+    with pytest.raises(ArgumentError, match=r"bundle must not be a file that was exported already"):
+        write.export_bundle(bundle, tmp_path / "out", terms)
+    command = ["export", str(tmp_path / "net.onnx"), "--out", str(tmp_path / "out")]
+    (tmp_path / "net.onnx").write_bytes(b"not even read")
+    result = CliRunner().invoke(app, [*command, "--sigma", "0.5"])
+    assert "exported already (.onnx, .pt2); received" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_program_that_expands_out_of_proportion_is_refused(

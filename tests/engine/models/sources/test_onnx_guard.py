@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.models.sources.onnx_guard import DEEPEST, read_deployed, read_model
+from dualsmooth.engine.models.sources.onnx_guard import DEEPEST, read_deployed, read_with_data
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.export.graph.nodes import FLOAT, Nodes, model_of, value
 
@@ -53,7 +53,7 @@ def constant_of(proto: ModelProto) -> TensorProto:
 
 def test_an_honest_model_is_read_unchanged(tmp_path: Path) -> None:
     path = saved(tmp_path, model())
-    assert read_model(path, loops=False) == path.read_bytes()
+    assert read_with_data(path) == (path.read_bytes(), {})
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_weights_in_other_files_are_refused(tmp_path: Path, location: str, where
         function = proto.functions.add(name="f")
         function.node.extend(proto.graph.node)
         del proto.graph.node[:]
-    with pytest.raises(FileError, match=r"net.onnx: must hold its weights; received weights in a"):
-        read_model(saved(tmp_path, proto))
+    with pytest.raises(FileError, match=r"net.onnx: must hold its weights, or have"):
+        read_with_data(saved(tmp_path, proto))
 
 
 def test_a_deployment_keeps_weights_beside_its_file_and_nowhere_else(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_without_the_check_another_file_would_be_read(
     ones = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(session.run(None, {"x": ones})[0], ones @ WEIGHTS + 1)
     with pytest.raises(FileError, match="must hold its weights"):
-        read_model(saved(Path(), proto))
+        read_with_data(saved(Path(), proto))
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_tensors_larger_than_their_bytes_are_refused(tmp_path: Path, dims: tuple
     del proto.graph.initializer[0].dims[:]
     proto.graph.initializer[0].dims.extend(dims)
     with pytest.raises(FileError, match=r"must hold the bytes of every tensor; received shape"):
-        read_model(saved(tmp_path, proto))
+        read_with_data(saved(tmp_path, proto))
 
 
 def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
     proto = model()
     proto.graph.sparse_initializer.append(SparseTensorProto(dims=[1 << 40]))
     with pytest.raises(FileError, match="must hold dense weights"):
-        read_model(saved(tmp_path, proto))
+        read_with_data(saved(tmp_path, proto))
 
 
 @pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
@@ -140,9 +140,9 @@ def test_loops_are_refused_where_they_must_not_be(tmp_path: Path, kind: str) -> 
     inner = helper.make_graph([helper.make_node(kind, [], [])], "inner", [], [])
     proto.graph.node.append(helper.make_node("If", [], [], then_branch=inner))
     path = saved(tmp_path, proto)
-    assert read_model(path) == path.read_bytes()
+    assert read_deployed(path) == path.read_bytes()
     with pytest.raises(FileError, match=f"must not loop; received {kind}"):
-        read_model(path, loops=False)
+        read_with_data(path)
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -156,11 +156,11 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     for _ in range(DEEPEST):
         graph = field(1, field(5, field(6, graph)))
     path = saved(tmp_path, field(7, graph))
-    assert read_model(path) == path.read_bytes()
+    assert read_deployed(path) == path.read_bytes()
     for _ in range(2 * DEEPEST):
         graph = field(1, field(5, field(6, graph)))
     with pytest.raises(FileError, match=f"must not nest more than {DEEPEST} graphs"):
-        read_model(saved(tmp_path, field(7, graph)))
+        read_with_data(saved(tmp_path, field(7, graph)))
 
 
 def calling(depth: int, calls: int, ring: bool = False, domain: str = "f") -> ModelProto:
@@ -183,12 +183,12 @@ def test_functions_that_call_functions_without_measure_are_refused(
 ) -> None:
     for proto in (calling(60, 2, domain=domain), calling(17, 2, domain=domain), calling(3, 99)):
         with pytest.raises(FileError, match="must have at most 100000 nodes with its functions"):
-            read_model(saved(tmp_path, proto))
+            read_with_data(saved(tmp_path, proto))
     for depth in (1, 2, 5):
         with pytest.raises(FileError, match="must not hold functions that call themselves"):
-            read_model(saved(tmp_path, calling(depth, 1, ring=True, domain=domain)))
+            read_with_data(saved(tmp_path, calling(depth, 1, ring=True, domain=domain)))
     for proto in (calling(10, 2), calling(2000, 1)):
-        assert read_model(saved(tmp_path, proto)) == proto.SerializeToString()
+        assert read_with_data(saved(tmp_path, proto)) == proto.SerializeToString()
 
 
 def test_functions_called_within_branches_count(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_functions_called_within_branches_count(tmp_path: Path) -> None:
     proto.graph.node.append(helper.make_node("If", [], [], then_branch=inner))
     proto.graph.node.remove(node)
     with pytest.raises(FileError, match="must have at most 100000 nodes"):
-        read_model(saved(tmp_path, proto))
+        read_with_data(saved(tmp_path, proto))
 
 
 @pytest.mark.parametrize(("key", "text"), [("offset", "49"), ("length", "1000"), ("offset", "x")])
@@ -222,14 +222,14 @@ def test_bytes_beside_a_model_are_within_their_file(tmp_path: Path, key: str, te
 
 def test_sizes_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
-        read_model(tmp_path / "none.onnx")
+        read_with_data(tmp_path / "none.onnx")
     with pytest.raises(FileError, match=r"must be (readable|a plain file)"):
-        read_model(tmp_path)
+        read_with_data(tmp_path)
     path = tmp_path / "vast.onnx"
     path.touch()
     os.truncate(path, (1 << 31) + 1)
     with pytest.raises(FileError, match="must be at most 2147483648 bytes"):
-        read_model(path)
+        read_with_data(path)
 
 
 def test_other_formats_of_onnx_runtime_are_refused() -> None:
@@ -248,4 +248,4 @@ def test_every_cut_and_every_changed_byte_is_walked_or_refused(
     cut = data.draw(st.integers(0, len(content)))
     path = saved(tmp_path_factory.getbasetemp(), bytes(content[:cut]))
     with suppress(FileError):
-        assert read_model(path) == content[:cut]
+        assert read_with_data(path)[0] == content[:cut]
