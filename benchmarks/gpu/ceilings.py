@@ -155,7 +155,7 @@ def convolutions(channels: int, side: int, turn: Turn) -> dict[str, Any]:
         relu, add_relu = aten.cudnn_convolution_relu, aten.cudnn_convolution_add_relu
         calls["cudnn relu"] = partial(relu, image, kernel, half, *geometry)
         calls["cudnn add relu"] = partial(add_relu, image, kernel, other, 1.0, half, *geometry)
-    if turn.passed(KERNELS):
+    if turn.passed(*KERNELS):
         calls["triton relu"] = partial(ops.conv, x, weight, bias)
         calls["triton add relu"] = partial(ops.conv, x, weight, bias, residual=z)
     truth = reference.conv(x[:2], weight, bias, relu=False) - bias

@@ -31,7 +31,11 @@ SANITIZERS = (
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 SIZES = "tests/kernels/test_real_sizes.py"
-GATES = {KERNELS: "not cudnn and not on-chip", CUDNN: "cudnn", ON_CHIP: "on-chip"}
+GATES = dict(
+    zip(
+        KERNELS, ("(words or noise)", "stem", "(conv and not cudnn)", "vote", "resnet"), strict=True
+    )
+) | {CUDNN: "cudnn", ON_CHIP: "on-chip"}
 """Item -> which tests of `SIZES` it runs."""
 
 TAIL = 1500
@@ -136,12 +140,12 @@ def kernel_times(turn: Turn) -> dict[str, Any]:
 
 
 def items(place: Place) -> list[Item]:
-    """The machine, kernels, samplers, tests, sanitizers."""
-    found = [Item("machine", machine)]
+    """What takes longest first: all of it runs side by side, but for the times."""
+    found = [Item("machine", machine, beside=True), *_programs(place)]
     sizes = ["-k", "small and "] if place.tiny else ["-m", "gpu", "-k", "not small and "]
-    for name in GATES if place.device.type == "cuda" else (KERNELS,):
+    for name in GATES if place.device.type == "cuda" else KERNELS:
         chosen = [SIZES, *sizes[:-1], sizes[-1] + GATES[name]]
-        found.append(Item(name, partial(pytest, chosen), limit=180))
+        found.append(Item(name, partial(pytest, chosen), limit=200, beside=True))
     networks = {
         3: ("triton", "cudnn", "onchip", "eager"),
         18: ("triton", "cudnn", "onchip"),
@@ -149,28 +153,29 @@ def items(place: Place) -> list[Item]:
     for blocks, backends in networks.items():
         subject = cifar(blocks, place, backends)
         for backend in backends if not place.tiny else backends[:2]:
-            name = f"votes ResNet-{6 * blocks + 2} {backend}"
-            found.append(Item(name, partial(check_backend, subject, backend), limit=90))
-    return found + _programs(place)
+            found.append(votes_item(f"ResNet-{6 * blocks + 2}", subject, backend))
+    if not place.tiny:
+        found.append(Item("kernel times", kernel_times, KERNELS, limit=60))
+    return found
+
+
+def votes_item(label: str, subject: Subject, backend: str) -> Item:
+    """The check of a backend: what it must pass before it is timed."""
+    work = partial(check_backend, subject, backend)
+    return Item(f"votes {label} {backend}", work, limit=150, beside=True)
 
 
 def _programs(place: Place) -> list[Item]:
-    """Tests and sanitizers; times of the kernels, which rest on their checks."""
+    """Sanitizers and tests."""
+    tools = ("racecheck", "memcheck")
+    found = [Item(f"sanitizer {t}", partial(sanitize, t), limit=220, beside=True) for t in tools]
     marked = ["-m", "gpu", "tests/engine/samplers", "tests/kernels", f"--ignore={SIZES}"]
     if place.tiny:
         marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
-    found = [Item("tests marked gpu", partial(pytest, marked), limit=150)]
-    kernels = [
-        "tests/kernels",
-        "-m",
-        "not slow and not gpu",
-        "-n",
-        "6",
-        "--ignore=tests/kernels/cpu",
-        "--ignore=tests/kernels/aot",
-    ]
+    found.append(Item("tests marked gpu", partial(pytest, marked), limit=220, beside=True))
     if not place.tiny:
-        found.append(Item("kernel times", kernel_times, (KERNELS,), limit=60))
-        found.append(Item("tests of the kernels", partial(pytest, kernels), limit=200))
-    tools = ("memcheck", "racecheck")
-    return found + [Item(f"sanitizer {t}", partial(sanitize, t), limit=100) for t in tools]
+        kernels = ["tests/kernels", "-m", "not slow and not gpu", "-n", "4"]
+        kernels += ["--ignore=tests/kernels/cpu", "--ignore=tests/kernels/aot"]
+        work = partial(pytest, kernels)
+        found.append(Item("tests of the kernels", work, limit=220, beside=True))
+    return found

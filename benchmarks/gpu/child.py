@@ -35,9 +35,6 @@ LONGEST = 300
 
 PARTS = (1, 2, 3)
 
-SLOW = ("kernel times", "tests of the kernels", "sanitizer")
-"""What comes last in the first part; ``--only`` runs it in a command of its own."""
-
 Tell = Callable[..., None]
 
 
@@ -120,10 +117,7 @@ def _only(items: list[Item], text: str) -> list[Item]:
 
 def _all(part: int, place: Place) -> list[Item]:
     if part == 1:
-        checks = device_checks.items(place)
-        slow = [item for item in checks if item.name.startswith(SLOW)]
-        first = [item for item in checks if item not in slow]
-        return first + device_ceilings.items(place) + slow
+        return [*device_checks.items(place), *device_ceilings.items(place)]
     if part == 2:
         return device_table.items(place)
     if part == 3:
@@ -143,7 +137,9 @@ def main(arguments: list[str]) -> int:
             file.write(line + "\n")
             file.flush()
 
-        return run(items_of(plan["part"], place), place, plan["known"], plan["deadline"], tell)
+        items, alone = items_of(plan["part"], place), plan["alone"]
+        items = [item for item in items if alone in ("", item.name)]
+        return run(items, place, plan["known"], plan["deadline"], tell)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Figures = dict[str, float]
 
-KERNELS, CUDNN, ON_CHIP = "kernels", "cuDNN calls", "on-chip stages"
+KERNELS = tuple(f"kernels: {name}" for name in ("noise", "stem", "conv", "vote", "resnet"))
+CUDNN, ON_CHIP = "cuDNN calls", "on-chip stages"
 """Items that run tests of the kernels: what is timed rests on their exit codes."""
 
 

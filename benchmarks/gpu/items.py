@@ -78,6 +78,7 @@ class Item:
     uses: tuple[str, ...] = ()  # whose results it reads where they are there
     unless: str = ""  # an item whose result makes this one needless
     limit: float = 60.0  # seconds after which it is given up
+    beside: bool = False  # nothing in it is timed: it runs first, beside others
 
     def refusal(self, states: States, left: float) -> str:
         """Why it cannot run now; empty if it can."""

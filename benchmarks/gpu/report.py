@@ -3,8 +3,9 @@
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN
 
@@ -24,14 +25,6 @@ class Report:
         self.failures, self.log = folder / f"{name}_failures.txt", folder / f"{name}.log"
         for path in (self.json, self.table, self.failures, self.log):
             path.unlink(missing_ok=True)
-        self._rest = ""
-
-    def follow(self, lines: TextIO) -> None:
-        """Read what a process has told since the last look."""
-        self._rest += lines.read()
-        *whole, self._rest = self._rest.split("\n")
-        for line in whole:
-            self.tell(json.loads(line))
 
     def tell(self, event: dict[str, Any]) -> None:
         """Take one event."""
@@ -53,20 +46,20 @@ class Report:
             print(f"{kind:<8}{event.get('seconds', 0.0):7.1f} s  {name}  {reason}", file=sys.stderr)
         self.write()
 
-    def overdue(self, deadline: float, grace: float) -> str:
-        """Why the item at work must be given up now; empty if it need not be."""
+    def overdue(self, names: Collection[str], deadline: float, grace: float) -> str:
+        """Why the process of these items must be given up now; empty if it need not be."""
         now = time.monotonic()
         if now > deadline + grace:
             return "cut off at the end of the time"
-        for entry in self.items.values():
+        for entry in [self.items[name] for name in names if name in self.items]:
             if entry["state"] == BEGUN and now > entry["began"] + entry["limit"] + grace:
                 return f"no end in {entry['limit']:.0f} s"
         return ""
 
-    def cut_off(self, reason: str) -> None:
-        """Items that had begun have failed."""
-        self._rest = ""
-        for name, entry in self.items.items():
+    def cut_off(self, names: Collection[str], reason: str) -> None:
+        """Those of the items that had begun have failed."""
+        for name in names:
+            entry = self.items.get(name, {"state": NOT_RUN})
             if entry["state"] == BEGUN:
                 seconds = time.monotonic() - entry["began"]
                 self.tell({"item": name, "event": FAILED, "reason": reason, "seconds": seconds})

@@ -1,8 +1,8 @@
 """Speeds beside other loops, and where the time goes; see `__main__.py`.
 
 Every network's backends are checked first; the table times those that passed, and peers with the
-same weights. N is 100,000 votes per round where five rounds of it fit into an item's time, else
-fewer, which the figures say.
+same weights. N is 100,000 votes per round, in whole batches so that nobody pays for padding, where
+five rounds of it fit into an item's time, else fewer, which the figures say.
 """
 
 import statistics
@@ -15,7 +15,7 @@ import torch
 
 from dualsmooth.benchmarks.gpu import contest
 from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
-from dualsmooth.benchmarks.gpu.checks import check_backend, cifar, machine
+from dualsmooth.benchmarks.gpu.checks import cifar, machine, votes_item
 from dualsmooth.benchmarks.gpu.dual import compare_dual
 from dualsmooth.benchmarks.gpu.gate import CheckFailed, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
@@ -58,13 +58,15 @@ def passed(subject: Subject, turn: Turn) -> list[str]:
     return found
 
 
-def limits(turn: Turn) -> dict[str, Any]:
+def limits(subject: Subject, turn: Turn) -> dict[str, Any]:
     """Ceilings of this device where they were measured, and votes per round."""
     copied, product = (turn.results.get(f"ceiling: {name}") for name in ("copy", "matrix"))
     return {
         "copy": copied["bytes_per_s"] if copied else COPY_BYTES,
         "matrix": product["flop_per_s"] if product else MATRIX_FLOP,
-        "sizes": (64,) if turn.place.tiny else contest.DRAWS,
+        "sizes": (64,)
+        if turn.place.tiny
+        else [n // subject.batch * subject.batch for n in contest.DRAWS],
     }
 
 
@@ -75,7 +77,9 @@ def table(subject: Subject, compiled: tuple[str, ...], turn: Turn) -> dict[str, 
     makers = contest.peers(subject, network, place.device, compiled)
     for backend in passed(subject, turn):
         makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
-    return contest.contest(makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(turn))
+    return contest.contest(
+        makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
+    )
 
 
 def autotuned(subject: Subject, turn: Turn) -> dict[str, Any]:
@@ -88,7 +92,9 @@ def autotuned(subject: Subject, turn: Turn) -> dict[str, Any]:
     }
     for backend in passed(subject, turn):
         makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
-    return contest.contest(makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(turn))
+    return contest.contest(
+        makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
+    )
 
 
 def _ours(
@@ -102,13 +108,13 @@ def sweep(subject: Subject, turn: Turn) -> dict[str, Any]:
     """Seconds per 100,000 votes by batch size."""
     place, found = turn.place, dict[str, Any]()
     network = subject.balanced(16 if place.tiny else 64)
-    draws = 64 if place.tiny else 100_000
+    most = 64 if place.tiny else 100_000
     for backend in passed(subject, turn):
         for batch in (8, 16) if place.tiny else SWEEP:
             if turn.left() < 0:
                 return found
             loop = _ours(subject, network, backend, place, batch_size=batch)
-            seconds = []
+            draws, seconds = most if place.tiny else most // batch * batch, []
             for number in range(4):
                 start = time.perf_counter()
                 counts = loop(number, draws)
@@ -152,6 +158,14 @@ def _kernels(seen: Any, device: str, draws: int) -> dict[str, dict[str, float]]:
     }
 
 
+def fill(subject: Subject, turn: Turn) -> dict[str, float]:
+    """Have a peer compiled, so that its program is on disk when it is timed."""
+    start = time.perf_counter()
+    loop = careful(subject.balanced(), subject, turn.place.device, mode="compile")
+    require("votes missing", abs(float(loop(0, subject.batch).sum()) - subject.batch), 0)
+    return {"seconds": time.perf_counter() - start}
+
+
 def items(place: Place) -> list[Item]:
     """The table of the deepest network first; what may take minutes to compile comes last."""
     ceilings = [Item("ceiling: copy", copy_rate), Item("ceiling: matrix", matrix_rate)]
@@ -159,9 +173,11 @@ def items(place: Place) -> list[Item]:
     modes = ("none",) if place.tiny else ("compile", "graph")
     for number, subject in enumerate(subjects(place)):
         gates = tuple(gate(subject, backend) for backend in subject.backends)
-        for backend, name in zip(subject.backends, gates, strict=True):
-            found.append(Item(name, partial(check_backend, subject, backend), limit=60))
-        uses = (*gates, *(item.name for item in ceilings))
+        found += [votes_item(subject.name, subject, backend) for backend in subject.backends]
+        work, name = partial(fill, subject), f"compiled {subject.name}"
+        fills = [Item(name, work, limit=200, beside=True)] if "compile" in modes else []
+        found += fills
+        uses = (*gates, *(item.name for item in (*ceilings, *fills)))
         name, limit = f"table {subject.name}", 130.0 if number == 0 else 90.0
         found.append(Item(name, partial(table, subject, modes), uses=uses, limit=limit))
         plain = partial(table, subject, ("none",))

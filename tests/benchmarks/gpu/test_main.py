@@ -1,8 +1,10 @@
 """A device pass without a device: order, gates, time, partial failure, and what is written."""
 
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 import torch
 
 from dualsmooth.benchmarks.gpu import __main__ as gpu
-from dualsmooth.benchmarks.gpu import child, gate
+from dualsmooth.benchmarks.gpu import child, gate, processes
+from dualsmooth.benchmarks.gpu.ceilings import VARIANTS
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.gpu.report import Report
+from dualsmooth.kernels.cuda.residual_stage import STAGES
 
 CPU = torch.device("cpu")
 
@@ -142,21 +146,41 @@ for name in ("good", "crash", "hang", "child", "last"):
 """
 
 
+BESIDE = """
+import json, os, sys, time
+plan = json.loads(open(sys.argv[1]).read())
+def tell(**event):
+    with open(plan["events"], "a") as file:
+        file.write(json.dumps(event) + "\\n")
+for name in [plan["alone"]] if plan["alone"] else ["timed"]:
+    if name == "silent":
+        sys.exit(5)
+    limit = 0.5 if name == "hang" else 60
+    tell(item=name, event="begin", limit=limit)
+    if name == "crash":
+        os._exit(9)
+    time.sleep(60 if name == "hang" else 0.6)
+    known = sorted(plan["known"])
+    tell(item=name, event="done", result={"known": known}, seconds=0.1)
+"""
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     return Report(tmp_path / "out", "device_1", 9.0)
 
 
 def conduct(program: str, report: Report, tmp_path: Path, monkeypatch: Any,
-            seconds: float = 60.0) -> None:  # fmt: skip
+            seconds: float = 60.0, beside: Sequence[str] = ()) -> None:  # fmt: skip
     script = tmp_path / "child.py"
     script.write_text(program)
-    monkeypatch.setattr(gpu, "CHILD", (str(script),))
-    monkeypatch.setattr(gpu, "POLL", 0.02)
-    monkeypatch.setattr(gpu, "GRACE", 0.2)
+    monkeypatch.setattr(processes, "CHILD", (str(script),))
+    monkeypatch.setattr(processes, "POLL", 0.02)
+    monkeypatch.setattr(processes, "GRACE", 0.2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     deadline = time.monotonic() + seconds
-    plan = gpu.Plan(1, "cpu", True, tmp_path / "work", {}, deadline)
-    gpu.conduct(plan, report)
+    plan = processes.Plan(1, "cpu", True, tmp_path / "work", {}, deadline)
+    processes.conduct(plan, report, beside)
 
 
 def test_a_crash_and_a_hang_cost_one_item_each(
@@ -179,6 +203,34 @@ def test_a_crash_and_a_hang_cost_one_item_each(
     assert text.endswith("2 of 5 items done\n")
     assert report.failures.read_text() == "== child\nTraceback ..\n"
     assert report.log.read_text().count("process") == 3
+
+
+def test_checks_run_side_by_side_before_anything_is_timed(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three at once, of which one crashes, one hangs and one never begins; each costs itself."""
+    names = ["one", "crash", "hang", "two", "silent", "three"]
+    conduct(BESIDE, report, tmp_path, monkeypatch, beside=names)
+    states = {name: entry["state"] for name, entry in report.items.items()}
+    assert states == dict.fromkeys(("one", "two", "three", "timed"), "done") | dict.fromkeys(
+        ("crash", "hang", "silent"), "failed"
+    )
+    assert list(states)[-1] == "timed"
+    assert report.items["timed"]["result"]["known"] == sorted(names)
+    assert report.items["crash"]["reason"] == "the process ended with code 9"
+    assert report.items["hang"]["reason"] == "no end in 0 s"
+    assert report.items["silent"]["reason"] == "ended with 5"
+    assert "one" not in report.items["two"]["result"]["known"]
+
+
+def test_nothing_timed_runs_beside_anything(tmp_path: Path) -> None:
+    timed = ("kernel times", "ceiling", "on-chip channels", "table", "profile", "batches", "dual")
+    for part in (1, 2):
+        items = child.items_of(part, Place(torch.device("cuda"), False, tmp_path))
+        beside = [item for item in items if item.beside]
+        assert not [item.name for item in beside if item.name.startswith(timed)]
+        assert all(not item.needs and not item.uses for item in beside)
+        assert sum(item.name.startswith("votes") for item in beside) == (7 if part == 1 else 10)
 
 
 def test_the_pass_ends_with_its_time(
@@ -215,8 +267,10 @@ def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
 def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
     items = child.items_of(1, Place(torch.device("cuda"), False, tmp_path))
     needed = {item.name: item.needs for item in items}
-    assert needed["kernel times"] == (gate.KERNELS,)
-    assert needed["on-chip 16 channels"] == (gate.ON_CHIP,)
+    assert needed["kernel times"] == gate.KERNELS
+    stages = [needs for name, needs in needed.items() if name.startswith("on-chip channels")]
+    assert len(stages) == len(STAGES) + len(VARIANTS)
+    assert set(stages) == {(gate.ON_CHIP,)}
 
 
 def test_only_some_items_and_what_they_use(tmp_path: Path) -> None:
