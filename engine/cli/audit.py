@@ -105,17 +105,15 @@ def _images(run: Path, spec: str | None) -> Any:
         if spec is None:
             return None
     if spec is None:
-        spec = str(configuration["data"])
+        named = str(configuration["data"])
         try:
-            kind, place, _ = parse_spec(spec)
+            _, place, _ = parse_spec(named)
         except ArgumentError as error:
             rule = "data must name images, or --data must"
-            raise FileError(run / RUN, rule, spec) from error
+            raise FileError(run / RUN, rule, named) from error
         if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
-            raise FileError(run / RUN, "data must be a file or a folder", spec)
-        if kind != "digits":
-            return None
-    return images_of_run(spec, configuration)
+            raise FileError(run / RUN, "data must be a file or a folder", named)
+    return images_of_run(configuration, spec)
 
 
 def _bundle(configuration: dict[str, Any], source: str | None, trust: bool) -> Any:

@@ -25,6 +25,10 @@ def report(
     html: Annotated[
         bool, typer.Option("--html", help="Also write report.html, one file that needs no network.")
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="With --html: images of the runs, for thumbnails. Default: digits."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
     radii: Annotated[
         str | None, typer.Option(help="Radii to report, for example 0.5,1,1.5,2.")
@@ -39,10 +43,13 @@ def report(
     ] = False,
 ) -> None:
     """Compare certified accuracies of runs; write tables and plots."""
+    from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.report.reading import default_radii, read_runs
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.summary import summarize
 
+    if data is not None and not html:
+        raise ArgumentError("data", "goes with --html", data)
     read = read_runs(runs)
     grid = _radii(radii) if radii is not None else default_radii(read)
     folder = _folder(read[0].path, len(read), out, html)
@@ -54,7 +61,7 @@ def report(
     if folder is not None:
         from dualsmooth.engine.report.write import write_report
 
-        written = write_report(read, summaries, folder, html=html)
+        written = write_report(read, summaries, folder, html=html, data=data)
         typer.echo(f"\n{printable(folder)}/{', '.join(written)}", err=json_)
 
 

@@ -79,8 +79,15 @@ def load_images(
     return read_folder(path, spec, shape=shape, classes=classes, most=most)
 
 
-def images_of_run(spec: str, configuration: Mapping[str, Any]) -> ImageSet:
-    """Images read as the run with this configuration, which may be damaged, has read them."""
+def images_of_run(configuration: Mapping[str, Any], given: str | None = None) -> ImageSet | None:
+    """Images read as the run with this configuration, which may be damaged, has read them.
+
+    ``given`` is the SPEC by which the user names them. Without it no file is opened, whatever the
+    run itself names: then None.
+    """
+    spec = str(configuration.get("data")) if given is None else given
+    if given is None and parse_spec(spec)[0] != "digits":
+        return None
     manifest, classes = configuration.get("bundle_manifest"), None
     sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None
     known = isinstance(sizes, list) and len(sizes) == 3 and {*map(type, sizes)} == {int}

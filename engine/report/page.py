@@ -15,6 +15,7 @@ from dualsmooth.engine.data.image_set import data_digest
 from dualsmooth.engine.data.spec import images_of_run
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 from dualsmooth.engine.images import as_unit_float
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot, inline_svg
 from dualsmooth.engine.report.reading import Run
@@ -22,10 +23,15 @@ from dualsmooth.engine.runs.summary import Row, Summary
 from dualsmooth.engine.runs.table import radius_text
 
 
-def page(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[Plot]) -> str:
-    """The whole page as text."""
+def page(
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    plots: Sequence[Plot],
+    data: str | None = None,
+) -> str:
+    """The whole page as text, with thumbnails of the runs whose images ``data`` names."""
     template = _template()
-    pictures, notes = thumbnails(runs)
+    pictures, notes = thumbnails(runs, data)
     radii, at_least = list(summaries[0].certified), summaries[0].at_least
     text: str = template.render(
         style=_part("page.css"),
@@ -112,11 +118,14 @@ MOST, LARGEST = 1000, 64
 """Images with a thumbnail in one report, and pixels of their longer side."""
 
 
-def thumbnails(runs: Sequence[Run]) -> tuple[dict[str, dict[int, str]], list[str]]:
+def thumbnails(
+    runs: Sequence[Run], spec: str | None = None
+) -> tuple[dict[str, dict[int, str]], list[str]]:
     """PNG data URIs by data digest and image id, and why pictures are missing.
 
-    A run's images are read again from the SPEC in its ``run.json``. Unless their digest is the
-    recorded one they are not shown: pictures beside the wrong rows would be worse than none.
+    Images are read again from the SPEC that the user gave; a run may come from anywhere, so of
+    what it names itself no file is opened. Unless their digest is the recorded one they are not
+    shown: pictures beside the wrong rows would be worse than none.
     """
     found: dict[str, dict[int, str]] = {}
     notes: list[str] = []
@@ -126,7 +135,11 @@ def thumbnails(runs: Sequence[Run]) -> tuple[dict[str, dict[int, str]], list[str
             continue
         ids = [row.image_id for row in run.rows if row.image_id is not None]
         try:
-            data = images_of_run(run.configuration["data"], run.configuration)
+            data = images_of_run(run.configuration, spec)
+            if data is None:
+                named = printable(run.configuration["data"])
+                notes.append(f"{run.name}: no thumbnails without --data {named}")
+                continue
             fits = max(ids, default=-1) < len(data)
             if not (fits and data_digest(data, ids) == key):
                 notes.append(f"{run.name}: no thumbnails, the data are not those of the run")

@@ -13,9 +13,15 @@ from dualsmooth.engine.runs.summary import Summary
 
 
 def write_report(
-    runs: Sequence[Run], summaries: Sequence[Summary], folder: Path, *, html: bool = False
+    runs: Sequence[Run],
+    summaries: Sequence[Summary],
+    folder: Path,
+    *,
+    html: bool = False,
+    data: str | None = None,
 ) -> list[str]:
-    """Write ``summary.md``, plots as PNG and SVG (curves as PDF too), and ``report.html`` if asked.
+    """Write ``summary.md``, plots as PNG and SVG (curves as PDF too), and ``report.html`` if asked,
+    with thumbnails of the images that ``data`` names.
 
     Returns the names of the files.
     """
@@ -29,7 +35,7 @@ def write_report(
     if html:
         from dualsmooth.engine.report.page import page
 
-        files["report.html"] = page(runs, summaries, drawn).encode()
+        files["report.html"] = page(runs, summaries, drawn, data).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dualsmooth.engine.data import spec
 from dualsmooth.engine.data.image_set import data_digest
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.report.page import page
@@ -50,11 +51,16 @@ def digits_archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
 
 
 def make_page(
-    archive: tuple[Path, str], name: str = "dual(median, interval)", most_plots: int = 9
+    archive: tuple[Path, str],
+    name: str = "dual(median, interval)",
+    most_plots: int = 9,
+    given: bool = True,
 ) -> str:
-    configuration = CONFIGURATION | {"data": f"npz:{archive[0]}", "data_digest": archive[1]}
+    data = f"npz:{archive[0]}"
+    configuration = CONFIGURATION | {"data": data, "data_digest": archive[1]}
     runs = [Run(name, Path("a"), rows(130), configuration), Run("table", Path("t"), rows(60))]
-    return page(runs, [summarize(run.name, run.rows) for run in runs], plots(runs)[:most_plots])
+    summaries = [summarize(run.name, run.rows) for run in runs]
+    return page(runs, summaries, plots(runs)[:most_plots], data if given else None)
 
 
 def test_the_file_stands_alone_and_escapes_names(digits_archive: tuple[Path, str]) -> None:
@@ -92,6 +98,15 @@ def test_thumbnails_are_shown_only_of_the_same_data(
     text = make_page((other, digest), most_plots=0)
     assert '"0":"data:image/png' not in text
     assert "no thumbnails, " in text
+
+
+def test_no_file_is_opened_that_only_a_run_names(
+    digits_archive: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spec, "load_images", lambda *_, **__: pytest.fail("opened"))
+    text = make_page(digits_archive, most_plots=0, given=False)
+    assert "data:image/png" not in text
+    assert f"no thumbnails without --data npz:{digits_archive[0]}" in text
 
 
 class Browser:
