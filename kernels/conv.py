@@ -25,7 +25,8 @@ def conv(
     Parameters
     ----------
     x : float tensor [R, H, W, Cin]
-        Input; Cin a power of two >= 16.
+        Input; Cin a power of two >= 16. Not float32 on a GPU where Cin or Cout is above 16: such
+        products spill, and compile for a minute.
     weight : tensor [K, K, Cin, Cout] of x's dtype
         K = 1 or 3, Cout a power of two >= 16. Batch norm already folded in.
     bias : float32 tensor [Cout]
@@ -70,6 +71,9 @@ def conv(
     if residual is not None:
         expect("residual", residual, (rows, oh, ow, cout), **same)  # type: ignore[arg-type]
     step = _expect_shortcut(shortcut, residual, (rows, oh, ow, cout), x)
+    if runs_kernel(backend, x) and x.is_cuda and x.dtype == torch.float32 and max(cin, cout) > 16:
+        rule, hint = "must not be float32 on a GPU with more than 16 channels", "use cuDNN"
+        raise KernelArgumentError("x", rule, tuple(x.shape), f"it compiles for a minute: {hint}")
     if not runs_kernel(backend, x):
         return reference.conv(
             x, weight, bias, stride=stride, residual=residual, shortcut=shortcut, relu=relu

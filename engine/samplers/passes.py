@@ -92,6 +92,8 @@ def _resnet(
     resnet = folded_resnet(network, dtype, device)
     if resnet is None or height % 4 or width % 4:
         rule, hint = "network", "CIFAR ResNets on images whose sides are multiples of 4"
+    elif dtype == torch.float32:
+        rule, hint = "precision", "bfloat16: float32 products compile for a minute; use cudnn"
     elif backend == "triton":
         return resnet
     elif not (shared := shared_memory(device)):
@@ -99,7 +101,7 @@ def _resnet(
     elif chip := on_chip(resnet, height if height == width else 0, shared):
         return chip
     else:
-        rule, hint = "network", "bfloat16 and images of 32x32 pixels; use triton"
+        rule, hint = "network", "images of 32x32 pixels; use triton"
     received = f"{type(network).__name__} on {width}x{height} pixels in {dtype} on {device.type}"
     raise ArgumentError("backend", f"must not be {backend} for this {rule}", received,
                         f"the kernels have {hint}")  # fmt: skip

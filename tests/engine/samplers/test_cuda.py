@@ -188,13 +188,13 @@ def resnet() -> torch.nn.Module:
 def resnet_options(backend: str, **options: Any) -> dict[str, Any]:
     networks = {"m": resnet()}
     return {"networks": networks, "outputs": {"m": 10}, "shape": SHAPE, "backend": backend,
-            "batch_size": 16} | options  # fmt: skip
+            "batch_size": 16, "precision": "bf16"} | options  # fmt: skip
 
 
 def test_triton_networks_run_partial_batches_in_smaller_buckets(
     make: Make, fake_stream: type[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernels' references stand in for them; the votes are those of eager PyTorch."""
+    """The kernels' references stand in for them; votes are eager PyTorch's but for near ties."""
     monkeypatch.setattr(graphs, "SMALLEST_BUCKET", 4)
     stream, votes = fake_stream(), {}
     for backend in ("triton", "eager"):
@@ -203,7 +203,7 @@ def test_triton_networks_run_partial_batches_in_smaller_buckets(
         sampler.load(0, IMAGES[0])
         votes[backend] = [sampler.count("m", [segment(0, 0.5, 0, n)])[0] for n in (3, 16, 18)]
     assert stream.captures == 2 + 1
-    assert_array_equal(votes["triton"], votes["eager"])
+    assert sum(np.abs(a - b).sum() for a, b in zip(*votes.values(), strict=True)) <= 4
     ran: list[int] = []
     replays = tuple((size, partial(ran.append, size)) for size in (4, 16))
     captured = graphs.Captured("triton", torch.zeros(1, 1), replays)
@@ -216,7 +216,7 @@ def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the device has no room for them, a hint names what to do."""
-    options: dict[str, Any] = {"shape": (32, 32, 3), "batch_size": 4, "precision": "bf16"}
+    options: dict[str, Any] = {"shape": (32, 32, 3), "batch_size": 4}
     with pytest.raises(ArgumentError, match=r"must not be onchip for this device.* CuPy"):
         make(**resnet_options("onchip", **options))
     monkeypatch.setattr(passes, "shared_memory", lambda device: 227 * 1024)
@@ -228,7 +228,7 @@ def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
         votes.append(sampler.count("m", [segment(0, 0.5, 0, 6)]))
     assert_array_equal(votes[0], votes[1])
     for wrong, message in (
-        ({"precision": "fp32"}, "must not be onchip for this network.*float32.*use triton"),
+        ({"precision": "fp32"}, "must not be onchip for this precision.*float32.*use cudnn"),
         ({"shape": (32, 16, 3)}, "must not be onchip for this network.*16x32"),
         ({"noise": "integer"}, "must not be onchip with integer noise"),
     ):
@@ -278,7 +278,8 @@ def test_auto_leaves_out_a_backend_that_cannot_be_captured(
 
 def test_networks_may_have_backends_of_their_own(make: Make) -> None:
     networks, outputs = {"m": resnet(), "s": NETWORKS["s"]}, {"m": 10, "s": 3}
-    sampler = make(networks=networks, outputs=outputs, backend="m=triton,s=eager")
+    backend = "m=triton,s=eager"
+    sampler = make(networks=networks, outputs=outputs, backend=backend, precision="bf16")
     assert sampler.name == "cuda:m=triton,s=eager"
     with pytest.raises(ArgumentError, match=r"^backend must name m, s"):
         make(networks=networks, outputs=outputs, backend="m=triton")
