@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from dualsmooth.engine.api import Smooth, certify
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.certificate import Certificate
+    from dualsmooth.engine.data.image_set import ImageSet
+    from dualsmooth.engine.data.spec import load_images
     from dualsmooth.engine.methods.cascade import CascadeSmoothing
     from dualsmooth.engine.methods.dual import DualSmoothing
     from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from dualsmooth.engine.methods.variational import VariationalSmoothing
     from dualsmooth.engine.models.bundle import Bundle
     from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.results.certificates import Certificates
+    from dualsmooth.engine.results.predict import predict
 
 __all__ = [
     "AnchorSmoothing",
@@ -26,14 +30,18 @@ __all__ = [
     "Bundle",
     "CascadeSmoothing",
     "Certificate",
+    "Certificates",
     "DualSmoothing",
     "FixedSmoothing",
+    "ImageSet",
     "MemorySmoothing",
     "SemielasticSmoothing",
     "Smooth",
     "VariationalSmoothing",
     "certify",
     "load_bundle",
+    "load_images",
+    "predict",
 ]
 
 _MODULES = {
@@ -42,14 +50,18 @@ _MODULES = {
     "Bundle": "models.bundle",
     "CascadeSmoothing": "methods.cascade",
     "Certificate": "certificate",
+    "Certificates": "results.certificates",
     "DualSmoothing": "methods.dual",
     "FixedSmoothing": "methods.fixed",
+    "ImageSet": "data.image_set",
     "MemorySmoothing": "methods.insta_memory",
     "SemielasticSmoothing": "methods.semielastic",
     "Smooth": "api",
     "VariationalSmoothing": "methods.variational",
     "certify": "api",
     "load_bundle": "models.sources.load",
+    "load_images": "data.spec",
+    "predict": "results.predict",
 }
 
 

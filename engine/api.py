@@ -1,24 +1,29 @@
-"""`certify`: certificates for an array of images in one call."""
+"""`certify`: certificates for images in one call."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from dualsmooth.engine.adapters.smooth import Smooth
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.images import AnyArray
-from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.results.arguments import ImageSource, Model, budget_of, method_and_images
+from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.settings import Settings
 
 __all__ = ["Smooth", "certify"]
 
 
 def certify(
-    method: Method,
-    images: AnyArray,
+    model: Model,
+    images: ImageSource,
     *,
+    sigma: float | None = None,
+    method: str | None = None,
     image_ids: Sequence[int] | None = None,
     labels: Sequence[int] | None = None,
     budget: Budget | None = None,
+    n: int | None = None,
     alpha: float = 1e-3,
     seed: int = 0,
     device: str = "auto",
@@ -28,54 +33,76 @@ def certify(
     slots: int | None = None,
     backend: str = "auto",
     noise: str = "gaussian",
-) -> list[Certificate]:
-    """Certify images and return one certificate per image, in the order of the images.
+    progress: bool = True,
+    **options: Any,
+) -> Certificates:
+    """Certify images and return their certificates, in the order of the images.
 
     Parameters
     ----------
-    method : FixedSmoothing or DualSmoothing
-        What is certified, with its networks.
-    images : array_like, shape (count, height, width, channels)
+    model : Module, function, Bundle, str, Path or Method
+        What is certified: a PyTorch module or a function from images (n, channels, height, width)
+        with pixels in [0, 1] to logits (it is put into evaluation mode); a bundle; a name or file
+        as `load_bundle` takes it; or a method with networks and options of its own.
+    images : array_like, shape (count, height, width, channels), ImageSet or str
         uint8 in 0 .. 255, or floating point in [0, 1]; NumPy, PyTorch, CuPy or any array with
-        ``__dlpack__``, read without a copy. Images on a CUDA device stay there.
+        ``__dlpack__``, read without a copy. Images on a CUDA device stay there. Or a SPEC, such as
+        ``digits`` or ``folder:DIR``.
+    sigma, method, options
+        Noise level, in [0, 1] pixel units; method (fixed, dual, ..) and its further options, as on
+        the command line. By default dual where there is a selector and no sigma, else fixed.
     image_ids : sequence of int, optional
         Distinct ids in [0, 2^32), by default 0, 1, ..; noise depends on the id.
     labels : sequence of int, optional
-        True classes, copied into the certificates.
+        True classes, copied into the certificates; by default those of an image set.
     budget : Budget, optional
-        Votes per stage, by default ``Budget.fixed(n0=100, n=100_000)``.
+        Votes per stage, by default ``Budget.fixed(n0=100, n=10_000)``.
+    n : int, optional
+        Short for ``budget=Budget.fixed(n=n)``.
     alpha : float
         Failure probability per image, in (0, 1).
     seed : int
         Noise seed, 0 <= seed < 2^64.
     device, precision, batch_size, threads, slots, backend, noise
         See `dualsmooth.engine.settings.Settings`.
+    progress : bool
+        Show a bar in terminals and notebooks, and elsewhere a line on stderr every 30 seconds.
 
     Returns
     -------
-    list of Certificate
+    Certificates
         Radii are L2 distances in [0, 1] pixel units, rounded down.
 
     Raises
     ------
     ArgumentError
         If an argument is outside its range.
+    FileError
+        If a file cannot be read, or a network is refused.
     """
+    from dualsmooth.engine.runs.describe import describe
+    from dualsmooth.engine.runs.progress import Progress
     from dualsmooth.engine.runtime.session import Session
 
+    votes = budget_of(budget, n)
     settings = Settings(
-        budget=budget or Budget.fixed(),
-        alpha=alpha,
-        seed=seed,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        threads=threads,
-        slots=slots,
-        backend=backend,
-        noise=noise,
+        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise
     )
-    with Session.open(method, settings) as session:
-        certificates = {c.image_id: c for c in session.certify(images, image_ids, labels)}
-    order = image_ids if image_ids is not None else range(len(certificates))
-    return [certificates[int(image_id)] for image_id in order]
+    named = {"sigma": sigma, "method": method, **options}
+    system, array, data = method_and_images(model, images, labels, named)
+    with Session.open(system, settings) as session:
+        truth = [int(label) for label in data.labels]
+        found = {}
+        view = Progress(system.name, len(truth), 0, lambda: session.occupancy.share, show=progress)
+        try:
+            for certificate in session.certify(array, image_ids, truth):
+                found[certificate.image_id] = certificate
+                view.seen(certificate)
+                view.update()
+        finally:
+            view.close()
+        ids = list(range(len(truth))) if image_ids is None else [int(i) for i in image_ids]
+        places = [int(i) for i in np.argsort(ids)]
+        about = describe(system, data, sorted(ids), session.settings, places)
+        about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
+    return Certificates([found[i] for i in ids], about)

@@ -13,7 +13,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
     ("kernels/cpu", "kernels/cuda"),
     ("kernels/aot",),
     ("engine",),  # nouns; its faces are told apart
-    ("engine/models/digest",),
+    ("engine/models/digest", "engine/terminal"),
     ("engine/noise", "engine/bounds", "engine/data", "engine/models", "engine/methods/regions"),
     ("engine/radius", "engine/models/architectures", "export/graph"),
     ("engine/models/sources", "engine/methods", "engine/samplers/fusion"),
@@ -22,6 +22,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
     ("engine/cluster", "export"),
     ("engine/runs", "engine/adapters", "export/check", "export/examples"),
     ("engine/report",),
+    ("engine/results",),
     ("engine/cli",),
     ("engine/face",),  # `import dualsmooth`
     ("benchmarks", "benchmarks/speed"),

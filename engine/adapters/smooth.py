@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.budget import ANSWERS, PILOT, VOTES, Budget
 from dualsmooth.engine.certificate import ABSTAIN
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw
@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 
 class Smooth:
     """A smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c).
+
+    Votes are cast in float32, as by the code whose place this takes, where `certify` has bfloat16
+    on processors that multiply it; noise and numbers of votes are the same by default.
 
     Parameters
     ----------
@@ -61,7 +64,12 @@ class Smooth:
         self._built: tuple[str, nn.Module] | None = None
 
     def certify(
-        self, x: "torch.Tensor | AnyArray", n0: int, n: int, alpha: float, batch_size: int
+        self,
+        x: "torch.Tensor | AnyArray",
+        n0: int = PILOT["fixed"],
+        n: int = VOTES,
+        alpha: float = 1e-3,
+        batch_size: int | None = None,
     ) -> tuple[int, float]:
         """CERTIFY of Cohen et al. (2019).
 
@@ -74,8 +82,8 @@ class Smooth:
             Votes to choose the class, and fresh votes to bound its probability.
         alpha : float
             Failure probability in (0, 1).
-        batch_size : int
-            Rows per forward pass; part of what makes votes reproducible.
+        batch_size : int or None
+            Rows per forward pass; part of what makes votes reproducible. None: by image size.
 
         Returns
         -------
@@ -94,7 +102,13 @@ class Smooth:
         label = self.ABSTAIN if certificate.predicted is None else certificate.predicted
         return label, certificate.radius
 
-    def predict(self, x: "torch.Tensor | AnyArray", n: int, alpha: float, batch_size: int) -> int:
+    def predict(
+        self,
+        x: "torch.Tensor | AnyArray",
+        n: int = ANSWERS,
+        alpha: float = 1e-3,
+        batch_size: int | None = None,
+    ) -> int:
         """PREDICT of Cohen et al. (2019): the class, wrong with probability <= alpha, or ABSTAIN.
 
         Parameters and errors as in `certify`; ``n`` votes are drawn.
@@ -107,7 +121,7 @@ class Smooth:
         self,
         x: "torch.Tensor | AnyArray",
         procedure: "Generator[Draw, Counts, Result]",
-        batch_size: int,
+        batch_size: int | None,
     ) -> Result:
         from dualsmooth.engine.runtime.flight import Flight, drive
         from dualsmooth.engine.samplers.choose import make_sampler
@@ -119,7 +133,7 @@ class Smooth:
             {OneNetwork.name: self.num_classes},
             image.shape,
             seed=self.seed,
-            batch_size=batch_size,
+            batch_size=Settings(device="cpu", batch_size=batch_size).padded_batch(image.shape),
         )
         flight = Flight(self._calls, procedure, slot=0)
         self._calls += 1

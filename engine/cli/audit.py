@@ -93,6 +93,7 @@ def audit(
 
 def _images(run: Path, spec: str | None) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file."""
+    from dualsmooth.engine.data.image_set import IN_MEMORY
     from dualsmooth.engine.data.spec import images_of_run, parse_spec
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.log import read_configuration
@@ -106,6 +107,8 @@ def _images(run: Path, spec: str | None) -> Any:
             return None
     if spec is None:
         named = str(configuration["data"])
+        if named == IN_MEMORY:
+            return None
         try:
             _, place, _ = parse_spec(named)
         except ArgumentError as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.budget import VOTES
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.options import (
     BackendOption,
@@ -58,7 +59,7 @@ def certify(
     n: Annotated[
         int,
         typer.Option(help="Fresh votes that enter the bounds; at most n unless --budget fixed."),
-    ] = 10_000,
+    ] = VOTES,
     alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
     skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.budget import ANSWERS, Budget
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -38,7 +38,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
-    n: Annotated[int, typer.Option(help="Votes per network.")] = 1000,
+    n: Annotated[int, typer.Option(help="Votes per network.")] = ANSWERS,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",

@@ -11,6 +11,9 @@ from dualsmooth.engine.records import arrays_digest
 UNKNOWN_LABEL = -1
 """Label of an image whose class is not known."""
 
+IN_MEMORY = "memory"
+"""The name of images that came as an array, where others have their SPEC."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:

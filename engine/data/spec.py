@@ -20,7 +20,7 @@ import numpy as np
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data import cifar10, readers
-from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 
 DATA_VARIABLE = "DUALSMOOTH_DATA"
@@ -86,7 +86,7 @@ def images_of_run(configuration: Mapping[str, Any], given: str | None = None) ->
     run itself names: then None.
     """
     spec = str(configuration.get("data")) if given is None else given
-    if given is None and parse_spec(spec)[0] != "digits":
+    if given is None and (spec == IN_MEMORY or parse_spec(spec)[0] != "digits"):
         return None
     manifest, classes = configuration.get("bundle_manifest"), None
     sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
-from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.report.drawing import (
     ABSTAINED,
     COLOURS,
@@ -21,7 +19,7 @@ from dualsmooth.engine.report.drawing import (
     tidy,
 )
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.runs.summary import BAND, Row
+from dualsmooth.engine.runs.summary import BAND, Row, bounds_of_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,15 +69,17 @@ def _curves(runs: Sequence[Run], at_least: bool) -> Plot:
 
 
 def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
-    axes = figure.subplots()
+    draw_curves(figure.subplots(), runs, at_least)
+
+
+def draw_curves(axes: "Axes", runs: Sequence[Run], at_least: bool) -> None:
+    """Certified accuracy (%) against the radius, one curve and one 95 % band per run."""
     largest = max(row.radius for run in runs for row in run.rows)
     grid = np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
-    tail = (1.0 - BAND) / 2
     for index, run in enumerate(runs):
-        counts = _certified(run.rows, grid, at_least)
+        counts = certified(run.rows, grid, at_least)
         colour, images = COLOURS[index % len(COLOURS)], len(run.rows)
-        bounds = (clopper_pearson_lower, clopper_pearson_upper)
-        low, high = (100 * np.asarray(bound(counts, images, tail)) for bound in bounds)
+        low, high = (100 * end for end in bounds_of_shares(counts, images))
         axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
         _step(axes, index, run, grid, 100 * counts / images)
     tidy(axes, RADIUS, "certified accuracy (%)")
@@ -94,7 +94,7 @@ def _step(axes: "Axes", index: int, run: Run, x: ArrayLike, y: ArrayLike) -> Non
     axes.step(x, y, where="post", label=plain(run.name), linewidth=1.5, **look)
 
 
-def _certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool) -> np.ndarray:
+def certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool = False) -> np.ndarray:
     """Number of images certified beyond each radius of a grid."""
     correct = np.sort([row.radius for row in rows if row.correct])
     above = len(correct) - np.searchsorted(correct, grid, side="left" if at_least else "right")

@@ -1,22 +1,20 @@
 """Certify a data set into a run folder: what ``dualsmooth certify`` does."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dualsmooth.engine.backends import AUTO, recorded_backend
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.network import check_digested
-from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.commit import GroupCommit
+from dualsmooth.engine.runs.describe import as_recorded, describe
 from dualsmooth.engine.runs.log import RunLog, read_configuration
 from dualsmooth.engine.runs.logged import check_logged
 from dualsmooth.engine.runs.progress import Progress
@@ -24,7 +22,7 @@ from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
 from dualsmooth.engine.runtime.flight import RecordedVotes
-from dualsmooth.engine.runtime.session import RECORDED, bundle_of
+from dualsmooth.engine.runtime.session import bundle_of
 from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def certify_run(
     method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
     if begun is not None:
-        settings = _as_recorded(settings, begun)
+        settings = as_recorded(settings, begun)
     with _session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
@@ -128,16 +126,6 @@ def _check_failed(image_ids: list[int], folder: Path) -> None:
         )
 
 
-def _as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
-    """What was measured when the run began is kept: another choice might cast other votes."""
-    if settings.batch_size is None and type(recorded.get("batch_size")) is int:
-        settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
-    sampler = str(recorded.get("sampler"))
-    if settings.backend == AUTO and sampler.startswith(f"{settings.device}:"):
-        settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
-    return settings
-
-
 def _certify_missing(
     session: "Session | Workers",
     data: ImageSet,
@@ -175,28 +163,3 @@ def _stopping(log: RunLog) -> Iterator[None]:
             f"{log.folder}: out of memory; {log.reached} (make room and go on with --resume, or "
             "start afresh with a smaller --batch-size)"
         ) from error
-
-
-def describe(
-    method: Method, data: ImageSet, image_ids: list[int], settings: Settings
-) -> dict[str, Any]:
-    """Everything that decides the certificates of a run, for ``run.json`` and for resuming."""
-    bundle = bundle_of(method)
-    return {
-        "method": method.name,
-        "options": method.record,
-        "bundle": bundle.name,
-        "bundle_digest": bundle.digest,
-        "bundle_manifest": bundle.manifest,
-        "data": data.name,
-        "data_digest": data_digest(data, image_ids),
-        "images": len(image_ids),
-        "image_ids_digest": ids_digest(image_ids),
-        "budget": settings.budget.kind,
-        "radii": list(settings.budget.radii),
-        "tolerance": settings.budget.tolerance,
-        "n0": settings.budget.n0,
-        "n": settings.budget.n,
-        "alpha": settings.alpha,
-        **{name: getattr(settings, name) for name in RECORDED},
-    } | ({"classes": list(data.classes)} if data.classes_given else {})

@@ -1,16 +1,15 @@
-"""The lines that move while a run certifies; silent where standard error is no terminal.
+"""What is seen of a run while it certifies; in a terminal two lines.
 
-There are two, because one with everything on it is longer than 80 columns.
+With everything on one it would be longer than 80 columns.
 """
 
+import sys
 from collections.abc import Callable
-from functools import partial
 from time import perf_counter
-
-from tqdm import tqdm
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.summary import share_interval
+from dualsmooth.engine.terminal.progress import progress_bar
 
 
 class Progress:
@@ -19,11 +18,20 @@ class Progress:
     ``done`` images were certified before; ``occupancy`` returns the share of rows with a sample.
     """
 
-    def __init__(self, name: str, images: int, done: int, occupancy: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        images: int,
+        done: int,
+        occupancy: Callable[[], float],
+        *,
+        show: bool = True,
+    ) -> None:
         self._occupancy, self._start = occupancy, perf_counter()
         self._seen = self._votes = self._certified = 0
-        bar = partial(tqdm, total=images, initial=done, disable=None, dynamic_ncols=True)
-        self._bar, self._line = bar(unit="img", desc=name), bar(bar_format="{desc}", position=1)
+        self._bar = progress_bar(show=show, total=images, initial=done, unit="img", desc=name)
+        below = show and sys.stderr.isatty()
+        self._line = progress_bar(show=below, total=images, bar_format="{desc}", position=1)
 
     def seen(self, certificate: Certificate) -> None:
         """Take a certificate into rates and shares."""
@@ -32,8 +40,13 @@ class Progress:
         # Without labels every certified image counts.
         unknown = certificate.label is None and certificate.predicted is not None
         self._certified += certificate.correct or unknown
-        if not self._line.disable:
-            self._line.set_description_str(self.text(perf_counter() - self._start), refresh=False)
+        if self._bar.disable:
+            return
+        text = self.text(perf_counter() - self._start)
+        if self._line.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+        else:
+            self._line.set_description_str(text, refresh=False)
 
     def update(self, count: int = 1) -> None:
         """Move the bar by certificates that are on disk."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.methods.regions.anchors import Anchors
@@ -13,6 +12,7 @@ from dualsmooth.engine.methods.registry import method_with_all
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import progress_bar
 
 
 def search_anchors(
@@ -29,7 +29,7 @@ def search_anchors(
         raise FileError(out, "must be a new file in an existing folder")
     with Session.open(method_with_all(bundle), settings) as session:
         searches = session.search(images, search)
-        bar = tqdm(searches, search.name, total=len(images), unit="image", disable=None)
+        bar = progress_bar(iterable=searches, desc=search.name, total=len(images), unit="image")
         found = dict(bar)
     sigmas = [nearest_level(found[i], bundle.sigmas) for i in range(len(images))]
     anchors = Anchors(images, sigmas)

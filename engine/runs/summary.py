@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.certificate import Certificate
@@ -117,12 +120,19 @@ class Summary:
         }
 
 
+def bounds_of_shares(k: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of 95 % Clopper-Pearson intervals of shares k / n; 0 and 1 without images."""
+    if not n:
+        return np.zeros(np.shape(k)), np.ones(np.shape(k))
+    tail = (1.0 - BAND) / 2
+    low, high = (bound(k, n, tail) for bound in (clopper_pearson_lower, clopper_pearson_upper))
+    return np.asarray(low), np.asarray(high)
+
+
 def share_interval(k: int, n: int) -> tuple[float, float]:
     """95 % Clopper-Pearson interval of a share; (0, 1) without images."""
-    if not n:
-        return 0.0, 1.0
-    tail = (1.0 - BAND) / 2
-    return float(clopper_pearson_lower(k, n, tail)), float(clopper_pearson_upper(k, n, tail))
+    low, high = bounds_of_shares(k, n)
+    return float(low), float(high)
 
 
 def summarize(

@@ -57,15 +57,22 @@ def _from_numpy(x: NDArray[np.generic]) -> torch.Tensor:
 
 
 def bundle_for(
-    classifier: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...], classes: int
+    classifier: Callable[[torch.Tensor], torch.Tensor],
+    shape: tuple[int, ...],
+    classes: int,
+    name: str = "modules",
+    argument: str = "base_classifier",
 ) -> Bundle:
-    """A bundle of a classifier as it is now, over the images `as_image` makes of its inputs."""
+    """A bundle of a classifier as it is now, over the images `as_image` makes of its inputs.
+
+    Errors call the classifier by the argument it came as.
+    """
     if isinstance(classifier, torch.nn.Module):
         tensors = [*classifier.parameters(), *classifier.buffers()]
         devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
         if devices:
             raise ArgumentError(
-                "base_classifier", "must be on the CPU", devices.pop(), "move it with .cpu()"
+                argument, "must be on the CPU", devices.pop(), "move it with .cpu()"
             )
         if in_training(classifier):
             classifier.eval()
@@ -73,7 +80,8 @@ def bundle_for(
     if isinstance(classifier, torch.nn.Module) and len(shape) == 3:
         module = classifier
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
-    return Bundle.from_modules({CLASSIFIER: module}, num_classes=classes, input_shape=size)
+    networks = {CLASSIFIER: module}
+    return Bundle.from_modules(networks, num_classes=classes, input_shape=size, name=name)
 
 
 class _Callable(torch.nn.Module):

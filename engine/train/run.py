@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
 
 from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.data.image_set import ImageSet
@@ -16,6 +15,7 @@ from dualsmooth.engine.files import check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.records import sha256_of
+from dualsmooth.engine.terminal.progress import progress_bar
 from dualsmooth.engine.train import recipes
 from dualsmooth.engine.train.checkpoints import RECIPE, Checkpoints
 from dualsmooth.engine.train.classifier import CONSISTENCY, GAUSSIAN, SMOOTHMIX
@@ -106,7 +106,7 @@ def run(
     """Train a recipe on images in memory, on one thread of the processor."""
     with (
         one_thread(),
-        tqdm(total=recipe.steps, unit="network", disable=None if progress else True) as bar,
+        progress_bar(show=progress, total=recipe.steps, unit="network", desc=recipe.name) as bar,
     ):
 
         def report(step: str) -> None:

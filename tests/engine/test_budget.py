@@ -8,7 +8,7 @@ from dualsmooth.engine.errors import ArgumentError
 
 
 def test_kinds_and_defaults() -> None:
-    assert Budget.fixed() == Budget(100, 100_000)
+    assert Budget.fixed() == Budget(100, 10_000)
     assert [b.kind for b in (Budget.fixed(), Budget.decide([0.5]), Budget.precise())] == [
         "fixed", "decide", "precise",
     ]  # fmt: skip

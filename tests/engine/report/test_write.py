@@ -10,7 +10,7 @@ import pytest
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import pictures
-from dualsmooth.engine.report.plots import _certified, plots
+from dualsmooth.engine.report.plots import certified, plots
 from dualsmooth.engine.report.reading import Run, read_runs
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.report.write import write_report
@@ -67,7 +67,7 @@ def test_curves_count_as_the_table_does(at_least: bool) -> None:
     rows = [*FIRST.rows, Row(0.3, True, False, exceeds_radius=True), Row(0.5, False, False)]
     grid = [0.0, 0.1, 0.3, 0.35, 0.5, 0.8, 0.9]
     table = summarize("", rows, grid, at_least=at_least).certified
-    assert _certified(rows, np.array(grid), at_least).tolist() == list(table.values())
+    assert certified(rows, np.array(grid), at_least).tolist() == list(table.values())
 
 
 def test_intervals_are_clopper_and_pearsons() -> None:

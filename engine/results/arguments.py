@@ -1,0 +1,104 @@
+"""What one call names: a model of any kind, and images of any kind."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import AnyArray, check_labels
+from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.samplers.inputs import Images, share
+
+if TYPE_CHECKING:
+    import torch
+
+Model: TypeAlias = "Method | Bundle | str | Path | Callable[[torch.Tensor], torch.Tensor]"
+"""A method, a bundle, a text as `load_bundle` takes it, or a module or function to logits."""
+
+ImageSource: TypeAlias = AnyArray | ImageSet
+"""An array, a set of images with labels, or a text: a SPEC as the command line takes it."""
+
+
+def method_and_images(
+    model: Model, images: ImageSource, labels: Sequence[int] | None, options: dict[str, Any]
+) -> tuple[Method, Images, ImageSet]:
+    """The method, the images where they lie, and the same images on the host with labels.
+
+    Options are those of `choose_method`; a method has its own and takes none.
+    """
+    source = load_bundle(model) if isinstance(model, str | Path) else model
+    known = _bundle_in(source)
+    if isinstance(images, str):
+        images = load_images(images, shape=None if known is None else known.input_shape)
+    array = share(images.images if isinstance(images, ImageSet) else images, "images")
+    if isinstance(source, Method):
+        given = [name for name, value in options.items() if value not in (None, False)]
+        if given:
+            rule, hint = "must be left out with a method", "it has options of its own"
+            raise ArgumentError(given[0], rule, options[given[0]], hint)
+        return source, array, _as_set(images, array, labels)
+    bundle = _bundle_of(source, array) if known is None else known
+    return choose_method(bundle, **options), array, _as_set(images, array, labels)
+
+
+def budget_of(budget: Budget | None, n: int | None) -> Budget:
+    """The votes asked for: a budget, or n of a fixed one."""
+    if budget is None:
+        return Budget.fixed() if n is None else Budget.fixed(n=n)
+    if n is not None:
+        raise ArgumentError("n", "must be left out beside a budget", n, "it has an n of its own")
+    return budget
+
+
+def _bundle_in(model: Any) -> Bundle | None:
+    networks = model.networks if isinstance(model, Method) else model
+    return networks if isinstance(networks, Bundle) else None
+
+
+def _as_set(images: ImageSource, array: Images, labels: Sequence[int] | None) -> ImageSet:
+    known = None if labels is None else np.array(check_labels(labels, len(array)), np.int64)
+    if isinstance(images, ImageSet):
+        truth = images.labels if known is None else known
+        return ImageSet(images.images, truth, images.name, images.classes, images.classes_given)
+    truth = np.full(len(array), UNKNOWN_LABEL, np.int64) if known is None else known
+    if not isinstance(array, np.ndarray):
+        array = (array if array.element_size() == 1 else array.float()).cpu().numpy()
+    pixels: Any = array if array.dtype == np.uint8 else array.astype(np.float32)
+    return ImageSet(pixels, truth, IN_MEMORY, ())
+
+
+def _bundle_of(function: Any, array: Images) -> Bundle:
+    """A bundle of a module or function over images of this shape; its classes are counted."""
+    import torch
+
+    from dualsmooth.engine.models.front_door import Plain
+    from dualsmooth.engine.samplers.classifier import bundle_for
+
+    if not callable(function):
+        rule = "must be a method, a bundle, a name, a path, or a module or function to logits"
+        raise ArgumentError("model", rule, type(function).__name__)
+    if array.ndim != 4:
+        rule = "must have shape (count, height, width, channels)"
+        raise ArgumentError("images", rule, tuple(array.shape))
+    height, width, channels = array.shape[1:]
+    if isinstance(function, torch.nn.Module):
+        function.eval()
+    try:
+        with torch.inference_mode():
+            found = Plain(function)(torch.zeros(2, channels, height, width))
+        classes = int(found.shape[1])
+    except Exception as error:  # whatever the function and its libraries raise
+        rule = f"must map images (n, {channels}, {height}, {width}) to logits (n, classes)"
+        said = (str(error).splitlines() or [""])[0][:200]
+        hint = "images are (count, height, width, channels)"
+        raise ArgumentError("model", rule, f"{type(error).__name__}: {said}", hint) from error
+    name = type(function).__name__
+    return bundle_for(function, (channels, height, width), classes, name, "model")

@@ -1,0 +1,46 @@
+"""Progress on standard error: a bar in a terminal or a notebook, a line now and then elsewhere."""
+
+import io
+import sys
+from threading import Event, Thread
+from typing import Any
+
+PERIOD = 30.0
+"""Seconds between two lines where standard error is no terminal."""
+
+_LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
+
+
+def progress_bar(*, show: bool = True, **look: Any) -> Any:
+    """A tqdm bar: moving in terminals and notebooks, one line every 30 seconds elsewhere.
+
+    What is shown is the caller's choice; ``look`` is as tqdm takes it.
+    """
+    from tqdm.auto import tqdm
+
+    if not show or sys.stderr.isatty() or _in_notebook(tqdm):
+        return tqdm(disable=not show, dynamic_ncols=True, **look)
+    from tqdm.std import tqdm as plain
+
+    class Lines(plain):  # type: ignore[misc]
+        """Counts as a bar does, and says where it is from a thread of its own."""
+
+        def __init__(self) -> None:
+            super().__init__(file=io.StringIO(), disable=False, **look | {"bar_format": _LINE})
+            self._ended, self._stderr = Event(), sys.stderr
+            Thread(target=self._say, daemon=True).start()
+
+        def _say(self) -> None:
+            while not self._ended.wait(PERIOD):
+                print(self, file=self._stderr, flush=True)
+
+        def close(self) -> None:
+            if hasattr(self, "_ended"):
+                self._ended.set()
+            super().close()
+
+    return Lines()
+
+
+def _in_notebook(kind: Any) -> bool:
+    return any(base.__name__ == "tqdm_notebook" for base in kind.__mro__)

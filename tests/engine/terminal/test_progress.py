@@ -1,0 +1,64 @@
+"""Progress where nobody watches a bar move."""
+
+import io
+import re
+import sys
+import time
+
+import pytest
+
+from dualsmooth.engine.terminal import progress
+from dualsmooth.engine.terminal.progress import progress_bar
+
+
+class Pipe(io.StringIO):
+    def isatty(self) -> bool:
+        return False
+
+
+def until(pipe: Pipe, pattern: str) -> None:
+    end = time.monotonic() + 10
+    while not re.search(pattern, pipe.getvalue()):
+        assert time.monotonic() < end, pipe.getvalue()
+        time.sleep(0.01)
+
+
+def test_a_pipe_gets_whole_lines_even_while_nothing_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = Pipe()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(progress, "PERIOD", 0.02)
+    bar = progress_bar(total=4, initial=1, desc="fixed(0.25)", unit="img")
+    until(pipe, r"1/4 img .*\n.*1/4 img .*\n")
+    bar.set_postfix_str("100 votes/s", refresh=False)
+    bar.update(2)
+    until(pipe, r"fixed\(0.25\): 3/4 img \[\d+:\d+<[^\r\n]*, 100 votes/s\]\n")
+    bar.close()
+    said = pipe.getvalue()
+    time.sleep(0.1)
+    assert pipe.getvalue() == said
+    assert "\r" not in said
+
+
+def test_an_iterable_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Pipe()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(progress, "PERIOD", 0.02)
+    for _ in progress_bar(iterable=range(2), total=2, desc="search", unit="image"):
+        time.sleep(0.1)
+    assert "search: 1/2 image" in pipe.getvalue()
+
+
+def test_nothing_is_said_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Pipe()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(progress, "PERIOD", 0.01)
+    bar = progress_bar(show=False, total=4)
+    time.sleep(0.05)
+    bar.close()
+    assert pipe.getvalue() == ""
+
+
+def test_the_first_line_comes_after_half_a_minute() -> None:
+    assert progress.PERIOD == 30.0
