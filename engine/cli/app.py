@@ -13,6 +13,7 @@ import typer
 from dualsmooth.engine.cli.audit import audit
 from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
+from dualsmooth.engine.cli.frontier import frontier
 from dualsmooth.engine.cli.interrupt import INTERRUPTED, STOPPED, interruptible, said, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.report import parquet, report
@@ -54,7 +55,7 @@ def options(
     """Options of the command itself."""
 
 
-for command in (certify, predict, report, audit, train, search, export, parquet):
+for command in (certify, predict, report, audit, train, search, export, frontier, parquet):
     app.command()(command)
 
 

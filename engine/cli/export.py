@@ -69,6 +69,7 @@ def export(
     """
     from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.methods.registry import choose_method
+    from dualsmooth.engine.models.operating_point import at_point
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.export.check.images import images_for_calibration, images_for_check
     from dualsmooth.export.deployment import Terms
@@ -83,6 +84,8 @@ def export(
     check_exportable(bundle)
     loaded = load_bundle(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
+    if (prefer := options.pop("prefer")) is not None:
+        loaded = at_point(loaded, prefer)
     terms = Terms(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
     shape = loaded.input_shape
     pixels = images_for_check(data, shape, images) if check else None

@@ -27,8 +27,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="FIELD=VALUE of the recipe, for example classifying.epochs=5 or "
-            "selector_loss.radius=0; may be given several times.",
+            help="FIELD=VALUE of the recipe, for example classifying.epochs=5 or utility=acr (what "
+            "a radius is worth to a selector); may be given several times.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

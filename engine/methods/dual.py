@@ -20,10 +20,9 @@ sample.
 
 Failure budget. ``plurality`` and ``point`` claim one minimum, so every bound is at the full alpha
 (minimum rule); ``published_split`` uses the paper's alpha/2 per stage. ``interval`` is Theorem C1:
-a_sel + a_cls with alpha/2 each, every bound at the full level of its stage, for any K. If the
-selection votes are unanimous, ``interval`` tries the routed level alone and is ``point``: which of
-the two is done is a function of selection votes, so each keeps its own budget. With ``runner_up``
-the classifier's level is shared by two bounds.
+alpha/2 per stage, every bound at the full level of its stage, for any K. If the selection votes are
+unanimous, it tries the routed level alone and is ``point``: selection votes decide which of the two
+is done, so each keeps its own budget. With ``runner_up`` two bounds share the classifier's level.
 """
 
 from dataclasses import dataclass
@@ -52,11 +51,13 @@ from dualsmooth.engine.methods.routing import (
 )
 from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.operating_point import at_point
 from dualsmooth.engine.radius.decision import check_reachable
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
 RULE_HELP = "median (ordered levels, default) or plurality (published Dual RS)"
+PREFER_HELP = "small, balanced or large noise, or a number: what thresholds of a selector move by"
 ROUTING_HELP = "interval (best chain of levels, default with median) or point"
 
 
@@ -68,10 +69,10 @@ class DualSmoothing(Method):
     ----------
     networks : Networks
         A bundle with a ``selector``, ``tau`` and ascending ``sigmas``, a classifier for each.
-    selector_rule : str
-        ``median`` (ordered levels, ours) or ``plurality`` (the published Dual RS).
-    routing : str or None
-        ``interval`` or ``point``; None means interval for median and point for plurality.
+    selector_rule : {"median", "plurality"}
+        Ordered levels (ours), or the published Dual RS.
+    routing : {"interval", "point", None}
+        None means interval for median and point for plurality.
     published_split : bool
         Spend alpha/2 per stage as published, instead of the sharper minimum rule.
     runner_up : bool
@@ -105,7 +106,9 @@ class DualSmoothing(Method):
     def name(self) -> str:
         split = ", published split" if self.published_split else ""
         rival = ", runner-up" if self.runner_up else ""
-        return f"dual({self.selector_rule}, {self.routing}{split}{rival})"
+        point = getattr(self.networks, "preference", "")  # part of the digest of a bundle
+        prefer = f", prefer {point}" if point else ""
+        return f"dual({self.selector_rule}, {self.routing}{split}{rival}{prefer})"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -201,10 +204,7 @@ class DualSmoothing(Method):
         return Claim.of(candidate, radius, sigma, route.ledger, bounds, failed_at, interval)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
-        """The noise level is estimated afresh; alpha/2 for the selector, alpha/2 for the classes.
-
-        With the median rule every level the selector cannot exclude must agree.
-        """
+        """The level is estimated afresh, alpha/2 per stage; all that cannot be excluded agree."""
         selection = yield self._select(Phase.SELECT_PREDICT, n)
         levels = possible_levels(self.selector_rule, selection, alpha / 2)
         sigmas = tuple(self.sigmas[level] for level in levels)
@@ -235,6 +235,9 @@ class DualOptions(Options):
     routing: Annotated[str | None, ROUTING_HELP] = None
     published_split: Annotated[bool, "spend alpha/2 per stage, as published"] = False
     runner_up: RunnerUp = False
+    prefer: Annotated[str | None, PREFER_HELP] = None
 
     def build(self, bundle: Bundle) -> DualSmoothing:
-        return DualSmoothing(bundle, **vars(self))
+        options = {name: value for name, value in vars(self).items() if name != "prefer"}
+        at = bundle if self.prefer is None else at_point(bundle, self.prefer)
+        return DualSmoothing(at, **options)

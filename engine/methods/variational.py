@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from dualsmooth.engine.budget import KINDS, Budget
+from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
@@ -37,7 +38,7 @@ class VariationalSmoothing(Method):
     routing : str
         ``interval`` or ``point``, as in `DualSmoothing`.
     target_sigma : float or None
-        Target noise the selector was told (`Bundle.with_target`); written into the certificate.
+        Target noise the selector was told (`Bundle.told`); written into the certificate.
     """
 
     networks: Networks
@@ -86,7 +87,8 @@ class VariationalOptions(Options):
     def build(self, bundle: Bundle) -> VariationalSmoothing | ContinuousVariational:
         target = self.target_sigma
         if target is not None:
-            bundle = bundle.with_target(target)
+            positive("target_sigma", target)
+            bundle = bundle.told("target_sigma", "target", target)
         if self.routing != "continuous":
             return VariationalSmoothing(bundle, self.routing, target)
         selector = bundle.networks.get(SELECTOR)

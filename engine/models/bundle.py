@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.checks import ascending, positive
+from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.records import digest_of
@@ -137,21 +137,22 @@ class Bundle:
         except (TypeError, AttributeError, KeyError, OverflowError) as error:
             raise ValueError(f"not a manifest of a bundle: {error}") from error
 
-    def with_target(self, target_sigma: float) -> "Bundle":
-        """The bundle with its selector told another target noise: another bundle, another digest.
+    def told(self, argument: str, key: str, value: object) -> "Bundle":
+        """The bundle with a keyword of its selector changed: another bundle, another digest.
 
-        Raises
-        ------
-        ArgumentError
-            If the selector takes no target, or the target is not > 0.
+        `ArgumentError` about the argument if there is no selector, or it takes no such keyword.
         """
-        positive("target_sigma", target_sigma)
         selector = self.networks.get(SELECTOR)
-        if selector is None or "target" not in selector.kwargs:
+        if selector is None or key not in selector.kwargs:
             rule = f"must be left out: the selector of {self.name} takes none"
-            raise ArgumentError("target_sigma", rule, target_sigma)
-        told = replace(selector, kwargs={**selector.kwargs, "target": target_sigma})
-        return replace(self, networks={**self.networks, SELECTOR: told})
+            raise ArgumentError(argument, rule, value)
+        changed = replace(selector, kwargs={**selector.kwargs, key: value})
+        return replace(self, networks={**self.networks, SELECTOR: changed})
+
+    @property
+    def preference(self) -> str:
+        """Operating point of the selector, as written into certificates; empty if it has none."""
+        return str(self.networks[SELECTOR].kwargs.get("prefer", "")) if self.tau else ""
 
     @property
     def manifest(self) -> dict[str, object]:

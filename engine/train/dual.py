@@ -5,7 +5,7 @@ Round 1 (`Tuning`): each expert is tuned with the weight the selector gives its 
 and selector are made again (Sun, Mao and Vechev, 2025).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,11 +13,14 @@ from torch import nn
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
+from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.train.context import SMALL, Sizes, TrainingContext
 from dualsmooth.engine.train.experts import TUNED, Expert, ExpertTrainer, Tuning
 from dualsmooth.engine.train.loop import Schedule
+from dualsmooth.engine.train.points import Points
 from dualsmooth.engine.train.radii import Labelling, selected_shares
-from dualsmooth.engine.train.selector import SelectorLoss, Shift, calibrate, train_selector
+from dualsmooth.engine.train.selector import SelectorLoss, make_selector
+from dualsmooth.engine.train.utility import check_utility
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,10 @@ class DualRecipe:
     """Everything that decides the weights, beside the images.
 
     Experts are in ascending order of their noise level; the selector's is tau, and it is taught
-    with the radii that `labelling` finds, from the weights of the nearest expert with `warm_start`.
-    `tuning` is round 1, if there is one; `half` rounds the finished weights to float16. `network`
-    and `sizes` are those of every network (`TrainingContext`).
+    with the radii that `labelling` finds and what they are worth by `utility`, from the weights of
+    the nearest expert with `warm_start`. `points` finds its operating points. `tuning` is round 1,
+    if there is one; `half` rounds the finished weights to float16. `network` and `sizes` are those
+    of every network (`TrainingContext`).
     """
 
     name: str
@@ -35,11 +39,12 @@ class DualRecipe:
     tau: float
     classifying: Schedule
     selecting: Schedule
-    selector_loss: SelectorLoss
+    utility: str
     labelling: Labelling
+    selector_loss: SelectorLoss = field(default_factory=SelectorLoss)
+    points: Points = field(default_factory=Points)
     tuning: Tuning | None = None
-    calibration: Shift | None = None
-    warm_start: bool = False
+    warm_start: bool = True
     sizes: Sizes | None = None
     half: bool = False
     seed: int = 0
@@ -47,6 +52,7 @@ class DualRecipe:
 
     def __post_init__(self) -> None:
         positive("tau", self.tau)
+        check_utility(self.utility, self.sigmas)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -70,52 +76,31 @@ class DualRecipe:
         ]
         for below, trainer in zip((None, *trainers), trainers, strict=False):
             trainer.train(below)
-        selector = self._selector(context, trainers, 0)
+        module, selector = self._selector(context, trainers, 0)
         if self.tuning is not None:
             votes, source = self.labelling.votes, context.source(len(trainers), TUNED)
-            shares = selected_shares(selector, context.images, self.tau, votes, source)
+            shares = selected_shares(module, context.images, self.tau, votes, source)
             for trainer in trainers:
                 trainer.tune(self.tuning, shares[:, trainer.level])
-            selector = self._selector(context, trainers, 1)
+            _, selector = self._selector(context, trainers, 1)
         networks = {
             expert_role(trainer.expert.sigma): context.describe(
                 trainer.deployed, context.classes, half=self.half
             )
             for trainer in trainers
         }
-        networks[SELECTOR] = context.describe(selector, len(trainers), half=self.half)
+        networks[SELECTOR] = selector
         data = context.data
         return Bundle(self.name, data.shape, context.classes, self.sigmas, self.tau, networks)
 
     def _selector(
         self, context: TrainingContext, trainers: list[ExpertTrainer], number: int
-    ) -> nn.Module:
+    ) -> tuple[nn.Module, Network]:
         radii = torch.stack([trainer.radii(number) for trainer in trainers], 1)
-        labelled = radii[:, 0].isfinite().nonzero()[:, 0]
-        kept = 0 if self.calibration is None else int(len(labelled) * self.calibration.share)
-        apart, labelled = labelled[:kept], labelled[kept:]
         source = context.source(len(trainers), number * (TUNED + 1))
-        module = context.new(len(trainers), source)
-        if self.warm_start:
-            nearest = min(trainers, key=lambda trainer: abs(trainer.expert.sigma - self.tau))
-            copy_features(nearest.deployed, module)
+        nearest = min(trainers, key=lambda trainer: abs(trainer.expert.sigma - self.tau))
+        start = nearest.deployed if self.warm_start else None
         name = SELECTOR if number == 0 else f"{SELECTOR}-round{number}"
-        images, known, terms = context.images[labelled], radii[labelled], self.selector_loss
-        step = context.step(name)
-        train_selector(module, images, known, self.tau, terms, self.selecting, source, step)
-        if self.calibration is not None:
-            images, known = context.images[apart], radii[apart]
-            calibrate(module, images, known, self.tau, self.calibration, source)
+        made = make_selector(self, context, radii, source, name, start)
         context.report(name)
-        return module
-
-
-def copy_features(source: nn.Module, target: nn.Module) -> None:
-    """Copy every tensor of one network into another whose last layer has other outputs."""
-    tensors = {
-        name: tensor if tensor.shape == own.shape else own
-        for (name, own), tensor in zip(
-            target.state_dict().items(), source.state_dict().values(), strict=True
-        )
-    }
-    target.load_state_dict(tensors)
+        return made

@@ -6,7 +6,7 @@ test time; there a selector, taught with the radii of images that were held out,
 and it is certified like that of `dual`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,11 +15,14 @@ from torch.nn import functional
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
+from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, noisy_log_softmax, train_on_noise
 from dualsmooth.engine.train.losses import mean_log_probabilities, soft_cross_entropy
+from dualsmooth.engine.train.points import Points
 from dualsmooth.engine.train.radii import Labelling, radii_of
-from dualsmooth.engine.train.selector import SelectorLoss, train_selector
+from dualsmooth.engine.train.selector import SelectorLoss, make_selector
+from dualsmooth.engine.train.utility import check_utility
 
 CLIP = 0.02
 """Probabilities of the search stay in [CLIP, 1 - CLIP]: a few draws say nothing about tails."""
@@ -43,14 +46,18 @@ class InstaRecipe:
     selecting: Schedule
     rounds: int
     draws: int
-    selector_loss: SelectorLoss
+    utility: str
     labelling: Labelling
+    selector_loss: SelectorLoss = field(default_factory=SelectorLoss)
+    points: Points = field(default_factory=Points)
+    half: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         positive("first", self.first)
         positive("tau", self.tau)
         positive_integer("draws", self.draws)
+        check_utility(self.utility, self.sigmas)
         if self.rounds < 0:
             raise ArgumentError("rounds", "must be an integer >= 0", self.rounds)
         if self.labelling.folds != 1:
@@ -69,8 +76,8 @@ class InstaRecipe:
         classifier = self._classifier(context, ~held, source)
         selector = self._selector(context, classifier, held)
         networks = {
-            CLASSIFIER: context.describe(classifier, context.classes),
-            SELECTOR: context.describe(selector, len(self.sigmas)),
+            CLASSIFIER: context.describe(classifier, context.classes, half=self.half),
+            SELECTOR: selector,
         }
         data = context.data
         return Bundle(self.name, data.shape, context.classes, self.sigmas, self.tau, networks)
@@ -93,21 +100,18 @@ class InstaRecipe:
             context.report(step.name)
         return module
 
-    def _selector(self, context: TrainingContext, classifier: nn.Module, held: Tensor) -> nn.Module:
+    def _selector(self, context: TrainingContext, classifier: nn.Module, held: Tensor) -> Network:
         images, labels = context.images[held], context.labels[held]
         votes = context.source(1, 0)
-        radii = []
-        for sigma in self.sigmas:
+        radii = torch.full((len(held), len(self.sigmas)), torch.nan, device=context.device)
+        for level, sigma in enumerate(self.sigmas):
             step = context.step(f"radii@{sigma:g}")
-            radii.append(radii_of(classifier, images, labels, sigma, self.labelling, votes, step))
-        source = context.source(1, 1)
-        module = context.new(len(self.sigmas), source)
-        known, step = torch.stack(radii, 1), context.step(SELECTOR)
-        train_selector(
-            module, images, known, self.tau, self.selector_loss, self.selecting, source, step
-        )
-        context.report(step.name)
-        return module
+            radii[held, level] = radii_of(
+                classifier, images, labels, sigma, self.labelling, votes, step
+            )
+        made = make_selector(self, context, radii, context.source(1, 1), SELECTOR, classifier)
+        context.report(SELECTOR)
+        return made[1]
 
 
 def widest_levels(
@@ -140,10 +144,10 @@ INSTA = InstaRecipe(
     tau=1.0,
     classifying=Schedule(epochs=6, affine=None),
     tuning=Schedule(epochs=3, affine=None, peak_rate=1e-3),
-    selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
+    selecting=Schedule(epochs=8, affine=None, peak_rate=2e-3),
     rounds=2,
     draws=8,
-    selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
+    utility="R + 4 min(R, 0.5)",
     labelling=Labelling(votes=100),
 )
 """Three noise levels for images of about 28x28 pixels."""

@@ -11,9 +11,6 @@ from dualsmooth.engine.train.loop import noisy_log_softmax
 
 _FAR = 10.0
 
-SHARPNESS = 20.0
-"""Of the smooth maximum over intervals, per pixel unit of radius."""
-
 
 def mean_log_probabilities(log_probabilities: Tensor) -> Tensor:
     """Log of the mean over noise draws of softmax outputs, [M, B, K] -> [B, K].
@@ -51,18 +48,6 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean()
     return (weights * values).mean() / weights.mean().clamp(min=1e-6)
-
-
-def dual_radius(log_probabilities: Tensor, radii: Tensor, tau: float) -> Tensor:
-    """Radius of interval routing with a median selector [B], differentiable in the selector.
-
-    Of the selector's log softmax under noise tau [M, B, K] and `radii` as in `interval_radii`. The
-    maximum over the intervals is a smooth one, at most ln(K (K + 1) / 2) / SHARPNESS too large:
-    under the true maximum an interval that is not the best yet gets no gradient, and the selector
-    never leaves its start.
-    """
-    shares = mean_log_probabilities(log_probabilities).exp()
-    return torch.logsumexp(SHARPNESS * interval_radii(shares, radii, tau, 1e-4), 0) / SHARPNESS
 
 
 def interval_radii(shares: Tensor, radii: Tensor, tau: float, tail: float) -> Tensor:

@@ -6,30 +6,28 @@ from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.experts import Expert, Tuning
 from dualsmooth.engine.train.loop import Affine, Schedule
 from dualsmooth.engine.train.radii import Labelling
-from dualsmooth.engine.train.selector import SelectorLoss, Shift
+from dualsmooth.engine.train.selector import SelectorLoss
+from dualsmooth.engine.train.utility import PUBLISHED
 
 DUAL = DualRecipe(
     name="dual",
     experts=(Expert(0.25), Expert(0.5, pull=5.0, entropy=0.5), Expert(1.0, pull=5.0, entropy=0.5)),
     tau=1.0,
     classifying=Schedule(epochs=8, affine=None),
-    selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
-    selector_loss=SelectorLoss(temperature=0.25, radius=10.0, pull=0.0, entropy=0.0, near=0.3),
+    selecting=Schedule(epochs=8, affine=None, peak_rate=2e-3),
+    utility="R + 4 min(R, 0.5)",
     labelling=Labelling(votes=100),
-    calibration=Shift(),
-    warm_start=True,
 )
-"""Selector trained for the ordered median and interval routing, not below its best expert."""
+"""A selector of one score, with operating points between small and large noise."""
 
 
 DUAL_PUBLISHED = replace(
     DUAL,
     name="dual-published",
-    selector_loss=SelectorLoss(
-        temperature=1.0, radius=0.0, pull=40.0, entropy=0.5, of_mean=True, rebalance=True
-    ),
+    selecting=Schedule(epochs=5, affine=None, batch=64, draws=8, peak_rate=2e-3, weight_decay=5e-2),
+    utility=PUBLISHED,
+    selector_loss=SelectorLoss(pull=40.0),
     tuning=Tuning(Schedule(epochs=2, affine=None, peak_rate=3e-4), least=0.0),
-    calibration=None,
     warm_start=False,
 )
 """Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
@@ -52,7 +50,6 @@ FASHION_DUAL = replace(
     name="fashion-dual",
     experts=(Expert(0.5, pull=2.0, entropy=0.5), Expert(1.0, pull=1.0, entropy=0.5, teacher=0.5)),
     classifying=Schedule(epochs=6, affine=None),
-    selector_loss=replace(DUAL.selector_loss, wrong_costs=True),
     labelling=Labelling(votes=100, held_out=1 / 6, runner_up=True),
     half=True,
 )
@@ -65,9 +62,7 @@ DIGITS_DUAL = DualRecipe(
     tau=0.5,
     classifying=Schedule(epochs=150, affine=Affine(0.15, 0.2, 0.1, 0.1)),
     selecting=Schedule(epochs=100, affine=None, draws=4),
-    selector_loss=SelectorLoss(
-        temperature=0.1, radius=10.0, pull=0.0, entropy=0.0, wrong_costs=True
-    ),
+    utility="R + 4 min(R, 0.25)",
     labelling=Labelling(votes=1000, folds=2),
 )
 """Experts trained on the digits' training split only."""

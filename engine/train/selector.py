@@ -1,55 +1,43 @@
 """Training of the noise-level selector from the radii its classifiers reach."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
-from dualsmooth.engine.checks import (
-    closed_unit,
-    non_negative,
-    open_unit,
-    positive,
-    positive_integer,
-)
+from dualsmooth.engine.checks import non_negative
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.architectures.ordered import OrderedScore
+from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.models.operating_point import BALANCED
+from dualsmooth.engine.train.context import TrainingContext
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
-    dual_radius,
-    interval_radii,
     mean_log_probabilities,
     soft_cross_entropy,
 )
-from dualsmooth.engine.train.radii import noisy_logits
+from dualsmooth.engine.train.points import Points, operating_points
+from dualsmooth.engine.train.utility import PUBLISHED, utility_of
 
 
 @dataclass(frozen=True, slots=True)
 class SelectorLoss:
-    """Weights of the selector's loss: cross entropy with softmax(radii / temperature), and more.
+    """How a selector is taught what the utility of the radii says.
 
-    `radius` weighs the routed radius (theorem C), which is maximized and counts `near` times more
-    up to `edge` (accuracy at small radii); `pull` and `entropy` the consistency loss. As published,
-    `of_mean` takes the cross entropy of the mean over noise draws instead of every draw, and
-    `rebalance` weighs an image by one over the share of its best level. With `wrong_costs` a level
-    that gets an image wrong counts with its negative radius. A certificate counts 0 there, so this
-    is no radius any more: it draws the selector to small noise levels.
+    `pull` weighs the consistency loss: the variance over noise draws of the probability that a
+    level is above a cut (published: Jeong and Shin's). A label says on which side of a cut an image
+    has the larger utility; with `soft` > 0, in units of utility, it says how surely.
     """
 
-    temperature: float
-    radius: float
-    pull: float
-    entropy: float
-    of_mean: bool = False
-    rebalance: bool = False
-    near: float = 0.0
-    edge: float = 0.5
-    wrong_costs: bool = False
+    pull: float = 4.0
+    soft: float = 0.0
 
     def __post_init__(self) -> None:
-        positive("temperature", self.temperature)
-        for name in ("radius", "pull", "entropy", "near", "edge"):
-            non_negative(name, getattr(self, name))
+        non_negative("pull", self.pull)
+        non_negative("soft", self.soft)
 
 
 def train_selector(
@@ -57,12 +45,13 @@ def train_selector(
     images: Tensor,
     radii: Tensor,
     tau: float,
+    utility: str,
     terms: SelectorLoss,
     schedule: Schedule,
     generator: Generator,
     step: Step | None = None,
 ) -> nn.Module:
-    """Teach a network to vote for the level that certifies each image, under noise tau.
+    """Teach a network to vote for the level that is worth most to each image, under noise tau.
 
     The radii of the true class at each level, [n, K], are by networks that did not see the image;
     images that no level classifies are left out.
@@ -72,24 +61,38 @@ def train_selector(
         rule = "must have images that some level classifies under noise"
         raise ArgumentError("data", rule, f"none of {len(radii)}", "train the classifiers longer")
     images, radii = images[usable], radii[usable]
-    certified = radii.clamp(min=0)
-    worth = radii if terms.wrong_costs else certified
-    targets = torch.softmax(certified / terms.temperature, 1)
-    weights = rarity(radii) if terms.rebalance else None
+    if utility == PUBLISHED:
+        targets, weights = torch.softmax(radii.clamp(min=0), 1), rarity(radii)
+    else:
+        gains = cut_gains(utility_of(utility, radii)(radii))
+        weights = gains.abs() / gains.abs().mean().clamp(min=1e-6)
+        targets = torch.sigmoid(gains / terms.soft) if terms.soft else (gains > 0).float()
 
-    def loss(log_probabilities: Tensor, chosen: Tensor) -> Tensor:
-        weight = None if weights is None else weights[chosen]
-        judged = mean_log_probabilities(log_probabilities) if terms.of_mean else log_probabilities
-        value = soft_cross_entropy(judged, targets[chosen], weight)
-        value = value + consistency_loss(log_probabilities, terms.pull, terms.entropy, weight)
-        if not terms.radius:
-            return value
-        routed = dual_radius(log_probabilities, worth[chosen], tau)
-        if terms.near:
-            routed = routed + terms.near * routed.clamp(max=terms.edge)
-        return value - terms.radius * routed.mean()
+    def published(logs: Tensor, chosen: Tensor) -> Tensor:
+        weight = weights[chosen]
+        value = soft_cross_entropy(mean_log_probabilities(logs), targets[chosen], weight)
+        return value + consistency_loss(logs, terms.pull, 0.5, weight)
 
+    def ordinal(logs: Tensor, chosen: Tensor) -> Tensor:
+        cuts = logs.diff(dim=-1)  # [M, B, K - 1], log odds of the level above each cut
+        labels, weight = targets[chosen].expand_as(cuts), weights[chosen].expand_as(cuts)
+        value = functional.binary_cross_entropy_with_logits(cuts, labels, weight)
+        spread = cuts.sigmoid().var(0).mean() if len(cuts) > 1 else 0.0
+        return value + terms.pull * spread
+
+    loss = published if utility == PUBLISHED else ordinal
     return train_on_noise(module, images, tau, loss, schedule, generator, step)
+
+
+def cut_gains(utilities: Tensor) -> Tensor:
+    """What the best level above each cut is worth more than the best below: [n, K] -> [n, K - 1].
+
+    A classification weighted by it costs what a wrong side costs, so an easy image, whose radii
+    differ much, has a weight that makes the selector sure of it.
+    """
+    below = utilities.cummax(1).values[:, :-1]
+    above = utilities.flip(1).cummax(1).values.flip(1)[:, 1:]
+    return above - below
 
 
 def rarity(radii: Tensor) -> Tensor:
@@ -99,69 +102,81 @@ def rarity(radii: Tensor) -> Tensor:
     return 1 / shares[best]
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """A shift s adds s * k / (K - 1) to the logit of level k; this is how s is chosen.
+class SelectorRecipe(Protocol):
+    """The part of a recipe that a selector is made by."""
 
-    The largest worst share of the oracle wins, on a `share` of the labelled images that the
-    selector is not trained on, each with so many votes. Preferred are shifts that stay at most
-    `slack` of the images below the best fixed level at every radius of the grid.
-    """
+    @property
+    def tau(self) -> float:
+        """Noise level of the selector."""
 
-    share: float = 0.2
-    votes: int = 200
-    slack: float = 0.01
-    shifts: tuple[float, ...] = tuple(s / 2 for s in range(-12, 13))
-    radii: tuple[float, ...] = tuple(r / 4 for r in range(13))
+    @property
+    def utility(self) -> str:
+        """What a radius is worth (`dualsmooth.engine.train.utility`)."""
 
-    def __post_init__(self) -> None:
-        open_unit("share", self.share)
-        positive_integer("votes", self.votes)
-        closed_unit("slack", self.slack)
+    @property
+    def selector_loss(self) -> SelectorLoss:
+        """How its labels are taught."""
+
+    @property
+    def selecting(self) -> Schedule:
+        """How long and how fast it is trained."""
+
+    @property
+    def points(self) -> Points:
+        """How its operating points are found."""
+
+    @property
+    def half(self) -> bool:
+        """Whether its finished weights are rounded to float16."""
 
 
-def calibrate(
-    selector: nn.Module,
-    images: Tensor,
+def make_selector(
+    recipe: SelectorRecipe,
+    context: TrainingContext,
     radii: Tensor,
-    tau: float,
-    options: Shift,
-    generator: Generator,
-) -> float:
-    """Shift the last layer's biases of a selector; returns the shift, 0 if no image is certified.
+    source: Generator,
+    name: str,
+    start: nn.Module | None = None,
+) -> tuple[nn.Module, Network]:
+    """A selector taught with the radii of all images, [n, K], NaN where an image has no label.
 
-    Neither the classifiers nor the selector saw the images; the radii [n, K] of the true class at
-    each level are <= 0 where it loses.
+    It begins with the weights of `start`, a network of its architecture but for the outputs. The
+    images its operating points are found on teach it nothing.
     """
-    if not (radii > min(options.radii)).any():
-        return 0.0
-    levels = radii.shape[1]
-    with torch.no_grad():
-        logits = noisy_logits(selector, images, tau, options.votes, generator)
-    ramp = torch.arange(levels, device=radii.device) / max(1, levels - 1)
-    grid = torch.tensor(options.radii, device=radii.device)
+    levels, published = radii.shape[1], recipe.utility == PUBLISHED
+    module = network = context.new(levels if published else 1, source)
+    if start is not None:
+        copy_features(start, network)
+    thresholds = [float(2 * cut - levels + 2) for cut in range(levels - 1)]
+    if not published:
+        module = OrderedScore(network, thresholds)
+    labelled = radii[:, 0].isfinite().nonzero()[:, 0]
+    kept = 0 if published else int(len(labelled) * recipe.points.share)
+    apart, labelled = labelled[:kept], labelled[kept:]
+    tau, utility, step = recipe.tau, recipe.utility, context.step(name)
+    taught = (context.images[labelled], radii[labelled])
+    train_selector(
+        module, *taught, tau, utility, recipe.selector_loss, recipe.selecting, source, step
+    )
+    if published:
+        return module, context.describe(module, levels, half=recipe.half)
+    points = {BALANCED: thresholds}
+    if kept:
+        unseen = (context.images[apart], radii[apart])
+        points = operating_points(network, *unseen, tau, utility, recipe.points, source)
+    architecture, kwargs = context.architecture(1)
+    described: dict[str, object] = {"architecture": architecture, "kwargs": kwargs}
+    described |= {"points": points, "prefer": BALANCED}
+    module = OrderedScore(network, points[BALANCED]).eval()
+    return module, network_from_module(module, "ordered_score", described, half=recipe.half)
 
-    def certified(values: Tensor) -> Tensor:
-        return (values[:, None] > grid).float().mean(0)
 
-    oracle = certified(radii.max(1).values)
-    best = certified(radii[:, radii.clamp(min=0).mean(0).argmax()])
-    reached = oracle > 0
-
-    def rank(shift: float) -> tuple[float, float]:
-        winners = (logits + shift * ramp).argmax(-1)
-        shares = nn.functional.one_hot(winners, levels).float().mean(1)
-        found = certified(routed_radius(shares, radii, tau))
-        below = float((best - found).max())
-        return -max(below, options.slack), float((found / oracle)[reached].min())
-
-    shift = max(options.shifts, key=rank)
-    last = [part for part in selector.modules() if isinstance(part, nn.Linear)][-1]
-    with torch.no_grad():
-        last.bias.add_(shift * ramp)
-    return shift
-
-
-def routed_radius(shares: Tensor, radii: Tensor, tau: float) -> Tensor:
-    """Radius of interval routing (theorem C) from vote shares [n, K] and radii [n, K]: [n]."""
-    return interval_radii(shares, radii, tau, 1e-3).max(0).values
+def copy_features(source: nn.Module, target: nn.Module) -> None:
+    """Copy every tensor of one network into another whose last layer has other outputs."""
+    tensors = {
+        name: tensor if tensor.shape == own.shape else own
+        for (name, own), tensor in zip(
+            target.state_dict().items(), source.state_dict().values(), strict=True
+        )
+    }
+    target.load_state_dict(tensors)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,20 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     save_bundle(bundle, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ordered_bundle(tiny_bundle: Path) -> Bundle:
+    """The tiny bundle with a selector of one score and three operating points."""
+    torch.manual_seed(7)
+    inner = {"widths": [4], "hidden": 8, "num_classes": 1}
+    points = {"small": [0.1, 0.3], "balanced": [-0.1, 0.1], "large": [-0.4, -0.2]}
+    kwargs: dict[str, object] = {"architecture": "small_convnet", "kwargs": inner}
+    kwargs |= {"points": points, "prefer": "balanced"}
+    selector = create("ordered_score", kwargs).eval()
+    bundle = read_bundle(tiny_bundle)
+    networks = {
+        **bundle.networks,
+        "selector": network_from_module(selector, "ordered_score", kwargs),
+    }
+    return replace(bundle, name="ordered", networks=networks)

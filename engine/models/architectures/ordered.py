@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.operating_point import thresholds_at
 from dualsmooth.engine.models.registry import create, register_architecture
 
 
@@ -34,6 +35,41 @@ class OrderedLevels(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logs: torch.Tensor = self.get_buffer("logs")
         return -((self.log_level(x, self.target) - logs) ** 2)
+
+
+class OrderedScore(nn.Module):
+    """Votes for ordered levels by one score u(x): for level #{k : u(x) > t_k}.
+
+    The logit of level k is k u - t_1 - .. - t_k. It is concave in k, so its argmax counts the
+    thresholds below u, and neighbouring logits differ by u - t_k.
+    """
+
+    def __init__(self, network: nn.Module, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        sums = torch.tensor([0.0, *thresholds], dtype=torch.float64).cumsum(0).float()
+        self.register_buffer("slopes", torch.arange(len(sums)).float(), persistent=False)
+        self.register_buffer("offsets", sums, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score: torch.Tensor = self.network(x)
+        return score * self.get_buffer("slopes") - self.get_buffer("offsets")
+
+
+@register_architecture("ordered_score")
+def ordered_score(
+    *,
+    architecture: str,
+    kwargs: Mapping[str, object],
+    points: Mapping[str, Sequence[float]],
+    prefer: str | float,
+) -> OrderedScore:
+    """A network of one output as a selector of ordered levels, at one of its operating points.
+
+    Points are the K - 1 ascending thresholds of K levels by name; one is preferred, by its name or
+    by a number (`thresholds_at`).
+    """
+    return OrderedScore(create(architecture, kwargs), thresholds_at(points, prefer))
 
 
 @register_architecture("ordered_levels")

@@ -98,14 +98,15 @@ def test_experts_are_refused_where_one_classifier_is_assumed() -> None:
 
 
 def test_a_target_makes_another_bundle_with_the_same_weights(real_valued: Bundle) -> None:
-    told = real_valued.with_target(0.5)
+    told = choose_method(real_valued, method="variational", target_sigma=0.5).networks
+    assert isinstance(told, Bundle)
     assert told.digest != real_valued.digest
-    assert told.digest == told.with_target(0.5).digest
+    assert told.digest == told.told("target_sigma", "target", 0.5).digest
     assert told.networks["selector"].sha256 == real_valued.networks["selector"].sha256
     x = torch.rand(3, 1, 8, 8)
     assert not torch.equal(told.build("selector")(x), real_valued.build("selector")(x))
     with pytest.raises(ArgumentError, match="target_sigma"):
-        real_valued.with_target(0.0)
+        choose_method(real_valued, method="variational", target_sigma=0.0)
 
 
 def test_votes_of_a_real_level_need_float32(real_valued: Bundle) -> None:

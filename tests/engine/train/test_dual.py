@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from dualsmooth.engine.train.experts import Tuning
 from dualsmooth.engine.train.radii import Labelling
 from dualsmooth.engine.train.recipes import DIGITS_DUAL, DUAL, DUAL_PUBLISHED
 from dualsmooth.engine.train.run import run
+from dualsmooth.engine.train.utility import PUBLISHED
 
 TINY = replace(
     DIGITS_DUAL,
@@ -88,7 +90,7 @@ def test_no_image_is_judged_by_a_network_that_saw_it(
 def taught(*weights: float, folds: int = 1) -> DualRecipe:
     experts = tuple(
         replace(expert, teacher=weight)
-        for expert, weight in zip(TINY.experts, weights, strict=False)
+        for expert, weight in zip(TINY.experts, (*weights, 0, 0), strict=False)
     )
     return replace(TINY, experts=experts, labelling=Labelling(8, folds=folds))
 
@@ -114,7 +116,7 @@ def test_a_pupil_learns_what_the_teacher_answers(monkeypatch: pytest.MonkeyPatch
     recipe = taught(0, 0.25)
     teacher, pupil = (
         experts.ExpertTrainer(expert, level, recipe.classifying, recipe.labelling, context)
-        for level, expert in enumerate(recipe.experts)
+        for level, expert in enumerate(recipe.experts[:2])
     )
     teacher.train()
     pupil.train(teacher)
@@ -168,7 +170,7 @@ def test_training_improves_on_the_start() -> None:
         TINY,
         sizes=Sizes((8, 16), 32),
         classifying=replace(TINY.classifying, epochs=15),
-        experts=TINY.experts[:1],
+        experts=TINY.experts[:2],
         tau=0.12,
     )
     module = run(recipe, digits).build("classifier@0.12")
@@ -187,9 +189,7 @@ def test_bad_data() -> None:
 
 def test_general_recipes_differ_where_the_paper_does() -> None:
     assert (DUAL.sigmas, DUAL.tau) == (DUAL_PUBLISHED.sigmas, DUAL_PUBLISHED.tau)
-    assert DUAL.selector_loss.radius > 0
-    assert DUAL_PUBLISHED.selector_loss.radius == 0
-    assert DUAL_PUBLISHED.selector_loss.rebalance
+    assert DUAL.utility != DUAL_PUBLISHED.utility == PUBLISHED
 
 
 def test_folder_of_states_is_named_by_path(tmp_path: Path) -> None:
@@ -207,9 +207,18 @@ def colours(count: int = 24, channels: int = 3) -> ImageSet:
 
 def test_networks_of_another_architecture() -> None:
     recipe = replace(TINY, labelling=Labelling(4), network="cifar_resnet20", sizes=None)
-    bundle = run(recipe, colours())
-    kinds = {(n.architecture, n.kwargs["num_classes"]) for n in bundle.networks.values()}
-    assert kinds == {("cifar_resnet20", 2), ("cifar_resnet20", len(recipe.sigmas))}
+    kinds = set()
+    for utility in (TINY.utility, PUBLISHED):
+        bundle = run(replace(recipe, utility=utility), colours())
+        told = [{"architecture": n.architecture, **n.kwargs} for n in bundle.networks.values()]
+        kinds |= {(kwargs["architecture"], _outputs(kwargs)) for kwargs in told}
+    levels = len(recipe.sigmas)
+    assert kinds == {("cifar_resnet20", outputs) for outputs in (1, 2, levels)}
+
+
+def _outputs(kwargs: Any) -> int:
+    outputs: int = kwargs.get("kwargs", kwargs)["num_classes"]
+    return outputs
 
 
 def test_a_network_that_cannot_read_the_images_is_named() -> None:

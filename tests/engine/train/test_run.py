@@ -56,7 +56,8 @@ def test_the_card_tells_the_loss_of_the_network_that_is_deployed(
     losses = {line["step"]: line["loss"] for line in map(json.loads, lines)}
     card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     for role in ("classifier@0.12", "classifier@0.5", "selector"):
-        assert f"* `{role}`: small_convnet, final training loss {losses[role]:.4f}\n" in card
+        kind = "ordered_score" if role == "selector" else "small_convnet"
+        assert f"* `{role}`: {kind}, final training loss {losses[role]:.4f}\n" in card
 
 
 @pytest.mark.parametrize(
@@ -289,15 +290,17 @@ def test_options_that_do_not_fit(option: str, message: str) -> None:
         ("smoothmix", "loss.smoothmix.steps=0"),
         ("smoothmix", "loss.smoothmix.length=0"),
         ("dual", "tau=0"),
+        ("dual", "utility=R"),
+        ("insta", "sigmas=[0.5]"),
         ("dual", "experts.0.sigma=-1"),
         ("dual", "experts.0.sigma=0.75"),
         ("dual", "experts.1.entropy=-1"),
-        ("dual", "selector_loss.temperature=0"),
-        ("dual", "selector_loss.near=-1"),
+        ("dual", "selector_loss.soft=-1"),
+        ("dual", "selector_loss.pull=-1"),
         ("dual-published", "tuning.least=2"),
-        ("fashion-dual", "calibration.share=2"),
-        ("fashion-dual", "calibration.votes=0"),
-        ("fashion-dual", "calibration.slack=-1"),
+        ("fashion-dual", "points.share=2"),
+        ("fashion-dual", "points.votes=0"),
+        ("fashion-dual", "points.slack=-1"),
         ("insta", "first=-1"),
         ("insta", "draws=0"),
         ("insta", "rounds=-1"),

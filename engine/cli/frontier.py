@@ -1,0 +1,69 @@
+"""``dualsmooth frontier``: what each operating point of a bundle certifies."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dualsmooth.engine.cli.options import (
+    BatchOption,
+    BundleArgument,
+    DeviceOption,
+    PrecisionOption,
+    SeedOption,
+    ThreadsOption,
+)
+from dualsmooth.engine.printable import printable
+
+
+def frontier(
+    bundle: BundleArgument,
+    data: Annotated[str, typer.Option(help="SPEC of the images, as for certify.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs and files; goes on where it was.")],
+    runner_up: Annotated[
+        bool, typer.Option("--runner-up", help="Bound the classifiers' strongest rival too.")
+    ] = False,
+    n0: Annotated[int, typer.Option(help="Votes that choose class and noise level.")] = 100,
+    n: Annotated[int, typer.Option(help="Fresh votes that enter the bounds.")] = 10_000,
+    alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
+    skip: Annotated[int, typer.Option(help="Take every SKIP-th image.")] = 1,
+    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Draw certified accuracy at every operating point beside every fixed level and the oracle.
+
+    Every point is certified from the same votes. To choose a point by what this shows is
+    exploration: certify at it, with --prefer, with another --seed or other images.
+
+    Example: dualsmooth frontier fashion-dual --data idx:DIR --skip 100 --runner-up --out frontier
+    """
+    from dualsmooth.engine.budget import Budget
+    from dualsmooth.engine.data.spec import choose_images, load_images
+    from dualsmooth.engine.machine import machine
+    from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.report.drawing import require_matplotlib
+    from dualsmooth.engine.report.frontier import EXPLORATION, write_frontier
+    from dualsmooth.engine.report.text import text_table
+    from dualsmooth.engine.runs.frontier import frontier as draw
+    from dualsmooth.engine.runs.frontier import summaries
+    from dualsmooth.engine.settings import Settings
+
+    require_matplotlib()
+    loaded = load_bundle(bundle)
+    images = load_images(data, shape=loaded.input_shape, most=max_)
+    ids = choose_images(len(images.labels), skip, max_)
+    settings = Settings(
+        Budget.fixed(n0, n), alpha, seed, device=device, precision=precision,
+        batch_size=batch_size, threads=threads,
+    )  # fmt: skip
+    found = summaries(draw(loaded, images, ids, settings, out, runner_up=runner_up))
+    about: dict[str, Any] = {"bundle": loaded.name, "digest": loaded.digest, "data": images.name}
+    about |= {"images": len(ids), "skip": skip, "n0": n0, "n": n, "alpha": alpha, "seed": seed}
+    about |= {"runner_up": runner_up, "exploration": EXPLORATION, "machine": machine()}
+    written = write_frontier(found, about, out)
+    typer.echo(text_table([s for s in found if s.name.split(", ")[-1].strip("+-.0123456789")]))
+    typer.echo(f"\n{EXPLORATION}\n{printable(out)}/{', '.join(written)}")

@@ -1,0 +1,83 @@
+"""A frontier as files: figures as JSON, a table, a plot, and one page that holds them all."""
+
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import write_json, write_whole
+from dualsmooth.engine.report.drawing import DASHES, Plot, inline_svg, pictures, tidy
+from dualsmooth.engine.report.plots import RADIUS
+from dualsmooth.engine.runs.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPLORATION = (
+    "A row is a certificate for each image at a point that was chosen before the votes. To choose "
+    "a point by these rows is exploration: certify at it with another seed."
+)
+
+
+def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: Path) -> list[str]:
+    """Write ``frontier.json``, ``.md``, ``.png``, ``.svg`` and ``.html``; returns their names."""
+    votes = (
+        f"{about['images']:,} images of {about['data']}, n0 = {about['n0']:,}, n = {about['n']:,}"
+    )
+    said = f"{votes}, alpha = {about['alpha']:g}, seed {about['seed']}. {EXPLORATION}"
+    plot = Plot(
+        "frontier", f"Operating points of {about['bundle']}", said, partial(_draw, summaries)
+    )
+    lines = _lines(summaries)
+    head, *body = [[f"<td>{escape(cell)}</td>" for cell in cells] for cells in lines]
+    cells = "".join(f"<tr>{''.join(row)}</tr>\n" for row in [head, *body])
+    title = escape(plot.title)
+    page = (
+        f'<!doctype html><meta charset="utf-8"><title>{title}</title>\n<h1>{title}</h1>\n'
+        f"{inline_svg(plot)}\n<p>{escape(said)}</p>\n<table>\n{cells}</table>\n"
+    )
+    table = ["| " + " | ".join(cells) + " |" for cells in lines]
+    table.insert(1, "|---" * len(lines[0]) + "|")
+    texts = {"md": f"# {plot.title}\n\n{said}\n\n" + "\n".join(table) + "\n", "html": page}
+    files = {kind: text.encode() for kind, text in texts.items()}
+    files |= pictures(plot, ("png", "svg"))
+    try:
+        for kind, content in files.items():
+            write_whole(folder / f"frontier.{kind}", content)
+        write_json(folder / "frontier.json", about | {"rows": [s.to_dict() for s in summaries]})
+    except OSError as error:
+        raise FileError(folder, "must be writable", error.strerror or error) from error
+    return [f"frontier.{kind}" for kind in (*files, "json")]
+
+
+def _lines(summaries: Sequence[Summary]) -> list[list[str]]:
+    radii = list(summaries[0].certified)
+    head = ["certified accuracy in % at radius >", *(f"{r:g}" for r in radii), "ACR"]
+    rows = [
+        [s.name, *(f"{100 * s.accuracy(r):.1f}" for r in radii), f"{s.acr:.3f}"] for s in summaries
+    ]
+    return [head, *rows]
+
+
+def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:
+    """Fixed levels and the oracle in grey, points from small noise (dark) to large (light)."""
+    from matplotlib import colormaps
+
+    axes = figure.subplots()
+    points = sorted((s for s in summaries if "median" in s.name), key=lambda s: s.acr)
+    others = [s for s in summaries if not s.name.startswith("dual")]
+    for place, s in enumerate(points):
+        named = s.name.split(", ")[-1].isalpha()
+        colour = colormaps["viridis"](place / max(1, len(points) - 1))
+        label = s.name.removeprefix("dual (median), ") if named else None
+        curve = list(s.certified), [100 * s.accuracy(r) for r in s.certified]
+        axes.plot(*curve, color=colour, linewidth=2 if named else 0.6, label=label)
+    for place, s in enumerate(others):
+        curve = list(s.certified), [100 * s.accuracy(r) for r in s.certified]
+        dashes = DASHES[1 + place % (len(DASHES) - 1)]
+        axes.plot(*curve, color="#7f7f7f", linestyle=dashes, linewidth=1.2, label=s.name)
+    tidy(axes, RADIUS, "certified accuracy (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)

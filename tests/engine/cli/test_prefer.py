@@ -1,0 +1,94 @@
+"""An operating point is chosen before a run, recorded with it, and stays."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dualsmooth.engine.cli.app import main
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.operating_point import at_point
+from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.runs.log import read_log
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    ordered_bundle: Bundle,
+) -> Run:  # fmt: skip
+    """Run the command in a folder that holds the bundle; exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    save_bundle(ordered_bundle, "ordered")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return call
+
+
+CERTIFY = ("certify", "ordered", "--data", "digits", "--n0", 10, "--n", 50, "--max", 3,
+           "--precision", "fp32", "--out", "run")  # fmt: skip
+
+
+def test_the_point_is_recorded_audited_and_kept(run: Run, ordered_bundle: Bundle) -> None:
+    assert run(*CERTIFY, "--prefer", "small")[0] == 0
+    told = at_point(ordered_bundle, "small")
+    record = json.loads(Path("run/run.json").read_text())["configuration"]
+    assert record["method"] == "dual(median, interval, prefer small)"
+    assert record["bundle_manifest"]["networks"]["selector"][1]["prefer"] == "small"
+    for certificate in read_log(Path("run")):
+        assert (certificate.method, certificate.bundle) == (record["method"], told.digest)
+    assert run("audit", "run")[0] == 0
+    files = {path: path.read_bytes() for path in Path("run").iterdir()}
+    for other in (("--prefer", "large"), ("--prefer", "0.1"), ()):
+        code, _, err = run(*CERTIFY, "--resume", *other)
+        assert code == 2
+        assert "must have the same configuration to resume" in err
+        assert "bundle_digest" in err
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == files
+    assert run(*CERTIFY, "--resume", "--prefer", "small")[0] == 0
+
+
+def test_a_point_that_was_not_certified_is_found_out(run: Run) -> None:
+    assert run(*CERTIFY, "--prefer", "small")[0] == 0
+    path = Path("run/run.json")
+    for old, new in (("prefer small", "prefer large"), ('"prefer": "small"', '"prefer": "large"')):
+        honest = path.read_text()
+        assert old in honest
+        path.write_text(honest.replace(old, new))
+        assert run("audit", "run")[0] in (1, 2)
+        path.write_text(honest)
+
+
+def test_bad_points_are_one_line(run: Run) -> None:
+    code, _, err = run(*CERTIFY, "--prefer", "tiny")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "prefer must be small, balanced, large or a finite number" in err
+    code, _, err = run(*CERTIFY, "--method", "fixed", "--sigma", 0.25, "--prefer", "small")
+    assert code == 2
+    assert "prefer belongs to --method dual" in err
+    assert not Path("run").exists()
+
+
+def test_a_frontier_is_drawn_and_goes_on(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    command = ("frontier", "ordered", "--data", "digits", "--max", 3, "--n0", 10, "--n", 100,
+               "--precision", "fp32", "--out", "f")  # fmt: skip
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "dual (median), small" in out
+    assert "exploration" in out
+    names = {path.name for path in Path("f").iterdir() if path.is_file()}
+    assert names == {f"frontier.{kind}" for kind in ("json", "md", "html", "png", "svg")}
+    first = Path("f/frontier.json").read_bytes()
+    assert run(*command)[0] == 0
+    assert Path("f/frontier.json").read_bytes() == first
+    assert "must have a selector" in run("frontier", "digits-dual", *command[2:])[2]
