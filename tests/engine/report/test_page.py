@@ -5,19 +5,31 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dualsmooth.benchmarks.soak.fuzz.inputs import signed
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data import spec
 from dualsmooth.engine.data.image_set import data_digest
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.report.page import page
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.report.page import _part, _template, page
 from dualsmooth.engine.report.plots import plots
-from dualsmooth.engine.report.reading import Run
+from dualsmooth.engine.report.reading import Run, read_runs
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.record import check_configuration
 from dualsmooth.engine.runs.summary import Row, summarize
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.settings import Settings
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 
@@ -243,3 +255,157 @@ def appears(text: str, read: Callable[[], list[str]]) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+HOSTILE = (
+    "<script>window.acted=1</script>",
+    "</script><script>window.acted=1</script>",
+    '"><img src=x onerror=window.acted=1>',
+    "' onmouseover='window.acted=1' x='",
+    "<!--<script>",
+    "]]></svg><svg onload=window.acted=1>",
+    "\u2028window.acted=1\u2029",
+    "\u202etxt.exe\u2066\u200b",
+    "\x1b]0;x\x07\x1b[2J\r\n",
+    "javascript:window.acted=1",
+    "__proto__",
+    "{{ 7 * 7 }}{% raw %}",
+    "$\\frac{x}$_^&lt;&#60;",
+    "<" * 40_000,
+)
+"""Texts that act if a page takes them for anything but text."""
+
+
+def strings(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the texts in a JSON value stand."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in parts:
+        if isinstance(part, dict | list):
+            yield from strings(part, (*path, key))
+        elif isinstance(part, str | None):
+            yield (*path, key)
+
+
+def hostile(record: dict[str, Any], text: str, read: Callable[[dict[str, Any]], object]) -> Any:
+    """The record with a text in every place where its reader lets it stand."""
+    for *path, last in list(strings(record)):
+        trial = json.loads(json.dumps(record))
+        place = trial
+        for key in path:
+            place = place[key]
+        place[last] = text
+        with suppress(ValueError):
+            read(signed(trial))
+            record = trial
+    return signed(record)
+
+
+@pytest.fixture(scope="module")
+def hostile_runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Runs and tables, read from files; of each the name and every field is one hostile text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    settings = Settings(Budget.fixed(10, 100), precision="fp32", device="cpu")
+    method, data = FixedSmoothing(load_bundle(tiny_bundle), 0.25), load_images("digits")
+    certify_run(method, data, [0], settings, folder / "run", make=FakeSampler)
+    honest = json.loads((folder / "run" / "run.json").read_text())
+    lines = (folder / "run" / "certificates.jsonl").read_text().splitlines()
+    paths = []
+    for number, text in enumerate(HOSTILE):
+        here = folder / text.replace("/", "")[:60].encode("unicode_escape").decode()
+        if number % 2:
+            here = folder / text.replace("/", "")[:60]
+        here.mkdir()
+        record = hostile(honest, text, lambda r: check_configuration(r["configuration"]))
+        assert record["configuration"]["data_digest"] == text
+        (here / "run.json").write_text(json.dumps(record))
+        log = [hostile(json.loads(line), text, lambda r: Certificate.from_json(json.dumps(r)))
+               for line in lines]  # fmt: skip
+        assert all(line["method"] == line["sampler"] == text for line in log)
+        (here / "certificates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        table = here / f"{here.name}.tsv"
+        table.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t-0.5\t1\t0\n1\t1")
+        paths += [here, table]
+    return read_runs(paths)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(hostile_runs: list[Run]) -> str:
+    summaries = [summarize(run.name, run.rows) for run in hostile_runs]
+    return page(hostile_runs, summaries, plots(hostile_runs[:6]))
+
+
+class Walk(HTMLParser):
+    """What a browser would act on: scripts, handlers, frames, and places outside the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.scripts, self.acts, self.data = 0, list[str](), ""
+        self._inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self._inside = ("id", "data") in attributes
+        if tag in ("iframe", "object", "embed", "base", "form", "a", "foreignobject", "animate"):
+            self.acts.append(tag)
+        for name, value in attributes:
+            outside = name.endswith(("href", "src", "action")) and (value or "")[:1] != "#"
+            if name.startswith("on") or (outside and value != "data:,") or name == "http-equiv":
+                self.acts.append(f"{tag} {name}={value}")
+
+    def handle_data(self, data: str) -> None:
+        self.data += data if self._inside else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+
+def test_no_field_becomes_an_element(hostile_runs: list[Run], hostile_page: str) -> None:
+    walk = Walk(hostile_page)
+    assert (walk.scripts, walk.acts) == (2, [])
+    data = json.loads(walk.data)
+    assert [run["name"] for run in data["runs"]] == [run.name for run in hostile_runs]
+    assert all(c == "\n" or c.isprintable() for c in hostile_page)
+    assert len(hostile_runs) == 2 * len(HOSTILE)
+
+
+@pytest.mark.parametrize("broken", ["data", "text", "attribute"])
+def test_a_field_that_is_not_escaped_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    text = HOSTILE[{"data": 1, "text": 0, "attribute": 2}[broken]]
+    runs = [Run("a" if broken == "attribute" else text, Path("a"), rows(2))]
+    drawn = [replace(plot, title=text) for plot in plots(runs)[: broken == "attribute"]]
+    if broken == "data":
+        monkeypatch.setattr("dualsmooth.engine.report.page._as_script", json.dumps)
+    elif broken == "text":
+        monkeypatch.setattr("dualsmooth.engine.report.page._part", unescaped(_part))
+        monkeypatch.setattr("dualsmooth.engine.report.page._template", _template.__wrapped__)
+    walk = Walk(page(runs, [summarize(text, runs[0].rows)], drawn))
+    assert (walk.scripts, walk.acts) != (2, [])
+
+
+def unescaped(part: Callable[[str], str]) -> Callable[[str], str]:
+    """The parts of the page, its template escaping nothing."""
+    return lambda name: part(name).replace("{{ s.name }}", "{{ s.name|safe }}")
+
+
+def test_a_browser_shows_every_field_as_text(
+    browser: Browser, hostile_runs: list[Run], hostile_page: str, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text(hostile_page, encoding="utf-8")
+    browser.open(tmp_path / "report.html", 1280, "light")
+    names = browser.run("return [...document.querySelectorAll('#run option')].map(o => o.label)")
+    assert names == [" ".join(run.name.split()) for run in hostile_runs]
+    for number, run in enumerate(hostile_runs):
+        browser.run(f"const r = document.getElementById('run'); r.value = '{number}';"
+                    "r.dispatchEvent(new Event('change'))")  # fmt: skip
+        assert len(browser.column(0)) == len(run.rows)
+    assert browser.run("return window.acted ?? null") is None
+    assert browser.run("return document.scripts.length") == 2
+    acting = "return [...document.querySelectorAll('*')].filter(e => [...e.attributes].some("
+    assert browser.run(acting + "a => a.name.startsWith('on'))).length") == 0
+    text = browser.run("return document.body.innerText")
+    assert all(c in "\n\t" or c.isprintable() or c == "\xa0" for c in text)
+    assert browser.driver.get_log("browser") == []
+    assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
