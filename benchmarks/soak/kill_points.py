@@ -17,10 +17,11 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -54,9 +55,6 @@ FAULTS = {
 }
 LONGEST = 120.0
 """Seconds that a run may go without a certificate, a fault, or its end; a start may be slow."""
-
-WAITS = [0.0]
-"""The longest such times of all drivers."""
 
 FILES = (LOG, TABLE, SUMMARY, RUN)
 FORK = get_context("fork")
@@ -107,6 +105,46 @@ class Timeless(FakeSampler):
         super().__init__(*arguments, **options)
 
 
+class Silence:
+    """The longest time without a new certificate, a fault, a start or an end of a driver."""
+
+    def __init__(self) -> None:
+        self.since, self.longest = time.monotonic(), 0.0
+
+    def broken(self) -> None:
+        """Something has happened."""
+        now = time.monotonic()
+        self.since, self.longest = now, max(self.longest, now - self.since)
+
+    @contextmanager
+    def watch(self, folder: Path, driver: BaseProcess) -> Iterator[None]:
+        """Look at a driver's log until it ends; kill a driver that stands still."""
+        over = threading.Event()
+
+        def look() -> None:
+            seen = -1
+            while not over.wait(0.1):
+                if (now := len(lines_of(folder))) != seen:
+                    seen = now
+                    self.broken()
+                elif time.monotonic() - self.since > LONGEST:
+                    driver.kill()
+
+        thread = threading.Thread(target=look)
+        self.broken()
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.broken()
+        assert self.longest < LONGEST, f"nothing happened for {LONGEST:g} s"
+
+
+SILENCE = Silence()
+
+
 def disturbed(
     run: Certify, folder: Path, rng: random.Random, most: int, faults: Sequence[str] = FAULTS["all"]
 ) -> Counter[str]:
@@ -124,35 +162,25 @@ def disturbed(
     while True:
         driver = FORK.Process(target=run, args=(folder,))
         driver.start()
-        while driver.is_alive() and done.total() < most:
-            kind = rng.choice(faults)
-            if kind == "kill starting worker":
-                done[kind] += strike_new(driver, rng, seen, LONGEST)
-            else:
-                _wait_for_a_point(driver, folder, rng)
-                done[kind] += strike(driver, kind, rng, stopped)
-            before = _grown(folder, before)
-        WAITS.append(_wait_for_the_end(driver, folder))
+        with SILENCE.watch(folder, driver):
+            while driver.is_alive() and done.total() < most:
+                kind = rng.choice(faults)
+                if kind == "kill starting worker":
+                    struck = strike_new(driver, rng, seen, LONGEST)
+                else:
+                    _wait_for_a_point(driver, folder, rng)
+                    struck = strike(driver, kind, rng, stopped)
+                done[kind] += struck
+                if struck:
+                    SILENCE.broken()
+                before = _grown(folder, before)
+            driver.join()
         _grown(folder, before)
         assert driver.exitcode in (0, 3, -signal.SIGKILL), f"exit code {driver.exitcode}"
         if driver.exitcode == 0:
             revive(stopped)
             return done
         done["stopped by itself"] += driver.exitcode == 3
-
-
-def _wait_for_the_end(driver: BaseProcess, folder: Path) -> float:
-    """Wait for a driver; returns the longest time in which nothing happened."""
-    last, since, longest = -1, time.monotonic(), 0.0
-    while driver.is_alive():
-        driver.join(0.1)
-        longest = max(longest, time.monotonic() - since)
-        if (now := len(lines_of(folder))) != last:
-            last, since = now, time.monotonic()
-        if longest > LONGEST:
-            driver.kill()
-            raise AssertionError(f"nothing happens for {LONGEST:g} s")
-    return longest
 
 
 def _wait_for_a_point(driver: BaseProcess, folder: Path, rng: random.Random) -> None:
@@ -206,7 +234,7 @@ def main() -> None:
     result = {
         "command": " ".join(sys.argv), "runs": runs, "images_per_run": IMAGES,
         "workers": options.workers, "faults": dict(total), "lost": 0, "duplicated": 0,
-        "longest_without_progress": round(max(WAITS), 1), "load": os.getloadavg()[2],
+        "longest_without_progress": round(SILENCE.longest, 1), "load": os.getloadavg()[2],
         "equal_to_the_undisturbed_run": runs, "seconds": round(time.perf_counter() - start),
         "machine": machine(),
     }  # fmt: skip

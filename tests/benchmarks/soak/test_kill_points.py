@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dualsmooth.benchmarks.soak import kill_points
 from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
 from dualsmooth.benchmarks.soak.kill_points import FILES, Certify, certify, disturbed, lines_of
 from dualsmooth.engine.data.spec import load_images
@@ -56,6 +57,15 @@ def test_a_run_that_loses_or_repeats_certificates_is_found(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         several(run, tmp_path)
+
+
+@pytest.mark.parametrize("faults", [("kill driver",), ("kill starting worker",)])
+def test_a_run_that_stands_still_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(kill_points, "LONGEST", 0.5)
+    with pytest.raises(AssertionError, match=r"nothing happened for 0\.5 s"):
+        disturbed(lambda _: time.sleep(60), tmp_path, random.Random(1), 1, faults)
 
 
 @pytest.mark.slow
