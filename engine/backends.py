@@ -1,6 +1,7 @@
 """What runs the networks on a device: its names, in settings and in certificates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from dualsmooth.engine.errors import ArgumentError
 
@@ -14,6 +15,24 @@ AUTOMATIC = ("onchip", "triton", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
 PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
 ``auto`` is the engine's own path, which needs no other package."""
+
+Tried: TypeAlias = Mapping[str, float | str]
+"""Backend -> seconds of a full batch, or why it was refused."""
+
+TRIED: dict[str, Tried] = {}
+"""What ``auto`` tried for each network of the sampler that was made last; for the record."""
+
+
+def told(every: Mapping[str, Tried]) -> Iterator[str]:
+    """What was tried, a line for each network and backend, the fastest first."""
+    for model, tried in every.items():
+        order = sorted(tried, key=lambda name: (isinstance(tried[name], str), str(tried[name])))
+        for name in order:
+            found = tried[name]
+            line = (
+                f"refused: {found}" if isinstance(found, str) else f"{1e3 * found:.3f} ms a batch"
+            )
+            yield f"{model}: {name} {line}"
 
 
 def check_backend(text: str, device: str = AUTO) -> str:

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.backends import TRIED
+
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
 TESTED_TORCH = (2, 13)
@@ -27,7 +29,7 @@ SWITCHES = (
 
 
 def machine() -> dict[str, Any]:
-    """Versions and hardware."""
+    """Versions and hardware, and what ``auto`` tried for the sampler that was made last."""
     versions = {name: installed_version(name) for name in PACKAGES}
     openvino = installed_version("openvino")
     return {
@@ -38,7 +40,7 @@ def machine() -> dict[str, Any]:
         "devices": _devices(),
         "cores": os.cpu_count(),
         "versions": versions | ({"openvino": openvino} if openvino else {}),
-    }
+    } | ({"backends": {model: dict(tried) for model, tried in TRIED.items()}} if TRIED else {})
 
 
 def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:

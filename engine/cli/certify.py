@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import VOTES
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.options import (
@@ -20,6 +21,7 @@ from dualsmooth.engine.cli.options import (
     SeedOption,
     ThreadsOption,
     TrustOption,
+    VerboseOption,
     with_method_options,
 )
 from dualsmooth.engine.printable import printable
@@ -91,6 +93,7 @@ def certify(
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, not a table.")
     ] = False,
+    verbose: VerboseOption = False,
     **options: Any,
 ) -> None:
     """Certify the images of a data set and write a run folder.
@@ -137,6 +140,8 @@ def certify(
         workers=workers,
         ray=ray,
     )
+    for line in told(TRIED) if verbose else ():
+        typer.echo(printable(line), err=True)
     if json_:
         typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.backends import OPENVINO
+from dualsmooth.engine.backends import OPENVINO, told
 from dualsmooth.engine.machine import installed_version, machine
 
 if TYPE_CHECKING:
@@ -116,15 +116,17 @@ def _speeds() -> Iterator[str]:
             kinds[f"CudaSampler {precision}"] = partial(CudaSampler, precision=precision)
     for kind, make in kinds.items():
         try:
-            name, rate = _rate(make)
+            name, rate, tried = _rate(make)
         except Exception as error:  # a broken driver must not cost the rest of the lines
             yield f"votes/s      {kind} failed: {type(error).__name__}: {error}"
             continue
         precision = make.keywords["precision"]
         yield f"votes/s      {rate:>11,.0f}  {name}, {precision}, digits-dual classifier@0.25"
+        yield from (f"             {line}" for line in tried)
 
 
-def _rate(make: "MakeSampler") -> tuple[str, float]:
+def _rate(make: "MakeSampler") -> tuple[str, float, list[str]]:
+    """Name and votes per second of a sampler, and what ``auto`` tried for it."""
     import numpy as np
 
     from dualsmooth.engine.draws import Draw, Phase
@@ -145,6 +147,7 @@ def _rate(make: "MakeSampler") -> tuple[str, float]:
         start, votes = perf_counter(), 0
         while perf_counter() - start < SECONDS:
             votes += int(sampler.count(role, [segment]).sum())
-        return sampler.name, votes / (perf_counter() - start)
+        rate = votes / (perf_counter() - start)
+        return sampler.name, rate, list(told(getattr(sampler, "tried", {})))
     finally:
         sampler.close()

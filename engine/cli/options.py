@@ -73,6 +73,14 @@ BackendOption = Annotated[
 ]
 
 
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", help="Say which backends auto tried, with times or reasons, on standard error."
+    ),
+]
+
+
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),

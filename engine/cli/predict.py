@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import ANSWERS, Budget
 from dualsmooth.engine.cli.options import (
     BackendOption,
@@ -21,6 +22,7 @@ from dualsmooth.engine.cli.options import (
     SeedOption,
     ThreadsOption,
     TrustOption,
+    VerboseOption,
     with_method_options,
 )
 from dualsmooth.engine.data.class_folders import numbered
@@ -48,6 +50,7 @@ def predict(
     batch_size: BatchOption = None,
     noise: NoiseOption = "gaussian",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verbose: VerboseOption = False,
     **options: Any,
 ) -> None:
     """Print the smoothed classifier's class of image files, or abstain.
@@ -67,6 +70,8 @@ def predict(
         "noise": noise,
     }
     records = predict_files(bundle, images, options, n, alpha, settings, names, trust=trust_model)
+    for told_line in told(TRIED) if verbose else ():
+        typer.echo(printable(told_line), err=True)
     if json_:
         typer.echo(json.dumps(records, indent=1))
     width = max(len(printable(record["image"])) for record in records)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
@@ -63,7 +64,9 @@ def make_sampler(
     check_backend(backend, device)
     warn_of_untested(torch.__version__)
     if device == "cuda":
-        return CudaSampler(networks, outputs, shape, backend=backend, slots=slots, **settings)
+        make = partial(CudaSampler, networks, outputs, shape, slots=slots, **settings)
+        about = {name: settings.get(name) for name in ("batch_size", "precision", "noise")}
+        return choose_once(make, networks, backend, about | {"shape": list(shape)})
     settings["threads"] = threads
     if noise_votes.available():
         return CpuSampler(networks, outputs, shape, backend=backend, **settings)

@@ -84,6 +84,7 @@ class CudaSampler(Sampler):
         capturer = Capturer(stream, self._inputs, self._table, dtype_of(precision), SEGMENTS)
         self._networks = capturer.capture(networks, outputs, backend)
         self.name = sampler_name({model: made.backend for model, made in self._networks.items()})
+        self.tried = {model: made.tried for model, made in self._networks.items() if made.tried}
 
     @property
     def capacity(self) -> int:

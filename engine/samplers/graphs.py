@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from dualsmooth.engine.backends import AUTO, AUTOMATIC, backend_of_each
+from dualsmooth.engine.backends import AUTO, AUTOMATIC, Tried, backend_of_each
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.rows import same
 from dualsmooth.engine.samplers.calibrate import Judge, fastest
@@ -24,12 +24,13 @@ SAMPLE_SIGMA, SAMPLE_IMAGES = 0.25, 8
 class Captured:
     """A network's graphs: rows of a bucket and what enqueues its graph, smallest bucket first.
 
-    Votes go to ``counts``, int64 [segments, classes + 1].
+    Votes go to ``counts``, int64 [segments, classes + 1]; ``tried`` is what ``auto`` found.
     """
 
     backend: str
     counts: torch.Tensor
     replays: tuple[tuple[int, Callable[[], None]], ...]
+    tried: Tried
 
     def replay(self, rows: int) -> None:
         """Enqueue the smallest graph that holds this many rows."""
@@ -95,15 +96,17 @@ class Capturer:
         counts = self.stream.zeros(self.segments, classes + 1, dtype=torch.int64)
         full, *smaller = buckets(self.table.shape[1], any_shape=True)
         judge = self._judge(model, network, classes)
+        tried: Tried = {}
         if backend == AUTO:
-            backend, built, replay = self._choose(model, network, counts, judge)
+            tried, built, replay = self._choose(model, network, counts, judge)
+            backend = next(iter(tried))
         else:
             built = self._build(backend, network)
             self._scores(model, built, judge)
             replay = self._replay(built, full, counts)
         replays = [(full, replay)]
         replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
-        return Captured(backend, counts, tuple(reversed(replays)))
+        return Captured(backend, counts, tuple(reversed(replays)), tried)
 
     def _judge(self, model: str, network: torch.nn.Module, classes: int) -> Judge:
         """What eager PyTorch says of the sampled batch."""
@@ -115,29 +118,32 @@ class Capturer:
 
     def _choose(
         self, model: str, network: torch.nn.Module, counts: torch.Tensor, judge: Judge
-    ) -> tuple[str, Network, Callable[[], None]]:
+    ) -> tuple[Tried, Network, Callable[[], None]]:
         """The fastest backend that can run the network, row by row, as well as eager PyTorch.
 
-        Returns its name, the network as it runs it, and the graph of a full batch.
+        Returns what was tried, the fastest first, the network as that runs it, and the graph of a
+        full batch.
         """
         batch = self.table.shape[1]
         built: dict[str, Network] = {}
         passes: dict[str, Callable[[], None]] = {}
-        refused: list[str] = []
+        refused: dict[str, str] = {}
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
                 if why := judge.refusal(self._scores(model, candidate, judge)):
-                    refused.append(f"{name}: {why}")
+                    refused[name] = why
                     continue
                 passes[name] = self._replay(candidate, batch, counts)
                 built[name] = candidate
             except Exception as error:  # libraries fail in many ways; what failed is told below
-                refused.append(f"{name}: {error}")
+                refused[name] = (str(error).splitlines() or [type(error).__name__])[0]
         if not built:
-            raise SamplerError(f"{model}: no backend can run it; " + "; ".join(refused))
-        chosen = next(iter(fastest(passes, self.stream.seconds)))
-        return chosen, built[chosen], passes[chosen]
+            reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+            raise SamplerError(f"{model}: no backend can run it; {reasons}")
+        times = fastest(passes, self.stream.seconds)
+        chosen = next(iter(times))
+        return {**times, **refused}, built[chosen], passes[chosen]
 
     def _build(
         self, backend: str, network: torch.nn.Module, dtype: torch.dtype | None = None

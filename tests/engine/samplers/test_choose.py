@@ -24,10 +24,11 @@ from dualsmooth.kernels.cpu import noise_votes
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch, fake_stream: type[Any]) -> None:
+def cuda(monkeypatch: pytest.MonkeyPatch, fake_stream: type[Any], tmp_path: Path) -> None:
     """A machine that seems to have a CUDA device."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda_sampler, "CudaStream", fake_stream)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -109,6 +110,18 @@ def test_an_unknown_backend_is_one_line(run: Run) -> None:
     code, error = run("--backend", "magic")
     assert (code, error.count("\n")) == (2, 1)
     assert "backend must be one of auto, onchip" in error
+
+
+@pytest.mark.usefixtures("cuda")
+def test_what_auto_tried_is_recorded_and_said(run: Run, tmp_path: Path) -> None:
+    code, error = run("--verbose")
+    assert code == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    tried = record["machine"]["backends"]
+    assert set(tried) == {"selector", "classifier"}
+    assert all("must not be triton" in networks["triton"] for networks in tried.values())
+    assert "selector: onchip refused: backend must not be onchip for this network" in error
+    assert run("--resume")[0] == 0
 
 
 @pytest.mark.usefixtures("cuda")

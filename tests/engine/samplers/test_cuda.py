@@ -206,7 +206,7 @@ def test_triton_networks_run_partial_batches_in_smaller_buckets(
     assert sum(np.abs(a - b).sum() for a, b in zip(*votes.values(), strict=True)) <= 4
     ran: list[int] = []
     replays = tuple((size, partial(ran.append, size)) for size in (4, 16))
-    captured = graphs.Captured("triton", torch.zeros(1, 1), replays)
+    captured = graphs.Captured("triton", torch.zeros(1, 1), replays, {})
     for rows in (1, 4, 5, 16):
         captured.replay(rows)
     assert ran == [4, 4, 16, 16]

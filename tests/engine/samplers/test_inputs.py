@@ -130,11 +130,12 @@ def test_pixels_in_place_equal_those_on_the_host(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("values", [BYTES, FLOATS])
 def test_images_on_a_device_never_come_to_the_host(
     tiny_bundle: Path, fake_stream: type[Any], monkeypatch: pytest.MonkeyPatch,
-    values: np.ndarray, noise: str,
+    values: np.ndarray, noise: str, tmp_path: Path,
 ) -> None:  # fmt: skip
     """On a machine that seems to have a device, of which host tensors are part."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda_sampler, "CudaStream", fake_stream)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     method, calls = DualSmoothing(load_bundle(tiny_bundle)), 0
     options: dict[str, Any] = {
         "budget": BUDGET, "device": "cuda", "backend": "eager", "batch_size": 64, "slots": 3,

@@ -1,0 +1,99 @@
+"""The backends that ``auto`` chose before, by network, device and versions.
+
+A memory spares the trial of every backend at the next start. It is a hint: what it names passes the
+checks of any named backend, and is chosen anew where it fails. A file that cannot be read or
+written costs nothing else.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dualsmooth.engine.backends import AUTO, BACKENDS, TRIED, Tried, backend_of_each
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import write_json
+from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.machine import installed_version, machine
+from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.samplers.cuda import CudaSampler
+
+VERSIONS = ("dualsmooth", "torch", "triton", "cupy-cuda13x")
+MOST = 1000
+"""Choices a file keeps; the oldest go first."""
+
+
+def file_of_choices() -> str:
+    """Where choices are kept: in the cache folder of the user."""
+    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/dualsmooth/backends.json"
+
+
+def choose_once(
+    make: Callable[..., CudaSampler],
+    networks: Mapping[str, torch.nn.Module],
+    backend: str,
+    about: Mapping[str, Any],
+) -> CudaSampler:
+    """``make(backend=..)``, with the backends chosen before where ``auto`` is asked for.
+
+    ``about`` is what speed and agreement depend on beside networks, device and versions. What was
+    tried is told in `dualsmooth.engine.backends.TRIED`.
+    """
+    TRIED.clear()
+    if set(backend_of_each(backend, list(networks)).values()) != {AUTO}:
+        return make(backend=backend)
+    path = Path(file_of_choices()).expanduser()
+    kept = _read(path)
+    keys = {model: _key(network, about) for model, network in networks.items()}
+    if sampler := _again(make, {model: kept.get(key) for model, key in keys.items()}):
+        return sampler
+    sampler = make(backend=AUTO)
+    TRIED.update(sampler.tried)
+    fresh = {keys[model]: dict(tried) for model, tried in sampler.tried.items()}
+    every = {key: tried for key, tried in kept.items() if key not in fresh} | fresh
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dict(list(every.items())[-MOST:]))
+    except (OSError, FileError):  # a memory that cannot be kept is made again
+        pass
+    return sampler
+
+
+def _again(
+    make: Callable[..., CudaSampler], kept: Mapping[str, Tried | None]
+) -> CudaSampler | None:
+    """The sampler of what was chosen before; None where something is new, or fails today."""
+    best: dict[str, str] = {}
+    for model, tried in kept.items():
+        times = {name: t for name, t in (tried or {}).items() if isinstance(t, float)}
+        if not times or not set(times) <= set(BACKENDS["cuda"]):
+            return None
+        best[model] = min(times, key=times.__getitem__)
+    try:
+        sampler = make(backend=",".join(f"{model}={name}" for model, name in best.items()))
+    except Exception:  # whatever it is, the backends are tried anew and say it themselves
+        return None
+    TRIED.update({model: tried for model, tried in kept.items() if tried})
+    return sampler
+
+
+def _read(path: Path) -> dict[str, Tried]:
+    try:
+        found = read_json(path)
+    except FileError:  # not there yet, or not ours
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: tried for key, tried in entries if isinstance(tried, dict)}
+
+
+def _key(network: torch.nn.Module, about: Mapping[str, Any]) -> str:
+    state = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    versions = {package: installed_version(package) for package in VERSIONS}
+    facts = {"network": state.hexdigest(), "versions": versions, "devices": machine()["devices"]}
+    return digest_of(facts | dict(about))
