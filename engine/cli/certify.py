@@ -81,12 +81,15 @@ def certify(
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out, or add images or votes to it."),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
     reuse: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Run on the same images and seed whose votes are read, not drawn again; "
+            help="Run on these images, or some, and this seed whose votes are read, not drawn; "
             "may be given several times."
         ),
     ] = None,

@@ -7,17 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.cluster.conductor import Conductor
 from dualsmooth.engine.cluster.job import Job, cutter
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray import RayPool
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.runtime.fitting import fitting_session
 from dualsmooth.engine.runtime.flight import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
-from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
+
+RAY_WORKERS = 2
 
 
 class Workers(Closing):
@@ -74,3 +79,22 @@ class Workers(Closing):
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
+
+
+def open_session(
+    method: Method,
+    settings: Settings,
+    make: MakeSampler | None,
+    workers: int | None,
+    ray: str | None,
+) -> Session | Workers:
+    """A session of this process, or workers: so many, or as many actors on Ray."""
+    if workers is not None:
+        positive_integer("workers", workers)
+    if method.serial and (ray is not None or workers not in (None, 1)):
+        rule = f"must be left out with {method.name}"
+        hint = "an answer depends on all answers before it"
+        raise ArgumentError("workers", rule, workers, hint)
+    if ray is None and workers in (None, 1):
+        return fitting_session(method, settings, make)
+    return Workers(method, settings, make, workers or RAY_WORKERS, ray)

@@ -10,6 +10,7 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, read_configuration, read_log
+from dualsmooth.engine.runs.record import earlier_looks, joint_alpha
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
@@ -34,9 +35,11 @@ class Run:
         known = self.configuration
         if not known:
             return "votes and alpha not recorded in the file"
+        alpha, looks = joint_alpha(known), len(earlier_looks(known))
+        spent = f" over {looks + 1} looks at more and more votes" if looks else ""
         return (
             f"n0 = {known['n0']:,}, n = {known['n']:,} ({known['budget']} budget), "
-            f"alpha = {known['alpha']:g}, seed {known['seed']}, {printable(known['precision'])}, "
+            f"alpha = {alpha:g}{spent}, seed {known['seed']}, {printable(known['precision'])}, "
             f"data {printable(known['data'])}"
         )
 

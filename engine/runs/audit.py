@@ -22,7 +22,7 @@ from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run
-from dualsmooth.engine.runs.record import check_configuration
+from dualsmooth.engine.runs.record import check_configuration, earlier_looks, joint_alpha
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
     OTHER_VERSION_TOLERANCE,
@@ -78,6 +78,10 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
         seen.findings.append(f"{RUN}: {error}")
         return seen
     seen.passed.append(f"{RUN}: fingerprint, bundle manifest, method, budget")
+    if looks := earlier_looks(seen.configuration):
+        votes = ", ".join(f"{n:,}" for n, _ in looks)
+        alpha = joint_alpha(seen.configuration)
+        seen.notes.append(f"grown after {votes} votes: all looks together have alpha {alpha:g}")
     if seen.plan.method.trusted:
         seen.trusted.append(seen.plan.method.trusted)
     _check_log(seen, seen.plan, _tolerance(seen))

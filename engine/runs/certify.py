@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.errors import ArgumentError, StoppedError
-from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.runs.commit import GroupCommit
-from dualsmooth.engine.runs.describe import as_recorded, describe
+from dualsmooth.engine.runs.describe import as_recorded, checked, describe
 from dualsmooth.engine.runs.log import RunLog, read_configuration
-from dualsmooth.engine.runs.logged import check_logged
 from dualsmooth.engine.runs.progress import Progress
+from dualsmooth.engine.runs.resume import check_logged, grows, next_look, read_earlier
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
     from dualsmooth.engine.cluster.team import Workers
     from dualsmooth.engine.runtime.session import Session
     from dualsmooth.engine.samplers.sampler import MakeSampler
-
-RAY_WORKERS = 2
 
 
 def certify_run(
@@ -55,66 +50,34 @@ def certify_run(
     never change one. Returns the summary, also written to the folder, and the share of batch rows
     that carried a sample. If anything is invalid, nothing has been written.
     """
+    from dualsmooth.engine.cluster.team import open_session  # imports torch
+
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
-    settings = _checked(method, data, image_ids, settings)
+    settings = checked(method, data, image_ids, settings)
     if resume or reuse:
         check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
     method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
-    if begun is not None:
-        settings = as_recorded(settings, begun)
-    with _session(method, settings, make, workers, ray) as session:
+    next_look(configuration, begun, reuse)
+    settings = as_recorded(settings, configuration["alpha"], begun)
+    with open_session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
-        book = read_votes(reuse, configuration)
-        with closing(RunLog(folder, configuration, resume=resume, fresh=fresh)) as log:
+        book = read_votes(reuse, configuration, data, image_ids)
+        grown = begun if grows(begun, configuration, data, image_ids, folder) else None
+        log = RunLog(folder, configuration, resume=resume, fresh=fresh, grown=grown)
+        with closing(log):
             if begun is not None:
                 check_logged(log, method, data, configuration, image_ids)
+                read_earlier(book, folder, method, data, configuration, image_ids)
             _certify_missing(session, data, image_ids, log, book)
             _check_failed(session.failed, folder)
             rows = rows_of([log.done[i] for i in image_ids])
             summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
-
-
-def _checked(method: Method, data: ImageSet, image_ids: list[int], settings: Settings) -> Settings:
-    """The settings as they run here, once data, method and settings fit each other."""
-    from dualsmooth.engine.samplers.choose import resolve  # imports torch
-
-    bundle = bundle_of(method)
-    check_images(data.images, bundle.input_shape)
-    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
-    settings = resolve(settings, bundle)
-    if settings.noise == "integer":
-        check_grid(data.images)
-    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
-    first.check(settings.budget, settings.alpha)
-    return settings
-
-
-def _session(
-    method: Method,
-    settings: Settings,
-    make: "MakeSampler | None",
-    workers: int | None,
-    ray: str | None,
-) -> "Session | Workers":
-    if workers is not None:
-        positive_integer("workers", workers)
-    if method.serial and (ray is not None or workers not in (None, 1)):
-        rule = f"must be left out with {method.name}"
-        hint = "an answer depends on all answers before it"
-        raise ArgumentError("workers", rule, workers, hint)
-    if ray is None and workers in (None, 1):
-        from dualsmooth.engine.runtime.fitting import fitting_session
-
-        return fitting_session(method, settings, make)
-    from dualsmooth.engine.cluster.team import Workers
-
-    return Workers(method, settings, make, workers or RAY_WORKERS, ray)
 
 
 def _check_failed(image_ids: list[int], folder: Path) -> None:

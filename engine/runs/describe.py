@@ -1,11 +1,14 @@
-"""What decides the certificates of a run, as its ``run.json`` says it."""
+"""What decides the certificates of a run: checked, and as its ``run.json`` says it."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from dualsmooth.engine.backends import AUTO, recorded_backend
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.data.spec import check_classes
+from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runtime.session import RECORDED, bundle_of
@@ -24,7 +27,7 @@ def describe(
     ``positions`` of the images in the data are their ids by default.
     """
     bundle = bundle_of(method)
-    return {
+    found: dict[str, Any] = {
         "method": method.name,
         "options": method.record,
         "bundle": bundle.name,
@@ -42,13 +45,33 @@ def describe(
         "alpha": settings.alpha,
         **{name: getattr(settings, name) for name in RECORDED},
     } | ({"classes": list(data.classes)} if data.classes_given else {})
+    read: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
+    return read
 
 
-def as_recorded(settings: Settings, recorded: dict[str, Any]) -> Settings:
-    """What was measured when the run began is kept: another choice might cast other votes."""
+def as_recorded(settings: Settings, alpha: float, recorded: dict[str, Any] | None) -> Settings:
+    """Settings at a level, with what was measured when the run began: it decides votes."""
+    settings = dataclasses.replace(settings, alpha=alpha)
+    if recorded is None:
+        return settings
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
     sampler = str(recorded.get("sampler"))
     if settings.backend == AUTO and sampler.startswith(f"{settings.device}:"):
         settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
+    return settings
+
+
+def checked(method: Method, data: ImageSet, image_ids: list[int], settings: Settings) -> Settings:
+    """The settings as they run here, once data, method and settings fit each other."""
+    from dualsmooth.engine.samplers.choose import resolve  # imports torch
+
+    bundle = bundle_of(method)
+    check_images(data.images, bundle.input_shape)
+    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
+    settings = resolve(settings, bundle)
+    if settings.noise == "integer":
+        check_grid(data.images)
+    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
+    first.check(settings.budget, settings.alpha)
     return settings

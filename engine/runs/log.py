@@ -27,15 +27,18 @@ FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
 
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
+EARLIER = "earlier.jsonl"
+"""The log of fewer votes, while a run that asks for more goes on from it."""
 
 
 class RunLog:
     """The certificates of one run, on disk.
 
     The configuration is everything that decides them and must be equal on ``resume``; ``fresh``
-    replaces a run. A `FileError` if the folder holds something else, holds a run and neither option
-    is given, holds a run with another configuration or begun with other arithmetic, is corrupt,
-    cannot be written, or another process writes to it.
+    replaces a run. A run of the configuration ``grown`` goes on with this one: its tables go, and
+    certificates of fewer votes are set aside. A `FileError` if the folder holds something else,
+    holds a run and neither option is given, holds a run with another configuration or begun with
+    other arithmetic, is corrupt, cannot be written, or another process writes to it.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RunLog:
         *,
         resume: bool = False,
         fresh: bool = False,
+        grown: dict[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         try:
@@ -52,22 +56,35 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
             try:
-                self._open(json.loads(json.dumps(configuration)), fresh)
+                self._open(json.loads(json.dumps(configuration)), fresh, grown)
             except BaseException:
                 self._lock.release()
                 raise
         except OSError as error:
             raise FileError(folder, "must be writable", error.strerror or error) from error
 
-    def _open(self, configuration: dict[str, Any], fresh: bool) -> None:
+    def _open(
+        self, configuration: dict[str, Any], fresh: bool, grown: dict[str, Any] | None
+    ) -> None:
         here = self.folder / RUN
         if fresh and here.exists():
             check_ours(here)
-            for name in (LOG, TABLE, SUMMARY):  # never the record: a kill here must not lose it
+            for name in (
+                LOG,
+                TABLE,
+                SUMMARY,
+                EARLIER,
+            ):  # never the record: a kill here must not lose it
                 (self.folder / name).unlink(missing_ok=True)
         if here.exists() and not fresh:
-            _check_configuration(self.folder, configuration)
-        else:
+            _check_configuration(self.folder, grown or configuration)
+        if grown:
+            for name in (TABLE, SUMMARY):
+                (self.folder / name).unlink(missing_ok=True)
+            if grown["n"] != configuration["n"]:
+                AppendFile(self.folder / LOG).close()
+                (self.folder / LOG).replace(self.folder / EARLIER)
+        if fresh or grown or not here.exists():
             covered = {"configuration": configuration, "machine": machine()}
             write_json(here, {"format": FORMAT, "fingerprint": digest_of(covered), **covered})
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
@@ -93,6 +110,7 @@ class RunLog:
             write_whole(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
             write_whole(self.folder / TABLE, table(ordered))
             write_json(self.folder / SUMMARY, summary)
+            (self.folder / EARLIER).unlink(missing_ok=True)
         except OSError as error:
             raise self._stopped(error) from error
         self.close()
@@ -120,7 +138,7 @@ class RunLog:
         return f"{kept} certificates are on disk{gone}"
 
 
-def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
+def read_log(folder: Path, *, repair: bool = False, name: str = LOG) -> list[Certificate]:
     """Read the certificates of a run.
 
     Parameters
@@ -135,7 +153,7 @@ def read_log(folder: Path, *, repair: bool = False) -> list[Certificate]:
     FileError
         If a complete line is not a valid certificate; the line is named.
     """
-    path = folder / LOG
+    path = folder / name
     if not os.path.lexists(path):
         return []
     certificates: dict[int, Certificate] = {}

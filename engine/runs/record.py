@@ -1,5 +1,6 @@
 """What the configuration in a ``run.json`` must hold, wherever it came from."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ class Configuration:
     noise: str
     batch_size: int
     sampler: str
+    earlier: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         open_unit("alpha", self.alpha)
@@ -45,6 +47,9 @@ class Configuration:
             raise ValueError("images, seed, attempt and batch_size must be >= 0")
         if Budget(self.n0, self.n, self.radii, self.tolerance).kind != self.budget:
             raise ValueError("budget must be that of radii and tolerance")
+        for look in self.earlier:
+            if len(look) != 2 or not (0 < look[0] < self.n and 0.0 < look[1] < 1.0):
+                raise ValueError("earlier must hold numbers of fewer votes and their levels")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -65,3 +70,15 @@ def check_configuration(configuration: Mapping[str, Any]) -> None:
     """
     known = {field.name for field in fields(Configuration)}
     typed_record(Configuration, {k: v for k, v in configuration.items() if k in known})
+
+
+def earlier_looks(configuration: Mapping[str, Any]) -> list[list[float]]:
+    """Looks at fewer votes that went before a run: n and level of each."""
+    return [[int(n), float(alpha)] for n, alpha in configuration.get("earlier", ())]
+
+
+def joint_alpha(configuration: Mapping[str, Any]) -> float:
+    """Failure probability per image over all looks at a run, the last one included."""
+    return math.fsum(
+        [configuration["alpha"], *(alpha for _, alpha in earlier_looks(configuration))]
+    )

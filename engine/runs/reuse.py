@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.backends import libraries_of
+from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import arithmetic, machine
+from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import read_run
 from dualsmooth.engine.runtime.flight import RecordedVotes
 
@@ -29,10 +31,24 @@ VOTES_DEPEND_ON = (
     "noise",
 )
 """Entries of a run's configuration that must be equal for its votes to be the same."""
+IMAGES = {"data_digest", "image_ids_digest", "images"}
+"""Those that say which images they are about."""
 
 
-def read_votes(folders: Iterable[Path], configuration: dict[str, Any]) -> RecordedVotes:
-    """Collect the draws of runs for the run of a configuration.
+def holds(
+    run: dict[str, Any], reached: Iterable[int], data: ImageSet, image_ids: list[int]
+) -> bool:
+    """Whether all images of a run, the first ones or those it has reached, are among these."""
+    for ids in (image_ids[: run["images"]], sorted(reached)):
+        if ids_digest(ids) == run["image_ids_digest"] and {*ids} <= {*image_ids}:
+            return bool(data_digest(data, ids) == run["data_digest"])
+    return False
+
+
+def read_votes(
+    folders: Iterable[Path], configuration: dict[str, Any], data: ImageSet, image_ids: list[int]
+) -> RecordedVotes:
+    """Collect the draws of runs on these images, or some of them, for a run of a configuration.
 
     A `FileError` if a folder holds no run, one whose votes would differ, or one that an audit
     accuses.
@@ -44,6 +60,9 @@ def read_votes(folders: Iterable[Path], configuration: dict[str, Any]) -> Record
         run = read_run(folder)
         theirs = run["configuration"]
         changed = [k for k in VOTES_DEPEND_ON if theirs.get(k) != configuration[k]]
+        seen = audit(folder)
+        if changed and {*changed} <= IMAGES and holds(theirs, seen.certificates, data, image_ids):
+            changed = []
         if changed:
             text = "; ".join(f"{k} {theirs.get(k)!r}, here {configuration[k]!r}" for k in changed)
             raise FileError(folder, "must have drawn the same votes to reuse them", text)
@@ -55,7 +74,6 @@ def read_votes(folders: Iterable[Path], configuration: dict[str, Any]) -> Record
             raise FileError(
                 folder, "must have drawn its votes on such a machine", f"{begun}, here {here}"
             )
-        seen = audit(folder)
         if seen.findings:
             raise FileError(folder, "must pass an audit to be reused", seen.findings[0])
         for certificate in seen.certificates.values():

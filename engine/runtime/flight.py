@@ -18,29 +18,6 @@ def _key(draw: Draw) -> tuple[str, float, str, int, int, int]:
     return draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count
 
 
-class RecordedVotes:
-    """Draws that earlier runs recorded, by image."""
-
-    def __init__(self) -> None:
-        self._votes: dict[int, dict[tuple[object, ...], tuple[int, ...]]] = {}
-
-    def add(self, image_id: int, record: DrawRecord) -> None:
-        """Take in the votes of one draw."""
-        key = (record.model, record.sigma, record.phase, record.level, record.first, record.count)
-        self._votes.setdefault(image_id, {})[key] = record.votes
-
-    def part(self, image_ids: Iterable[int]) -> "RecordedVotes":
-        """The votes of some images."""
-        book = RecordedVotes()
-        book._votes = {i: self._votes[i] for i in image_ids if i in self._votes}
-        return book
-
-    def find(self, image_id: int, draw: Draw) -> Counts | None:
-        """Votes of a draw, or None if no run recorded it."""
-        votes = self._votes.get(image_id, {}).get(_key(draw))
-        return None if votes is None else np.array(votes, np.int64)
-
-
 @dataclass
 class Tally:
     """Votes of the first samples of a draw."""
@@ -52,6 +29,36 @@ class Tally:
         """Add the votes of the next ``count`` samples."""
         self.votes = self.votes + votes
         self.counted += count
+
+
+class RecordedVotes:
+    """Draws that earlier runs recorded, by image."""
+
+    def __init__(self) -> None:
+        self._votes: dict[int, dict[tuple[object, ...], dict[int, tuple[int, ...]]]] = {}
+
+    def add(self, image_id: int, record: DrawRecord) -> None:
+        """Take in the votes of one draw."""
+        part = (record.model, record.sigma, record.phase, record.level, record.first)
+        self._votes.setdefault(image_id, {}).setdefault(part, {})[record.count] = record.votes
+
+    def part(self, image_ids: Iterable[int]) -> "RecordedVotes":
+        """The votes of some images."""
+        book = RecordedVotes()
+        book._votes = {i: self._votes[i] for i in image_ids if i in self._votes}
+        return book
+
+    def find(self, image_id: int, draw: Draw) -> Tally:
+        """Votes of the first samples of a draw that runs recorded: of all, some or none."""
+        found, known = Tally(), self._votes.get(image_id, {})
+        while found.counted < draw.count:
+            *part, _ = _key(replace(draw, first=draw.first + found.counted))
+            pieces = known.get(tuple(part), {})
+            counts = [count for count in pieces if count <= draw.count - found.counted]
+            if not counts:
+                break
+            found.add(np.array(pieces[max(counts)], np.int64), max(counts))
+        return found
 
 
 @dataclass
@@ -140,13 +147,13 @@ class Flight(Generic[Result]):
         try:
             while True:
                 draw = next(self.procedure) if votes is None else self.procedure.send(votes)
-                votes = self.book.find(self.image_id, draw) if self.book else None
-                if votes is None:
-                    self._tally = self._early.pop(draw, Tally())
-                    if self._tally.counted < draw.count:
-                        self.draw, self.asked = draw, self._tally.counted
-                        return
-                    votes = self._tally.votes
+                known = self.book.find(self.image_id, draw) if self.book else Tally()
+                early = self._early.pop(draw, known)
+                self._tally = max(known, early, key=lambda tally: tally.counted)
+                if self._tally.counted < draw.count:
+                    self.draw, self.asked = draw, self._tally.counted
+                    return
+                votes = self._tally.votes
                 self._record(draw, votes)
         except StopIteration as stop:
             self.draw, self.asked, self._result = None, 0, stop.value
