@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -62,7 +63,15 @@ def test_a_wheel_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
     assert {"dualsmooth/__init__.py", "dualsmooth/py.typed", "dualsmooth/__main__.py"} <= {*names}
-    assert not [name for name in names if "soak" in name or "/face/" in name or "tests" in name]
+    parts = ("soak", "/face/", "tests", "kill_", "fuzz")
+    assert not [name for name in names if any(part in name for part in parts)]
+    assert {"dualsmooth/engine/data/digits.npz", "dualsmooth/engine/data/DIGITS.md"} <= {*names}
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as files:
+        shipped = {name.partition("/")[2] for name in files.getnames()}
+    assert {
+        *("CHANGELOG.md", "CITATION.cff", "Makefile", "docs/python.md", "tests/test_face.py"),
+        *("requirements/release.txt", "kernels/cpu/normals.h", "tests/reference/philox.json"),
+    } <= shipped
     venv.create(tmp_path / "venv", with_pip=False)
     place = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     output(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", place, wheel)

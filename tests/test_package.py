@@ -5,6 +5,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from dualsmooth.engine.machine import install_command, warn_of_missing_loops
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -63,3 +67,36 @@ def test_public_names_exist() -> None:
         "from dualsmooth.engine import Smooth, certify, FixedSmoothing, DualSmoothing, Budget, "
         "load_bundle; import dualsmooth.engine as e; assert all(hasattr(e, n) for n in e.__all__)"
     )
+
+
+def test_digits_come_with_the_package_to_the_bit() -> None:
+    """Digests of every run on digits rest on these bytes."""
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from dualsmooth import load_images\n"
+        "from dualsmooth.engine.data.image_set import data_digest\n"
+        "for spec in ('digits', 'digits:train'):\n"
+        "    data = load_images(spec); print(data_digest(data, range(len(data))))\n"
+    )
+    assert python(code).split() == [
+        "5e04f6ce88abdb222bb72ee0bd1179159cc9dcfc907cc10312a1fb25e2223e66",
+        "1485a5105dd279b163d856c58f57975ae1d4c6af7ca130203c104184ca441882",
+    ]
+
+
+def test_hints_name_what_an_extra_needs_and_not_a_release() -> None:
+    report = install_command("report")
+    assert report == "python -m pip install 'matplotlib>=3.9' 'jinja2>=3.1'"
+    assert "openvino" in install_command("cpu")
+    assert install_command("nothing") == "python -m pip install 'dualsmooth[nothing]'"
+
+
+def test_a_missing_compiler_is_one_line_that_is_seen() -> None:
+    warn_of_missing_loops.cache_clear()
+    with pytest.warns(UserWarning, match="without a C compiler: noise is drawn about four times"):
+        warn_of_missing_loops(there=False)
+
+
+def test_citation_and_changelog_know_the_version() -> None:
+    version = PYPROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()

@@ -28,8 +28,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.benchmarks.kill_strikes import revive, strike, strike_new
 from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
+from dualsmooth.benchmarks.soak.kill_strikes import revive, strike, strike_new
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster import heartbeat as beats
 from dualsmooth.engine.cluster import processes

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dualsmooth.engine.cli.options import TrustOption, with_method_options
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.printable import printable
 
 CHECK_FAILED = 1
@@ -78,7 +79,7 @@ def export(
         from dualsmooth.export.quantize import Int8Calibration
         from dualsmooth.export.write import check_exportable, export_bundle
     except ImportError as error:
-        hint = "pip install 'dualsmooth[export]'"
+        hint = install_command("export")
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
     check_exportable(bundle)

@@ -15,14 +15,13 @@ from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Re
 from dualsmooth.engine.cluster.heartbeat import ActorDeadlines
 from dualsmooth.engine.cluster.job import Cut, Job, LeaseImages, facts_of
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
-from dualsmooth.engine.machine import installed_version
+from dualsmooth.engine.machine import install_command, installed_version
 from dualsmooth.engine.printable import printable
 
 LOCAL = "local"
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """Where a local Ray says it is; for 127.0.0.1 it would put the address of the machine."""
 
-HINT = "pip install 'dualsmooth[cluster]'"
 PATIENCE = 0.5
 KNOCK = 10.0
 """Seconds for one connection to a cluster."""
@@ -145,7 +144,8 @@ def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise ArgumentError("ray", "needs Ray, which is not installed", address, HINT) from None
+        hint = install_command("cluster")
+        raise ArgumentError("ray", "needs Ray, which is not installed", address, hint) from None
     if address == LOCAL:
         with _sigterm_kept():  # Ray takes it
             quiet: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
@@ -171,7 +171,8 @@ def _require_token() -> None:
     version = installed_version("ray")
     if version and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         rule = f"must be Ray {OLDEST[0]}.{OLDEST[1]} or newer, which can ask for a token"
-        raise ArgumentError("ray", rule, version, HINT)
+        hint = install_command("cluster")
+        raise ArgumentError("ray", rule, version, hint)
     if "ray" not in sys.modules:  # it reads these when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     elif os.environ.get("RAY_AUTH_MODE") != "token":

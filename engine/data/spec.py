@@ -2,7 +2,7 @@
 
 | SPEC | images |
 |---|---|
-| `digits[:train]` | scikit-learn's digits, 8x8 grey; the last 540 are the test split |
+| `digits[:train]` | scikit-learn's digits, 8x8 grey, in the package; the last 540 are the tests |
 | `idx:DIR[:train]` | MNIST layout, official file names, plain or gzipped |
 | `cifar10:DIR[:train]` | CIFAR-10, the official Python or binary batches |
 | `npz:FILE` | `x` uint8 or float NHWC, `y` integers (may be left out); or `images`, `labels` |
@@ -156,13 +156,12 @@ def _path(kind: str, place: str, spec: str) -> Path:
 
 
 def _digits(spec: str, split: str) -> ImageSet:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        steps, labels = file["images"], file["labels"]
     part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    pixels = np.rint(bunch.images[part, :, :, None] * (255 / 16)).astype(np.uint8)
-    labels = bunch.target[part].astype(np.int64)
-    return ImageSet(pixels, labels, spec, tuple(str(digit) for digit in range(10)))
+    pixels = np.rint(steps[part, :, :, None] * (255 / 16)).astype(np.uint8)
+    names = tuple(str(digit) for digit in range(10))
+    return ImageSet(pixels, labels[part].astype(np.int64), spec, names)
 
 
 def choose_images(count: int, skip: int, most: int | None) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.machine import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        rule, hint = "needs matplotlib for its plots", "pip install 'dualsmooth[report]'"
+        rule, hint = "needs matplotlib for its plots", install_command("report")
         raise ArgumentError("out", rule, "matplotlib not installed", hint) from None
 
 

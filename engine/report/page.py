@@ -15,6 +15,7 @@ from dualsmooth.engine.data.image_set import data_digest
 from dualsmooth.engine.data.spec import images_of_run
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 from dualsmooth.engine.images import as_unit_float
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.compare import compare
 from dualsmooth.engine.report.drawing import Plot, inline_svg
@@ -53,7 +54,7 @@ def _template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        hint = "pip install 'dualsmooth[report]'"
+        hint = install_command("report")
         raise ArgumentError("html", "needs jinja2", "jinja2 not installed", hint) from None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(_part("page.html"))

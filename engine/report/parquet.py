@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target, whole_file
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.runs.log import read_log, read_run
 
 COLUMNS = (
@@ -22,7 +23,7 @@ def write_parquet(run: Path, file: Path) -> int:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        rule, hint = "needs pyarrow, which is not installed", "pip install 'dualsmooth[parquet]'"
+        rule, hint = "needs pyarrow, which is not installed", install_command("parquet")
         raise ArgumentError("parquet", rule, file, hint) from None
     check_target(file)
     read_run(run)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
@@ -168,7 +169,7 @@ class Certificates(list[Certificate]):
         try:
             import pandas
         except ImportError:
-            rule, hint = "needs pandas, which is not installed", "pip install pandas"
+            rule, hint = "needs pandas, which is not installed", install_command("pandas")
             raise ArgumentError("to_pandas", rule, "no pandas", hint) from None
         frame = pandas.DataFrame({name: [getattr(c, name) for c in self] for name in COLUMNS})
         return frame.astype({"label": "Int64", "predicted": "Int64"})

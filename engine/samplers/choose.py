@@ -9,7 +9,7 @@ import torch
 
 from dualsmooth.engine.backends import AUTO, check_backend
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.machine import warn_of_untested
+from dualsmooth.engine.machine import warn_of_missing_loops, warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
@@ -68,6 +68,7 @@ def make_sampler(
         about = {name: settings.get(name) for name in ("batch_size", "precision", "noise")}
         return choose_once(make, networks, backend, about | {"shape": list(shape)})
     settings["threads"] = threads
+    warn_of_missing_loops(noise_votes.available())
     if noise_votes.available():
         return CpuSampler(networks, outputs, shape, backend=backend, **settings)
     if backend != AUTO:

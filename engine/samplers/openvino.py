@@ -17,6 +17,7 @@ from torch import nn
 
 from dualsmooth.engine.backends import AUTO, OPENVINO
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.forms import OTHERWISE, AsItIs, difference
@@ -88,7 +89,7 @@ def _check_installed() -> None:
     try:
         import openvino  # noqa: F401 (whether it can be)
     except ImportError as error:
-        hint = "pip install 'dualsmooth[cpu]'"
+        hint = install_command("cpu")
         raise ArgumentError("backend", "needs the package openvino", OPENVINO, hint) from error
 
 

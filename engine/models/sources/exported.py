@@ -12,6 +12,7 @@ import torch
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.front_door import admitted
@@ -71,7 +72,7 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
         from dualsmooth.engine.models.sources.onnx_guard import read_with_data
         from dualsmooth.engine.models.sources.onnx_session import make_session
     except ImportError as error:
-        hint = "pip install 'dualsmooth[runtime]'"
+        hint = install_command("runtime")
         raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error
     data, beside = read_with_data(path)
     try:

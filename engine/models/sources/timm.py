@@ -12,6 +12,7 @@ from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
+from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
@@ -94,7 +95,7 @@ def _import(name: str) -> Any:
         return import_module(name)
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
         received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        hint = "pip install 'dualsmooth[timm]'"
+        hint = install_command("timm")
         raise ArgumentError("bundle", f"needs {name} for timm:NAME", received, hint) from error
 
 
