@@ -179,7 +179,7 @@ def _conv_case(
 
 def _vote_cases() -> Iterator[Case]:
     for label, classes, spatial, channels, kind in (
-        ("cifar", 10, 64, 64, "*fp32"),
+        ("cifar", 10, 64, 64, "*bf16"),
         ("imagenet", 1000, 49, 2048, "*bf16"),
     ):
         choice = VoteLaunch.choose(classes, channels)

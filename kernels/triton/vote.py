@@ -79,9 +79,12 @@ def vote_kernel(
         for first in range(0, CHANNELS, CHUNK):
             channel = first + tl.arange(0, CHUNK)
             pooled = tl.zeros([ROWS, CHUNK], tl.float32)
-            for place in range(SPATIAL):
-                at = base + place * CHANNELS + channel[None, :]
-                pooled += tl.load(features + at, mask=live[:, None], other=0.0).to(tl.float32)
+            for place in range(0, SPATIAL, 8):  # one load, so that its parts are under way at once
+                pixel = place + tl.arange(0, 8)
+                at = base[:, :, None] + pixel[None, :, None] * CHANNELS + channel[None, None, :]
+                inside = live[:, None, None] & (pixel < SPATIAL)[None, :, None]
+                x = tl.load(features + at, mask=inside, other=0.0)
+                pooled += tl.sum(x.to(tl.float32), axis=1)
             w = tl.load(
                 weight + channel[:, None] * classes + kind[None, :], mask=known[None, :], other=0.0
             )

@@ -69,6 +69,62 @@ def test_values_are_those_of_the_network(name: str) -> None:
         torch.testing.assert_close(fused(x), network(x), rtol=1e-4, atol=1e-4)
 
 
+class Sum(nn.Module):
+    """Two convolutions whose sum ends in a ReLU; the second may be read elsewhere, or twice."""
+
+    def __init__(self, bias: bool, first: bool, use: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1, bias=bias), nn.Conv2d(3, 4, 1)
+        self.first, self.use = first, use
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.b(x) if self.first else None
+        y = self.a(x)
+        z = self.b(x) if z is None else z
+        out: torch.Tensor = torch.relu(y + z)
+        if self.use == "read":
+            out = out + z
+        if self.use == "called":
+            out = out + self.b(x.flip(3))
+        return out
+
+
+def biased(module: nn.Module) -> list[str]:
+    """Convolutions left with a bias that PyTorch would add by itself."""
+    parts = module.named_modules()
+    return [name for name, part in parts if isinstance(part, nn.Conv2d) and part.bias is not None]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["shortcut first", "shortcut last"])
+@pytest.mark.parametrize("bias", [True, False], ids=["two biases", "one bias"])
+def test_both_biases_of_a_sum_are_in_its_call(bias: bool, first: bool) -> None:
+    torch.manual_seed(5)
+    network, x = Sum(bias, first, "").eval(), images(2, 3, 6, 5)
+    fused = fuse_for_cudnn(network, x)
+    assert biased(fused) == []
+    assert calls(fused).count(ADD_RELU) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(runnable(fused)(x), network(x), rtol=1e-5, atol=1e-5)
+    assert len(biased(network)) == 1 + bias
+
+
+@pytest.mark.parametrize("use", ["read", "called"])
+def test_a_bias_that_somebody_else_needs_stays(use: str) -> None:
+    """The network's values would be others without it."""
+    torch.manual_seed(5)
+    network, x = Sum(True, True, use).eval(), images(2, 3, 6, 5)
+    fused = fuse_for_cudnn(network, x)
+    assert len(biased(fused)) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(runnable(fused)(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_no_convolution_of_a_resnet_leaves_its_bias_to_pytorch() -> None:
+    network = fold_batch_norm(create("cifar_resnet20", {}).eval())
+    assert len(biased(network)) == 21
+    assert biased(fuse_for_cudnn(network, images(2, 3, 8, 8))) == []
+
+
 class Traps(nn.Module):
     """Strides, dilation and groups; a sum without ReLU; a shortcut of another shape; no bias."""
 
