@@ -108,6 +108,7 @@ def certify(
     dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
     """
     from dualsmooth.engine.cli.options import budget_from_options
+    from dualsmooth.engine.cli.report import terminal_width
     from dualsmooth.engine.data.class_folders import read_classes
     from dualsmooth.engine.data.spec import choose_images, load_images
     from dualsmooth.engine.methods.registry import choose_method
@@ -148,7 +149,7 @@ def certify(
     if json_:
         typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
         return
-    typer.echo(text_table([summary]))
+    typer.echo(text_table([summary], terminal_width()))
     typer.echo(f"batches {occupancy:.1%} full")
     typer.echo(f"\n{printable(folder)}/certificates.jsonl, certificates.tsv, summary.json")
 

@@ -1,21 +1,31 @@
 """The ``report`` command."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dualsmooth.engine.printable import printable
 
+if TYPE_CHECKING:
+    from dualsmooth.engine.runs.summary import Summary
+
 
 def report(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="RUN_OR_TSV...", help="Run folders or tables in Cohen et al.'s format."
+            metavar="RUN_OR_TSV...",
+            help="Run folders, folders of runs, or tables in Cohen et al.'s format.",
         ),
-    ],
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN", help="A run by another name; may be given several times."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -30,6 +40,8 @@ def report(
         typer.Option(help="With --html: images of the runs, for thumbnails. Default: digits."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, shares with intervals.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX (booktabs).")] = False,
     radii: Annotated[
         str | None, typer.Option(help="Radii to report, for example 0.5,1,1.5,2.")
     ] = None,
@@ -45,24 +57,53 @@ def report(
     """Compare certified accuracies of runs; write tables and plots."""
     from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.report.reading import default_radii, read_runs
-    from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.summary import summarize
 
     if data is not None and not html:
         raise ArgumentError("data", "goes with --html", data)
-    read = read_runs(runs)
+    if json_ + csv + latex > 1:
+        raise ArgumentError("json", "must be the only one of --json, --csv and --latex", True)
+    labels = dict(map(_labelled, label or ()))
+    if not runs and not labels:
+        raise ArgumentError("runs", "must be at least one run folder or table", None)
+    read = read_runs(runs or (), labels)
     grid = _radii(radii) if radii is not None else default_radii(read)
     folder = _folder(read[0].path, len(read), out, html)
     summaries = [summarize(run.name, run.rows, grid, at_least=at_least) for run in read]
     for warning in (text for run in read for text in run.warnings):
         typer.echo(f"dualsmooth: warning: {warning}", err=True)
-    typer.echo(json.dumps([s.to_dict() for s in summaries], indent=1) if json_
-               else text_table(summaries))  # fmt: skip
+    kind = "json" if json_ else "csv" if csv else "latex" if latex else "text"
+    typer.echo(_table(summaries, kind))
     if folder is not None:
         from dualsmooth.engine.report.write import write_report
 
         written = write_report(read, summaries, folder, html=html, data=data)
-        typer.echo(f"\n{printable(folder)}/{', '.join(written)}", err=json_)
+        typer.echo(f"\n{printable(folder)}/{', '.join(written)}", err=kind != "text")
+
+
+def _table(summaries: "list[Summary]", kind: str) -> str:
+    from dualsmooth.engine.report.tables import csv_table, latex_table
+    from dualsmooth.engine.report.text import text_table
+
+    if kind == "json":
+        return json.dumps([s.to_dict() for s in summaries], indent=1)
+    if kind == "text":
+        return text_table(summaries, terminal_width())
+    return (csv_table if kind == "csv" else latex_table)(summaries).rstrip("\n")
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+
+
+def _labelled(text: str) -> tuple[Path, str]:
+    from dualsmooth.engine.errors import ArgumentError
+
+    name, equals, path = text.partition("=")
+    if not (name.strip() and equals and path):
+        raise ArgumentError("label", "must be NAME=RUN", text)
+    return Path(path), name.strip()
 
 
 def _radii(text: str) -> tuple[float, ...]:

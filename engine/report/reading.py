@@ -1,9 +1,10 @@
 """Runs to report: run folders, and tables in Cohen et al.'s format."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dualsmooth.engine.errors import FileError
@@ -13,6 +14,8 @@ from dualsmooth.engine.runs.log import LOG, read_configuration, read_log
 from dualsmooth.engine.runs.record import earlier_looks, joint_alpha
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
+
+EMPTY: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,27 @@ def read_run(path: Path) -> Run:
     return Run(printable(name), path, rows_of(certificates), configuration, warnings)
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read several runs; equal names get the folder of the run or table added."""
-    runs = [read_run(path) for path in paths]
+def read_runs(paths: Sequence[Path], labels: Mapping[Path, str] = EMPTY) -> list[Run]:
+    """Read several runs, also all those in a folder of runs.
+
+    A label takes the place of a run's name; equal names get the folder of the run or table added.
+    """
+    runs = [read_run(path) for given in [*paths, *labels] for path in _runs_in(given)]
+    runs = list({run.path.resolve(): run for run in runs}.values())
+    named = {path.resolve(): printable(label) for path, label in labels.items()}
+    runs = [replace(run, name=named.get(run.path.resolve(), run.name)) for run in runs]
     names = [run.name for run in runs]
     return [
         run if names.count(run.name) == 1 else replace(run, name=f"{run.name} ({_folder(run)})")
         for run in runs
     ]
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The run or table itself, or the runs in a folder and its folders, in the order of names."""
+    if not path.is_dir() or os.path.lexists(path / RUN):
+        return [path]
+    return sorted(record.parent for record in path.rglob(RUN)) or [path]
 
 
 def _folder(run: Run) -> str:

@@ -98,7 +98,7 @@ def test_an_address_where_nothing_answers() -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    with pytest.raises(ArgumentError, match=r"pip install 'dualsmooth\[cluster\]'"):
+    with pytest.raises(ArgumentError, match=r"pip install 'ray>="):
         _connect("local")
 
 

@@ -176,5 +176,5 @@ def test_without_pandas_a_line_says_so(
     found: ds.Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ArgumentError, match=r"needs pandas.*pip install pandas"):
+    with pytest.raises(ArgumentError, match=r"needs pandas.*pip install 'pandas>="):
         found.to_pandas()
