@@ -10,7 +10,8 @@ import typer
 from numpy.typing import NDArray
 
 from dualsmooth.engine.backends import TRIED, told
-from dualsmooth.engine.budget import ANSWERS, Budget
+from dualsmooth.engine.budget import ANSWERS, VOTES, Budget
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -27,20 +28,36 @@ from dualsmooth.engine.cli.options import (
 )
 from dualsmooth.engine.data.class_folders import numbered
 from dualsmooth.engine.data.image_files import read_image
+from dualsmooth.engine.data.spec import choose_images, load_images
+from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.printable import printable
+from dualsmooth.engine.runs.table import radius_text
 from dualsmooth.engine.settings import Settings
 
 
 @with_method_options()
 def predict(
     bundle: BundleArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="Image files.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images of a SPEC, as certify takes it, in place of files.")
+    ] = None,
+    max_: Annotated[int | None, typer.Option("--max", help="With --data: only the first.")] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Certify: print a radius beside the class.")
+    ] = False,
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
-    n: Annotated[int, typer.Option(help="Votes per network.")] = ANSWERS,
+    n: Annotated[
+        int | None, typer.Option(help=f"Votes per network [{ANSWERS}; --certify: {VOTES}].")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -60,16 +77,16 @@ def predict(
     from dualsmooth.engine.data.class_folders import read_classes
 
     names = read_classes(classes) if classes else ()
-    settings = {
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "backend": backend,
-        "threads": threads,
-        "batch_size": batch_size,
-        "noise": noise,
-    }
-    records = predict_files(bundle, images, options, n, alpha, settings, names, trust=trust_model)
+    loaded = load_bundle(bundle, trust=trust_model)
+    settings = Settings(
+        Budget.fixed(n=VOTES if n is None else n)
+        if certify
+        else Budget.fixed(1, ANSWERS if n is None else n),
+        alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise,
+    )  # fmt: skip
+    read = _files(images, loaded) if data is None else _of_spec(images, data, max_, loaded)
+    method = choose_method(loaded, **options)
+    records = answers(method, settings, read, _names(names, loaded.num_classes), certify=certify)
     for told_line in told(TRIED) if verbose else ():
         typer.echo(printable(told_line), err=True)
     if json_:
@@ -79,76 +96,80 @@ def predict(
         if "error" in record:
             typer.echo(f"dualsmooth: {' '.join(record['error'].split())}", err=True)
         elif not json_:
-            levels = ", ".join(f"{sigma:g}" for sigma in record["sigmas"])
-            label = "ABSTAIN" if record["predicted"] is None else f"class {record['predicted']}"
-            line = f"{printable(record['image']):<{width}}  {label:<9}" + (
-                f"  sigma {levels}" if levels else ""
-            )
-            typer.echo(line + (f"  {printable(record['name'])}" if record["name"] else ""))
+            typer.echo(f"{printable(record['image']):<{width}}  {_line(record)}")
     raise typer.Exit(3 if any("error" in record for record in records) else 0)
 
 
-def predict_files(
-    bundle: str,
-    paths: Sequence[Path],
-    options: dict[str, Any],
-    n: int,
-    alpha: float,
-    settings: dict[str, Any],
-    classes: Sequence[str] = (),
-    *,
-    trust: bool = False,
-) -> list[dict[str, Any]]:
-    """One record per file: image, predicted (None for abstain), name, sigmas; or image, error.
+def _line(record: dict[str, Any]) -> str:
+    label = "ABSTAIN" if record["predicted"] is None else f"class {record['predicted']}"
+    parts = [f"{label:<9}"]
+    if record.get("radius"):
+        parts.append(f"radius {radius_text(record['radius'])[:-2]}")
+    if record["sigmas"]:
+        parts.append("sigma " + ", ".join(f"{sigma:g}" for sigma in record["sigmas"]))
+    return "  ".join([*parts, *([printable(record["name"])] if record["name"] else [])])
 
-    Parameters
-    ----------
-    bundle : str
-        As `load_bundle` takes it.
-    paths : sequence of Path
-        Image files of the bundle's input shape.
-    options : dict
-        Method options (`choose_method`).
-    n : int
-        Votes per network.
-    alpha : float
-        Probability that an answer is not the smoothed classifier's.
-    settings : dict
-        Further fields of `Settings`.
-    classes : sequence of str
-        Names of the classes, one a line, or `INDEX NAME`.
-    trust : bool
-        As `load_bundle` takes it.
+
+Read = list[tuple[str, "NDArray[np.generic] | FileError"]]
+"""Names of images, each with the image or why it cannot be read."""
+
+
+def answers(
+    method: Method, settings: Settings, read: Read, names: dict[int, str], *, certify: bool
+) -> list[dict[str, Any]]:
+    """One record per image: image, predicted (None for abstain), name, sigmas; or image, error.
+
+    With ``certify`` a record has the radius, too: L2, input units, rounded down.
 
     Raises
     ------
     ArgumentError
         If an option is invalid.
     FileError
-        If no file can be read.
+        If no image can be read.
     """
     from dualsmooth.engine.runtime.session import Session
 
-    loaded = load_bundle(bundle, trust=trust)
-    method = choose_method(loaded, **options)
-    names = _names(classes, loaded.num_classes)
-    read = [_read(path, loaded.input_shape) for path in paths]
-    images = {i: image for i, image in enumerate(read) if not isinstance(image, FileError)}
+    images = {i: image for i, (_, image) in enumerate(read) if not isinstance(image, FileError)}
     if not images:
-        raise next(error for error in read if isinstance(error, FileError))
-    with Session.open(method, Settings(Budget.fixed(1, n), alpha, **settings)) as session:
-        found = dict(session.predict(np.stack(list(images.values())), list(images)))
-    records: list[dict[str, Any]] = []
-    for i, (path, image) in enumerate(zip(paths, read, strict=True)):
-        record: dict[str, Any] = {"image": str(path)}
-        if isinstance(image, FileError):
-            record |= {"error": str(image)}
+        raise next(error for _, error in read if isinstance(error, FileError))
+    found: dict[int, Prediction | Certificate]
+    with Session.open(method, settings) as session:
+        array, ids = np.stack(list(images.values())), list(images)
+        if certify:
+            found = {c.image_id: c for c in session.certify(array, ids)}
         else:
-            label = found[i].predicted
-            name = "" if label is None else names.get(label, "")
-            record |= {"predicted": label, "name": name, "sigmas": list(found[i].sigmas)}
-        records.append(record)
+            found = dict(session.predict(array, ids))
+    records: list[dict[str, Any]] = []
+    for i, (image, pixels) in enumerate(read):
+        if isinstance(pixels, FileError):
+            records.append({"image": image, "error": str(pixels)})
+        else:
+            records.append({"image": image, **_record(found[i], names)})
     return records
+
+
+def _record(found: "Prediction | Certificate", names: dict[int, str]) -> dict[str, Any]:
+    label = found.predicted
+    answer = {"predicted": label, "name": "" if label is None else names.get(label, "")}
+    if isinstance(found, Prediction):
+        return answer | {"sigmas": list(found.sigmas)}
+    sigmas = [] if found.sigma is None else [found.sigma]
+    return answer | {"radius": found.radius, "sigmas": sigmas}
+
+
+def _files(paths: Sequence[Path] | None, bundle: Bundle) -> Read:
+    if not paths:
+        raise ArgumentError("images", "must be at least one file", None, "or give --data SPEC")
+    return [(str(path), _read(path, bundle.input_shape)) for path in paths]
+
+
+def _of_spec(paths: Sequence[Path] | None, spec: str, most: int | None, bundle: Bundle) -> Read:
+    if paths:
+        raise ArgumentError("images", "must be left out with --data", str(paths[0]))
+    data = load_images(spec, shape=bundle.input_shape, most=most)
+    chosen = choose_images(len(data), 1, most)
+    return [(f"{data.name} {i}", data.images[i]) for i in chosen]
 
 
 def _names(lines: Sequence[str], count: int) -> dict[int, str]:

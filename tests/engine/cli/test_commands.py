@@ -312,6 +312,28 @@ def test_a_file_that_cannot_be_read_does_not_lose_the_others(
     assert (code, "classes must name the 10 classes" in err) == (2, True)
 
 
+def test_predict_certifies_and_takes_a_spec(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    """The radius is that of `certify` with the same votes."""
+    words = ("--data", "digits", "--max", 3, "--n", 300, "--method", "fixed", "--sigma", 0.25)
+    code, out, _ = run("predict", tiny_bundle, *words, "--certify", "--json")
+    answers = json.loads(out)
+    assert code == 0
+    assert [answer["image"] for answer in answers] == ["digits 0", "digits 1", "digits 2"]
+    run("certify", tiny_bundle, *words, "--out", "same")
+    lines = [json.loads(line) for line in log_lines(tmp_path / "same")]
+    assert [(a["predicted"], a["radius"]) for a in answers] == [
+        (line["predicted"], line["radius"]) for line in lines
+    ]
+    shown = run("predict", tiny_bundle, *words, "--certify")[1].splitlines()
+    for line, answer in zip(shown, answers, strict=True):
+        assert ("  radius 0." in line) == bool(answer["radius"])
+        assert ("ABSTAIN" in line) == (answer["predicted"] is None)
+    assert "radius" not in json.loads(run("predict", tiny_bundle, *words, "--json")[1])[0]
+    for wrong, said in (((), "at least one file"), (("a.png", *words), "left out with --data")):
+        code, _, err = run("predict", tiny_bundle, *wrong)
+        assert (code, said in err, err.count("\n")) == (2, True, 1)
+
+
 def test_an_order_of_classes_is_recorded_and_found_again(
     run: Run, tiny_bundle: Path, tmp_path: Path
 ) -> None:
