@@ -1,6 +1,8 @@
 """What everything but the network costs: ``python benchmarks/soak/driver.py``.
 
 * The driver: seconds per certificate with a sampler that answers at once, in one process.
+* The loop of a device: the same with `CudaSampler` on a device that only counts rows, so with the
+  tables of every row and their submission.
 * The run log: certificates per second on disk, one by one and in groups.
 * The conductor: messages per second from 1,000 imitated workers, through leases and the run log.
 * ``--soak VOTES``: that many votes of a fake network, with memory and throughput along the way; the
@@ -12,7 +14,7 @@ import json
 import resource
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -32,7 +34,8 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runtime.session import Session
-from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.samplers.cuda import CudaSampler
+from dualsmooth.engine.samplers.null import FakeSampler, HostStream
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 
@@ -64,6 +67,39 @@ def certify(images: int, n: int) -> tuple[list[Certificate], dict[str, float]]:
         certificates = list(fake.certify(pixels, list(range(images)), [0] * images))
         seconds = {"clock": (perf_counter() - start) / images}
         return certificates, seconds | {"processor": (process_time() - busy) / images}
+
+
+class Counting(HostStream):
+    """A device on which every row votes for class 0, whatever the network."""
+
+    def capture(self, work: Any) -> Callable[[], None]:
+        """Count the rows of each segment, in place of a pass."""
+        rows, counts = (part for part in work.args[-2:])
+        segments, votes = rows.segment.numpy(), counts.numpy()
+
+        def run() -> None:
+            found = np.bincount(segments + 1, minlength=2)[1:]
+            votes[: len(found), 0] += found
+
+        return run
+
+
+def device_loop(images: int, n: int) -> dict[str, float]:
+    """Seconds of the processor per certificate, and votes per such second."""
+
+    def make(*networks: Any, threads: object, device: str, backend: str, **options: Any) -> Any:
+        return CudaSampler(*networks, backend="eager", stream=Counting(), **options)
+
+    settings = Settings(
+        Budget.fixed(100, n), device="cpu", precision="fp32", slots=64, batch_size=4096
+    )
+    pixels = np.zeros((images, 8, 8, 1), np.uint8)
+    with Session.open(DualSmoothing(load_bundle("digits-dual")), settings, make) as counting:
+        list(counting.certify(pixels[:64]))
+        busy = process_time()
+        drawn = sum(certificate.draws for certificate in counting.certify(pixels))
+        taken = process_time() - busy
+    return {"seconds_per_certificate": taken / images, "votes_per_second": drawn / taken}
 
 
 def log_rates(certificates: list[Certificate], folder: Path) -> dict[str, float]:
@@ -167,6 +203,7 @@ def overhead(images: int) -> dict[str, Any]:
     certificates, seconds = certify(images, 10_000)
     certificates = [replace(certificate, seconds=0.0) for certificate in certificates]
     result: dict[str, Any] = {"machine": machine(), "seconds_per_certificate": seconds}
+    result["device_loop"] = {n: device_loop(200, n) for n in (10_000, 100_000)}
     result["bytes_per_certificate"] = len(certificates[0].to_json())
     with tempfile.TemporaryDirectory(dir=".") as folder:
         result["log_certificates_per_second"] = log_rates(certificates, Path(folder))

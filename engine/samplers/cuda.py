@@ -141,11 +141,11 @@ class CudaSampler(Sampler):
             buffers.submission.collect()
         segments = [segment for _, segment in piece]
         levels = [self._grid.index(s.sigma) for s in segments] if self._grid else None
-        sizes = fill(buffers.tables.numpy(), segments, self._word3, levels)
+        sizes = fill(buffers.words, segments, self._word3, levels)
         used = slice(len(sizes))
         stream.copy(buffers.staged[used], buffers.tables[used])
         stream.zero(captured.counts[: len(piece)])
-        for table, size in zip(buffers.staged, sizes, strict=False):
+        for table, size in zip(buffers.batches, sizes, strict=False):
             stream.copy(self._table, table)
             captured.replay(size)
         bins = captured.counts.shape[1]
@@ -177,5 +177,6 @@ class _Buffers:
         size = (BATCHES, len(COLUMNS), batch)
         self.tables = stream.pinned(*size, dtype=torch.int32)
         self.staged = stream.zeros(*size, dtype=torch.int32)
+        self.words, self.batches = self.tables.numpy(), list(self.staged)
         self.counts = stream.pinned(SEGMENTS * bins, dtype=torch.int64)
         self.submission: _Submission | None = None

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -34,7 +34,8 @@ class Segment:
 
     def part(self, done: int, count: int) -> "Segment":
         """The next ``count`` samples of this segment after ``done`` of them."""
-        return replace(self, first=self.first + done, count=count)
+        first = self.first + done
+        return Segment(self.slot, self.image_id, self.sigma, self.stream, first, count)
 
 
 Pending: TypeAlias = Callable[[], NDArray[np.int64]]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise.integer import thresholds
-from dualsmooth.engine.samplers.sampler import Segment, unroll
+from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import DeviceStream
-from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.rows import WORD, Rows
 from dualsmooth.kernels.thresholds import Thresholds
 
 COLUMNS = ("slot", "sigma", "stream", "image", "sample", "segment")
@@ -98,26 +98,42 @@ def fill(
     Rows left over in the last table vote nowhere. ``word3`` is joined to every phase byte. With the
     level of every segment, ``sigma`` holds levels (int32) instead.
     """
-    rows, batch = unroll(segments), tables.shape[2]
-    sigma = rows["sigma"].astype(np.float32).view(np.int32)
-    if levels is not None:
-        sigma = np.array(levels, np.int32)[rows["segment"]]
-    columns = (
-        rows["slot"].astype(np.int32),
-        sigma,
-        (rows["stream"] | np.uint64(word3)).astype(np.uint32).view(np.int32),
-        rows["image_id"].astype(np.uint32).view(np.int32),
-        rows["sample"].astype(np.uint32).view(np.int32),
-        rows["segment"].astype(np.int32),
-    )
-    sizes = []
-    for table, start in zip(tables, range(0, len(rows), batch), strict=False):
-        size = min(batch, len(rows) - start)
-        for target, column in zip(table, columns, strict=True):
-            target[:size] = column[start : start + size]
-        clear(table[:, size:])
-        sizes.append(size)
+    facts, batch = _facts(segments, word3, levels), tables.shape[2]
+    words, places = tables.view(np.uint32), np.arange(batch, dtype=np.uint32)
+    room = 0
+    sizes: list[int] = []
+    for column, segment in zip(facts, segments, strict=True):
+        left = segment.count
+        while left:
+            if not room:
+                sizes.append(0)
+                room = batch
+            table, at = words[len(sizes) - 1], batch - room
+            count = min(left, room)
+            table[:, at : at + count] = column
+            left, room = left - count, room - count
+            sizes[-1] += count
+    for number, (table, size) in enumerate(zip(words, sizes, strict=False)):
+        table[COLUMNS.index("sample"), :size] += places[:size] + np.uint32(number * batch)
+        clear(tables[number, :, size:])
     return sizes
+
+
+def _facts(
+    segments: Sequence[Segment], word3: int, levels: Sequence[int] | None
+) -> NDArray[np.uint32]:
+    """A column for every segment, [segments, 6, 1]; ``sample`` is of its first row, less its place.
+
+    So a row's own sample is that plus its place among all rows, modulo 2^32.
+    """
+    first, rows = 0, []
+    for number, s in enumerate(segments):
+        rows.append((s.slot, 0, s.stream | word3, s.image_id, (s.first - first) % WORD, number))
+        first += s.count
+    facts = np.array(rows, np.uint32)
+    sigma = np.array([s.sigma for s in segments], np.float32).view(np.uint32)
+    facts[:, COLUMNS.index("sigma")] = sigma if levels is None else levels
+    return facts[:, :, None]
 
 
 def clear(table: NDArray[np.int32]) -> None:
