@@ -45,9 +45,7 @@ $(VENV)/.installed-docs: $(STAMP)
 	touch $@
 
 docs: $(VENV)/.installed-docs
-	mkdir -p build/links/dualsmooth
-	ln -sfn ../../../engine ../../../kernels ../../../export ../../../benchmarks \
-	  ../../../engine/face/__init__.py build/links/dualsmooth/
+	$(BIN)/python setup.py -q stubs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html; to read and edit: $(BIN)/mkdocs serve"
 

@@ -6,6 +6,7 @@ for. Pylance and pyright look there by themselves, mypy by `pyproject.toml`. Aft
 `python setup.py -q stubs` (`make lint` does). Everything else is in `pyproject.toml`.
 """
 
+import ast
 import shutil
 import symtable
 from pathlib import Path
@@ -19,13 +20,15 @@ STUBS, FACE = Path("typings"), Path("engine/face")
 
 
 def stub(file: Path) -> str:
-    """What a module offers, as imports from the module itself; tests use private names, too."""
+    """What a module says and offers, as imports from itself; tests use private names, too."""
     module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-    names = symtable.symtable(file.read_text("utf-8"), str(file), "exec").get_symbols()
+    text = file.read_text("utf-8")
+    names = symtable.symtable(text, str(file), "exec").get_symbols()
     private = [s.get_name() for s in names if s.is_assigned() and s.get_name().startswith("_")]
     private = [name for name in private if name not in ("__dir__", "__getattr__")]
-    lines = [f"from {module} import *", *(f"from {module} import {n} as {n}" for n in private)]
-    return "\n".join(lines) + "\n"
+    about = repr(ast.get_docstring(ast.parse(text)) or "")
+    own = [f"from {module} import {name} as {name}" for name in private]
+    return "\n".join([about, f"from {module} import *", *own]) + "\n"
 
 
 def write_stubs() -> None:

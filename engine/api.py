@@ -1,14 +1,15 @@
 """`certify`: certificates for images in one call."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
-
-import numpy as np
 
 from dualsmooth.engine.adapters.smooth import Smooth
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.results.arguments import ImageSource, Model, budget_of, method_and_images
 from dualsmooth.engine.results.certificates import Certificates
+from dualsmooth.engine.runs.progress import Progress
+from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
 __all__ = ["Smooth", "certify"]
@@ -80,29 +81,17 @@ def certify(
     FileError
         If a file cannot be read, or a network is refused.
     """
-    from dualsmooth.engine.runs.describe import describe
-    from dualsmooth.engine.runs.progress import Progress
-    from dualsmooth.engine.runtime.session import Session
-
-    votes = budget_of(budget, n)
-    settings = Settings(
-        votes, alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise
-    )
+    drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
+    settings = Settings(budget_of(budget, n), *drawn)
     named = {"sigma": sigma, "method": method, **options}
     system, array, data = method_and_images(model, images, labels, named)
     with Session.open(system, settings) as session:
         truth = [int(label) for label in data.labels]
         found = {}
         view = Progress(system.name, len(truth), 0, lambda: session.occupancy.share, show=progress)
-        try:
+        with closing(view):
             for certificate in session.certify(array, image_ids, truth):
                 found[certificate.image_id] = certificate
                 view.seen(certificate)
                 view.update()
-        finally:
-            view.close()
-        ids = list(range(len(truth))) if image_ids is None else [int(i) for i in image_ids]
-        places = [int(i) for i in np.argsort(ids)]
-        about = describe(system, data, sorted(ids), session.settings, places)
-        about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
-    return Certificates([found[i] for i in ids], about)
+        return Certificates.of(found, session, data, image_ids)

@@ -12,7 +12,6 @@ KINDS = ("fixed", "decide", "precise")
 PILOT = {"fixed": 100, "decide": 100, "precise": 500}
 """Selection votes by default: a precise budget reads the sample size off them too."""
 
-
 VOTES = 10_000
 """Votes that enter the bounds by default, in Python and on the command line alike. A first answer
 on a laptop needs no more; published tables use 100,000, which reach radii of 3.8 instead of 3.2

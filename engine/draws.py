@@ -73,6 +73,18 @@ class DrawRecord:
     count: int
     votes: tuple[int, ...]
 
+    @classmethod
+    def of(cls, draw: Draw, votes: Counts) -> "DrawRecord":
+        """The record of a draw."""
+        name, at = draw.phase.name, (draw.level, draw.first, draw.count)
+        return cls(draw.model, draw.sigma, name, *at, tuple(votes.tolist()))
+
+    @property
+    def draw(self) -> Draw:
+        """The draw that was asked for; KeyError or `ArgumentError` if no run asks for it."""
+        phase = Phase[self.phase]
+        return Draw(self.model, self.sigma, phase, self.first, self.count, self.level)
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

@@ -1,6 +1,7 @@
 """The plan of the house: rooms in order, small files, no circles. Read from the source alone."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -38,8 +39,7 @@ USERS = ("engine/adapters/", "engine/face/", "benchmarks/")
 ALLOWED = {("engine/cli/app.py", "benchmarks/speed/suites.py")}
 """`dualsmooth bench` runs the suites that come with the package."""
 MOST_FILES, MOST_LINES = 17, 250
-MOST_HEART = 3189
-"""May only shrink: the aim is 3,000."""
+MOST_HEART = 3000
 HEART = tuple(
     f"engine/{name}.py"
     for name in """draws ledger certificate budget settings noise/stream bounds/binomial
@@ -113,6 +113,12 @@ def test_every_file_has_a_room_and_is_short() -> None:
     assert {file: lines(file) for file in FILES if lines(file) > MOST_LINES} == {}
 
 
+def test_the_formatter_is_overruled_for_tables_of_arguments_alone() -> None:
+    found = {file: (ROOT / file).read_text("utf-8").count("# fmt: ") for file in FILES}
+    tables = {"benchmarks/soak/fuzz/inputs.py": 1, "kernels/triton/stem.py": 3}
+    assert {file: count for file, count in found.items() if count} == tables
+
+
 def test_rooms_hold_few_files() -> None:
     count = Counter(room(file) for file in FILES if not file.endswith("__init__.py"))
     assert {name: files for name, files in count.items() if files > MOST_FILES} == {}
@@ -130,10 +136,10 @@ def test_the_heart_is_small() -> None:
     assert sum(map(lines, HEART)) <= MOST_HEART
 
 
-def test_the_page_for_readers_names_the_heart_in_order() -> None:
+def test_the_page_for_readers_names_the_heart_in_order_and_its_lines() -> None:
     page = (ROOT / "docs/reading_the_code.md").read_text("utf-8")
-    places = [page.index(f"`{file.removeprefix('engine/')}`") for file in HEART]
-    assert places == sorted(places)
+    told = re.findall(r"`([\w/]+\.py)` \| (\d+) \|", page)
+    assert told == [(file.removeprefix("engine/"), str(lines(file))) for file in HEART]
 
 
 def test_an_arrow_upwards_and_a_circle_are_noticed() -> None:

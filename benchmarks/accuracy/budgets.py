@@ -39,7 +39,7 @@ from dualsmooth.engine import (
 from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.data import load_images
-from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.radius.decision import decision_plan
 
 Row = dict[str, Any]

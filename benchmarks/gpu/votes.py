@@ -63,7 +63,6 @@ def work_of(network: nn.Module, shape: tuple[int, int, int]) -> Work:
 
 MODEL, CLASSES, SIGMA, SEED = "m", 10, 0.25, 2026
 
-
 MOVED_LIMIT = 0.005
 """Share of votes float32 rounding may move; it moves near ties only."""
 

@@ -77,9 +77,11 @@ def main() -> None:
         honest = honest_runs(place, place / "bundle", options.honest)
         changed = changed_bytes(place / "run", options.trials, options.seed)
     result = {
-        "changed_bytes": changed, "honest_runs": honest,
-        "seconds": round(time.perf_counter() - start), "machine": machine(),
-    }  # fmt: skip
+        "changed_bytes": changed,
+        "honest_runs": honest,
+        "seconds": round(time.perf_counter() - start),
+        "machine": machine(),
+    }
     print(json.dumps(result, indent=1))
     if options.out is not None:
         write_json(options.out, result)

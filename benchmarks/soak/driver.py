@@ -182,9 +182,13 @@ def soak(votes: int) -> dict[str, Any]:
                 start, last = process_time(), done
     memories, rates = ([row[key] for row in seen] for key in ("megabytes", "per_second"))
     return {
-        "votes": done, "images": part, "growth_megabytes": memories[-1] - memories[0],
-        "rate_last_to_first": rates[-1] / rates[0], "seen": seen, "machine": machine(),
-    }  # fmt: skip
+        "votes": done,
+        "images": part,
+        "growth_megabytes": memories[-1] - memories[0],
+        "rate_last_to_first": rates[-1] / rates[0],
+        "seen": seen,
+        "machine": machine(),
+    }
 
 
 def memory() -> float:

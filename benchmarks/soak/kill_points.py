@@ -71,10 +71,9 @@ def certify(
     vars(scheduler).update(perf_counter=lambda: 0.0)
     settings = Settings(Budget.fixed(10, 200), precision="fp32", device="cpu", slots=2, threads=1)
     try:
-        certify_run(
-            DualSmoothing(bundle), data, list(range(IMAGES)), settings, folder, resume=True,
-            make=partial(Timeless, pause=0.002), workers=workers, ray="local" if ray else None,
-        )  # fmt: skip
+        run = (DualSmoothing(bundle), data, list(range(IMAGES)), settings, folder)
+        make, cluster = partial(Timeless, pause=0.002), "local" if ray else None
+        certify_run(*run, resume=True, make=make, workers=workers, ray=cluster)
     except StoppedError:
         raise SystemExit(3) from None
 
@@ -232,12 +231,19 @@ def main() -> None:
                 assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
             print(f"{runs} runs, {dict(total)}", flush=True)
     result = {
-        "command": " ".join(sys.argv), "runs": runs, "images_per_run": IMAGES,
-        "workers": options.workers, "faults": dict(total), "lost": 0, "duplicated": 0,
-        "longest_without_progress": round(SILENCE.longest, 1), "load": os.getloadavg()[2],
-        "equal_to_the_undisturbed_run": runs, "seconds": round(time.perf_counter() - start),
+        "command": " ".join(sys.argv),
+        "runs": runs,
+        "images_per_run": IMAGES,
+        "workers": options.workers,
+        "faults": dict(total),
+        "lost": 0,
+        "duplicated": 0,
+        "longest_without_progress": round(SILENCE.longest, 1),
+        "load": os.getloadavg()[2],
+        "equal_to_the_undisturbed_run": runs,
+        "seconds": round(time.perf_counter() - start),
         "machine": machine(),
-    }  # fmt: skip
+    }
     if options.out is not None:
         write_json(options.out, result)
     print(result)

@@ -161,10 +161,14 @@ def main() -> None:
         if (chunk + 1) * 10 // chunks > chunk * 10 // chunks:
             print(f"{soak.words:>15,} words, alarms: {soak.alarms() or 'none'}", flush=True)
     result = {
-        "words": soak.words, "seed": options.seed, "false_alarm": FALSE_ALARM,
-        "alarms": soak.alarms(), "p_values": soak.p_values(),
-        "seconds": round(time.perf_counter() - start), "machine": machine(),
-    }  # fmt: skip
+        "words": soak.words,
+        "seed": options.seed,
+        "false_alarm": FALSE_ALARM,
+        "alarms": soak.alarms(),
+        "p_values": soak.p_values(),
+        "seconds": round(time.perf_counter() - start),
+        "machine": machine(),
+    }
     if options.out is not None:
         write_json(options.out, result)
     raise SystemExit(1 if soak.alarms() else 0)

@@ -31,7 +31,8 @@ from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedS
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.runtime.flight import Flight, drive
+from dualsmooth.engine.runtime.drive import drive
+from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 

@@ -10,7 +10,7 @@ from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Smooth:
         procedure: "Generator[Draw, Counts, Result]",
         batch_size: int | None,
     ) -> Result:
-        from dualsmooth.engine.runtime.flight import Flight, drive
+        from dualsmooth.engine.runtime.drive import drive
+        from dualsmooth.engine.runtime.flight import Flight
         from dualsmooth.engine.samplers.choose import make_sampler
         from dualsmooth.engine.samplers.classifier import as_image
 

@@ -16,7 +16,6 @@ from dualsmooth.engine.checks import error_level
 from dualsmooth.engine.errors import ArgumentError
 
 Floats = NDArray[np.float64]
-
 ULP = float(np.finfo(np.float64).eps)
 
 
@@ -53,19 +52,18 @@ def _lower_of_ints(k: int, n: int, alpha: float) -> float:
 
 def _lower(successes: Floats, trials: Floats, level: float) -> Floats:
     slack, exponent = slack_of(successes, level), np.log(level) / trials
+    failures = trials - successes + 1
     with np.errstate(invalid="ignore"):
         aim = level * (1.0 - 2.0 * slack)
-        small = scipy.special.betaincinv(successes, trials - successes + 1, aim)
-        large = 1.0 - scipy.special.betainccinv(trials - successes + 1, successes, aim)
+        small = scipy.special.betaincinv(successes, failures, aim)
+        large = 1.0 - scipy.special.betainccinv(failures, successes, aim)
     bound = np.where(small < 0.5, small, large)
     all_of_them = np.nextafter(np.exp(exponent * (1.0 + 2.0 * ULP)), 0.0)
     bound = np.where(successes == trials, all_of_them, bound)
     bound = np.where(successes == 0, 0.0, np.nextafter(bound, 0.0))
 
     def tail(p: Floats) -> Floats:
-        return np.asarray(
-            scipy.special.betainc(np.maximum(successes, 1), trials - successes + 1, p)
-        )
+        return np.asarray(scipy.special.betainc(np.maximum(successes, 1), failures, p))
 
     inside = (successes > 0) & (successes < trials)
     return corrected(bound, tail, level * (1.0 - slack), -1.0, inside)

@@ -96,7 +96,7 @@ def _images(run: Path, spec: str | None) -> Any:
     from dualsmooth.engine.data.image_set import IN_MEMORY
     from dualsmooth.engine.data.spec import images_of_run, parse_spec
     from dualsmooth.engine.errors import FileError
-    from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.record import read_configuration
     from dualsmooth.engine.runs.run_checks import RUN
 
     configuration: dict[str, Any] = {}

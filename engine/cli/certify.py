@@ -115,17 +115,15 @@ def certify(
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
-    from dualsmooth.engine.runs.log import read_configuration
+    from dualsmooth.engine.runs.record import read_configuration
     from dualsmooth.engine.runs.run_checks import RUN
     from dualsmooth.engine.settings import Settings
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
     loaded = load_bundle(bundle, trust=trust_model)
     chosen = choose_method(loaded, **options)
-    settings = Settings(
-        votes, alpha, seed, 0, device, precision, batch_size, threads,
-        slots, backend, noise,
-    )  # fmt: skip
+    drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
+    settings = Settings(votes, *drawn)
     folder = out or Path("runs") / _file_name(f"{loaded.name}-{chosen.name}")
     order = read_classes(classes) if classes else None
     if resume and classes is None and (folder / RUN).exists():

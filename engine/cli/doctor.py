@@ -12,8 +12,10 @@ from dualsmooth.engine.machine import installed_version, machine
 if TYPE_CHECKING:
     from dualsmooth.engine.samplers.sampler import MakeSampler
 
-PACKAGES = ("dualsmooth", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "onnxruntime",
-            "openvino", "matplotlib")  # fmt: skip
+PACKAGES = (
+    *("dualsmooth", "torch", "triton", "numpy", "scipy"),
+    *("cupy-cuda13x", "onnxruntime", "openvino", "matplotlib"),
+)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 DRIVER = Path("/proc/driver/nvidia/version")
 SECONDS = 0.5
@@ -85,8 +87,8 @@ def _cuda() -> Iterator[str]:
         yield f"cuda         no device; PyTorch built for {built}"
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
-        yield (f"cuda:{index}       {about.name}, sm_{about.major}{about.minor}, "
-               f"{about.total_memory / 2**30:.0f} GiB; PyTorch built for {built}")  # fmt: skip
+        memory = f"{about.total_memory / 2**30:.0f} GiB; PyTorch built for {built}"
+        yield f"cuda:{index}       {about.name}, sm_{about.major}{about.minor}, {memory}"
     triton = installed_version("triton")
     usable = triton is not None and torch.cuda.is_available()
     state = "usable" if usable else "installed, no device to use it on" if triton else "not usable"
@@ -137,8 +139,8 @@ def _rate(make: "MakeSampler") -> tuple[str, float, list[str]]:
 
     bundle, role = load_bundle("digits-dual"), "classifier@0.25"
     batch = resolve(Settings(), bundle).padded_batch(bundle.input_shape)
-    sampler = make({role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape,
-                   seed=0, batch_size=batch)  # fmt: skip
+    networks, outputs = {role: bundle.build(role)}, {role: bundle.outputs(role)}
+    sampler = make(networks, outputs, bundle.input_shape, seed=0, batch_size=batch)
     try:
         sampler.load(0, np.full(bundle.input_shape, 0.5, np.float32))
         count = 4 * sampler.capacity

@@ -92,10 +92,10 @@ def export(
     pixels = images_for_check(data, shape, images) if check else None
     if calibration is not None and not int8:
         raise ArgumentError("calibration", "belongs to --int8", calibration)
-    quantization = (
-        Int8Calibration(images_for_calibration(calibration, shape, calibration_images))
-        if int8 else None
-    )  # fmt: skip
+    quantization = None
+    if int8:
+        chosen = images_for_calibration(calibration, shape, calibration_images)
+        quantization = Int8Calibration(chosen)
     deployment = export_bundle(loaded, out, terms, batch_size=batch_size, int8=quantization)
     typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:

@@ -56,10 +56,8 @@ def frontier(
     loaded = load_bundle(bundle)
     images = load_images(data, shape=loaded.input_shape, most=max_)
     ids = choose_images(len(images.labels), skip, max_)
-    settings = Settings(
-        Budget.fixed(n0, n), alpha, seed, device=device, precision=precision,
-        batch_size=batch_size, threads=threads,
-    )  # fmt: skip
+    drawn = (alpha, seed, 0, device, precision, batch_size, threads)
+    settings = Settings(Budget.fixed(n0, n), *drawn)
     found = summaries(draw(loaded, images, ids, settings, out, runner_up=runner_up))
     about: dict[str, Any] = {"bundle": loaded.name, "digest": loaded.digest, "data": images.name}
     about |= {"images": len(ids), "skip": skip, "n0": n0, "n": n, "alpha": alpha, "seed": seed}

@@ -1,7 +1,7 @@
 """``dualsmooth train``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,8 +46,6 @@ def train(
     """
     from dualsmooth.engine.train import run as recipes
 
-    recipes.train(
-        recipe, data, out, seed=seed, options=set_ or (), max_images=max_, device=device,
-        resume=resume,
-    )  # fmt: skip
+    asked: dict[str, Any] = {"seed": seed, "device": device, "resume": resume}
+    recipes.train(recipe, data, out, options=set_ or (), max_images=max_, **asked)
     typer.echo(f"{printable(out)}/bundle.json")

@@ -90,7 +90,6 @@ class Conductor:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.occupancy = Occupancy()
-        self.failed: list[int] = []
         self._facts: dict[str, Any] = {}
         self._idle: dict[int, None] = {}
         self._losses = 0
@@ -103,7 +102,7 @@ class Conductor:
         return self._facts
 
     def run(self, leases: Leases) -> Iterator[Certificate]:
-        """Yield the certificates of all images, each once; ``failed`` has those given up."""
+        """Yield the certificates of all images, each once; StoppedError if some were given up."""
         seen: dict[int, Certificate] = {}
         while leases.missing:
             self._give(leases)
@@ -118,7 +117,12 @@ class Conductor:
                     yield certificate
                 else:
                     _check_same(seen.get(certificate.image_id), certificate)
-        self.failed = leases.failed
+        if failed := leases.failed:
+            names = ", ".join(map(str, failed[:10])) + (", .." if len(failed) > 10 else "")
+            raise StoppedError(
+                f"{len(failed)} images were given up, because workers died of them: {names} (all "
+                "others are on disk; try them again with --resume)"
+            )
 
     def _give(self, leases: Leases) -> None:
         for worker in list(self._idle):

@@ -12,7 +12,7 @@ from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.runtime.flight import RecordedVotes
+from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings

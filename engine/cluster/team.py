@@ -16,7 +16,7 @@ from dualsmooth.engine.cluster.ray import RayPool
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.fitting import fitting_session
-from dualsmooth.engine.runtime.flight import RecordedVotes
+from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
@@ -56,11 +56,6 @@ class Workers(Closing):
     def occupancy(self) -> Occupancy:
         """How full the workers' batches were."""
         return self._conductor.occupancy
-
-    @property
-    def failed(self) -> list[int]:
-        """Images given up because workers died of them."""
-        return self._conductor.failed
 
     def certify(
         self,

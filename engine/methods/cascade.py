@@ -31,10 +31,11 @@ from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import LEVELS, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 from dualsmooth.engine.radius.gaussian import margin_radius
 
 

@@ -27,10 +27,25 @@ from typing import NamedTuple
 
 import scipy
 
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import Counts, Draw
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound, RadiusTest
 from dualsmooth.engine.methods.votes import event_votes
-from dualsmooth.engine.radius.decision import decision_looks, decision_plan, least_probability
+from dualsmooth.engine.radius.decision import (
+    check_reachable,
+    decision_looks,
+    decision_plan,
+    least_probability,
+)
+
+
+def check_radii(budget: Budget, sigma: float, alpha: float, runner_up: bool) -> None:
+    """Raise `ArgumentError` if no votes at the largest sigma can certify a grid's last radius."""
+    check_reachable(budget.radii, sigma, budget.n, alpha)
+    if runner_up and budget.radii:
+        hint = "its tests are about more than half of the votes"
+        raise ArgumentError("runner_up", "must be off with a decide budget", True, hint)
 
 
 class VoteStream:

@@ -36,23 +36,22 @@ from dualsmooth.engine.draws import LEVELS, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.methods.chain import chain_sizes, chain_trials
-from dualsmooth.engine.methods.decide import VoteStream, decide
+from dualsmooth.engine.methods.decide import VoteStream, check_radii, decide
 from dualsmooth.engine.methods.fixed import RunnerUp
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.routing import (
     ChainClaim,
     Outcome,
     Route,
     growing_chain,
-    median_level,
-    plurality_level,
     possible_levels,
+    routed_level,
 )
-from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
+from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 from dualsmooth.engine.models.operating_point import at_point
-from dualsmooth.engine.radius.decision import check_reachable
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
 """Selector rules and the routings each supports, default first."""
@@ -120,13 +119,12 @@ class DualSmoothing(Method):
 
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
-        check_reachable(budget.radii, max(self.networks.sigmas), budget.n, alpha)
-        check_runner_up(self.runner_up, budget)
+        check_radii(budget, max(self.networks.sigmas), alpha, self.runner_up)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         """Theorem A of Dual RS, or procedure C1 for interval routing."""
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
-        start = plurality_level(guess) if self.selector_rule == "plurality" else median_level(guess)
+        start = routed_level(self.selector_rule, guess)
         if start is None:
             return Claim.of(None, 0.0, None, self._ledger(alpha, 0), failed_at="selector")
         grows = self.routing == "interval" and guess[start] != guess.sum()

@@ -26,12 +26,12 @@ from dualsmooth.engine.checks import positive
 from dualsmooth.engine.draws import Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.decide import EventTests, VoteStream, check_radii, decide
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
-from dualsmooth.engine.methods.votes import check_runner_up, class_radius, majority_class, top_class
+from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.radius.decision import check_reachable
+from dualsmooth.engine.models.network import Networks
 
 RunnerUp = Annotated[
     bool, "bound the strongest rival too; certifies classes below half of the votes"
@@ -76,8 +76,7 @@ class FixedSmoothing(Method):
 
     def check(self, budget: Budget, alpha: float) -> None:
         super().check(budget, alpha)
-        check_reachable(budget.radii, self.sigma, budget.n, alpha)
-        check_runner_up(self.runner_up, budget)
+        check_radii(budget, self.sigma, alpha, self.runner_up)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("single", alpha, {"classifier": alpha})

@@ -36,12 +36,13 @@ from dualsmooth.engine.images import Image
 from dualsmooth.engine.methods.dual import ROUTING_HELP, RULE_HELP, DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta_memory import MemorySmoothing, recorded_memory
-from dualsmooth.engine.methods.method import Method, Networks, Procedure
+from dualsmooth.engine.methods.method import Method, Procedure
 from dualsmooth.engine.methods.options import Given, Options, Recorded, check_same
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 
 
 @dataclass(frozen=True)

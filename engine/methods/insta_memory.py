@@ -24,12 +24,13 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.regions.balls import Ball
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import Search, search_of
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 
 
 class Known(Protocol):

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
@@ -11,49 +11,12 @@ from dualsmooth.engine.checks import check_votes, error_level
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
+from dualsmooth.engine.models.network import Networks
 
 Procedure: TypeAlias = Generator[Draw, Counts, Claim]
 """CERTIFY for one image: yields draws, receives votes, returns the claim."""
 PredictProcedure: TypeAlias = Generator[Draw, Counts, Prediction]
 """PREDICT for one image."""
-
-
-class Networks(Protocol):
-    """Names of the networks and the noise levels they belong to."""
-
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """Noise levels of the selector's classes, ascending."""
-
-    @property
-    def tau(self) -> float | None:
-        """The selector's own noise level, None if there is no selector."""
-
-    def classifier_at(self, sigma: float) -> str:
-        """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
-
-
-class CommonNetworks(Networks, Protocol):
-    """Networks for methods that compare noise levels: the same classifier at all of them."""
-
-    def common_classifier(self) -> str:
-        """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
-
-
-class OneNetwork:
-    """A single classifier used at every sigma, without a selector."""
-
-    name: ClassVar[str] = "classifier"
-    sigmas: ClassVar[tuple[float, ...]] = ()
-    tau: ClassVar[float | None] = None
-
-    def classifier_at(self, sigma: float) -> str:
-        """The classifier's name, whatever sigma is."""
-        return self.name
-
-    def common_classifier(self) -> str:
-        """The classifier's name."""
-        return self.name
 
 
 class Method(ABC):

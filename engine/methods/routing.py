@@ -13,16 +13,14 @@ Interval = tuple[int, int]
 """First and last noise-level index of a set of neighbouring levels."""
 
 
-def plurality_level(guess: Counts) -> int | None:
-    """Most voted level, lowest on ties; None if every vote is invalid."""
-    return top_class(guess)
+def routed_level(rule: str, guess: Counts) -> int | None:
+    """The level a selector's votes name; None if every vote is invalid.
 
-
-def median_level(guess: Counts) -> int | None:
-    """Lowest level with at least half of all votes at or below it; None if every vote is invalid.
-
-    Invalid votes count towards the total, so they push the median up, to the last level at most.
+    Plurality: most voted, lowest on ties. Median: lowest with at least half of all votes at or
+    below it; invalid votes count, so they push it up, to the last level at most.
     """
+    if rule == "plurality":
+        return top_class(guess)
     cumulative = guess[:-1].cumsum()
     if not cumulative[-1]:
         return None

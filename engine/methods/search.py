@@ -22,8 +22,8 @@ import scipy
 from dualsmooth.engine.checks import positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Networks
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 
 SearchProcedure: TypeAlias = Generator[Draw, Counts, float]
 """Search for one image: yields draws, receives votes, returns a noise level."""

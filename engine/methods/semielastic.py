@@ -29,11 +29,12 @@ from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import CommonNetworks, Method, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Given, Options, Recorded, check_same
 from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import CommonNetworks
 from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
 

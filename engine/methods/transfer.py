@@ -22,8 +22,9 @@ from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.checks import check_votes, positive
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.ledger import AlphaLedger, Bound
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
+from dualsmooth.engine.models.network import Networks
 from dualsmooth.engine.radius.gaussian import gaussian_radius
 
 PREDICT_GUESS = 100

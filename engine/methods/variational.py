@@ -20,10 +20,11 @@ from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational, target_text
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.network import Networks
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ from dualsmooth.engine.checks import check_votes, positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import CommonNetworks, Method, PredictProcedure, Procedure
-from dualsmooth.engine.methods.routing import median_level
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
+from dualsmooth.engine.methods.routing import routed_level
 from dualsmooth.engine.methods.votes import event_bound, top_class
+from dualsmooth.engine.models.network import CommonNetworks
 from dualsmooth.engine.radius.two_scale import noise_scale, two_scale_lower_bound
 
 _STEPS = 24
@@ -101,7 +102,7 @@ class ContinuousVariational(Method):
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
         ledger = AlphaLedger("sum", alpha, {"selector": alpha / 2, "classifier": alpha / 2})
-        bin_ = median_level((yield self._select(Phase.SELECT_GUESS, budget.n0)))
+        bin_ = routed_level("median", (yield self._select(Phase.SELECT_GUESS, budget.n0)))
         if bin_ is None:
             return Claim.of(None, 0.0, None, ledger, failed_at="selector")
         sigma = self.networks.sigmas[bin_]
@@ -163,7 +164,7 @@ class ContinuousVariational(Method):
         class, the second half bounds them, at alpha/2 for either network.
         """
         half, alpha = n // 2, alpha / 2
-        bin_ = median_level((yield self._select(Phase.SELECT_PREDICT, half)))
+        bin_ = routed_level("median", (yield self._select(Phase.SELECT_PREDICT, half)))
         if bin_ is None:
             return Prediction(None, (), "selector")
         sigma = self.networks.sigmas[bin_]

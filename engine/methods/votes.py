@@ -4,9 +4,7 @@ import numpy as np
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.bounds.proportions import majority_p_value
-from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.draws import Counts
-from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.radius.gaussian import gaussian_radius, margin_radius
 
@@ -36,9 +34,8 @@ def event_bound(
     """
     k, n = event_votes(counts, event, index), int(counts.sum())
     lower = float(clopper_pearson_lower(k, n, alpha))
-    return Bound(
-        stage, f"{event} {index}", sigma, k, n, alpha, lower, gaussian_radius(lower, sigma)
-    )
+    radius = gaussian_radius(lower, sigma)
+    return Bound(stage, f"{event} {index}", sigma, k, n, alpha, lower, radius)
 
 
 def class_radius(
@@ -75,10 +72,3 @@ def majority_class(counts: Counts, alpha: float) -> int | None:
     first, runner_up = int(counts[candidate]), int(np.delete(counts, candidate).max())
     significant = first >= runner_up and majority_p_value(first, runner_up) <= alpha
     return candidate if significant else None
-
-
-def check_runner_up(runner_up: bool, budget: Budget) -> None:
-    """Raise `ArgumentError` if runner-up bounds are asked of a budget that has none."""
-    if runner_up and budget.kind == "decide":
-        hint = "its tests are about more than half of the votes"
-        raise ArgumentError("runner_up", "must be off with a decide budget", True, hint)

@@ -30,9 +30,9 @@ _OWN = tuple(
     )
 )
 _PLAIN = (
-    nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear,
-    nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-)  # fmt: skip
+    *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear),
+    *(nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+)
 _CAPTURED = "captured"
 _ATEN = torch.ops.aten
 MOST_OPERATORS = 2500
@@ -166,10 +166,8 @@ class _Layers:
             weight, bias, geometry = self._tensor(args[1]), self._tensor(args[2]), args[3:]
             stride, padding, dilation = ((*sizes, *sizes)[:2] for sizes in geometry[:3])
             groups, (outputs, inputs, height, width) = geometry[3], weight.shape
-            layer: nn.Module = nn.Conv2d(
-                inputs * groups, outputs, (height, width), stride, padding, dilation, groups,
-                bias is not None, device="meta",
-            )  # fmt: skip
+            window = ((height, width), stride, padding, dilation, groups, bias is not None)
+            layer: nn.Module = nn.Conv2d(inputs * groups, outputs, *window, device="meta")
             tensors = {"weight": weight, "bias": bias}
         elif node.target is _ATEN.linear.default and all(map(self._is_constant, args[1:3])):
             weight, bias = self._tensor(args[1]), self._tensor(args[2])

@@ -78,8 +78,8 @@ def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: 
     """What a form does otherwise than its network, in words that end a sentence; or nothing."""
 
     def run(rows: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = form(rows.permute(0, 2, 3, 1).clone(
-            memory_format=torch.contiguous_format).permute(0, 3, 1, 2))  # fmt: skip
+        flat = rows.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        logits: torch.Tensor = form(flat.permute(0, 3, 1, 2))
         return logits
 
     with torch.inference_mode():

@@ -71,9 +71,13 @@ class _Trial:
     """One network on trial."""
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, int, int], outputs: int | None, role: str,
+        self,
+        module: nn.Module,
+        shape: tuple[int, int, int],
+        outputs: int | None,
+        role: str,
         origin: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.module, self.asked = module, (shape, outputs)
         self._role, self._origin, self._outside = role, origin, Outside()
         self.known = is_known(module)
@@ -106,8 +110,8 @@ class _Trial:
             if not self._outside.taken():
                 raise
         if taken := self._outside.taken():
-            raise self._refused("must not draw random numbers or read a clock", taken[0],
-                                "take noise, dropout and augmentation out of it")  # fmt: skip
+            rule = "must not draw random numbers or read a clock"
+            raise self._refused(rule, taken[0], "noise, dropout and augmentation")
 
     def _compare(self) -> None:
         fresh = _copy(self.module)
@@ -124,11 +128,11 @@ class _Trial:
             rule = "must give an image the same logits whatever else is in the batch"
             if found.startswith("when"):
                 rule = "must give a batch the same logits every time"
-            raise self._refused(rule, f"others {found}", "take batch statistics, scales of a whole "
-                                "batch and what it remembers out of it")  # fmt: skip
+            what = "batch statistics, scales of a whole batch and what it remembers"
+            raise self._refused(rule, f"others {found}", what)
         if kept_state(self.module) != before:
-            raise self._refused("must not change itself", "other attributes after a pass",
-                                "take counters, caches and running averages out of it")  # fmt: skip
+            received, what = "other attributes after a pass", "counters, caches, running averages"
+            raise self._refused("must not change itself", received, what)
         if fresh is not None:
             self.module, kept = Plain(fresh), self.module
             self._pass(255 * batch.flip(0))
@@ -171,7 +175,8 @@ class _Trial:
             said = (str(error).splitlines() or [""])[0][:200]
             raise FileError(self._origin, rule, f"{type(error).__name__}: {said}") from error
 
-    def _refused(self, rule: str, received: str, hint: str = "") -> FileError:
+    def _refused(self, rule: str, received: str, what: str = "") -> FileError:
+        hint = f"take {what} out of it" if what else ""
         return FileError(self._origin, f"{self._role} {rule}", received, hint)
 
 

@@ -94,8 +94,8 @@ def _parts(value: Any) -> list[object]:
     if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise
         return gc.get_referents(value)
     kinds = type(value).__mro__
-    slots = [name for kind in kinds for name, member in vars(kind).items()
-             if type(member) is MemberDescriptorType]  # fmt: skip
+    members = [item for kind in kinds for item in vars(kind).items()]
+    slots = [name for name, member in members if type(member) is MemberDescriptorType]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     attributes = getattr(value, "__dict__", None)
     if attributes is None and not held:

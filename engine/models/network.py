@@ -1,9 +1,9 @@
-"""One network of a bundle: what it is, its weights, and how to build it."""
+"""Networks: one of a bundle, with its weights and how to build it; and how methods name them."""
 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _COUNTER = "num_batches_tracked"
 """Training statistic of batch norm that no vote depends on."""
-
 
 UNDIGESTED = "undigested"
 """Entry of kwargs that names what the digest of a module in memory cannot cover."""
@@ -119,3 +118,41 @@ def check_digested(networks: Mapping[str, Network], argument: str) -> None:
                 str(network.kwargs[UNDIGESTED]),
                 "keep plain values, tensors and modules there",
             )
+
+
+class Networks(Protocol):
+    """Names of the networks and the noise levels they belong to."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the selector's classes, ascending."""
+
+    @property
+    def tau(self) -> float | None:
+        """The selector's own noise level, None if there is no selector."""
+
+    def classifier_at(self, sigma: float) -> str:
+        """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
+
+
+class CommonNetworks(Networks, Protocol):
+    """Networks for methods that compare noise levels: the same classifier at all of them."""
+
+    def common_classifier(self) -> str:
+        """Name of the classifier used at every sigma; raises `ArgumentError` if levels differ."""
+
+
+class OneNetwork:
+    """A single classifier used at every sigma, without a selector."""
+
+    name: ClassVar[str] = "classifier"
+    sigmas: ClassVar[tuple[float, ...]] = ()
+    tau: ClassVar[float | None] = None
+
+    def classifier_at(self, sigma: float) -> str:
+        """The classifier's name, whatever sigma is."""
+        return self.name
+
+    def common_classifier(self) -> str:
+        """The classifier's name."""
+        return self.name

@@ -82,5 +82,5 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _others(self) -> dict[str, object]:
         drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
         drawn_by_torch = torch.default_generator.get_state().numpy().tobytes()  # in other threads
-        return {"random": random.getstate(), "numpy.random": repr(drawn_by_others),
-                "torch": drawn_by_torch}  # fmt: skip
+        numbers = {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}
+        return {**numbers, "torch": drawn_by_torch}

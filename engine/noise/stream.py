@@ -152,11 +152,8 @@ def uniform_from_word(word: NDArray[np.uint64]) -> NDArray[np.float32]:
 
 def counter_word3(phase: int, attempt: int = 0) -> int:
     """Fourth counter word: phase | stream version << 8 | attempt << 16."""
-    return (
-        _in_range("phase", phase, 256)
-        | STREAM_VERSION << 8
-        | _in_range("attempt", attempt, 1 << 16) << 16
-    )
+    low = _in_range("phase", phase, 256) | STREAM_VERSION << 8
+    return low | _in_range("attempt", attempt, 1 << 16) << 16
 
 
 def blocks_per_image(shape: tuple[int, int, int]) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.log import LOG, read_configuration, read_log
-from dualsmooth.engine.runs.record import earlier_looks, joint_alpha
+from dualsmooth.engine.runs.log import LOG, read_log
+from dualsmooth.engine.runs.record import earlier_looks, joint_alpha, read_configuration
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 

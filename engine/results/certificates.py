@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
+from dualsmooth.engine.runs.describe import describe
+from dualsmooth.engine.runs.log import RunLog, read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
+from dualsmooth.engine.runtime.session import Session
 
 if TYPE_CHECKING:
     import pandas
@@ -53,6 +57,21 @@ class Certificates(list[Certificate]):
     ) -> None:
         super().__init__(certificates)
         self.configuration = dict(configuration or {})
+
+    @classmethod
+    def of(
+        cls,
+        found: Mapping[int, Certificate],
+        session: Session,
+        data: ImageSet,
+        image_ids: Sequence[int] | None,
+    ) -> "Certificates":
+        """What a session certified, by image id, in the order of the images of a data set."""
+        ids = list(range(len(found))) if image_ids is None else [int(i) for i in image_ids]
+        places = [int(i) for i in np.argsort(ids)]
+        about = describe(session.method, data, sorted(ids), session.settings, places)
+        about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
+        return cls([found[i] for i in ids], about)
 
     @classmethod
     def load(cls, run: str | Path) -> "Certificates":

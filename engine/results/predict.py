@@ -52,10 +52,8 @@ def predict(
     """
     from dualsmooth.engine.runtime.session import Session
 
-    settings = Settings(
-        Budget.fixed(1, n), alpha, seed, 0, device, precision, batch_size, threads, None, backend,
-        noise,
-    )  # fmt: skip
+    drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
+    settings = Settings(Budget.fixed(1, n), *drawn)
     named = {"sigma": sigma, "method": method, **options}
     system, array, _ = method_and_images(model, images, None, named)
     with Session.open(system, settings) as session:

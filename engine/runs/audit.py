@@ -21,8 +21,8 @@ from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whol
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE, read_run
-from dualsmooth.engine.runs.record import check_configuration, earlier_looks, joint_alpha
+from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE
+from dualsmooth.engine.runs.record import check_configuration, earlier_looks, joint_alpha, read_run
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
     OTHER_VERSION_TOLERANCE,

@@ -3,29 +3,27 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cluster.team import Workers, open_session
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.network import check_digested
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.describe import as_recorded, checked, describe
-from dualsmooth.engine.runs.log import RunLog, read_configuration
+from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runs.progress import Progress
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.resume import check_logged, grows, next_look, read_earlier
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
-from dualsmooth.engine.runtime.flight import RecordedVotes
-from dualsmooth.engine.runtime.session import bundle_of
+from dualsmooth.engine.runtime.fitting import is_out_of_memory
+from dualsmooth.engine.runtime.known import RecordedVotes
+from dualsmooth.engine.runtime.session import Session, bundle_of
+from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
-
-if TYPE_CHECKING:
-    from dualsmooth.engine.cluster.team import Workers
-    from dualsmooth.engine.runtime.session import Session
-    from dualsmooth.engine.samplers.sampler import MakeSampler
 
 
 def certify_run(
@@ -38,7 +36,7 @@ def certify_run(
     resume: bool = False,
     fresh: bool = False,
     reuse: Sequence[Path] = (),
-    make: "MakeSampler | None" = None,
+    make: MakeSampler | None = None,
     workers: int | None = None,
     ray: str | None = None,
 ) -> tuple[Summary, float]:
@@ -50,8 +48,6 @@ def certify_run(
     never change one. Returns the summary, also written to the folder, and the share of batch rows
     that carried a sample. If anything is invalid, nothing has been written.
     """
-    from dualsmooth.engine.cluster.team import open_session  # imports torch
-
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
     settings = checked(method, data, image_ids, settings)
@@ -73,24 +69,14 @@ def certify_run(
                 check_logged(log, method, data, configuration, image_ids)
                 read_earlier(book, folder, method, data, configuration, image_ids)
             _certify_missing(session, data, image_ids, log, book)
-            _check_failed(session.failed, folder)
             rows = rows_of([log.done[i] for i in image_ids])
             summary = summarize(method.name, rows, settings.budget.radii or RADII)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 
 
-def _check_failed(image_ids: list[int], folder: Path) -> None:
-    if image_ids:
-        names = ", ".join(map(str, image_ids[:10])) + (", .." if len(image_ids) > 10 else "")
-        raise StoppedError(
-            f"{folder}: {len(image_ids)} images were given up, because workers died of them: "
-            f"{names} (all others are on disk; try them again with --resume)"
-        )
-
-
 def _certify_missing(
-    session: "Session | Workers",
+    session: Session | Workers,
     data: ImageSet,
     image_ids: list[int],
     log: RunLog,
@@ -115,8 +101,6 @@ def _certify_missing(
 @contextmanager
 def _stopping(log: RunLog) -> Iterator[None]:
     """Stop cleanly when memory runs out: a smaller batch would be another classifier."""
-    from dualsmooth.engine.runtime.fitting import is_out_of_memory
-
     try:
         yield
     except Exception as error:

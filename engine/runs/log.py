@@ -8,23 +8,20 @@ of image ids, so equal runs have equal files. One process writes at a time.
 import errno
 import json
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
 from dualsmooth.engine.limits import open_plain, whole_lines
-from dualsmooth.engine.machine import arithmetic, machine
+from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.runs.record import check_configuration, read_record
-from dualsmooth.engine.runs.run_checks import RUN, check_equal, check_folder, check_ours
+from dualsmooth.engine.runs.record import FORMAT, check_resumed
+from dualsmooth.engine.runs.run_checks import RUN, check_folder, check_ours
 from dualsmooth.engine.runs.table import table
-
-FORMAT = 2
-"""Since 2 the fingerprint covers the machine too."""
 
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
 EARLIER = "earlier.jsonl"
@@ -69,15 +66,11 @@ class RunLog:
         here = self.folder / RUN
         if fresh and here.exists():
             check_ours(here)
-            for name in (
-                LOG,
-                TABLE,
-                SUMMARY,
-                EARLIER,
-            ):  # never the record: a kill here must not lose it
+            # Never the record: a kill here must not lose it.
+            for name in (LOG, TABLE, SUMMARY, EARLIER):
                 (self.folder / name).unlink(missing_ok=True)
         if here.exists() and not fresh:
-            _check_configuration(self.folder, grown or configuration)
+            check_resumed(self.folder, grown or configuration)
         if grown:
             for name in (TABLE, SUMMARY):
                 (self.folder / name).unlink(missing_ok=True)
@@ -93,10 +86,8 @@ class RunLog:
     def append(self, *certificates: Certificate) -> None:
         """Write certificates; they are on disk when this returns, or none is if this raises."""
         lines = "".join(certificate.to_json() + "\n" for certificate in certificates)
-        try:
+        with self._stopping():
             self._log.append(lines.encode())
-        except OSError as error:
-            raise self._stopped(error) from error
         self.done |= {certificate.image_id: certificate for certificate in certificates}
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -105,30 +96,29 @@ class RunLog:
         If a file cannot be written, no certificate is lost.
         """
         ordered = [self.done[image_id] for image_id in sorted(self.done)]
-        try:
+        with self._stopping():
             self._log.close()
             write_whole(self.folder / LOG, "".join(c.to_json() + "\n" for c in ordered))
             write_whole(self.folder / TABLE, table(ordered))
             write_json(self.folder / SUMMARY, summary)
             (self.folder / EARLIER).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._stopped(error) from error
         self.close()
 
     def close(self) -> None:
         """Close the log and let other processes write; what was appended is on disk already."""
-        try:
-            with closing(self._log):
-                self._lock.release()
-        except OSError as error:
-            raise self._stopped(error) from error
+        with self._stopping(), closing(self._log):
+            self._lock.release()
 
-    def _stopped(self, error: OSError) -> StoppedError:
-        hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return StoppedError(
-            f"{self.folder}: cannot be written ({error.strerror or error}); {self.reached} "
-            f"({hint}go on with --resume)"
-        )
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise StoppedError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); {self.reached} "
+                f"({hint}go on with --resume)"
+            ) from error
 
     @property
     def reached(self) -> str:
@@ -175,36 +165,3 @@ def read_log(folder: Path, *, repair: bool = False, name: str = LOG) -> list[Cer
         with closing(AppendFile(path)) as log:
             log.cut(whole)
     return list(certificates.values())
-
-
-def read_configuration(folder: Path) -> dict[str, Any]:
-    """The configuration in a run's ``run.json``, every field of it checked."""
-    configuration: dict[str, Any] = read_run(folder)["configuration"]
-    try:
-        check_configuration(configuration)
-    except ValueError as error:
-        raise FileError(folder / RUN, "must describe a run", error) from error
-    return configuration
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's ``run.json``, its fingerprint checked."""
-    path, record = folder / RUN, read_record(folder / RUN)
-    if record["format"] not in (1, FORMAT):
-        rule = f"must be the JSON record of a run, format 1 or {FORMAT}"
-        raise FileError(path, rule, record["format"])
-    configuration = record["configuration"]
-    covered = {"configuration": configuration, "machine": record["machine"]}
-    if record["fingerprint"] != digest_of(configuration if record["format"] == 1 else covered):
-        rule = "must have the fingerprint of its configuration and machine"
-        raise FileError(path, rule, "an altered one")
-    return record
-
-
-def _check_configuration(folder: Path, configuration: dict[str, Any]) -> None:
-    record, sampler = read_run(folder), configuration.get("sampler")
-    check_equal(folder / RUN, "configuration", record["configuration"], configuration)
-    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(sampler))
-    device = str(configuration.get("device"))
-    theirs, ours = (arithmetic(m, libraries, device) for m in (record["machine"], machine()))
-    check_equal(folder / RUN, "arithmetic", theirs, ours)

@@ -1,4 +1,4 @@
-"""What the configuration in a ``run.json`` must hold, wherever it came from."""
+"""``run.json``: what its configuration must hold, wherever it came from."""
 
 import math
 from collections.abc import Mapping
@@ -6,16 +6,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.json_file import read_json
-from dualsmooth.engine.records import typed_record
+from dualsmooth.engine.machine import arithmetic, machine
+from dualsmooth.engine.records import digest_of, typed_record
+from dualsmooth.engine.runs.run_checks import RUN, check_equal
+
+FORMAT = 2
+"""Since 2 the fingerprint covers the machine too."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Fields that `dualsmooth.engine.runs.certify.describe` and the run itself write."""
+    """Fields that `dualsmooth.engine.runs.describe` and the run itself write."""
 
     method: str
     options: dict[str, Any]
@@ -82,3 +88,37 @@ def joint_alpha(configuration: Mapping[str, Any]) -> float:
     return math.fsum(
         [configuration["alpha"], *(alpha for _, alpha in earlier_looks(configuration))]
     )
+
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """The configuration in a run's ``run.json``, every field of it checked."""
+    configuration: dict[str, Any] = read_run(folder)["configuration"]
+    try:
+        check_configuration(configuration)
+    except ValueError as error:
+        raise FileError(folder / RUN, "must describe a run", error) from error
+    return configuration
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's ``run.json``, its fingerprint checked."""
+    path, record = folder / RUN, read_record(folder / RUN)
+    if record["format"] not in (1, FORMAT):
+        rule = f"must be the JSON record of a run, format 1 or {FORMAT}"
+        raise FileError(path, rule, record["format"])
+    configuration = record["configuration"]
+    covered = {"configuration": configuration, "machine": record["machine"]}
+    if record["fingerprint"] != digest_of(configuration if record["format"] == 1 else covered):
+        rule = "must have the fingerprint of its configuration and machine"
+        raise FileError(path, rule, "an altered one")
+    return record
+
+
+def check_resumed(folder: Path, configuration: dict[str, Any]) -> None:
+    """Refuse to go on with a run that has another configuration, or began with other arithmetic."""
+    record, sampler = read_run(folder), configuration.get("sampler")
+    check_equal(folder / RUN, "configuration", record["configuration"], configuration)
+    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(sampler))
+    device = str(configuration.get("device"))
+    theirs, ours = (arithmetic(m, libraries, device) for m in (record["machine"], machine()))
+    check_equal(folder / RUN, "arithmetic", theirs, ours)

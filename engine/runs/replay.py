@@ -24,7 +24,7 @@ from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.draws import Draw, DrawRecord, Phase
+from dualsmooth.engine.draws import DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.registry import method_with_all
@@ -129,13 +129,8 @@ def _draw_again(
     session: Session, data: ImageSet, chosen: list[Certificate]
 ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
     ids = [certificate.image_id for certificate in chosen]
-    draws = [[_draw(record) for record in certificate.counts] for certificate in chosen]
+    draws = [[record.draw for record in certificate.counts] for certificate in chosen]
     yield from session.redraw(data.images[ids], ids, draws)
-
-
-def _draw(record: DrawRecord) -> Draw:
-    phase = Phase[record.phase]
-    return Draw(record.model, record.sigma, phase, record.first, record.count, record.level)
 
 
 def _unlikely(chosen: list[Certificate], again: dict[int, tuple[DrawRecord, ...]]) -> list[int]:

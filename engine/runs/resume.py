@@ -20,11 +20,11 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.options import Recorded
-from dualsmooth.engine.runs.log import EARLIER, LOG, RunLog, read_configuration, read_log
-from dualsmooth.engine.runs.record import earlier_looks
+from dualsmooth.engine.runs.log import EARLIER, LOG, RunLog, read_log
+from dualsmooth.engine.runs.record import earlier_looks, read_configuration
 from dualsmooth.engine.runs.rederive import Plan, budget_of, differences, rederive, stamp_of
 from dualsmooth.engine.runs.reuse import IMAGES, holds
-from dualsmooth.engine.runtime.flight import RecordedVotes
+from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.session import bundle_of
 
 SAME = ("options", "n0", "budget", "radii", "tolerance")

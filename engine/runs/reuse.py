@@ -15,8 +15,8 @@ from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import ids_digest
-from dualsmooth.engine.runs.log import read_run
-from dualsmooth.engine.runtime.flight import RecordedVotes
+from dualsmooth.engine.runs.record import read_run
+from dualsmooth.engine.runtime.known import RecordedVotes
 
 VOTES_DEPEND_ON = (
     "bundle_digest",

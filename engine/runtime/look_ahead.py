@@ -4,8 +4,8 @@ A draw that says how it would go on (`Draw.ahead`) can be voted on early. The vo
 would get later, so no answer changes; if the procedure stops before, they are not read.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Generic
 
@@ -32,7 +32,7 @@ def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result
     """
     parts: list[Part[Result]] = []
     waiting: list[tuple[float, int, Draw, int]] = []
-    following = [flight.following() for flight in flights]
+    following = [_following(flight) for flight in flights]
 
     def push(index: int) -> None:
         if (step := next(following[index], None)) is not None:
@@ -51,3 +51,14 @@ def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result
             parts.append(Part(flight, segment, draw))
             room -= count
     return parts
+
+
+def _following(flight: Flight[Result]) -> Iterator[tuple[Draw, int]]:
+    """Draws that continue a flight's current one, and how many samples of each have voted early."""
+    if flight.draw is None:
+        return
+    first = flight.draw.first + flight.draw.count
+    for count in flight.draw.ahead:
+        draw = replace(flight.draw, first=first, count=count, ahead=())
+        yield draw, flight.early[draw].counted if draw in flight.early else 0
+        first += count

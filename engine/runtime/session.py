@@ -12,7 +12,8 @@ from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.search import Search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
-from dualsmooth.engine.runtime.flight import Flight, RecordedVotes, Result
+from dualsmooth.engine.runtime.flight import Flight, Result
+from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler, Sampler
@@ -48,7 +49,6 @@ class Session(Closing):
         self._stamp = Stamp(batch_size=sampler.batch_size, **names)
         method.bind({name: getattr(self._stamp, name) for name in BOUND})
         self.occupancy = Occupancy()
-        self.failed: list[int] = []
 
     @classmethod
     def open(cls, method: Method, settings: Settings, make: MakeSampler | None = None) -> "Session":

@@ -20,13 +20,7 @@ from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import integer_rows, unit_of_grid
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.fusion.fold import folded_network
-from dualsmooth.engine.samplers.sampler import (
-    Sampler,
-    Segment,
-    row_votes,
-    thread_count,
-    unroll,
-)
+from dualsmooth.engine.samplers.sampler import Sampler, Segment, row_votes, thread_count, unroll
 from dualsmooth.engine.samplers.torch_noise import normal_rows
 from dualsmooth.engine.settings import NOISES
 
@@ -118,9 +112,8 @@ class TorchSampler(Sampler):
             noisy = torch.from_numpy(batch).permute(0, 3, 1, 2).to(self._dtype)
             logits = self._networks[model](noisy)[: len(rows)].float().numpy()
         if logits.shape != (len(rows), self._outputs[model]):
-            raise ArgumentError(
-                model, f"must return {self._outputs[model]} logits per row", logits.shape
-            )
+            rule = f"must return {self._outputs[model]} logits per row"
+            raise ArgumentError(model, rule, logits.shape)
         return row_votes(logits)
 
     def _noisy(self, rows: NDArray[np.void]) -> NDArray[np.float32]:

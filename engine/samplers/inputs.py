@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Images: TypeAlias = "NDArray[np.generic] | torch.Tensor"
 """Images, or one image: on the host as an array, on a device as a tensor."""
 
-
 HOST_KINDS = (1, 3)
 """Device types of DLPack: host memory, and page-locked host memory."""
 

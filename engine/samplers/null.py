@@ -16,11 +16,9 @@ from dualsmooth.engine.samplers.sampler import Sampler, Segment
 
 CHUNK = 1 << 14
 
-
 _GOLDEN, _MIX_1, _MIX_2 = (
     np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-
 
 _IMAGE, _STREAM = 0xD1342543DE82EF95, 0xF1357AEA2E62A9C5
 

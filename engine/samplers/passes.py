@@ -103,8 +103,8 @@ def _resnet(
     else:
         rule, hint = "network", "images of 32x32 pixels; use triton"
     received = f"{type(network).__name__} on {width}x{height} pixels in {dtype} on {device.type}"
-    raise ArgumentError("backend", f"must not be {backend} for this {rule}", received,
-                        f"the kernels have {hint}")  # fmt: skip
+    rule, hint = f"must not be {backend} for this {rule}", f"the kernels have {hint}"
+    raise ArgumentError("backend", rule, received, hint)
 
 
 @contextmanager

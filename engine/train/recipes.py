@@ -20,7 +20,6 @@ DUAL = DualRecipe(
 )
 """A selector of one score, with operating points between small and large noise."""
 
-
 DUAL_PUBLISHED = replace(
     DUAL,
     name="dual-published",
@@ -31,7 +30,6 @@ DUAL_PUBLISHED = replace(
     warm_start=False,
 )
 """Sun, Mao and Vechev (2025): soft labels exp(R), classes re-balanced, consistency, round 1."""
-
 
 CIFAR_DUAL = replace(
     DUAL,
@@ -44,7 +42,6 @@ CIFAR_DUAL = replace(
 )
 """ResNet-110 on CIFAR-10, for a CUDA device."""
 
-
 FASHION_DUAL = replace(
     DUAL,
     name="fashion-dual",
@@ -54,7 +51,6 @@ FASHION_DUAL = replace(
     half=True,
 )
 """The bundled model of that name: Fashion-MNIST, 28x28 grey, for runner-up certificates."""
-
 
 DIGITS_DUAL = DualRecipe(
     name="digits-dual",

@@ -20,7 +20,8 @@ from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
-from dualsmooth.engine.runtime.flight import Flight, drive
+from dualsmooth.engine.runtime.drive import drive
+from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.samplers.sampler import Sampler, Segment, row_votes
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.deployment import Deployment

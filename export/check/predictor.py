@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.methods.routing import median_level, plurality_level
+from dualsmooth.engine.methods.routing import routed_level
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.samplers.sampler import Segment
@@ -28,8 +28,7 @@ def check_predictor(
     alone = {
         role: make_session(read_deployed(deployment.votes_file(role))) for role in bundle.networks
     }
-    rule = deployment.terms.selector_rule
-    choose = plurality_level if rule == "plurality" else median_level
+    rule = deployment.terms.selector_rule or "median"
 
     def votes(role: str, draw: Draw, image: NDArray[np.float32], image_id: int) -> Counts:
         return _votes(alone[role], draw, image, image_id, seed)
@@ -41,7 +40,7 @@ def check_predictor(
         )
         select = Draw("selector", bundle.tau, Phase.SELECT_PREDICT, 0, VOTES)
         expected = votes("selector", select, image, image_id)
-        chosen = choose(expected)
+        chosen = routed_level(rule, expected)
         same = np.array_equal(selector, expected) and level == (-1 if chosen is None else chosen)
         if same and chosen is not None:
             noise = bundle.sigmas[chosen]

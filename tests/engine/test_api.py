@@ -15,7 +15,7 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_configuration
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.settings import Settings
 
 RNG = np.random.default_rng(1)

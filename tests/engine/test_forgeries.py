@@ -21,7 +21,7 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.records import checksum, digest_of
 from dualsmooth.engine.runs.audit import Audit, audit
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_run
+from dualsmooth.engine.runs.record import read_run
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 from dualsmooth.engine.runs.table import table
 from dualsmooth.engine.samplers.null import FakeSampler

@@ -23,7 +23,8 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.load import load_bundle as load
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
+from dualsmooth.engine.runs.log import RunLog, read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.train.checkpoints import Checkpoints, Metric

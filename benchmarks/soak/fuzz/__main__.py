@@ -83,12 +83,15 @@ def main() -> None:
     print(f"{total.total()} inputs: {dict(total)}; {broken} broken")
     if options.out is not None:
         result = {
-            "inputs": total.total(), "outcomes": dict(total), "broken": broken,
-            "seed": options.seed, "seconds_per_input_allowed": SECONDS_PER_INPUT,
+            "inputs": total.total(),
+            "outcomes": dict(total),
+            "broken": broken,
+            "seed": options.seed,
+            "seconds_per_input_allowed": SECONDS_PER_INPUT,
             "seconds": round(time.perf_counter() - start),
             "parsers": {name: vars(tally) for name, tally in tallies.items()},
             "machine": machine(),
-        }  # fmt: skip
+        }
         write_json(options.out, result)
     raise SystemExit(1 if broken else 0)
 

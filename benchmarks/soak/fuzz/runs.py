@@ -11,7 +11,8 @@ from dualsmooth.engine.report.page import page
 from dualsmooth.engine.report.reading import default_radii, read_runs
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.runs.audit import audit
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.summary import summarize
 
 

@@ -57,9 +57,13 @@ def make_bundle(folder: Path) -> None:
 def make_run(folder: Path, bundle: Path) -> None:
     """A finished run of it."""
     certify_run(
-        DualSmoothing(read_bundle(bundle)), load_images("digits"), list(range(4)),
-        SETTINGS, folder, make=FakeSampler,
-    )  # fmt: skip
+        DualSmoothing(read_bundle(bundle)),
+        load_images("digits"),
+        list(range(4)),
+        SETTINGS,
+        folder,
+        make=FakeSampler,
+    )
 
 
 def make_deployment(folder: Path, bundle: Path) -> None:
@@ -142,9 +146,14 @@ def checkpoint_seeds(bomb: Bomb) -> list[bytes]:
     for _ in range(40):
         shared = [shared, shared]
     for content, zipped in (
-        (whole, True), (few, True), (few, False), ({"arch": bomb}, True), ({"arch": bomb}, False),
-        (front, True), ({"arch": shared}, True),
-    ):  # fmt: skip
+        (whole, True),
+        (few, True),
+        (few, False),
+        ({"arch": bomb}, True),
+        ({"arch": bomb}, False),
+        (front, True),
+        ({"arch": shared}, True),
+    ):
         torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=zipped)
         seeds.append(file.getvalue())
     return seeds

@@ -34,25 +34,18 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.regions.anchors import read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.log import read_log, read_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_run
 from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, Checkpoints
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parser with valid input.
+    """A parser with its seeds: valid files, and some that must be refused.
 
-    Parameters
-    ----------
-    seeds : list of bytes
-        Valid files, and some that must be refused.
-    parse : callable
-        Gets a folder and a file's bytes; raises `FileError`, or an AssertionError of its own if the
-        parser accepted what it must not.
-    is_json : bool
-        Whether values inside may be replaced, too.
-    share : int
-        How many inputs it gets, relative to the others; fewer for slow ones.
+    ``parse`` gets a folder and a file's bytes; it raises `FileError`, or an AssertionError of its
+    own if the parser accepted what it must not. Values inside a file may be replaced, too, if it
+    ``is_json``. ``share`` is how many inputs it gets, relative to the others; fewer for slow ones.
     """
 
     seeds: list[bytes]

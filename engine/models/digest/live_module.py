@@ -13,8 +13,8 @@ from dualsmooth.engine.models.digest.module_digest import ModuleDigest
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
 from dualsmooth.engine.models.digest.python_names import stable_name
 
-_TABLES = (*HOOKS, "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs",
-           "_forward_hooks_always_called")  # fmt: skip
+_FURTHER = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs")
+_TABLES = (*HOOKS, *_FURTHER, "_forward_hooks_always_called")
 
 
 def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
@@ -74,11 +74,11 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
         hint = "lazy layers need one pass over a batch of images"
         raise ArgumentError("module", "must have all its weights", f"{name} without values", hint)
     if tensor.is_meta:
-        raise ArgumentError("module", "must have all its weights", f"{name} on the meta device",
-                            "load its weights first")  # fmt: skip
+        rule, received = "must have all its weights", f"{name} on the meta device"
+        raise ArgumentError("module", rule, received, "load its weights first")
     if tensor.dtype == torch.float64 and not torch.equal(tensor.float().double(), tensor):
-        raise ArgumentError("module", "must hold what float32 can hold", f"{name} of float64",
-                            "certify module.float(), which is another network")  # fmt: skip
+        rule, hint = "must hold what float32 can hold", "certify module.float(), another network"
+        raise ArgumentError("module", rule, f"{name} of float64", hint)
 
 
 def _copy(module: nn.Module, found: ModuleDigest) -> Any:

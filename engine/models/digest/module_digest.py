@@ -21,22 +21,14 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
+from dualsmooth.engine.models.digest import python_names as python
 from dualsmooth.engine.models.digest.module_state import HOOKS, fields_of, members_of
-from dualsmooth.engine.models.digest.python_names import (
-    DESCRIPTORS,
-    base_name,
-    globals_of,
-    is_known,
-    owner_of,
-    parts_of_class,
-    resolved,
-    stable_name,
-    words_of,
-)
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented),
-          torch.dtype, torch.layout, torch.memory_format, np.dtype)  # fmt: skip
+_ATOMS = (
+    *(type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented)),
+    *(torch.dtype, torch.layout, torch.memory_format, np.dtype),
+)
 _BEYOND = (eval, exec, globals, __import__, open, os.environ)
 """Through these, code reaches what no walk over objects can see."""
 
@@ -91,10 +83,11 @@ class ModuleDigest:
 
     def _mutable(self, value: Any, path: str) -> None:
         readers: tuple[tuple[Any, Callable[[Any, str], None]], ...] = (
-            (torch.Tensor, self._tensor), (torch.jit.ScriptModule, self._script),
-            (nn.Module, self._module), (type, self._class), (types.FunctionType, self._function),
-            (types.ModuleType, self._python_module), (types.BuiltinFunctionType, self._builtin),
-        )  # fmt: skip
+            *((torch.Tensor, self._tensor), (torch.jit.ScriptModule, self._script)),
+            *((nn.Module, self._module), (type, self._class)),
+            *((types.FunctionType, self._function), (types.ModuleType, self._python_module)),
+            (types.BuiltinFunctionType, self._builtin),
+        )
         if any(value is beyond for beyond in _BEYOND):
             self._refuse(value, path)
         for kind, reader in readers:
@@ -115,7 +108,7 @@ class ModuleDigest:
             self._sequence(kind.__name__, (inner,), path)
         elif isinstance(value, np.ndarray) and kind is np.ndarray and value.dtype != object:
             self._put("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, (*DESCRIPTORS, logging.Logger)):
+        elif isinstance(value, (*python.DESCRIPTORS, logging.Logger)):
             self._put(kind.__name__, getattr(value, "__name__", getattr(value, "name", "")))
         elif isinstance(value, enum.Enum):
             self._put("member", value.name)
@@ -182,17 +175,17 @@ class ModuleDigest:
     def _class(self, cls: type, path: str) -> None:
         self._put("class")
         for base in cls.__mro__[:-1]:
-            self._put(base_name(base))
-            for name, value in parts_of_class(base):
+            self._put(python.base_name(base))
+            for name, value in python.parts_of_class(base):
                 self._put(name)
                 self._visit(value, f"{path}<{base.__qualname__}>.{name}")
-        if not is_known(type(cls)):
+        if not python.is_known(type(cls)):
             self._visit(type(cls), path)
 
     def _function(self, function: types.FunctionType, path: str) -> None:
         code, scope = function.__code__, function.__globals__
-        owner = owner_of(scope)
-        self._put("function", stable_name(owner, code.co_qualname) if owner else "")
+        owner = python.owner_of(scope)
+        self._put("function", python.stable_name(owner, code.co_qualname) if owner else "")
         self._visit(function.__defaults__, path)
         self._fields(function.__kwdefaults__ or {}, path)
         # Its properties hold the module that was parametrized first; copies read `self`.
@@ -206,12 +199,12 @@ class ModuleDigest:
             return
         self._fields({k: v for k, v in vars(function).items() if k != "__wrapped__"}, path)
         self._visit(code, path)
-        for chain in globals_of(code):
+        for chain in python.globals_of(code):
             self._put(*chain)
-            self._visit(*resolved(chain, scope, path))
+            self._visit(*python.resolved(chain, scope, path))
 
     def _code(self, code: types.CodeType, path: str) -> None:
-        self._put("code", *words_of(code))
+        self._put("code", *python.words_of(code))
         self._visit(code.co_consts, path)
 
     def _builtin(self, value: Any, path: str) -> None:
@@ -222,7 +215,7 @@ class ModuleDigest:
 
     def _python_module(self, module: types.ModuleType, path: str) -> None:
         self._put("python module", module.__name__)
-        if not owner_of(vars(module)):
+        if not python.owner_of(vars(module)):
             public = {k: v for k, v in vars(module).items() if not k.startswith("__")}
             self._fields(public, path)
 

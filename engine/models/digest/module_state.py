@@ -10,19 +10,18 @@ from dualsmooth.engine.models.digest.python_names import is_known
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _TABLES = ("_parameters", "_buffers", "_modules")
-_BOOKKEEPING = {
-    "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook", "_state_dict_hooks",
-    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-    "_non_persistent_buffers_set", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs", *HOOKS,
-}  # fmt: skip
+_BOOKKEEPING = set(HOOKS) | set(
+    """_backward_hooks _backward_pre_hooks _is_full_backward_hook _state_dict_hooks
+    _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks
+    _non_persistent_buffers_set _forward_hooks_with_kwargs _forward_hooks_always_called
+    _forward_pre_hooks_with_kwargs""".split()
+)
 """What a module keeps for training and files; hooks are read apart."""
-DRAWN = {
-    "_graph", "_code", "_lineno_map", "_prologue_start", "_graphmodule_cls_name", "meta",
-    "_in_spec", "_out_spec", "_tracer_cls", "_tracer_extras", "_replace_hooks",
-    "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks", "shape_env", "range_constraints",
-    "train", "eval", "validate_inputs",
-}  # fmt: skip
+DRAWN = set(
+    """_graph _code _lineno_map _prologue_start _graphmodule_cls_name meta _in_spec _out_spec
+    _tracer_cls _tracer_extras _replace_hooks _create_node_hooks _erase_node_hooks _deepcopy_hooks
+    shape_env range_constraints train eval validate_inputs""".split()
+)
 """What a `fx.GraphModule` keeps of its graph, which is read node by node."""
 _UNUSED = {"num_batches_tracked", "_guards_fn"}
 """Members that no vote depends on: a count of batch norm, and checks of an exported program."""

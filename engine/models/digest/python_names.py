@@ -18,16 +18,18 @@ import torch
 
 LIBRARIES = {"torch", "numpy", "scipy", "builtins"}
 OWN = "dualsmooth"
-DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
-               types.MethodDescriptorType, types.ClassMethodDescriptorType)  # fmt: skip
+DESCRIPTORS = (
+    *(types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType),
+    *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
+)
 """Of classes written in C: a name says it all."""
 HEAP_TYPE = 1 << 9
-_CLASS_NOTES = {
-    "__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__annotations__",
-    "__firstlineno__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
-    "__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl", "__annotate_func__",
-    "__annotations_cache__", "__getstate__", "__setstate__", "__slotnames__",
-}  # fmt: skip
+_CLASS_NOTES = set(
+    """__dict__ __weakref__ __module__ __qualname__ __doc__ __annotations__ __firstlineno__
+    __static_attributes__ __dataclass_fields__ __dataclass_params__ __orig_bases__ __parameters__
+    __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __getstate__ __setstate__
+    __slotnames__""".split()
+)
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 STANDARD = sysconfig.get_paths()["stdlib"]
 
@@ -86,9 +88,9 @@ def _foreign(value: object) -> bool:
 
 def words_of(code: types.CodeType) -> tuple[object, ...]:
     """What code does, but for its constants; neither its name nor its place in a file."""
-    return (code.co_code, code.co_exceptiontable, code.co_flags, code.co_names, code.co_varnames,
-            code.co_freevars, code.co_cellvars, code.co_argcount, code.co_kwonlyargcount,
-            code.co_posonlyargcount)  # fmt: skip
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    counts = (code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount)
+    return (code.co_code, code.co_exceptiontable, code.co_flags, *names, *counts)
 
 
 @lru_cache(4096)

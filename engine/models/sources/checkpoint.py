@@ -28,7 +28,7 @@ from dualsmooth.engine.models.sources.constants import (
     of_normalizer,
     own_constants,
     same,
-)  # fmt: skip
+)
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 from dualsmooth.engine.records import sha256_of
 

@@ -10,9 +10,7 @@ from dualsmooth.engine.errors import ArgumentError
 OLDEST = (1, 21)
 """First ONNX Runtime with integer products of uint64."""
 
-
 CPU = "CPUExecutionProvider"
-
 
 OrtSession = Any
 """An ``onnxruntime.InferenceSession``; the package has no types."""

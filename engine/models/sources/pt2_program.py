@@ -47,15 +47,15 @@ OPERATORS = frozenset(
 )
 """Operators of ATen that compute and do nothing else; ``NAME_`` changes a result in place."""
 
+_OPERATORS = "add eq floordiv ge gt le lt mod mul ne neg sub".split()
 _ON_SIZES: dict[str, Callable[..., int | bool]] = {
-    **{f"_operator.{name}": getattr(operator, name)
-       for name in "add eq floordiv ge gt le lt mod mul ne neg sub".split()},
-    "torch.sym_max": max, "torch.sym_min": min,
-}  # fmt: skip
+    **{f"_operator.{name}": getattr(operator, name) for name in _OPERATORS},
+    **{"torch.sym_max": max, "torch.sym_min": min},
+}
 DTYPES = {
-    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
-    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
-}  # fmt: skip
+    **{1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64},
+    **{6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16},
+}
 """Element types by their number in the file."""
 _MEMORY_FORMATS = {
     1: torch.contiguous_format,
@@ -91,10 +91,8 @@ class Pt2Program:
         logits: str,
     ) -> None:
         self._steps: list[Step] = [
-            (_target(node["target"]), {i["name"]: _argument(i["arg"]) for i in node["inputs"]},
-             _names(node["outputs"]), [])
-            for node in nodes
-        ]  # fmt: skip
+            (_target(node["target"]), _inputs(node), _names(node["outputs"]), []) for node in nodes
+        ]
         self._constants, self._pixels, self._logits = constants, pixels, logits
         self._own = {t.untyped_storage().data_ptr() for t in constants.values() if t.numel()}
         self._written = {step[0]: _written(step[0]) for step in self._steps}
@@ -175,6 +173,10 @@ def _target(name: object) -> Any:
         if isinstance(found, torch._ops.OpOverload) and torch._C._dispatch_has_kernel(found.name()):  # type: ignore[no-untyped-call]
             return found
     raise ValueError(f"operator {str(name)[:100]} is not known to be harmless")
+
+
+def _inputs(node: dict[str, Any]) -> dict[str, Any]:
+    return {given["name"]: _argument(given["arg"]) for given in node["inputs"]}
 
 
 def _names(outputs: list[dict[str, Any]]) -> list[str]:

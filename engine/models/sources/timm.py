@@ -70,8 +70,8 @@ def read_timm(
     channels, height, width = settings.input_size
     mean = spread("mean", settings.mean if mean is None else mean, channels)
     std = spread("std", settings.std if std is None else std, channels)
-    kwargs: Any = {"name": architecture, "num_classes": classes,
-                   "mean": list(mean), "std": list(std)}  # fmt: skip
+    scale = {"mean": list(mean), "std": list(std)}
+    kwargs: Any = {"name": architecture, "num_classes": classes, **scale}
     given = _normalized(network, mean, std).eval()
     module = timm_network(**kwargs).eval()
     probe = torch.rand(1, *settings.input_size, generator=torch.Generator().manual_seed(0))

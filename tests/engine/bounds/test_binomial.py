@@ -22,7 +22,7 @@ from dualsmooth.engine.bounds.sequential import group_sequential_plan
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
-from dualsmooth.engine.methods.method import OneNetwork
+from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.settings import Settings
 
 REFERENCE = Path(__file__).parents[2] / "reference"

@@ -16,11 +16,12 @@ from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.methods.method import Method, Networks, PredictProcedure, Procedure
+from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.registry import METHODS, choose_method
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import Networks
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run

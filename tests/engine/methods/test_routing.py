@@ -9,9 +9,8 @@ from dualsmooth.engine.methods.routing import (
     ChainClaim,
     constancy_bounds,
     growing_chain,
-    median_level,
-    plurality_level,
     possible_levels,
+    routed_level,
 )
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 
@@ -29,15 +28,15 @@ def test_top_class_takes_the_lowest_index_and_never_invalid() -> None:
 
 def test_median_and_plurality_differ_where_they_should() -> None:
     spread = votes(40, 30, 30, 0)
-    assert (median_level(spread), plurality_level(spread)) == (1, 0)
-    assert median_level(votes(50, 25, 25, 0)) == 0
-    assert median_level(votes(0, 0, 0, 100)) is None
-    assert median_level(votes(10, 0, 0, 90)) == 2
+    assert (routed_level("median", spread), routed_level("plurality", spread)) == (1, 0)
+    assert routed_level("median", votes(50, 25, 25, 0)) == 0
+    assert routed_level("median", votes(0, 0, 0, 100)) is None
+    assert routed_level("median", votes(10, 0, 0, 90)) == 2
 
 
 @given(VOTES)
 def test_chain_grows_by_one_level_from_the_routed_one_to_all(guess: np.ndarray) -> None:
-    start = median_level(guess)
+    start = routed_level("median", guess)
     if start is None:
         return
     chain = growing_chain(guess, start)
@@ -54,7 +53,7 @@ def test_chain_follows_the_votes() -> None:
 
 @given(VOTES, st.sampled_from([0.05, 0.001]))
 def test_constancy_grows_along_the_chain(estimate: np.ndarray, alpha: float) -> None:
-    start = median_level(estimate)
+    start = routed_level("median", estimate)
     if start is None or len(estimate) < 3:
         return
     radii = [
@@ -67,7 +66,7 @@ def test_constancy_grows_along_the_chain(estimate: np.ndarray, alpha: float) -> 
 
 @given(VOTES, st.sampled_from([0.05, 0.001]))
 def test_median_radius_is_at_least_the_plurality_radius(estimate: np.ndarray, alpha: float) -> None:
-    level = plurality_level(estimate)
+    level = routed_level("plurality", estimate)
     if level is None:
         return
     interval = (level, level)

@@ -7,7 +7,6 @@ from scipy.special import ndtr
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.methods.search import (
     GridSearch,
     MultiStart,
@@ -16,6 +15,7 @@ from dualsmooth.engine.methods.search import (
     SearchProcedure,
     objective,
 )
+from dualsmooth.engine.models.network import OneNetwork
 
 PEAK = 0.4
 

@@ -22,8 +22,8 @@ from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods import transfer
-from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role, transferred
+from dualsmooth.engine.models.network import OneNetwork
 
 SIGMA, N, RUNS, ALPHA = 0.5, 300, 2_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))

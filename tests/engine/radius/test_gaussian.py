@@ -12,8 +12,8 @@ from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import OneNetwork
 from dualsmooth.engine.methods.semielastic import SemielasticAt
+from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.radius.decision import least_probability
 from dualsmooth.engine.radius.gaussian import gaussian_radius, interval_radius, margin_radius
 from dualsmooth.engine.radius.two_scale import semielastic_radius

@@ -23,8 +23,8 @@ from dualsmooth.engine.report.reading import read_run as report_of
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.commit import GroupCommit
-from dualsmooth.engine.runs.log import EARLIER, LOG, read_configuration, read_log
-from dualsmooth.engine.runs.record import joint_alpha
+from dualsmooth.engine.runs.log import EARLIER, LOG, read_log
+from dualsmooth.engine.runs.record import joint_alpha, read_configuration
 from dualsmooth.engine.runs.resume import next_look
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.settings import Settings

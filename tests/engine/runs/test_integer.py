@@ -18,7 +18,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.noise.integer import tables_digest, thresholds, unit_of_grid
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_configuration
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.settings import Settings
 
 SIGMA, SCALE = 0.2, 2.0**25

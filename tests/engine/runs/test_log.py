@@ -180,10 +180,10 @@ def test_resume_compares_the_arithmetic(
 ) -> None:
     RunLog(tmp_path, {"device": "cpu"}).close()
     here = machine()
-    monkeypatch.setattr("dualsmooth.engine.runs.log.machine", lambda: here | change)
+    monkeypatch.setattr("dualsmooth.engine.runs.record.machine", lambda: here | change)
     with pytest.raises(FileError, match=r"must have the same arithmetic to resume.*--fresh"):
         RunLog(tmp_path, {"device": "cpu"}, resume=True)
-    monkeypatch.setattr("dualsmooth.engine.runs.log.machine", lambda: here | {"cores": 99})
+    monkeypatch.setattr("dualsmooth.engine.runs.record.machine", lambda: here | {"cores": 99})
     RunLog(tmp_path, {"device": "cpu"}, resume=True).close()
 
 

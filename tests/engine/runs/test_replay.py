@@ -21,7 +21,8 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.audit import Audit, audit
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.rederive import plan_of, rederive
 from dualsmooth.engine.runs.replay import Choice, pooled_z, replay, smallest_p
 from dualsmooth.engine.samplers.null import FakeSampler

@@ -18,9 +18,10 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_configuration, read_log
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.reuse import read_votes
-from dualsmooth.engine.runtime.flight import RecordedVotes
+from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 

@@ -29,7 +29,8 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import RunLog, read_configuration, read_log
+from dualsmooth.engine.runs.log import RunLog, read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings

@@ -12,7 +12,8 @@ from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.runtime.flight import Flight, drive
+from dualsmooth.engine.runtime.drive import drive
+from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.look_ahead import look_ahead
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.samplers.null import FakeSampler

@@ -8,7 +8,8 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.runtime.flight import Flight, drive
+from dualsmooth.engine.runtime.drive import drive
+from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment, unroll
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, checker
 
 from dualsmooth.engine.draws import Draw, Phase
-from dualsmooth.engine.methods.routing import median_level, plurality_level
+from dualsmooth.engine.methods.routing import routed_level
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.feeds import dual_feeds, vote_feeds
@@ -74,7 +74,7 @@ def test_votes_level_and_sigma(linear_network: Make, rule: str, roles: tuple[str
             select = Draw("selector", TAU, Phase.SELECT_PREDICT, 3, N)
             expected = votes_of(selecting, select, image, 5)
             assert_array_equal(selected, expected)
-            chosen = (plurality_level if rule == "plurality" else median_level)(expected)
+            chosen = routed_level(rule, expected)
             assert chosen is not None
             assert (found, sigma) == (chosen, np.float32(SIGMAS[chosen]))
             draw = Draw("c", SIGMAS[chosen], Phase.CLASS_PREDICT, 3, N, chosen)
@@ -109,7 +109,7 @@ def test_ties_and_invalid_votes_route_as_the_engine_does(
     session = make_session(model_of(graph).SerializeToString())
     counts = np.array(histogram, np.int64)
     assert session.run(None, {"counts": counts})[0] == level
-    assert level == (plurality_level if rule == "plurality" else median_level)(counts)
+    assert level == routed_level(rule, counts)
 
 
 @pytest.mark.parametrize("rule", ["median", "plurality"])

@@ -24,7 +24,7 @@ from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle, place_of
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.runs.log import read_configuration
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.graph.nodes import FLOAT, INT64, Nodes, model_of, value
