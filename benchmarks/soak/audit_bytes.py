@@ -5,7 +5,6 @@ runs with other seeds must raise no alarm. The log of a run is audited line by l
 shows what a large one would.
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -14,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dualsmooth.benchmarks.soak.fuzz.seeds import SETTINGS, make_bundle, make_run
+from dualsmooth.benchmarks.soak.fuzz.tell import arguments, tell
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.files import write_json
-from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.folder import read_bundle
@@ -63,11 +61,7 @@ def honest_runs(place: Path, bundle: Path, count: int) -> dict[str, int]:
 
 def main() -> None:
     """Try, print and write; exit code 1 if a change was missed or an honest run was accused."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--honest", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = arguments(__doc__, trials=10_000, honest=100)
     options = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,12 +73,9 @@ def main() -> None:
     result = {
         "changed_bytes": changed,
         "honest_runs": honest,
-        "seconds": round(time.perf_counter() - start),
-        "machine": machine(),
     }
     print(json.dumps(result, indent=1))
-    if options.out is not None:
-        write_json(options.out, result)
+    tell(result, options.out, start)
     raise SystemExit(1 if changed["missed"] or honest["alarms"] else 0)
 
 

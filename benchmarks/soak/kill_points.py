@@ -11,7 +11,6 @@ PyTorch. Not so with ``--fresh-workers``, which starts workers as users do and i
 them in their first second (``--faults start``), and with ``--ray``.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -29,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.benchmarks.soak.fuzz.seeds import make_bundle
+from dualsmooth.benchmarks.soak.fuzz.tell import arguments, tell
 from dualsmooth.benchmarks.soak.kill_strikes import revive, strike, strike_new
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster import heartbeat as beats
 from dualsmooth.engine.cluster import processes
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import StoppedError
-from dualsmooth.engine.files import write_json
-from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models.sources.folder import read_bundle
 from dualsmooth.engine.runs.certify import certify_run
@@ -203,15 +201,11 @@ def _grown(folder: Path, before: list[bytes]) -> list[bytes]:
 
 def main() -> None:
     """Run until enough was killed, and write what became of it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs; stops come on top")
-    parser.add_argument("--per-run", type=int, default=8, help="faults per run, at most")
+    parser = arguments(__doc__, kills=200, per_run=8)
     parser.add_argument("--faults", choices=FAULTS, default="all")
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="in turn")
     parser.add_argument("--fresh-workers", action="store_true", help="not forked ones")
     parser.add_argument("--ray", action="store_true", help="workers of a local Ray")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     rng, total, runs, start = random.Random(options.seed), Counter[str](), 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
@@ -241,11 +235,8 @@ def main() -> None:
         "longest_without_progress": round(SILENCE.longest, 1),
         "load": os.getloadavg()[2],
         "equal_to_the_undisturbed_run": runs,
-        "seconds": round(time.perf_counter() - start),
-        "machine": machine(),
     }
-    if options.out is not None:
-        write_json(options.out, result)
+    tell(result, options.out, start)
     print(result)
 
 

@@ -10,12 +10,10 @@ output instead, for other batteries:
     python benchmarks/soak/noise.py --stream | RNG_test stdin32 -tlmax 1TB
 """
 
-import argparse
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtri
 
-from dualsmooth.engine.files import write_json
-from dualsmooth.engine.machine import machine
+from dualsmooth.benchmarks.soak.fuzz.tell import arguments, tell
 from dualsmooth.engine.noise.stream import block_words, counter_word3, uniform_from_word
 
 BLOCKS, ROWS, CHUNKS_PER_IMAGE = 1024, 256, 40
@@ -145,11 +142,9 @@ def _bits_p_value(cells: NDArray[np.int64]) -> float:
 
 def main() -> None:
     """Test, or write words to standard output; exit code 1 if a test fails."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = arguments(__doc__)
     parser.add_argument("--words", type=float, default=1e10)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stream", action="store_true", help="write words to standard output")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     draw = philox(options.seed)
     if options.stream:
@@ -166,11 +161,8 @@ def main() -> None:
         "false_alarm": FALSE_ALARM,
         "alarms": soak.alarms(),
         "p_values": soak.p_values(),
-        "seconds": round(time.perf_counter() - start),
-        "machine": machine(),
     }
-    if options.out is not None:
-        write_json(options.out, result)
+    tell(result, options.out, start)
     raise SystemExit(1 if soak.alarms() else 0)
 
 

@@ -78,12 +78,10 @@ def predict(
 
     names = read_classes(classes) if classes else ()
     loaded = load_bundle(bundle, trust=trust_model)
-    settings = Settings(
-        Budget.fixed(n=VOTES if n is None else n)
-        if certify
-        else Budget.fixed(1, ANSWERS if n is None else n),
-        alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise,
-    )  # fmt: skip
+    votes = (VOTES if certify else ANSWERS) if n is None else n
+    budget = Budget.fixed(n=votes) if certify else Budget.fixed(1, votes)
+    drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
+    settings = Settings(budget, *drawn)
     read = _files(images, loaded) if data is None else _of_spec(images, data, max_, loaded)
     method = choose_method(loaded, **options)
     records = answers(method, settings, read, _names(names, loaded.num_classes), certify=certify)

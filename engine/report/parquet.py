@@ -5,7 +5,8 @@ from pathlib import Path
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target, whole_file
 from dualsmooth.engine.machine import install_command
-from dualsmooth.engine.runs.log import read_log, read_run
+from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_run
 
 COLUMNS = (
     *("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at"),

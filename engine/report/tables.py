@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dualsmooth.engine.runs.summary import Summary
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{character: "\\" + character for character in "&%$#_{}"},
-}  # fmt: skip
+}
 
 
 def csv_table(summaries: Sequence[Summary]) -> str:

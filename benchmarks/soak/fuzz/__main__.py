@@ -7,7 +7,6 @@ of its own, watched by this one. Input i of a parser depends on seed, parser and
 ``--only PARSER --first I --inputs 1`` tries it again.
 """
 
-import argparse
 import random
 import tempfile
 import time
@@ -16,10 +15,9 @@ from pathlib import Path
 
 from dualsmooth.benchmarks.soak.fuzz.inputs import spoiled
 from dualsmooth.benchmarks.soak.fuzz.targets import Target, targets
+from dualsmooth.benchmarks.soak.fuzz.tell import arguments, tell
 from dualsmooth.benchmarks.soak.fuzz.watch import SECONDS_PER_INPUT, Tally, watched
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import write_json
-from dualsmooth.engine.machine import machine
 
 _IN_MEMORY = Path("/dev/shm")
 """Where it is there, files are made in it: what is asked is what is read, not how fast."""
@@ -61,12 +59,8 @@ def fuzz(name: str, target: Target, numbers: range, seed: int, place: Path) -> T
 
 def main() -> None:
     """Fuzz all parsers and print a line for each; exit code 1 if one broke."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--inputs", type=int, default=100_000, help="inputs over all parsers")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__, inputs=100_000, first=0)
     parser.add_argument("--only", action="append", help="a parser; may be given several times")
-    parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     start, tallies = time.perf_counter(), {}
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
@@ -81,18 +75,15 @@ def main() -> None:
     total: Counter[str] = sum((tally.outcomes for tally in tallies.values()), Counter())
     broken = sum(len(tally.failures) for tally in tallies.values())
     print(f"{total.total()} inputs: {dict(total)}; {broken} broken")
-    if options.out is not None:
-        result = {
-            "inputs": total.total(),
-            "outcomes": dict(total),
-            "broken": broken,
-            "seed": options.seed,
-            "seconds_per_input_allowed": SECONDS_PER_INPUT,
-            "seconds": round(time.perf_counter() - start),
-            "parsers": {name: vars(tally) for name, tally in tallies.items()},
-            "machine": machine(),
-        }
-        write_json(options.out, result)
+    result = {
+        "inputs": total.total(),
+        "outcomes": dict(total),
+        "broken": broken,
+        "seed": options.seed,
+        "seconds_per_input_allowed": SECONDS_PER_INPUT,
+        "parsers": {name: vars(tally) for name, tally in tallies.items()},
+    }
+    tell(result, options.out, start)
     raise SystemExit(1 if broken else 0)
 
 
