@@ -1,7 +1,8 @@
 """Argument checks shared by the statistics. Every check is written so that NaN fails it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -54,8 +55,15 @@ def positive_integer(argument: str, value: object) -> int:
 def one_of(argument: str, value: str, known: Sequence[str]) -> str:
     """Return ``value``, one of the known names."""
     if value not in known:
-        raise ArgumentError(argument, f"must be one of {', '.join(known)}", value)
+        rule = f"must be one of {', '.join(known)}"
+        raise ArgumentError(argument, rule, value, did_you_mean(value, known))
     return value
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is nearest to one received; empty if none is near."""
+    nearest = get_close_matches(str(value), list(known), n=1)
+    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def ascending(argument: str, values: Sequence[float]) -> None:

@@ -14,6 +14,7 @@ from dualsmooth.engine.cli.audit import audit
 from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
 from dualsmooth.engine.cli.frontier import frontier
+from dualsmooth.engine.cli.help import Command, meant
 from dualsmooth.engine.cli.interrupt import INTERRUPTED, STOPPED, interruptible, said, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.report import parquet, report
@@ -56,10 +57,10 @@ def options(
 
 
 for command in (certify, predict, report, audit, train, search, export, frontier, parquet):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     suite: Annotated[
         str,
@@ -89,7 +90,7 @@ def bench(
     run_suite(suite, rounds, out, networks=networks, threads=threads, bundle=bundle, data=data)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor() -> None:
     """Print versions, devices and measured speed, ready to paste into a bug report."""
     from dualsmooth.engine.cli.doctor import examine
@@ -138,7 +139,7 @@ def _run() -> NoReturn:
             raise
         context = getattr(error, "ctx", None)
         path = "dualsmooth" if context is None else context.command_path
-        _fail(f"{' '.join(error.format_message().split())} (see {path} --help)", 2)
+        _fail(f"{meant(error)} (see {path} --help)", 2)
     if code == INTERRUPTED:
         _fail(STOPPED, code)
     sys.exit(code)

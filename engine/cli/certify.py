@@ -10,6 +10,7 @@ import typer
 from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import VOTES
 from dualsmooth.engine.cli import cluster as cli_cluster
+from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -56,11 +57,16 @@ def certify(
     ] = None,
     n0: Annotated[
         int | None,
-        typer.Option(help="Votes that choose class and noise level [100; precise: 500]."),
+        typer.Option(
+            parser=whole_number, help="Votes that choose class and noise level [100; precise: 500]."
+        ),
     ] = None,
     n: Annotated[
         int,
-        typer.Option(help="Fresh votes that enter the bounds; at most n unless --budget fixed."),
+        typer.Option(
+            parser=whole_number,
+            help="Fresh votes that enter the bounds; at most n unless --budget fixed.",
+        ),
     ] = VOTES,
     alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
     skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.options import TrustOption, with_method_options
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.printable import printable
@@ -16,8 +17,20 @@ CHECK_FAILED = 1
 def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for `dualsmooth certify`.")],
     out: Annotated[Path, typer.Option(help="Deployment folder to write; must not exist yet.")],
-    n0: Annotated[int, typer.Option(help="Votes that choose, by default.")] = 100,
-    n: Annotated[int, typer.Option(help="Votes that enter the bounds, by default.")] = 10_000,
+    n0: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number,
+            help="Votes that choose, by default.",
+        ),
+    ] = 100,
+    n: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number,
+            help="Votes that enter the bounds, by default.",
+        ),
+    ] = 10_000,
     alpha: Annotated[
         float, typer.Option(help="Failure probability per image, by default.")
     ] = 0.001,

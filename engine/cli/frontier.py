@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.options import (
     BatchOption,
     BundleArgument,
@@ -23,8 +24,20 @@ def frontier(
     runner_up: Annotated[
         bool, typer.Option("--runner-up", help="Bound the classifiers' strongest rival too.")
     ] = False,
-    n0: Annotated[int, typer.Option(help="Votes that choose class and noise level.")] = 100,
-    n: Annotated[int, typer.Option(help="Fresh votes that enter the bounds.")] = 10_000,
+    n0: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number,
+            help="Votes that choose class and noise level.",
+        ),
+    ] = 100,
+    n: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number,
+            help="Fresh votes that enter the bounds.",
+        ),
+    ] = 10_000,
     alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
     skip: Annotated[int, typer.Option(help="Take every SKIP-th image.")] = 1,
     max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from dualsmooth.engine.budget import KINDS, PILOT, Budget
+from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.registry import METHODS
 
@@ -149,8 +150,7 @@ def budget_from_options(
     kind: str, radii: str | None, tolerance: float | None, n0: int | None, n: int
 ) -> Budget:
     """A budget as the command line gives it; ``radii`` is a comma-separated list."""
-    if kind not in KINDS:
-        raise ArgumentError("budget", f"must be one of {', '.join(KINDS)}", kind)
+    one_of("budget", kind, KINDS)
     for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):
         if value is not None and kind != owner:
             raise ArgumentError(name, f"belongs to --budget {owner}", value)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import ANSWERS, VOTES, Budget
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -56,7 +57,10 @@ def predict(
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
     n: Annotated[
-        int | None, typer.Option(help=f"Votes per network [{ANSWERS}; --certify: {VOTES}].")
+        int | None,
+        typer.Option(
+            parser=whole_number, help=f"Votes per network [{ANSWERS}; --certify: {VOTES}]."
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Probability of a wrong answer.")] = 0.001,
     seed: SeedOption = 0,

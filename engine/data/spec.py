@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
@@ -123,7 +123,8 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     """Kind, place and split of a SPEC; ArgumentError if it is none."""
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
-        raise ArgumentError("data", "must start with a known kind", spec, "one of " + _forms())
+        hint = did_you_mean(kind, _KINDS) or "one of " + _forms()
+        raise ArgumentError("data", "must start with a known kind", spec, hint)
     split = "test"
     if kind in WITH_SPLIT:
         place, colon, last = rest.rpartition(":")

@@ -6,6 +6,7 @@ A new method is one file in this folder and one line in `METHODS` (CONTRIBUTING.
 from collections.abc import Mapping
 from typing import Any
 
+from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.cascade import CascadeOptions, CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualOptions, DualSmoothing
@@ -38,8 +39,7 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
     given = {k: value for k, value in options.items() if value is not None and value is not False}
     if method is None:
         method = "dual" if "sigma" not in given and SELECTOR in bundle.networks else "fixed"
-    if method not in METHODS:
-        raise ArgumentError("method", f"must be one of {', '.join(METHODS)}", method)
+    one_of("method", method, tuple(METHODS))
     for name in options:
         owners = [known for known, kind in METHODS.items() if name in kind.names()]
         if not owners:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dualsmooth.engine.checks import did_you_mean
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 
@@ -63,7 +64,8 @@ def load_bundle(
         return read_exported(path, trust=trust, mean=mean, std=std)
     files = ", ".join(_CHECKPOINTS + EXPORTED)
     rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
-    raise ArgumentError("bundle", rule, str(source), "bundled: " + ", ".join(bundled_names()))
+    hint = did_you_mean(str(source), bundled_names()) or "bundled: " + ", ".join(bundled_names())
+    raise ArgumentError("bundle", rule, str(source), hint)
 
 
 def bundled_names() -> tuple[str, ...]:

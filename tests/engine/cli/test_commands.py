@@ -475,7 +475,7 @@ def test_corrupt_files_are_named(run: Run, tiny_bundle: Path, tmp_path: Path) ->
     ("options", "key"),
     [
         (("--seed", 1), "seed 0 -> 1"),
-        (("--n", 200), "n 100 -> 200"),
+        (("--n", 50), "n 100 -> 50"),
         (("--max", 5), "images 12 -> 5"),
         (("--alpha", 0.01), "alpha 0.001 -> 0.01"),
         (("--batch-size", 64), "batch_size 1024 -> 64"),

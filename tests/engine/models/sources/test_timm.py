@@ -210,7 +210,7 @@ def test_files_that_do_not_fit(timm: Any, tmp_path: Path) -> None:
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ArgumentError, match=r"needs timm for timm:NAME.*dualsmooth\[timm\]"):
+    with pytest.raises(ArgumentError, match=r"needs timm for timm:NAME.*'timm>="):
         load_bundle("timm:resnet18:weights.pth")
 
 

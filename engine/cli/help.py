@@ -1,0 +1,62 @@
+"""How commands show themselves: options in groups, and what was perhaps meant."""
+
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from typer.core import TyperCommand
+
+GROUPS = {
+    "Votes": "budget radii tolerance n0 n alpha noise seed",
+    "Machine": "device precision backend batch_size threads slots workers ray",
+    "Run folder": "out resume fresh reuse",
+}
+"""Options by the heading they stand under, in every command that has some of them."""
+
+
+class Command(TyperCommand):
+    """A command whose help is grouped, with flags and arguments as they are written."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        found: list[Any] = list(self.params)
+        for parameter in found:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+            if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
+                name = parameter.name.rstrip("_")
+                titles = (title for title, names in GROUPS.items() if name in names.split())
+                parameter.rich_help_panel = next(titles, None)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage line without braces, and with one ellipsis after what may be repeated."""
+        pieces = super().collect_usage_pieces(ctx)
+        plain = (piece.replace("{", "").replace("}", "") for piece in pieces)
+        return [piece.replace("......", "...").replace("...]...", "]...") for piece in plain]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, a flag like others."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+def whole_number(text: str | int) -> int:
+    """A number of votes or images: 10000, 10_000, 1e4; `ValueError` for what is not whole."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        value = float(text)
+        if value.is_integer() and abs(value) < 1 << 53:
+            return int(value)
+    raise ValueError(f"{text!r} must be a whole number, such as 10000 or 1e4")
+
+
+def meant(error: Any) -> str:
+    """What an error about usage says, with the one option that was perhaps meant."""
+    option, known = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
+    closest = get_close_matches(option, known or (), n=1)
+    if not closest:
+        return " ".join(error.format_message().split())
+    return f"{' '.join(error.message.split())}. Did you mean {closest[0]}?"

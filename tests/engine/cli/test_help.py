@@ -1,0 +1,67 @@
+"""Help that reads as the command is written, numbers as people write them, and near misses."""
+
+import pytest
+from typer.testing import CliRunner
+
+from dualsmooth.engine.cli.app import app, main
+from dualsmooth.engine.cli.help import GROUPS, whole_number
+
+
+def text(*words: str) -> str:
+    return CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "100"}).output
+
+
+@pytest.mark.parametrize("command", ["certify", "predict", "report", "audit", "train", "export"])
+def test_help_has_no_braces_and_no_type_for_flags(command: str) -> None:
+    page = text(command)
+    assert "<bool>" not in page
+    assert "{" not in page
+    assert "......" not in page
+    assert "...]..." not in page
+
+
+def test_options_stand_under_what_they_are_about() -> None:
+    page = text("certify")
+    panels = {title: page.index(f" {title} ") for title in (*GROUPS, "Method", "Options of dual")}
+    assert [*panels] == sorted(panels, key=lambda title: panels[title])
+    assert panels["Votes"] < page.index("--alpha") < panels["Machine"] < page.index("--workers")
+    assert panels["Options of dual"] < page.index("--published-split")
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("1e5", 100_000), ("10_000", 10_000), ("7", 7), ("2.5e1", 25), (9, 9)]
+)
+def test_whole_numbers_as_people_write_them(written: str, number: int) -> None:
+    assert whole_number(written) == number
+
+
+@pytest.mark.parametrize("written", ["1.5", "x", "", "nan", "inf", "1e400", "1e17"])
+def test_what_is_no_whole_number(written: str) -> None:
+    with pytest.raises(ValueError, match="must be a whole number"):
+        whole_number(written)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("certifi", "Did you mean 'certify'?"),
+        ("certify digits-dual --data digits --sgima 1", "--sgima. Did you mean --sigma?"),
+        ("certify digits-dua --data digits", "did you mean digits-dual?"),
+        ("certify digits-dual --data digts", "did you mean digits?"),
+        ("certify digits-dual --data digits --method fixd", "did you mean fixed?"),
+        ("certify digits-dual --data digits --budget decid", "did you mean decide?"),
+        ("certify digits-dual --data digits --noise gausian", "did you mean gaussian?"),
+        ("certify digits-dual --data digits --n 1.5", "'1.5' must be a whole number"),
+        ("certify digits-dual --data digits --resume --fresh", "fresh must be left out"),
+    ],
+)
+def test_near_misses_are_one_line_with_what_was_meant(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dualsmooth", *words.split()])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1
