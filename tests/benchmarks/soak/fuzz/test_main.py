@@ -17,7 +17,7 @@ from dualsmooth.engine.errors import FileError
 
 NAMES = (
     "certificates.jsonl", "run.json", "audit of run.json", "audit", "report of run.json",
-    "report of log", "tsv", "idx", "npz", "anchors", "memory",
+    "report of log", "tsv", "idx", "npz", "anchors", "memory", "metrics",
     "cifar pickle", "cifar records", "image", "bundle.json", "safetensors", "deployment.json",
     "onnx", "pt2", "checkpoint",
 )  # fmt: skip
