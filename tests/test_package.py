@@ -50,7 +50,7 @@ def test_statistics_and_methods_need_no_torch() -> None:
         *("bounds", "budget", "certificate", "cluster.conductor", "data", "images", "ledger"),
         *("noise", "radius", "runs.audit", "runs.log", "runs.rederive", "report.text"),
         *("methods.dual", "methods.fixed", "methods.registry", "models.bundle", "models.network"),
-        *("runtime.flight", "runtime.scheduler"),
+        *("runtime.flight", "runtime.scheduler", "runtime.session", "samplers.inputs", "api"),
     ]
     block = (
         "import sys\n"

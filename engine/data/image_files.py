@@ -5,13 +5,16 @@ Only the formats promised are opened. Whatever a file holds, the only error is a
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_IMAGE
+
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
@@ -26,6 +29,8 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
     Grey becomes three equal channels where three are asked for, and three that are equal everywhere
     one. Refused are several frames, transparency, values that do not become 8 bits in one way only.
     """
+    from PIL import Image, UnidentifiedImageError
+
     try:
         if not path.is_file():
             raise FileError(path, "must be an image", "no plain file")
@@ -50,10 +55,12 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
     return pixels
 
 
-def _checked_pixels(path: Path, image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+def _checked_pixels(path: Path, image: "ImageFile.ImageFile") -> NDArray[np.uint8]:
     if image.width * image.height > LARGEST_IMAGE:
         raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
     most, sixteen = _largest_value(path, image), image.mode == "I"
+    from PIL import ImageOps
+
     upright = ImageOps.exif_transpose(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise FileError(path, "must hold one picture", "several frames or pages")
@@ -75,7 +82,7 @@ def _checked_pixels(path: Path, image: ImageFile.ImageFile) -> NDArray[np.uint8]
     return np.rint(values * 255 / most).astype(np.uint8)[:, :, None]
 
 
-def _largest_value(path: Path, image: ImageFile.ImageFile) -> int | None:
+def _largest_value(path: Path, image: "ImageFile.ImageFile") -> int | None:
     """The value that is white where Pillow leaves the conversion to 8 bits to us."""
     if image.format == "TIFF":
         _check_tiff(path, image)
@@ -95,7 +102,7 @@ def _largest_value(path: Path, image: ImageFile.ImageFile) -> int | None:
     return None
 
 
-def _check_tiff(path: Path, image: ImageFile.ImageFile) -> None:
+def _check_tiff(path: Path, image: "ImageFile.ImageFile") -> None:
     """Refuse what Pillow reads as something else without a word."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits, white = (int(max(np.ravel(tags.get(tag, 1)))) for tag in (_BITS, _LARGEST))
