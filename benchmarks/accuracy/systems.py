@@ -9,6 +9,7 @@ one whose selector was trained as published, or those of the recipes `insta` and
 whose certificate is that of dual. `--train` first makes BUNDLE with that recipe on the training
 split of the data. `--runner-up` bounds the classifiers' strongest rival too, except in the cascade.
 
+A selector with operating points is at the one its bundle prefers; `dualsmooth frontier` has all.
 The oracle takes, for every image, the largest radius that the fixed runs certify correctly. It
 looks at the label and at every level's result, and its sigma may change anywhere in the ball, so it
 is an upper bound for routing over these classifiers and not a certificate.
@@ -37,12 +38,11 @@ from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.runs.frontier import ORACLE, RADII, oracle
 from dualsmooth.engine.runs.log import read_log
-from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize
+from dualsmooth.engine.runs.summary import Summary, rows_of, summarize
 from dualsmooth.engine.settings import Settings
 
-ORACLE = "oracle (not a certificate)"
-RADII = tuple(r / 4 for r in range(13))
 WIDTH = 36
 
 SYSTEMS: tuple[tuple[str, Callable[[Bundle, bool], Method]], ...] = (
@@ -76,15 +76,6 @@ def drawn_for(bundle: Bundle, runs: Path, folder: Path) -> list[Path]:
     """Other runs of a bundle, not those of bundles whose names only begin alike."""
     found = {path for kind in ("fixed", "routed") for path in runs.glob(f"{bundle.name}-{kind}-*")}
     return sorted(found - {folder})
-
-
-def oracle(fixed: Sequence[list[Row]]) -> list[Row]:
-    """Per image the largest correct radius of any fixed sigma; not a certificate."""
-    rows = []
-    for same in zip(*fixed, strict=True):
-        radius = max((row.radius for row in same if row.correct), default=0.0)
-        rows.append(Row(radius, radius > 0.0, radius == 0.0, 0))
-    return rows
 
 
 def what_binds(

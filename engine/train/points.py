@@ -11,7 +11,6 @@ from dualsmooth.engine.checks import closed_unit, non_negative, open_unit, posit
 from dualsmooth.engine.models.operating_point import BALANCED
 from dualsmooth.engine.train.losses import interval_radii
 from dualsmooth.engine.train.radii import noisy_logits
-from dualsmooth.engine.train.utility import utility_of
 
 SMALL, LARGE = "small", "large"
 
@@ -22,15 +21,16 @@ _PLACES, _SWEEPS = 41, 2
 class Points:
     """How `operating_points` are found: on a `share` of the labelled images, with so many votes.
 
-    ``balanced`` has the largest mean utility. ``small`` stays at most `slack` of the images below
-    the best fixed level at every radius up to `edge`, and beyond keeps as much as it can of the
-    best fixed level; ``large`` stays as close to the largest level at every radius, and certifies
-    as many as it can at radii up to the edge.
+    A share is certified accuracy over that of the best fixed level at the same radius.
+    ``balanced`` has the largest smallest share. ``small`` stays at most `slack` of the images below
+    the best fixed level at every radius up to `edge`, and has the largest smallest share beyond;
+    ``large`` stays as close to the largest level at every radius, and certifies as many as it can
+    at radii up to the edge.
     """
 
     share: float = 0.2
     votes: int = 200
-    slack: float = 0.005
+    slack: float = 0.007
     edge: float = 0.5
     radii: tuple[float, ...] = tuple(r / 4 for r in range(13))
 
@@ -46,7 +46,6 @@ def operating_points(
     images: Tensor,
     radii: Tensor,
     tau: float,
-    utility: str,
     options: Points,
     generator: Generator,
 ) -> dict[str, list[float]]:
@@ -60,22 +59,21 @@ def operating_points(
     places = medians.quantile(torch.linspace(0, 1, _PLACES, device=medians.device))
     places = torch.cat([places[:1] - 1, places, places[-1:] + 1])
     grid = torch.tensor(options.radii, device=radii.device)
-    worth, near = utility_of(utility, radii), grid <= options.edge
     fixed = _certified(radii, grid)  # [K, radii]
     best, largest = fixed.max(0).values, fixed[-1]
-    reached = (best > 0) & ~near
+    near, reached = grid <= options.edge, best > 0
+    beyond = reached & ~near
 
     def rank(name: str, thresholds: Tensor) -> tuple[float, float]:
         routed = routed_radius(votes_between(scores, thresholds), radii, tau)
         found = _certified(routed[:, None], grid)[0]
         if name == BALANCED:
-            return 0.0, float(worth(routed).mean())
-        if name == LARGE:
-            below, gain = (largest - found).max(), found[near].sum()
-        else:
-            below = (best - found)[near].max()
-            gain = (found / best)[reached].min() if reached.any() else found.sum()
-        return -max(float(below), options.slack), float(gain)
+            return 0.0, _smallest(found / best, reached)
+        if name == SMALL:
+            short = float((best - found)[near].max())
+            return -max(short, options.slack), _smallest(found / best, beyond)
+        short = float((largest - found).max())
+        return -max(short, options.slack), float(found[near].sum())
 
     cuts = radii.shape[1] - 1
     return {
@@ -96,6 +94,10 @@ def votes_between(scores: Tensor, thresholds: Tensor) -> Tensor:
     ends = torch.stack([torch.ones_like(above[0]), *above, torch.zeros_like(above[0])], 1)
     shares: Tensor = -ends.diff(dim=1)
     return shares
+
+
+def _smallest(shares: Tensor, where: Tensor) -> float:
+    return float(shares[where].min()) if where.any() else 0.0
 
 
 def _certified(radii: Tensor, grid: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ FASHION_DUAL = replace(
     name="fashion-dual",
     experts=(Expert(0.5, pull=2.0, entropy=0.5), Expert(1.0, pull=1.0, entropy=0.5, teacher=0.5)),
     classifying=Schedule(epochs=6, affine=None),
-    labelling=Labelling(votes=100, held_out=1 / 6, runner_up=True),
+    labelling=Labelling(votes=200, held_out=1 / 6, runner_up=True),
     half=True,
 )
 """The bundled model of that name: Fashion-MNIST, 28x28 grey, for runner-up certificates."""

@@ -163,7 +163,7 @@ def make_selector(
     points = {BALANCED: thresholds}
     if kept:
         unseen = (context.images[apart], radii[apart])
-        points = operating_points(network, *unseen, tau, utility, recipe.points, source)
+        points = operating_points(network, *unseen, tau, recipe.points, source)
     architecture, kwargs = context.architecture(1)
     described: dict[str, object] = {"architecture": architecture, "kwargs": kwargs}
     described |= {"points": points, "prefer": BALANCED}

@@ -1,4 +1,4 @@
-"""What a radius is worth: the user's choice, from which labels, weights and thresholds follow.
+"""What a radius is worth: the user's choice, from which labels and weights follow.
 
 Which radii matter decides which noise level is the better one for an image. As text:
 

@@ -3,17 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks.accuracy.systems import (
-    ORACLE,
-    compare,
-    drawn_for,
-    measure,
-    oracle,
-    table,
-)
+from dualsmooth.benchmarks.accuracy.systems import compare, drawn_for, measure, table
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.frontier import ORACLE, oracle
 from dualsmooth.engine.runs.summary import Row, summarize
 from dualsmooth.engine.settings import Settings
 

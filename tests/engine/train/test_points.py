@@ -11,7 +11,7 @@ from dualsmooth.engine.train.points import (
     votes_between,
 )
 
-ACR, TAU = "acr", 0.5
+TAU = 0.5
 
 
 class FirstPixel(nn.Module):
@@ -53,7 +53,7 @@ def places(x: Tensor, radii: Tensor, **options: float) -> dict[str, float]:
     """Point by name, of two levels."""
     g = torch.Generator().manual_seed(0)
     chosen = Points(radii=(0.0, 0.25, 0.5, 0.75), **options)  # type: ignore[arg-type]
-    found = operating_points(FirstPixel(), x.view(-1, 1, 1, 1), radii, TAU, ACR, chosen, g)
+    found = operating_points(FirstPixel(), x.view(-1, 1, 1, 1), radii, TAU, chosen, g)
     return {name: point[0] for name, point in found.items()}
 
 
@@ -61,7 +61,7 @@ def test_a_line_between_two_kinds_of_images_is_found() -> None:
     """Level 1 certifies where the score is above 0.5, level 0 below."""
     x = torch.linspace(-6, 7, 141)
     above = x > 0.5
-    radii = torch.stack([torch.where(above, -1.0, 0.3), torch.where(above, 0.9, -1.0)], 1)
+    radii = torch.stack([torch.where(above, -1.0, 0.9), torch.where(above, 0.9, -1.0)], 1)
     assert -1 < places(x, radii)["balanced"] < 2
 
 
@@ -92,7 +92,7 @@ def test_three_levels_get_two_lines() -> None:
     radii = torch.where(nn.functional.one_hot(kinds, 3) > 0, 0.4, -1.0)
     g = torch.Generator().manual_seed(0)
     options = Points(radii=(0.0, 0.25), slack=0.1)
-    found = operating_points(FirstPixel(), x.view(-1, 1, 1, 1), radii, TAU, ACR, options, g)
-    for low, high in found.values():
-        assert 2 < low < 4
-        assert 5 < high < 7
+    found = operating_points(FirstPixel(), x.view(-1, 1, 1, 1), radii, TAU, options, g)
+    low, high = found["balanced"]
+    assert 2 < low < 4
+    assert 5 < high < 7
