@@ -43,6 +43,10 @@ LARGEST_TABLE = 1 << 27
 LARGEST_RECORD = 1 << 24
 """Bytes of a JSON file, or of one line of a log."""
 
+LARGEST_PIECE = 1 << 22
+"""Bytes of a text in a pickle, or of the list of the parts of an archive: about 50,000 parts."""
+
+_TOO_MUCH = LARGEST_PIECE + 1
 _NOT_PLAIN = "must be a plain file"
 _NO_BOMB = "must not be a decompression bomb"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -127,23 +131,55 @@ def check_expansion(path: Path, packed: int, unpacked: int) -> None:
         raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
 
 
+class Sparing:
+    """Reads a file of unknown origin in pieces of at most `LARGEST_PIECE` bytes; ValueError for a
+    larger one, such as the list of a million parts in a zip archive.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from here on: that many, or all."""
+        return self._piece(self._file.read(size if 0 <= size <= LARGEST_PIECE else _TOO_MUCH))
+
+    def readline(self) -> bytes:
+        """Bytes to the end of the line."""
+        return self._piece(self._file.readline(_TOO_MUCH))
+
+    def _piece(self, data: bytes) -> bytes:
+        if len(data) > LARGEST_PIECE:
+            raise ValueError(f"a list or text of more than {LARGEST_PIECE} bytes")
+        return data
+
+
+def _parts(path: Path) -> list[zipfile.ZipInfo]:
+    with open_plain(path, links=True) as file:
+        return zipfile.ZipFile(Sparing(file)).filelist
+
+
 def check_zip(path: Path) -> None:
-    """Refuse a zip archive as `check_expansion` does; BadZipFile if it is none."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.filelist)
+    """Refuse a zip archive as `check_expansion` does; BadZipFile or ValueError if it is none."""
+    unpacked = sum(entry.file_size for entry in _parts(path))
     check_expansion(path, path.stat().st_size, unpacked)
 
 
-def check_stored(path: Path) -> None:
-    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.filelist)
-        names = archive.namelist()
-    packed = path.stat().st_size
+def check_stored(path: Path, ending: str = "") -> None:
+    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses.
+
+    Parts whose names end in ``ending`` are read value by value: they have at most `LARGEST_RECORD`
+    bytes.
+    """
+    parts = _parts(path)
+    packed, unpacked = path.stat().st_size, sum(part.file_size for part in parts)
     if unpacked > packed:
         raise FileError(path, _NO_BOMB, f"{packed} bytes that become {unpacked}")
-    if len(set(names)) < len(names):
+    if len({part.filename for part in parts}) < len(parts):
         raise FileError(path, "must not hold two parts of one name")
+    listed = sum(part.file_size for part in parts if part.filename.endswith(ending))
+    if ending and listed > LARGEST_RECORD:
+        raise FileError(path, f"must have at most {LARGEST_RECORD} bytes of {ending}", listed)
 
 
 def check_part(folder: Path, name: str, most: int) -> Path:

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from itertools import product
 from pathlib import Path
 
 from dualsmooth.engine.errors import FileError
@@ -21,6 +20,9 @@ DEEPEST = 32
 
 MOST_NODES = 100_000
 """Nodes of a model once its functions are written out where they are called."""
+
+MOST_FIELDS, MOST_DIMS = 1 << 20, 64
+"""Fields of a model in all, and sizes of one tensor."""
 
 LOOPS = frozenset((b"Loop", b"Scan", b"SequenceMap"))
 
@@ -74,6 +76,7 @@ def _walked(path: Path, walk: "_Walk") -> bytes:
 class _Walk:
     def __init__(self, path: Path, loops: bool) -> None:
         self._path, self._loops, self._beside = path, loops, f"{path.name}.data".encode()
+        self._left = {"field": MOST_FIELDS, "node": MOST_NODES}
         self.outside = 0  # tensors whose bytes stand beside the file
         self._calls: Counter[_Name] = Counter()  # of the graph or function that is walked
         self._functions: dict[_Name, list[Counter[_Name]]] = {}
@@ -84,6 +87,7 @@ class _Walk:
             raise FileError(self._path, f"must not nest more than {DEEPEST} graphs", "deeper ones")
         if kind == _SPARSE:
             raise FileError(self._path, "must hold dense weights", "a sparse tensor")
+        self._spend(kind)
         dims: list[int] = []
         before, around = self.outside, self._calls
         if kind == "function":
@@ -91,6 +95,7 @@ class _Walk:
         try:
             names = _names(kind, data)
             for number, value in _fields(data):
+                self._spend("field")
                 part = _PARTS[kind].get(number)
                 if part is not None:
                     self.message(part, _as_bytes(value), depth + 1)
@@ -109,6 +114,14 @@ class _Walk:
         if kind == _TENSOR and self.outside == before and not _fits(dims, len(data)):
             rule = "must hold the bytes of every tensor"
             raise FileError(self._path, rule, f"shape {dims[:8]} in {len(data)} bytes")
+
+    def _spend(self, kind: str) -> None:
+        """Refuse a model of too many nodes or fields: each takes time, even an empty one."""
+        if kind in self._left:
+            self._left[kind] -= 1
+            if self._left[kind] < 0:
+                most = {"field": MOST_FIELDS, "node": MOST_NODES}[kind]
+                raise FileError(self._path, f"must have at most {most} {kind}s", "more")
 
     def check_functions(self) -> None:
         """Refuse functions that call each other in a ring, or more and more often."""
@@ -131,6 +144,8 @@ class _Walk:
     def _tensor_field(self, number: int, value: int | memoryview, dims: list[int]) -> None:
         if number == _DIMS:
             dims += [value] if isinstance(value, int) else list(_varints(value))
+            if len(dims) > MOST_DIMS:
+                raise ValueError(f"a tensor of more than {MOST_DIMS} sizes")
         elif number == _DATA_LOCATION and value != 0:
             self.outside += 1
         elif number == _EXTERNAL_DATA:
@@ -158,11 +173,14 @@ class _Walk:
 
 
 def _names(kind: str, data: memoryview) -> list[_Name]:
-    """Name and domain of a function, or of the one a node calls; all where several stand."""
+    """Name and domain of a function, or of the one a node calls, if it has any."""
     if kind not in _NAMED:
         return []
-    texts, domains = (_texts(data, number) for number in _NAMED[kind])
-    return list(product(set(texts), {b"" if d == b"ai.onnx" else d for d in domains} or {b""}))
+    texts, domains = ({*_texts(data, number)} for number in _NAMED[kind])
+    if max(len(texts), len(domains)) > 1:
+        raise ValueError(f"a {kind} with two names")
+    domain = next(iter(domains - {b"ai.onnx"}), b"")
+    return [(text, domain) for text in texts]
 
 
 def _fits(dims: list[int], size: int) -> bool:

@@ -39,7 +39,7 @@ def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
     """Bytes of a file and the program in it; a file that PyTorch reads can run any code."""
     check_size(path, LARGEST_MODEL)
     try:
-        check_stored(path)
+        check_stored(path, ".json")
         data = read_plain(path, LARGEST_MODEL, links=True)
         return data, _trusted(data) if trust else _program(data)
     except FileError:

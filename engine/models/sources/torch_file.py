@@ -8,14 +8,14 @@ import io
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_size, check_stored
+from dualsmooth.engine.limits import LARGEST_WEIGHTS, Sparing, check_size, check_stored
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _CALLED = frozenset(
@@ -29,7 +29,7 @@ _IGNORED = (
     "numpy.dtype numpy.ndarray numpy.core.multiarray.scalar numpy._core.multiarray.scalar "
     "numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct"
 ).split()
-_MOST = 10_000
+_MOST, _MOST_OPCODES = 10_000, 1 << 18
 _RULE = "must be a torch checkpoint of plain tensors"
 _SCRIPT = (
     "torch.onnx.export(torch.jit.load(FILE), (images,), 'model.onnx', dynamo=False) writes what is "
@@ -90,9 +90,10 @@ def _check_opcodes(path: Path) -> None:
         zipped = file.read(4) == b"PK\3\4"  # as PyTorch tells them apart
         file.seek(0)
         if not zipped:  # magic number, version, machine, content, names of storages
-            parts = [_Follower(path.stat().st_size) for _ in range(5)]
+            left = iter(range(_MOST_OPCODES))
+            parts = [_Follower(path.stat().st_size, left) for _ in range(5)]
             for part in parts:
-                part.follow(file)
+                part.follow(Sparing(file))
             if not parts[3].storages <= parts[4].texts:
                 raise ValueError("storages without content")
             return
@@ -102,9 +103,10 @@ def _check_opcodes(path: Path) -> None:
             raise FileError(
                 path, "must be a torch checkpoint of plain tensors", "TorchScript", _SCRIPT
             )
-    check_stored(path)
+    check_stored(path, ".pkl")
     with zipfile.ZipFile(path) as archive:
-        _Follower(path.stat().st_size).follow(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        pickle, left = archive.read(f"{root}/data.pkl"), iter(range(_MOST_OPCODES))
+        _Follower(path.stat().st_size, left).follow(Sparing(io.BytesIO(pickle)))
 
 
 class _Shadow(NamedTuple):
@@ -120,21 +122,24 @@ class _Shadow(NamedTuple):
 
 
 class _Follower:
-    """Follows a pickle; ValueError if it does more than a file of that size has to.
+    """Follows a pickle; ValueError if it does more than a file of that size has to, or more
+    opcodes than are left.
 
     Lists and mappings are no matter: nothing here looks into them but by one name.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.stored = most, 0
+    def __init__(self, most: int, left: Iterator[int]) -> None:
+        self.most, self.stored, self.left = most, 0, left
         self.storages: set[object] = set()
         self.texts: set[object] = set()
         self.stack: list[_Shadow] = []
 
-    def follow(self, file: IO[bytes]) -> None:
+    def follow(self, file: Sparing) -> None:
         """Read one pickle."""
         stack, marks, memo = self.stack, list[int](), dict[Any, _Shadow]()
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
+            if next(self.left, None) is None:
+                raise ValueError(f"more than {_MOST_OPCODES} opcodes")
             name = opcode.name
             if name == "MARK":
                 marks.append(len(stack))
