@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from dualsmooth.benchmarks.soak.fuzz.inputs import spoiled
 from dualsmooth.benchmarks.soak.fuzz.targets import Target, targets
 from dualsmooth.benchmarks.soak.fuzz.tell import arguments, tell
@@ -62,6 +64,7 @@ def main() -> None:
     parser = arguments(__doc__, inputs=100_000, first=0)
     parser.add_argument("--only", action="append", help="a parser; may be given several times")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a process forked beside others would wait for them for good
     start, tallies = time.perf_counter(), {}
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
         known = targets(Path(folder))
