@@ -18,15 +18,28 @@ $(VENV)/.installed-test: $(STAMP)
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
-DIGITS := $(BIN)/dualsmooth certify digits-dual --data digits --resume
+DIGITS := certify digits-dual --data digits --resume
+
+# One process for all runs: every process would import PyTorch.
+define RUNS
+import sys
+from dualsmooth.engine.cli import main
+for line in sys.stdin:
+    sys.argv[1:] = line.split()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+endef
+export RUNS
 
 certify: $(STAMP)
 	@echo "Certifying scikit-learn's digits (540 test images, n0=100, n=10000, alpha=0.001)"
-	@for run in $(FIXED); do \
-	  $(DIGITS) --out $$run --method fixed --sigma $${run##*-} > /dev/null || exit $$?; done
-	@$(DIGITS) --out runs/digits/interval $(FIXED:%=--reuse %) > /dev/null
-	@$(DIGITS) --out runs/digits/plurality --selector-rule plurality \
-	  $(FIXED:%=--reuse %) --reuse runs/digits/interval > /dev/null
+	@{ for run in $(FIXED); do echo $(DIGITS) --out $$run --method fixed --sigma $${run##*-}; done; \
+	  echo $(DIGITS) --out runs/digits/interval $(FIXED:%=--reuse %); \
+	  echo $(DIGITS) --out runs/digits/plurality --selector-rule plurality \
+	    $(FIXED:%=--reuse %) --reuse runs/digits/interval; } | $(BIN)/python -c "$$RUNS" > /dev/null
 	@echo
 	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED)
 	@echo "Run folders: runs/digits/*; run again: make certify; start over: rm -r runs/digits"

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling
+from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling, start
 from dualsmooth.engine.checks import one_of, positive_integer
 
-ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6}
+ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6, "start": 5}
 IMAGES, N = 64, 10_000
 
 
@@ -28,5 +28,7 @@ def run_suite(
         dual_cost.run(times, IMAGES, N, out, bundle, data)
     elif suite == "occupancy":
         occupancy.run(out)
+    elif suite == "start":
+        start.run(times, out)
     else:
         scaling.run(times, out)

@@ -66,11 +66,12 @@ def bench(
         str,
         typer.Argument(
             help="cpu (votes per second against every peer), dual (dual against fixed), occupancy "
-            "(how full batches are) or scaling (cost against n, images, levels, classes and size)."
+            "(how full batches are), scaling (cost against n, images, levels, classes and size) or "
+            "start (time to the first certificate)."
         ),
     ] = "cpu",
     rounds: Annotated[
-        int | None, typer.Option(help="Interleaved rounds [cpu: 15; dual: 7; scaling: 6].")
+        int | None, typer.Option(help="Rounds [cpu: 15; dual: 7; scaling: 6; start: 5].")
     ] = None,
     networks: Annotated[
         str | None,

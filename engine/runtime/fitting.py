@@ -6,14 +6,11 @@ certificate. It is then recorded, and a run that meets the limit later stops ins
 
 import dataclasses
 
-import numpy as np
-
-from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.choose import resolve
-from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
+from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
 
 SMALLEST_BATCH = 8
@@ -21,7 +18,7 @@ _MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def fitting_session(method: Method, settings: Settings, make: MakeSampler | None) -> Session:
-    """Open a session and run one batch of every network.
+    """Open a session, which proves every network on full batches.
 
     Out of memory, a batch shape left to the engine is halved, down to 8; one that was given is
     refused.
@@ -29,13 +26,7 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
     chosen = settings = resolve(settings, bundle_of(method))
     while True:
         try:
-            session = Session.open(method, chosen, make)
-            try:
-                _try(session)
-            except BaseException:
-                session.close()
-                raise
-            return session
+            return Session.open(method, chosen, make)
         except Exception as error:
             size = chosen.padded_batch(bundle_of(method).input_shape)
             if not is_out_of_memory(error):
@@ -53,11 +44,3 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _try(session: Session) -> None:
-    """One full batch per network; its votes are thrown away."""
-    session.sampler.load(0, np.zeros(session.shape, np.float32))
-    for role in session.method.roles:
-        draw = Draw(role, 1.0, Phase.CLASS_GUESS, 0, session.batch_size)
-        session.sampler.count(role, [Segment.of(draw, 0, 0, 0, draw.count)])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,12 +313,12 @@ def test_nan_logits_abstain_and_the_run_is_clean(data: ImageSet, tmp_path: Path)
 
 
 class Cramped(FakeSampler):
-    """Runs out of memory with batches above 100 rows."""
+    """Has no memory for batches above 100 rows."""
 
-    def count(self, model: str, segments: Sequence[Segment]) -> NDArray[np.int64]:
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         if self.batch_size > 100:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().count(model, segments)
 
 
 def test_the_batch_halves_before_the_first_certificate_and_then_stays(
