@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import torch
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import whole_file, write_json, write_whole
+from dualsmooth.engine.files import write_json, write_whole
 from dualsmooth.engine.json_file import parse_json, read_json
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
 from dualsmooth.engine.records import typed_record
@@ -102,8 +103,9 @@ class Checkpoints:
         path = self._path(step)
         if path is None:
             return
-        with whole_file(path) as file:
-            torch.save(state, file)
+        made = BytesIO()
+        torch.save(state, made)  # into a full disk it would raise errors of its own
+        write_whole(path, made.getvalue())
 
     def metric(self, metric: Metric) -> None:
         """Append one line to the metrics; call it before `save` of the same epoch."""

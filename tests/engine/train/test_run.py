@@ -379,6 +379,21 @@ def test_a_torn_metric_is_cut_off(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "run", {"a": 1}, resume=True).metrics() == [Metric("s", 1, 0.5)]
 
 
+def test_a_disk_that_is_full_is_the_system_s_error(tmp_path: Path) -> None:
+    """The command line tells it in one line; PyTorch's own writer raised one without a name."""
+    resource = pytest.importorskip("resource")
+    journal = Checkpoints(tmp_path / "run", {"a": 1})
+    journal.save("s", {"epoch": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.save("s", {"epoch": 2, "weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert journal.load("s") == {"epoch": 1}
+
+
 @pytest.mark.parametrize("text", ["[" * 99999, "[]", "3"])
 def test_a_recipe_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "bundle.train").mkdir()
