@@ -84,14 +84,14 @@ def certify(
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
     settings = Settings(budget_of(budget, n), *drawn)
     named = {"sigma": sigma, "method": method, **options}
-    system, array, data = method_and_images(model, images, labels, named)
+    system, array, data = method_and_images(model, images, (labels, image_ids), named)
     with Session.open(system, settings) as session:
         truth = [int(label) for label in data.labels]
         found = {}
         view = Progress(system.name, len(truth), 0, lambda: session.occupancy.share, show=progress)
         with closing(view):
-            for certificate in session.certify(array, image_ids, truth):
+            for certificate in session.certify(array, data.image_ids, truth):
                 found[certificate.image_id] = certificate
                 view.seen(certificate)
                 view.update()
-        return Certificates.of(found, session, data, image_ids)
+        return Certificates.of(found, session, data)

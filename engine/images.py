@@ -1,13 +1,14 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import index
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.records import sha256_of
 
 Image: TypeAlias = NDArray[np.floating[Any]]
 """One image, shape (height, width, channels); float32 where it comes from the engine."""
@@ -23,19 +24,73 @@ class SupportsDLPack(Protocol):
         """Kind of device, and its number."""
 
 
-AnyArray: TypeAlias = ArrayLike | SupportsDLPack
-"""What NumPy reads, and arrays of PyTorch, CuPy and others."""
+class DeferredImages:
+    """Images (count, height, width, channels) that are read when they are asked for, one by one.
+
+    ``read`` gives the image at a place, uint8 or float in [0, 1], ``name`` what messages call it.
+    An image that is read again must be what it was before: certificates are about one image.
+    """
+
+    ndim = 4
+
+    def __init__(
+        self,
+        places: Sequence[int] | NDArray[np.int64],
+        shape: tuple[int, int, int],
+        dtype: DTypeLike,
+        read: Callable[[int], NDArray[Any]],
+        name: Callable[[int], object],
+    ) -> None:
+        self._places, self.dtype = np.asarray(places, np.int64), np.dtype(dtype)
+        self.shape = (len(self._places), *shape)
+        self._read, self._name = read, name
+        self._seen: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, at: Any) -> Any:
+        """An image, or for a slice or a list of positions such images, not read yet."""
+        places = self._places[at]
+        if np.ndim(places) == 0:
+            return self._image(int(places))
+        part = DeferredImages(places, self.shape[1:], self.dtype, self._read, self._name)
+        part._seen = self._seen
+        return part
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return map(self._image, self._places.tolist())
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.stack(list(self)).astype(dtype or self.dtype, copy=False)
+
+    def _image(self, place: int) -> NDArray[Any]:
+        image = self._read(place)
+        if image.dtype != self.dtype or image.shape != self.shape[1:]:
+            rule = f"must all be {self.dtype} of shape {self.shape[1:]}"
+            found = f"{image.dtype} of shape {image.shape}, {self._name(place)}"
+            raise ArgumentError("images", rule, found, "--resize and --crop make them so")
+        check_pixels(image[None], self.shape[1:])
+        digest = sha256_of(image.tobytes())
+        if self._seen.setdefault(place, digest) != digest:
+            rule, hint = "must stay what they are", "no random transform, and files left alone"
+            raise ArgumentError("images", rule, f"another {self._name(place)}", hint)
+        return image
+
+
+AnyArray: TypeAlias = ArrayLike | SupportsDLPack | DeferredImages
+"""What NumPy reads, arrays of PyTorch, CuPy and others, and images that are read one by one."""
 
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
 
 
-def check_images(images: ArrayLike, shape: tuple[int, int, int]) -> NDArray[np.generic]:
+def check_images(images: "ArrayLike | DeferredImages", shape: tuple[int, int, int]) -> Any:
     """Images as an array (count, height, width, channels): uint8, or floating point in [0, 1].
 
     The first bad image is named.
     """
-    array = np.asarray(images)
+    array = images if isinstance(images, DeferredImages) else np.asarray(images)
     check_pixels(array, shape)
     return array
 
@@ -50,7 +105,7 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
             hint = "pass images[None]"
         raise ArgumentError("images", f"must have shape (count, {str(shape)[1:]}", received, hint)
     dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
-    if dtype == "uint8":
+    if dtype == "uint8" or isinstance(array, DeferredImages):  # those are checked one by one
         return
     if not dtype.startswith(("float", "bfloat")):
         raise ArgumentError("images", "must be uint8 or floating point", dtype)
@@ -71,7 +126,7 @@ def check_shape(image: Any, shape: tuple[int, int, int]) -> None:
         raise ArgumentError("image", f"must have shape {shape}", found, hint)
 
 
-def check_grid(images: NDArray[np.generic], first: int = 0) -> None:
+def check_grid(images: "NDArray[np.generic] | DeferredImages", first: int = 0) -> None:
     """Refuse images off the grid {0 .. 255} / 255, to which integer noise is bound.
 
     They are uint8, or floating point in [0, 1] up to two roundings to float32 from their grid

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 
 Record = TypeVar("Record")
 
@@ -97,10 +96,11 @@ def ids_digest(image_ids: Sequence[int]) -> str:
     return arrays_digest(np.array(image_ids, np.int64))
 
 
-def arrays_digest(*arrays: NDArray[Any]) -> str:
-    """Hexadecimal SHA-256 over types, shapes and values."""
+def arrays_digest(*arrays: Any) -> str:
+    """Hexadecimal SHA-256 over types, shapes and values of arrays; images are read one by one."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        for part in array if array.ndim == 4 else [array]:
+            digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

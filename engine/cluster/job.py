@@ -70,7 +70,7 @@ def cutter(
     def cut(number: int, ids: list[int]) -> LeaseImages:
         places = [place[image_id] for image_id in ids]
         known = [labels[at] for at in places]
-        return LeaseImages(number, checked[places], ids, known, book.part(ids))
+        return LeaseImages(number, np.asarray(checked[places]), ids, known, book.part(ids))
 
     return cut
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
@@ -66,7 +65,7 @@ class Workers(Closing):
     ) -> Iterator[Certificate]:
         """Yield certificates as they come in."""
         shape = bundle_of(self.method).input_shape
-        self._pool.cut = cutter(np.asarray(images), image_ids, labels, book, shape)
+        self._pool.cut = cutter(images, image_ids, labels, book, shape)
         slots = self.settings.in_flight(self.method.serial)
         size = lease_size(len(image_ids), self._count, slots)
         return self._conductor.run(Leases(image_ids, size))

@@ -1,6 +1,6 @@
 """A folder of images per class, and which number each class has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.image_files import SUFFIXES, read_image
 from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.images import DeferredImages
 from dualsmooth.engine.limits import check_size
 
 _OF_SYSTEMS = {"__macosx", "lost+found", "__pycache__", "system volume information"}
@@ -25,8 +27,9 @@ def read_folder(
     shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
     most: int | None = None,
+    prepare: Prepare = AS_STORED,
 ) -> ImageSet:
-    """Read one folder of images per class, as `load_images` says."""
+    """One folder of images per class, as `load_images` says: each read when it is asked for."""
     if most is not None:
         positive_integer("max", most)
     try:
@@ -39,11 +42,10 @@ def read_folder(
         raise FileError(folder, "must hold one folder per class, with images", "none", hint)
     names = tuple(files) if classes is None else order_of(classes, tuple(files), folder)
     pairs = [(path, names.index(name)) for name, found in files.items() for path in found]
-    pixels = list(_read([path for path, _ in pairs[:most]], shape))
-    if len({image.shape[2] for image in pixels}) > 1:
-        pixels = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in pixels]
+    paths = [path for path, _ in pairs[:most]]
     labels = np.array([label for _, label in pairs[:most]], np.int64)
-    return ImageSet(np.stack(pixels), labels, name, names, classes is not None)
+    images = _deferred(paths, shape, prepare) if shape else _all(paths, prepare)
+    return ImageSet(images, labels, name, names, classes is not None, prepare)
 
 
 def _counts(place: Path) -> bool:
@@ -66,16 +68,31 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.name[0] != "." and not path.is_dir()
 
 
-def _read(paths: list[Path], shape: tuple[int, int, int] | None) -> Iterator[NDArray[np.uint8]]:
-    size = shape and shape[:2]
-    for path in paths:
-        pixels = read_image(path, shape and shape[2])
-        size = size or pixels.shape[:2]
-        if pixels.shape[:2] != size:
-            of = "the network" if shape else f"the first image, {paths[0]}"
-            rule = f"must have the height and width of {of}: {size}"
-            raise FileError(path, rule, pixels.shape[:2], "images are not resized")
-        yield pixels
+def _deferred(paths: list[Path], shape: tuple[int, int, int], prepare: Prepare) -> DeferredImages:
+    def read(place: int) -> NDArray[np.uint8]:
+        return _fitting(paths[place], shape, prepare, "the network")
+
+    return DeferredImages(range(len(paths)), shape, np.uint8, read, paths.__getitem__)
+
+
+def _all(paths: list[Path], prepare: Prepare) -> NDArray[np.uint8]:
+    """Images of the size of the first, all in three channels if one has colours."""
+    first = read_image(paths[0], None, prepare).shape
+    size, of = (first[0], first[1], None), f"the first image, {paths[0]}"
+    pixels = [_fitting(path, size, prepare, of) for path in paths]
+    channels = max(image.shape[2] for image in pixels)
+    return np.stack([np.broadcast_to(image, (*first[:2], channels)) for image in pixels])
+
+
+def _fitting(
+    path: Path, shape: tuple[int, int, int | None], prepare: Prepare, of: str
+) -> NDArray[np.uint8]:
+    pixels = read_image(path, shape[2], prepare)
+    if pixels.shape[:2] != shape[:2]:
+        rule = f"must have the height and width of {of}: {shape[:2]}"
+        hint = "--resize N and --crop N make other images of them" if of == "the network" else ""
+        raise FileError(path, rule, pixels.shape[:2], hint or "images are not resized")
+    return pixels
 
 
 def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One image file as 8-bit pixels: exactly the picture that is stored, or a refusal.
+"""One image file as 8-bit pixels: the picture that is stored, prepared as asked, or a refusal.
 
 Only the formats promised are opened. Whatever a file holds, the only error is a FileError.
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
+from dualsmooth.engine.errors import DualSmoothError, FileError
 from dualsmooth.engine.limits import LARGEST_IMAGE
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ _BITS, _PHOTOMETRIC, _LARGEST, _PLANAR, _PALETTE = 258, 262, 281, 284, 320  # ta
 _FORMAT, _SUBSAMPLING = 339, 530
 
 
-def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, channels: int | None = None, prepare: Prepare = AS_STORED
+) -> NDArray[np.uint8]:
     """Read an image file as (height, width, 1) if it is grey, else as (height, width, 3).
 
     Grey becomes three equal channels where three are asked for, and three that are equal everywhere
-    one. Refused are several frames, transparency, values that do not become 8 bits in one way only.
+    one. Refused are several frames, transparency without a background to put it on, values that do
+    not become 8 bits in one way only.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -38,8 +42,8 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")  # every doubt that matters is an error below
             # Not by its name: Pillow maps named TIFF files and gets some orientations wrong.
             with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
-                pixels = _checked_pixels(path, image)
-    except FileError:
+                pixels = prepare(_checked_pixels(path, image, prepare.colour), path)
+    except DualSmoothError:
         raise
     except UnidentifiedImageError as error:
         rule = f"must be one of {', '.join(_FORMATS)}"
@@ -55,7 +59,9 @@ def read_image(path: Path, channels: int | None = None) -> NDArray[np.uint8]:
     return pixels
 
 
-def _checked_pixels(path: Path, image: "ImageFile.ImageFile") -> NDArray[np.uint8]:
+def _checked_pixels(
+    path: Path, image: "ImageFile.ImageFile", colour: tuple[int, ...] | None
+) -> NDArray[np.uint8]:
     if image.width * image.height > LARGEST_IMAGE:
         raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
     most, sixteen = _largest_value(path, image), image.mode == "I"
@@ -67,9 +73,13 @@ def _checked_pixels(path: Path, image: "ImageFile.ImageFile") -> NDArray[np.uint
     grey = upright.mode in _GREY
     if upright.has_transparency_data:
         upright = upright.convert("LA" if grey else "RGBA")
-        if most is not None or upright.getchannel("A").getextrema() != (255, 255):
-            hint = "put it on the background it is meant for"
+        opaque = upright.getchannel("A").getextrema() == (255, 255)
+        if most is not None or (colour is None and not opaque):
+            hint = "--background white puts it on that colour"
             raise FileError(path, "must be opaque", "transparent pixels", hint)
+        if not opaque:
+            behind = Image.new("RGBA", upright.size, colour)
+            upright, grey = Image.alpha_composite(behind, upright.convert("RGBA")), False
     if most is None:
         pixels = np.asarray(upright.convert("L" if grey else "RGB"), np.uint8)
         return pixels[:, :, None] if grey else pixels

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.records import arrays_digest
 
 UNKNOWN_LABEL = -1
@@ -21,7 +24,8 @@ class ImageSet:
 
     Parameters
     ----------
-    images : ndarray of uint8 in 0 .. 255 or float32 in [0, 1], shape (n, height, width, channels)
+    images : ndarray or DeferredImages, shape (n, height, width, channels)
+        uint8 in 0 .. 255 or float32 in [0, 1]; files are read one by one, when they are asked for.
     labels : ndarray of int64, shape (n,)
         Indices into ``classes``; -1 where the class is not known.
     name : str
@@ -30,13 +34,19 @@ class ImageSet:
         Class names; empty for a number without a name.
     classes_given : bool
         Whether the user said which number each class has.
+    prepare : Prepare
+        What was done with the images before they came here.
+    ids : ndarray of int64, shape (n,), optional
+        Image ids, on which noise depends; None where they are the positions.
     """
 
-    images: NDArray[np.uint8] | NDArray[np.float32]
+    images: Any
     labels: NDArray[np.int64]
     name: str
     classes: tuple[str, ...]
     classes_given: bool = False
+    prepare: Prepare = AS_STORED
+    ids: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,8 +57,27 @@ class ImageSet:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run records of how the images were read, beside their name."""
+        named = self.classes_given or any(name != str(i) for i, name in enumerate(self.classes))
+        found: dict[str, Any] = {"classes": list(self.classes)} if named else {}
+        return found | ({"prepare": self.prepare.record} if self.prepare.record else {})
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Id of every image."""
+        return list(range(len(self))) if self.ids is None else self.ids.tolist()
+
+    def places(self, image_ids: Sequence[int]) -> list[int]:
+        """Positions of images by their ids."""
+        known = {image_id: place for place, image_id in enumerate(self.image_ids)}
+        if missing := [image_id for image_id in image_ids if image_id not in known]:
+            raise ArgumentError("data", "must hold every image", f"{self.name}: no {missing[0]}")
+        return [known[image_id] for image_id in image_ids]
+
 
 def data_digest(data: ImageSet, image_ids: Sequence[int]) -> str:
-    """SHA-256 over the images at these positions and their labels."""
-    chosen = list(image_ids)
+    """SHA-256 over the images with these ids and their labels."""
+    chosen = data.places(image_ids)
     return arrays_digest(data.images[chosen], data.labels[chosen])

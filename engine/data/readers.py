@@ -84,9 +84,9 @@ def _idx_size(path: Path, head: bytes, magic: int, axes: int) -> int:
 def read_npz(path: Path, name: str) -> ImageSet:
     """Read an archive with ``x`` (uint8, or float in [0, 1], NHWC) and, if present, ``y``.
 
-    ``images`` and ``labels`` are other names of the two.
+    ``images`` and ``labels`` are other names of the two; ``index`` holds the image ids.
     """
-    arrays = npz_arrays(path, "x", "y", "images", "labels")
+    arrays = npz_arrays(path, "x", "y", "images", "labels", "index")
     for one, other in _NPZ_PAIRS:
         if one in arrays and other in arrays:
             raise FileError(path, f"must hold {one} or {other}, not both", f"{sorted(arrays)}")
@@ -98,8 +98,9 @@ def read_npz(path: Path, name: str) -> ImageSet:
     check_images(path, x)
     images: NDArray[np.uint8] | NDArray[np.float32]
     images = x.astype(np.uint8) if x.dtype == np.uint8 else x.astype(np.float32)
+    ids = _ids(path, arrays["index"], len(x)) if "index" in arrays else None
     if y is None:
-        return ImageSet(images, np.full(len(x), UNKNOWN_LABEL, np.int64), name, ())
+        return ImageSet(images, np.full(len(x), UNKNOWN_LABEL, np.int64), name, (), ids=ids)
     if y.dtype.kind not in "ui" or y.ndim != 1:
         raise FileError(path, "y must be integers with one axis", f"{y.dtype} {y.shape}")
     if len(y) != len(x):
@@ -107,7 +108,20 @@ def read_npz(path: Path, name: str) -> ImageSet:
         raise FileError(path, rule, f"{len(y)} labels")
     check_labels(path, y, _MOST_CLASSES)
     labels = y.astype(np.int64)
-    return ImageSet(images, labels, name, tuple(str(k) for k in range(int(labels.max()) + 1)))
+    names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    return ImageSet(images, labels, name, names, ids=ids)
+
+
+def _ids(path: Path, index: NDArray[np.generic], count: int) -> NDArray[np.int64]:
+    """Image ids of an archive: distinct integers in [0, 2^32), one per image."""
+    if index.dtype.kind not in "ui" or index.shape != (count,):
+        rule = f"index must be {count} integers, one per image"
+        raise FileError(path, rule, f"{index.dtype} {index.shape}")
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= 1 << 32 or len(np.unique(index)) < count:
+        received = f"{low} .. {high}, {len(np.unique(index))} different ones of {count}"
+        raise FileError(path, "index must hold distinct integers in [0, 2^32)", received)
+    return index.astype(np.int64)
 
 
 def check_images(path: Path, images: NDArray[np.generic]) -> None:

@@ -5,7 +5,7 @@
 | `digits[:train]` | scikit-learn's digits, 8x8 grey, in the package; the last 540 are the tests |
 | `idx:DIR[:train]` | MNIST layout, official file names, plain or gzipped |
 | `cifar10:DIR[:train]` | CIFAR-10, the official Python or binary batches |
-| `npz:FILE` | `x` uint8 or float NHWC, `y` integers (may be left out); or `images`, `labels` |
+| `npz:FILE` | `x` uint8 or float NHWC, `y` integers or none; or `images`, `labels`, `index` |
 | `folder:DIR` | one folder of images per class, read with Pillow |
 
 The split is `test` unless the text ends in `:train`. An empty DIR means `$DUALSMOOTH_DATA`.
@@ -13,6 +13,7 @@ The split is `test` unless the text ends in `:train`. An empty DIR means `$DUALS
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.images import DeferredImages
 
 DATA_VARIABLE = "DUALSMOOTH_DATA"
 DIGITS_TRAIN = 1257
@@ -35,6 +38,7 @@ def load_images(
     shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
     most: int | None = None,
+    prepare: Prepare = AS_STORED,
 ) -> ImageSet:
     """Read the images a SPEC names.
 
@@ -46,10 +50,13 @@ def load_images(
         Shape (height, width, channels) the networks expect: image files of grey become three equal
         channels where they ask for three. Without it they do so beside files of colour.
     classes : sequence of str, optional
-        Which number each class of `folder:` has, as `dualsmooth.engine.data.class_folders.order_of`
-        reads it; by default the order of the names as text.
+        Names of the classes. For `folder:` also which number each has, as
+        `dualsmooth.engine.data.class_folders.order_of` reads it; by default the order of the names
+        as text.
     most : int, optional
         Read no more image files than these.
+    prepare : Prepare
+        How images are resized, cropped, put on a background before they are certified.
 
     Returns
     -------
@@ -62,9 +69,21 @@ def load_images(
     FileError
         If a file is missing, truncated, corrupt or not what its name says.
     """
+    from dualsmooth.engine.data.class_folders import numbered, read_folder
+
     kind, place, split = parse_spec(spec)
-    if classes is not None and kind != "folder":
-        raise ArgumentError("classes", "goes with folder:DIR", spec)
+    if kind == "folder":
+        folder = _path(kind, place, spec)
+        return read_folder(folder, spec, shape=shape, classes=classes, most=most, prepare=prepare)
+    images = prepared(_arrays(kind, place, split, spec), prepare)
+    if classes is None:
+        return images
+    rows = dict(numbered(classes))
+    names = tuple(rows.get(number, "") for number in range(1 + max(rows)))
+    return replace(images, classes=names, classes_given=True)
+
+
+def _arrays(kind: str, place: str, split: str, spec: str) -> ImageSet:
     if kind == "digits":
         return _digits(spec, split)
     path = _path(kind, place, spec)
@@ -72,11 +91,26 @@ def load_images(
         return readers.read_idx(path, split, spec)
     if kind == "cifar10":
         return cifar10.read_cifar10(path, split, spec)
-    if kind == "npz":
-        return readers.read_npz(path, spec)
-    from dualsmooth.engine.data.class_folders import read_folder
+    return readers.read_npz(path, spec)
 
-    return read_folder(path, spec, shape=shape, classes=classes, most=most)
+
+def prepared(data: ImageSet, prepare: Prepare) -> ImageSet:
+    """The images as they are certified, each made when it is asked for."""
+    if not prepare.record:
+        return data
+    images, name = data.images, data.name
+    if images.dtype != np.uint8:
+        raise ArgumentError("resize", "needs 8-bit images", f"{images.dtype} in {name}")
+
+    def called(place: int) -> str:
+        return f"image {place} of {name}"
+
+    def read(place: int) -> Any:
+        return prepare(images[place], called(place))
+
+    shape = read(0).shape
+    made = DeferredImages(range(len(data)), shape, np.uint8, read, called)
+    return replace(data, images=made, prepare=prepare)
 
 
 def images_of_run(configuration: Mapping[str, Any], given: str | None = None) -> ImageSet | None:
@@ -91,10 +125,11 @@ def images_of_run(configuration: Mapping[str, Any], given: str | None = None) ->
     manifest, classes = configuration.get("bundle_manifest"), None
     sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None
     known = isinstance(sizes, list) and len(sizes) == 3 and {*map(type, sizes)} == {int}
-    if spec.startswith("folder:") and isinstance(configuration.get("classes"), list):
+    if isinstance(configuration.get("classes"), list):
         classes = [str(name) for name in configuration["classes"]]
     shape = (sizes[0], sizes[1], sizes[2]) if known and sizes else None
-    return load_images(spec, shape=shape, classes=classes)
+    prepare = Prepare.of(configuration.get("prepare", {}))
+    return load_images(spec, shape=shape, classes=classes, prepare=prepare)
 
 
 def check_classes(data: ImageSet, count: int, model: str) -> None:

@@ -24,7 +24,9 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
     elif count is None:
         return images
     chosen = order[:count]
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen])
+    ids = None if images.ids is None else images.ids[chosen]
+    pixels, labels = np.asarray(images.images)[chosen], images.labels[chosen]
+    return replace(images, images=pixels, labels=labels, ids=ids)
 
 
 def training_split(spec: str) -> str:

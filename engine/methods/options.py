@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.method import Method
@@ -20,8 +21,8 @@ from dualsmooth.engine.models.bundle import Bundle
 class Given:
     """What an auditor has beside a run; None for what is not at hand."""
 
-    images: NDArray[Any] | None = None
-    """Of the data set, by image id."""
+    images: ImageSet | None = None
+    """The data set."""
     anchors: Anchors | None = None
     references: NDArray[Any] | None = None
     memory: Path | None = None
@@ -38,13 +39,12 @@ class Recorded(NamedTuple):
     """What is taken as recorded, and what would show it; empty if nothing is."""
 
     @classmethod
-    def at(cls, method: Method, images: NDArray[Any], trusted: str = "") -> "Recorded":
+    def at(cls, method: Method, data: ImageSet, trusted: str = "") -> "Recorded":
         """A method that reads images, from those of the data set."""
 
         def of(certificate: Certificate) -> Method:
-            if not 0 <= certificate.image_id < len(images):
-                raise ValueError(f"the data have no image {certificate.image_id}")
-            return method.at(unit_float(images[certificate.image_id]))
+            (place,) = data.places([certificate.image_id])
+            return method.at(unit_float(data.images[place]))
 
         return cls(method.name, of, trusted)
 

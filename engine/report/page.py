@@ -141,14 +141,14 @@ def thumbnails(
                 named = printable(run.configuration["data"])
                 notes.append(f"{run.name}: no thumbnails without --data {named}")
                 continue
-            fits = max(ids, default=-1) < len(data)
-            if not (fits and data_digest(data, ids) == key):
+            if data_digest(data, ids) != key:
                 notes.append(f"{run.name}: no thumbnails, the data are not those of the run")
                 continue
         except DualSmoothError as error:
             notes.append(f"{run.name}: no thumbnails, {error}")
             continue
-        found[key] = {i: _uri(as_unit_float(data.images[i])) for i in ids[:MOST]}
+        shown = zip(ids[:MOST], data.places(ids[:MOST]), strict=True)
+        found[key] = {i: _uri(as_unit_float(data.images[place])) for i, place in shown}
         if len(ids) > MOST:
             notes.append(f"{run.name}: thumbnails of the first {MOST:,} images only")
     return found, notes

@@ -1,16 +1,18 @@
 """What one call names: a model of any kind, and images of any kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import AnyArray, check_labels
+from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
@@ -23,30 +25,39 @@ if TYPE_CHECKING:
 Model: TypeAlias = "Method | Bundle | str | Path | Callable[[torch.Tensor], torch.Tensor]"
 """A method, a bundle, a text as `load_bundle` takes it, or a module or function to logits."""
 
-ImageSource: TypeAlias = AnyArray | ImageSet
-"""An array, a set of images with labels, or a text: a SPEC as the command line takes it."""
+ImageSource: TypeAlias = AnyArray | ImageSet | Iterable[Any]
+"""An array, a set of images with labels, what `collect` reads, or a SPEC as a text."""
 
 
 def method_and_images(
-    model: Model, images: ImageSource, labels: Sequence[int] | None, options: dict[str, Any]
+    model: Model,
+    images: ImageSource,
+    known: tuple[Sequence[int] | None, Sequence[int] | None],
+    options: dict[str, Any],
 ) -> tuple[Method, Images, ImageSet]:
     """The method, the images where they lie, and the same images on the host with labels.
 
-    Options are those of `choose_method`; a method has its own and takes none.
+    ``known`` are labels and image ids, where the caller has them. Options are those of
+    `choose_method`; a method has its own and takes none.
     """
     source = load_bundle(model) if isinstance(model, str | Path) else model
-    known = _bundle_in(source)
+    inside = _bundle_in(source)
+    shape = None if inside is None else inside.input_shape
     if isinstance(images, str):
-        images = load_images(images, shape=None if known is None else known.input_shape)
+        images = load_images(images, shape=shape)
+    elif is_collection(images):
+        images = collect(images)
     array = share(images.images if isinstance(images, ImageSet) else images, "images")
+    if not isinstance(images, ImageSet):
+        array = channels_last(array, shape)
     if isinstance(source, Method):
         given = [name for name, value in options.items() if value not in (None, False)]
         if given:
             rule, hint = "must be left out with a method", "it has options of its own"
             raise ArgumentError(given[0], rule, options[given[0]], hint)
-        return source, array, _as_set(images, array, labels)
-    bundle = _bundle_of(source, array) if known is None else known
-    return choose_method(bundle, **options), array, _as_set(images, array, labels)
+        return source, array, _as_set(images, array, *known)
+    bundle = _bundle_of(source, array) if inside is None else inside
+    return choose_method(bundle, **options), array, _as_set(images, array, *known)
 
 
 def budget_of(budget: Budget | None, n: int | None) -> Budget:
@@ -63,16 +74,22 @@ def _bundle_in(model: Any) -> Bundle | None:
     return networks if isinstance(networks, Bundle) else None
 
 
-def _as_set(images: ImageSource, array: Images, labels: Sequence[int] | None) -> ImageSet:
+def _as_set(
+    images: ImageSource,
+    array: Images,
+    labels: Sequence[int] | None,
+    image_ids: Sequence[int] | None,
+) -> ImageSet:
     known = None if labels is None else np.array(check_labels(labels, len(array)), np.int64)
+    ids = None if image_ids is None else np.array(check_ids(image_ids, len(array)), np.int64)
     if isinstance(images, ImageSet):
         truth = images.labels if known is None else known
-        return ImageSet(images.images, truth, images.name, images.classes, images.classes_given)
+        return replace(images, labels=truth, ids=images.ids if ids is None else ids)
     truth = np.full(len(array), UNKNOWN_LABEL, np.int64) if known is None else known
     if not isinstance(array, np.ndarray):
         array = (array if array.element_size() == 1 else array.float()).cpu().numpy()
     pixels: Any = array if array.dtype == np.uint8 else array.astype(np.float32)
-    return ImageSet(pixels, truth, IN_MEMORY, ())
+    return ImageSet(pixels, truth, IN_MEMORY, (), ids=ids)
 
 
 def _bundle_of(function: Any, array: Images) -> Bundle:

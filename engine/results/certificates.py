@@ -60,16 +60,11 @@ class Certificates(list[Certificate]):
 
     @classmethod
     def of(
-        cls,
-        found: Mapping[int, Certificate],
-        session: Session,
-        data: ImageSet,
-        image_ids: Sequence[int] | None,
+        cls, found: Mapping[int, Certificate], session: Session, data: ImageSet
     ) -> "Certificates":
         """What a session certified, by image id, in the order of the images of a data set."""
-        ids = list(range(len(found))) if image_ids is None else [int(i) for i in image_ids]
-        places = [int(i) for i in np.argsort(ids)]
-        about = describe(session.method, data, sorted(ids), session.settings, places)
+        ids = data.image_ids
+        about = describe(session.method, data, sorted(ids), session.settings)
         about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
         return cls([found[i] for i in ids], about)
 

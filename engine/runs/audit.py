@@ -16,7 +16,7 @@ from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
@@ -71,8 +71,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
     try:
         record = read_run(folder)
         seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
-        images = None if data is None else data.images
-        seen.plan = plan_of(seen.configuration, dataclasses.replace(given, images=images))
+        seen.plan = plan_of(seen.configuration, dataclasses.replace(given, images=data))
         check_configuration(seen.configuration)
     except (FileError, ValueError, KeyError, TypeError) as error:
         seen.findings.append(f"{RUN}: {error}")
@@ -194,10 +193,11 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
         seen.trusted.append(f"data {name} not at hand: images and labels (--data)")
         return
     ids = sorted(seen.certificates)
-    if ids and ids[-1] >= len(data):
-        seen.findings.append(f"data {data.name}: has no image {ids[-1]}")
+    try:
+        truth = dict(zip(ids, data.labels[data.places(ids)].tolist(), strict=True))
+    except ArgumentError as error:
+        seen.findings.append(str(error))
         return
-    truth = {i: int(data.labels[i]) for i in ids}
     wrong = [i for i, label in truth.items() if _label(label) != seen.certificates[i].label]
     if wrong:
         seen.findings.append(f"data {data.name}: other labels, first at image {wrong[0]}")

@@ -42,7 +42,7 @@ def certify_run(
 ) -> tuple[Summary, float]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
-    ``image_ids`` are positions in the data set and the image ids of the noise. Votes of the runs in
+    ``image_ids`` are ids of images in the data set, on which noise depends. Votes of the runs in
     ``reuse`` on the same images are read, not drawn again. ``workers`` processes draw votes (two
     actors with ``ray``: ``local`` or the address of a cluster), by default none but this one, and
     never change one. Returns the summary, also written to the folder, and the share of batch rows
@@ -83,7 +83,8 @@ def _certify_missing(
     book: RecordedVotes,
 ) -> None:
     missing = [i for i in image_ids if i not in log.done]
-    labels = [int(label) for label in data.labels[missing]]
+    places = data.places(missing)
+    labels = [int(label) for label in data.labels[places]]
     name, images = session.method.name, len(image_ids)
     view = Progress(name, images, images - len(missing), lambda: session.occupancy.share)
 
@@ -93,7 +94,7 @@ def _certify_missing(
             session.method.settle(certificate)
 
     with closing(view), _stopping(log), GroupCommit(log, on_disk) as commit:
-        for certificate in session.certify(data.images[missing], missing, labels, book):
+        for certificate in session.certify(data.images[places], missing, labels, book):
             view.seen(certificate)
             commit.put(certificate)
 

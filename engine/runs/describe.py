@@ -16,16 +16,9 @@ from dualsmooth.engine.settings import Settings
 
 
 def describe(
-    method: Method,
-    data: ImageSet,
-    image_ids: Sequence[int],
-    settings: Settings,
-    positions: Sequence[int] | None = None,
+    method: Method, data: ImageSet, image_ids: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
-    """Everything that decides the certificates of a run, for ``run.json`` and for resuming.
-
-    ``positions`` of the images in the data are their ids by default.
-    """
+    """Everything that decides the certificates of a run, for ``run.json`` and for resuming."""
     bundle = bundle_of(method)
     found: dict[str, Any] = {
         "method": method.name,
@@ -34,7 +27,7 @@ def describe(
         "bundle_digest": bundle.digest,
         "bundle_manifest": bundle.manifest,
         "data": data.name,
-        "data_digest": data_digest(data, image_ids if positions is None else positions),
+        "data_digest": data_digest(data, image_ids),
         "images": len(image_ids),
         "image_ids_digest": ids_digest(image_ids),
         "budget": settings.budget.kind,
@@ -44,7 +37,7 @@ def describe(
         "n": settings.budget.n,
         "alpha": settings.alpha,
         **{name: getattr(settings, name) for name in RECORDED},
-    } | ({"classes": list(data.classes)} if data.classes_given else {})
+    } | data.record
     read: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
     return read
 
@@ -72,6 +65,7 @@ def checked(method: Method, data: ImageSet, image_ids: list[int], settings: Sett
     settings = resolve(settings, bundle)
     if settings.noise == "integer":
         check_grid(data.images)
-    first = method.at(unit_float(data.images[image_ids[0]])) if method.needs_image else method
+    place = data.places(image_ids)[0]
+    first = method.at(unit_float(data.images[place])) if method.needs_image else method
     first.check(settings.budget, settings.alpha)
     return settings

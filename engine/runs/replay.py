@@ -130,7 +130,7 @@ def _draw_again(
 ) -> Iterator[tuple[int, tuple[DrawRecord, ...]]]:
     ids = [certificate.image_id for certificate in chosen]
     draws = [[record.draw for record in certificate.counts] for certificate in chosen]
-    yield from session.redraw(data.images[ids], ids, draws)
+    yield from session.redraw(data.images[data.places(ids)], ids, draws)
 
 
 def _unlikely(chosen: list[Certificate], again: dict[int, tuple[DrawRecord, ...]]) -> list[int]:

@@ -125,11 +125,12 @@ def derived(
         rule = "must hold images of the run only"
         raise FileError(path, rule, f"image {outside[0]}", "use --fresh")
     bundle = bundle_of(method)
-    again = Recorded.at(method, data.images)
+    again = Recorded.at(method, data)
     budget, stamp = budget_of(configuration), stamp_of(configuration, bundle)
     plan = Plan(bundle, again, budget, configuration["alpha"], stamp)
     for image_id in (i for i in ids if i in done):
-        certificate, label = done[image_id], int(data.labels[image_id])
+        certificate = done[image_id]
+        label = int(data.labels[data.places([image_id])[0]])
         try:
             changed = differences(certificate, rederive(plan, certificate), 0.0)
             if changed or certificate.label != (label if label >= 0 else None):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from dualsmooth.engine.certificate import Certificate, Claim, Stamp
@@ -15,7 +16,7 @@ from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
-from dualsmooth.engine.samplers.inputs import Images, host_image, image_in_place, read_images
+from dualsmooth.engine.samplers.inputs import host_image, image_in_place, read_images
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler, Sampler
 from dualsmooth.engine.settings import Settings
 
@@ -134,17 +135,14 @@ class Session(Closing):
         """Flights as they finish, each a procedure of the method at one image; and the ids."""
         array = read_images(images, self.shape, on_grid=self.settings.noise == "integer")
         ids = check_ids(image_ids, len(array))
-        pairs = zip(ids, array, strict=True)
-        flights = [Flight(i, procedure(self._at(image)), book) for i, image in pairs]
+        here = (self.method.at(host_image(image)) for image in array)
+        methods = here if self.method.needs_image else repeat(self.method)
+        flights = [Flight(i, procedure(at), book) for i, at in zip(ids, methods, strict=False)]
         scheduler: Scheduler[Result] = Scheduler(self.sampler, self._slots)
         self.occupancy = scheduler.occupancy
         read = image_in_place if self.settings.device == "cuda" else host_image
         flights.reverse()  # taken from the list, so that finished ones are not kept
         return scheduler.run((flights.pop(), partial(read, image)) for image in array), ids
-
-    def _at(self, image: Images) -> Method:
-        method = self.method
-        return method.at(host_image(image)) if method.needs_image else method
 
     def _stamped(self, flight: Flight[Claim], label: int | None) -> Certificate:
         records, tables = flight.records, ""

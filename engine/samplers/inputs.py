@@ -15,8 +15,8 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import (
     GRID_ERROR,
     AnyArray,
+    DeferredImages,
     check_grid,
-    check_images,
     check_pixels,
     unit_float,
 )
@@ -37,10 +37,7 @@ def read_images(images: AnyArray, shape: tuple[int, int, int], on_grid: bool = F
     uint8 in 0 .. 255 or floating point in [0, 1]; with ``on_grid`` on the 1/255 grid.
     """
     array = share(images, "images")
-    if isinstance(array, np.ndarray):
-        array = check_images(array, shape)
-    else:
-        check_pixels(array, shape)
+    check_pixels(array, shape)
     if on_grid:
         _check_grid(array)
     return array
@@ -48,6 +45,8 @@ def read_images(images: AnyArray, shape: tuple[int, int, int], on_grid: bool = F
 
 def share(array: Any, argument: str) -> Images:
     """A view of an array: NumPy for host memory, a device's tensor; errors name the argument."""
+    if type(array) is DeferredImages:
+        return array  # type: ignore[return-value]  # read one by one, as an array is
     torch = sys.modules.get("torch")  # who has a tensor has loaded it
     if torch is not None and isinstance(array, torch.Tensor):
         array = array.detach()
@@ -94,7 +93,7 @@ def device_steps(image: "torch.Tensor") -> "torch.Tensor":
 
 
 def _check_grid(images: Images) -> None:
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray | DeferredImages):  # read one by one
         check_grid(images)
     elif images.is_floating_point():
         for number, image in enumerate(images):

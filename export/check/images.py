@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.images import check_images
+from dualsmooth.engine.images import check_pixels
 
 DIGITS = (8, 8, 1)
 
@@ -15,8 +15,9 @@ def images_for_check(
     spec: str | None, shape: tuple[int, int, int], count: int
 ) -> NDArray[np.generic]:
     """The first ``count`` images of a data set; of digits if none is named and they fit."""
-    named = _named("data", "--check", spec, "digits", shape)
-    return check_images(named[: positive_integer("images", count)], shape)
+    named = _named("data", "--check", spec, "digits", shape)[: positive_integer("images", count)]
+    check_pixels(named, shape)
+    return named
 
 
 def images_for_calibration(
@@ -25,7 +26,8 @@ def images_for_calibration(
     """``count`` images at even steps of a data set; of digits:train if none is named."""
     named = _named("calibration", "--int8", spec, "digits:train", shape)
     step = max(1, len(named) // positive_integer("calibration_images", count))
-    return check_images(named[::step][:count], shape)
+    check_pixels(chosen := named[::step][:count], shape)
+    return chosen
 
 
 def _named(
@@ -34,4 +36,4 @@ def _named(
     if spec is None and shape != DIGITS:
         rule = f"must name images of shape {shape} for {option}"
         raise ArgumentError(argument, rule, None, "for example npz:FILE")
-    return load_images(spec or digits, shape=shape).images
+    return np.asarray(load_images(spec or digits, shape=shape).images)

@@ -1,0 +1,230 @@
+"""Images out of data sets of other libraries, out of loaders and out of any iterable.
+
+An item is an image, a pair of image and label, or a mapping with both (Hugging Face); a loader's
+items hold a batch. An image is one of Pillow, or an array: uint8 in 0 .. 255 or floating point in
+[0, 1], channels last, or first as torchvision's `ToTensor` makes it. What knows its length and
+gives an item by its number is read when an image is asked for, everything else at once.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dualsmooth.engine.checks import one_of
+from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import DeferredImages
+
+LAYOUTS = ("auto", "NHWC", "NCHW")
+_CHANNELS = (1, 3)
+_IMAGES = ("image", "img", "images", "pixel_values", "x")
+_LABELS = ("label", "labels", "fine_label", "target", "y")
+
+
+def is_collection(source: object) -> bool:
+    """Whether something holds images as items, and is neither an array nor a set of images."""
+    if isinstance(source, ImageSet | DeferredImages | str | bytes) or hasattr(source, "shape"):
+        return False
+    if isinstance(source, list | tuple):
+        first = source[0] if source else None
+        return isinstance(first, Image.Image | Mapping) or (
+            isinstance(first, tuple | list) and len(first) == 2 and np.ndim(first[1]) == 0
+        )
+    return hasattr(source, "__iter__") or hasattr(source, "__getitem__")
+
+
+def collect(
+    source: Any,
+    *,
+    columns: tuple[str, str] | None = None,
+    layout: str = "auto",
+    most: int | None = None,
+    name: str = "",
+) -> ImageSet:
+    """Images and labels of a data set, a loader or an iterable.
+
+    Parameters
+    ----------
+    source : iterable, or sequence
+        For example a data set of torchvision or Hugging Face, a `DataLoader` that does not shuffle,
+        a list of (image, label).
+    columns : tuple of str, optional
+        Names of image and label where items are mappings; by default the usual ones.
+    layout : str
+        ``NCHW`` or ``NHWC`` of arrays; ``auto`` tells by which side has 1 or 3 channels.
+    most : int, optional
+        Read no more items than these.
+    name : str
+        What the run's record calls the images; by default the class of the source.
+
+    Returns
+    -------
+    ImageSet
+        Image ids are positions in the source.
+
+    Raises
+    ------
+    ArgumentError
+        If an item is none of the above, or the order of the source is random.
+    """
+    one_of("layout", layout, LAYOUTS)
+    if "Random" in type(getattr(source, "sampler", None)).__name__:
+        rule, hint = "must keep their order", "shuffle=False: image ids are positions"
+        raise ArgumentError("images", rule, "a loader that shuffles", hint)
+    called, reader = name or type(source).__name__, _Reader(columns, layout)
+    by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if by_number and not hasattr(source, "sampler"):
+        return _by_number(source, reader, most, called)
+    pixels, labels = [], list[int]()
+    for image, label in reader.all(iter(source), most):
+        pixels.append(image)
+        labels.append(label)
+    shapes = {(image.shape, image.dtype.name) for image in pixels}
+    if len(shapes) != 1:
+        received = f"{len(shapes)} kinds, {sorted(shapes)[:3]}" if shapes else "none"
+        raise ArgumentError("images", "must be at least one, all of one shape and type", received)
+    return ImageSet(np.stack(pixels), np.array(labels, np.int64), called, _names(source, columns))
+
+
+def _by_number(source: Any, reader: "_Reader", most: int | None, called: str) -> ImageSet:
+    count = len(source) if most is None else min(most, len(source))
+    if not count:
+        raise ArgumentError("images", "must be at least one", 0)
+    first = reader.one(source[0])[0]
+
+    def read(place: int) -> NDArray[Any]:
+        return reader.one(source[place])[0]
+
+    def name(place: int) -> str:
+        return f"image {place} of {called}"
+
+    images = DeferredImages(range(count), first.shape, first.dtype, read, name)
+    labels = _all_labels(source, reader, count)
+    return ImageSet(images, labels, called, _names(source, reader.columns))
+
+
+def _all_labels(source: Any, reader: "_Reader", count: int) -> NDArray[np.int64]:
+    """Labels without the images where the source keeps them apart."""
+    kept = getattr(source, "targets", None)
+    if kept is not None and getattr(source, "target_transform", None) is None:
+        return np.asarray(kept, np.int64)[:count]
+    if hasattr(source, "column_names"):
+        _, column = reader.keys(source.column_names)
+        kept = source[column] if column else [UNKNOWN_LABEL] * count
+        return np.asarray(list(kept)[:count], np.int64)
+    return np.array([reader.one(source[place])[1] for place in range(count)], np.int64)
+
+
+def _names(source: Any, columns: tuple[str, str] | None) -> tuple[str, ...]:
+    """Names of the classes, as torchvision or Hugging Face know them."""
+    source = getattr(source, "dataset", source)
+    features = getattr(source, "features", None)
+    if isinstance(features, Mapping):
+        _, column = _Reader(columns, "auto").keys(features)
+        return tuple(getattr(features.get(column), "names", None) or ())
+    return tuple(map(str, getattr(source, "classes", None) or ()))
+
+
+class _Reader:
+    """What an item holds."""
+
+    def __init__(self, columns: tuple[str, str] | None, layout: str) -> None:
+        self.columns, self.layout = columns, layout
+
+    def all(self, items: Iterator[Any], most: int | None) -> Iterator[tuple[NDArray[Any], int]]:
+        """Images and labels of items, each an image or a batch of them."""
+        left = most
+        for item in items:
+            if left is not None and left <= 0:
+                return
+            image, label = self._parts(item)
+            batch = np.ndim(image) == 4 if not isinstance(image, Image.Image) else False
+            labels = [None] * len(image) if label is None and batch else label
+            pairs = zip(image, labels, strict=True) if batch else [(image, label)]
+            for one, its in list(pairs)[:left]:
+                yield self._pixels(one), _label(its)
+                left = None if left is None else left - 1
+
+    def one(self, item: Any) -> tuple[NDArray[Any], int]:
+        """Image and label of an item."""
+        image, label = self._parts(item)
+        return self._pixels(image), _label(label)
+
+    def keys(self, names: Iterable[str]) -> tuple[str, str]:
+        """Columns of image and label; the latter may be missing."""
+        known = list(names)
+        image, label = self.columns or (
+            next((name for name in _IMAGES if name in known), ""),
+            next((name for name in _LABELS if name in known), ""),
+        )
+        if image not in known or (self.columns and label not in known):
+            rule = f"must have the columns {self.columns or 'image and label'}"
+            raise ArgumentError("images", rule, ", ".join(known)[:200], "columns=(IMAGE, LABEL)")
+        return image, label
+
+    def _parts(self, item: Any) -> tuple[Any, Any]:
+        if isinstance(item, Mapping):
+            image, label = self.keys(item)
+            return item[image], item[label] if label else None
+        if isinstance(item, tuple | list):
+            if len(item) < 2:
+                raise ArgumentError(
+                    "images", "must come with labels, or alone", f"{len(item)} parts"
+                )
+            return item[0], item[1]
+        return item, None
+
+    def _pixels(self, image: Any) -> NDArray[Any]:
+        """One image, channels last; uint8 or float32."""
+        if isinstance(image, Image.Image):
+            if image.mode not in ("L", "RGB"):
+                hint = "image.convert('RGB') in a transform of the data set"
+                raise ArgumentError("images", "must be grey or RGB", image.mode, hint)
+            pixels: NDArray[Any] = np.asarray(image)
+        else:
+            pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        if pixels.ndim != 3 or pixels.dtype.kind not in "uf":
+            rule = "must be images of Pillow, or arrays of three axes, uint8 or floating point"
+            raise ArgumentError("images", rule, f"{pixels.dtype} of shape {pixels.shape}")
+        if not isinstance(image, Image.Image) and _first(pixels.shape, self.layout, None):
+            pixels = pixels.transpose(1, 2, 0)
+        kind = np.uint8 if pixels.dtype == np.uint8 else np.float32
+        return np.ascontiguousarray(pixels, kind)
+
+
+def _label(label: Any) -> int:
+    if label is None:
+        return UNKNOWN_LABEL
+    found = np.asarray(label)
+    if found.ndim or found.dtype.kind not in "ui":
+        raise ArgumentError("labels", "must be integers", repr(label)[:40])
+    return int(found)
+
+
+def _first(shape: Sequence[int], layout: str, known: tuple[int, int, int] | None) -> bool:
+    """Whether an image of this shape has its channels first."""
+    if layout != "auto":
+        return layout == "NCHW"
+    if known is not None:
+        return tuple(shape) != known and (*shape[1:], shape[0]) == known
+    return shape[0] in _CHANNELS and shape[2] not in _CHANNELS
+
+
+def channels_last(
+    images: Any, shape: tuple[int, int, int] | None = None, layout: str = "auto"
+) -> Any:
+    """Images (count, height, width, channels); a view of those with channels first.
+
+    ``shape`` is that of the network, (height, width, channels), where it is known. Without it, and
+    without a ``layout``, channels are first where that side has 1 or 3 and the last has not.
+    """
+    if images.ndim != 4 or not _first(images.shape[1:], layout, shape):
+        return images
+    if isinstance(images, np.ndarray):
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    return images.permute(0, 2, 3, 1).contiguous()
