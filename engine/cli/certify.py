@@ -11,6 +11,7 @@ from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import VOTES
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -29,6 +30,7 @@ from dualsmooth.engine.printable import printable
 
 
 @with_method_options()
+@with_image_options()
 def certify(
     bundle: BundleArgument,
     data: Annotated[
@@ -116,9 +118,9 @@ def certify(
     from dualsmooth.engine.cli.options import budget_from_options
     from dualsmooth.engine.cli.report import terminal_width
     from dualsmooth.engine.data.class_folders import read_classes
+    from dualsmooth.engine.data.prepare import Prepare
     from dualsmooth.engine.data.spec import choose_images, load_images
     from dualsmooth.engine.methods.registry import choose_method
-    from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
     from dualsmooth.engine.runs.record import read_configuration
@@ -126,16 +128,19 @@ def certify(
     from dualsmooth.engine.settings import Settings
 
     votes = budget_from_options(budget, radii, tolerance, n0, n)
-    loaded = load_bundle(bundle, trust=trust_model)
+    about = ImageOptions.take(options)
+    loaded = about.load(bundle, trust=trust_model)
     chosen = choose_method(loaded, **options)
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
     settings = Settings(votes, *drawn)
     folder = out or Path("runs") / _file_name(f"{loaded.name}-{chosen.name}")
-    order = read_classes(classes) if classes else None
-    if resume and classes is None and (folder / RUN).exists():
-        order = read_configuration(folder).get("classes")
-    images = load_images(data, shape=loaded.input_shape, classes=order, most=max_)
-    ids = choose_images(len(images.labels), skip, max_)
+    order, prepare = read_classes(classes) if classes else None, about.prepare(loaded)
+    if resume and (folder / RUN).exists():
+        begun = read_configuration(folder)
+        order = order or begun.get("classes")
+        prepare = prepare if prepare.record else Prepare.of(begun.get("prepare", {}))
+    images = load_images(data, shape=loaded.input_shape, classes=order, most=max_, prepare=prepare)
+    ids = [images.image_ids[place] for place in choose_images(len(images), skip, max_)]
     summary, occupancy = certify_run(
         chosen,
         images,

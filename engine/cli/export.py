@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption, with_method_options
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.printable import printable
@@ -14,6 +15,7 @@ CHECK_FAILED = 1
 
 
 @with_method_options("fixed", "dual", without=("runner_up",))
+@with_image_options("mean", "std")
 def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for `dualsmooth certify`.")],
     out: Annotated[Path, typer.Option(help="Deployment folder to write; must not exist yet.")],
@@ -84,7 +86,6 @@ def export(
     from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.models.operating_point import at_point
-    from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.export.check.images import images_for_calibration, images_for_check
     from dualsmooth.export.deployment import Terms
 
@@ -96,7 +97,7 @@ def export(
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
     check_exportable(bundle)
-    loaded = load_bundle(bundle, trust=trust_model)
+    loaded = ImageOptions.take(options).load(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
     if (prefer := options.pop("prefer")) is not None:
         loaded = at_point(loaded, prefer)

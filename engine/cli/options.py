@@ -17,8 +17,8 @@ BundleArgument = Annotated[
     str,
     typer.Argument(
         metavar="BUNDLE",
-        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of "
-        "Cohen et al.'s code (*.pth.tar), an exported classifier (*.onnx, *.pt2), or "
+        help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of a "
+        "ResNet (*.pth.tar, *.pth, *.pt), an exported classifier (*.onnx, *.pt2), or "
         "timm:NAME[:FILE] (weights from FILE or the local cache; nothing is downloaded).",
     ),
 ]
@@ -53,8 +53,10 @@ NoiseOption = Annotated[
 ClassesOption = Annotated[
     Path | None,
     typer.Option(
+        "--classes",
+        "--labels",
         help="Text file of the model's classes in order: one name a line, or INDEX NAME; folders "
-        "of folder:DIR may be called by the first word of a name."
+        "of folder:DIR may be called by the first word of a name.",
     ),
 ]
 

@@ -13,6 +13,7 @@ from dualsmooth.engine.backends import TRIED, told
 from dualsmooth.engine.budget import ANSWERS, VOTES, Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
     BackendOption,
     BatchOption,
@@ -29,19 +30,20 @@ from dualsmooth.engine.cli.options import (
 )
 from dualsmooth.engine.data.class_folders import numbered
 from dualsmooth.engine.data.image_files import read_image
+from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.data.spec import choose_images, load_images
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.runs.table import radius_text
 from dualsmooth.engine.settings import Settings
 
 
 @with_method_options()
+@with_image_options()
 def predict(
     bundle: BundleArgument,
     images: Annotated[
@@ -81,12 +83,17 @@ def predict(
     from dualsmooth.engine.data.class_folders import read_classes
 
     names = read_classes(classes) if classes else ()
-    loaded = load_bundle(bundle, trust=trust_model)
+    about = ImageOptions.take(options)
+    loaded = about.load(bundle, trust=trust_model)
+    prepare = about.prepare(loaded)
     votes = (VOTES if certify else ANSWERS) if n is None else n
     budget = Budget.fixed(n=votes) if certify else Budget.fixed(1, votes)
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
     settings = Settings(budget, *drawn)
-    read = _files(images, loaded) if data is None else _of_spec(images, data, max_, loaded)
+    if data is None:
+        read = _files(images, loaded, prepare)
+    else:
+        read = _of_spec(images, data, max_, loaded, prepare)
     method = choose_method(loaded, **options)
     records = answers(method, settings, read, _names(names, loaded.num_classes), certify=certify)
     for told_line in told(TRIED) if verbose else ():
@@ -160,16 +167,18 @@ def _record(found: "Prediction | Certificate", names: dict[int, str]) -> dict[st
     return answer | {"radius": found.radius, "sigmas": sigmas}
 
 
-def _files(paths: Sequence[Path] | None, bundle: Bundle) -> Read:
+def _files(paths: Sequence[Path] | None, bundle: Bundle, prepare: Prepare) -> Read:
     if not paths:
         raise ArgumentError("images", "must be at least one file", None, "or give --data SPEC")
-    return [(str(path), _read(path, bundle.input_shape)) for path in paths]
+    return [(str(path), _read(path, bundle.input_shape, prepare)) for path in paths]
 
 
-def _of_spec(paths: Sequence[Path] | None, spec: str, most: int | None, bundle: Bundle) -> Read:
+def _of_spec(
+    paths: Sequence[Path] | None, spec: str, most: int | None, bundle: Bundle, prepare: Prepare
+) -> Read:
     if paths:
         raise ArgumentError("images", "must be left out with --data", str(paths[0]))
-    data = load_images(spec, shape=bundle.input_shape, most=most)
+    data = load_images(spec, shape=bundle.input_shape, most=most, prepare=prepare)
     chosen = choose_images(len(data), 1, most)
     return [(f"{data.name} {i}", data.images[i]) for i in chosen]
 
@@ -183,11 +192,16 @@ def _names(lines: Sequence[str], count: int) -> dict[int, str]:
     return names
 
 
-def _read(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8] | FileError:
+def _read(
+    path: Path, shape: tuple[int, int, int], prepare: Prepare
+) -> NDArray[np.uint8] | FileError:
     try:
-        image = read_image(path, shape[2])
+        image = read_image(path, shape[2], prepare)
         if image.shape != shape:
-            raise FileError(path, f"image must have shape {shape}", image.shape)
+            hint = "--resize N and --crop N make another image of it"
+            raise FileError(path, f"image must have shape {shape}", image.shape, hint)
     except FileError as error:
         return error
+    except ArgumentError as error:  # too small for --crop
+        return FileError(path, str(error))
     return image

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dualsmooth.engine.checks import one_of
-from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import DeferredImages
 
@@ -42,7 +42,6 @@ def collect(
     columns: tuple[str, str] | None = None,
     layout: str = "auto",
     most: int | None = None,
-    name: str = "",
 ) -> ImageSet:
     """Images and labels of a data set, a loader or an iterable.
 
@@ -57,8 +56,6 @@ def collect(
         ``NCHW`` or ``NHWC`` of arrays; ``auto`` tells by which side has 1 or 3 channels.
     most : int, optional
         Read no more items than these.
-    name : str
-        What the run's record calls the images; by default the class of the source.
 
     Returns
     -------
@@ -74,7 +71,7 @@ def collect(
     if "Random" in type(getattr(source, "sampler", None)).__name__:
         rule, hint = "must keep their order", "shuffle=False: image ids are positions"
         raise ArgumentError("images", rule, "a loader that shuffles", hint)
-    called, reader = name or type(source).__name__, _Reader(columns, layout)
+    called, reader = type(source).__name__, _Reader(columns, layout)
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if by_number and not hasattr(source, "sampler"):
         return _by_number(source, reader, most, called)
@@ -86,7 +83,9 @@ def collect(
     if len(shapes) != 1:
         received = f"{len(shapes)} kinds, {sorted(shapes)[:3]}" if shapes else "none"
         raise ArgumentError("images", "must be at least one, all of one shape and type", received)
-    return ImageSet(np.stack(pixels), np.array(labels, np.int64), called, _names(source, columns))
+    return ImageSet(
+        np.stack(pixels), np.array(labels, np.int64), IN_MEMORY, _names(source, columns)
+    )
 
 
 def _by_number(source: Any, reader: "_Reader", most: int | None, called: str) -> ImageSet:
@@ -103,7 +102,7 @@ def _by_number(source: Any, reader: "_Reader", most: int | None, called: str) ->
 
     images = DeferredImages(range(count), first.shape, first.dtype, read, name)
     labels = _all_labels(source, reader, count)
-    return ImageSet(images, labels, called, _names(source, reader.columns))
+    return ImageSet(images, labels, IN_MEMORY, _names(source, reader.columns))
 
 
 def _all_labels(source: Any, reader: "_Reader", count: int) -> NDArray[np.int64]:

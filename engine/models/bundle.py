@@ -37,6 +37,8 @@ class Bundle:
         Noise level of the selector; None without one.
     networks : mapping of str to Network
         By role: `selector`, `classifier`, or experts such as `classifier@0.25`.
+    preparation : mapping, optional
+        How their source resizes and crops images: a record of `engine.data.prepare.Prepare`.
 
     Raises
     ------
@@ -50,9 +52,10 @@ class Bundle:
     sigmas: tuple[float, ...]
     tau: float | None
     networks: Mapping[str, Network]
+    preparation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.input_shape) != 3 or not all(_is_count(size) for size in self.input_shape):
+        if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):
             rule = "must be (height, width, channels), each >= 1"
             raise ArgumentError("input_shape", rule, self.input_shape)
         if not _is_count(self.num_classes):
@@ -115,9 +118,8 @@ class Bundle:
         cls, module: "nn.Module", *, num_classes: int, input_shape: tuple[int, int, int]
     ) -> "Bundle":
         """A bundle of one classifier for any noise level."""
-        return cls.from_modules(
-            {CLASSIFIER: module}, num_classes=num_classes, input_shape=input_shape
-        )
+        only = {CLASSIFIER: module}
+        return cls.from_modules(only, num_classes=num_classes, input_shape=input_shape)
 
     @classmethod
     def of_manifest(cls, manifest: Any, name: str) -> "Bundle":
@@ -200,8 +202,7 @@ class Bundle:
         roles = sorted(role for role in self.networks if role != SELECTOR)
         if roles != [CLASSIFIER]:
             rule = f"must have one classifier for every noise level in bundle {self.name}"
-            hint = "experts go with fixed and dual"
-            raise ArgumentError("networks", rule, ", ".join(roles), hint)
+            raise ArgumentError("networks", rule, ", ".join(roles), "experts: fixed and dual")
         return CLASSIFIER
 
     def outputs(self, role: str) -> int:
@@ -227,8 +228,7 @@ class Bundle:
 
     def _network(self, role: str) -> Network:
         if role not in self.networks:
-            known = ", ".join(sorted(self.networks))
-            raise ArgumentError("role", f"must be one of {known}", role)
+            raise ArgumentError("role", f"must be one of {', '.join(sorted(self.networks))}", role)
         return self.networks[role]
 
 

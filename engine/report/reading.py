@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.data.prepare import Prepare
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, read_log
@@ -43,8 +44,17 @@ class Run:
         return (
             f"n0 = {known['n0']:,}, n = {known['n']:,} ({known['budget']} budget), "
             f"alpha = {alpha:g}{spent}, seed {known['seed']}, {printable(known['precision'])}, "
-            f"data {printable(known['data'])}"
+            f"data {printable(known['data'])}{self._prepared}"
         )
+
+    @property
+    def _prepared(self) -> str:
+        """What was done with the images, if anything was."""
+        try:
+            done = str(Prepare.of(self.configuration.get("prepare", {})))
+        except ArgumentError:
+            done = "prepared in a way this version does not know"
+        return f"; images {done}: what came out is what is certified" if done else ""
 
 
 def read_run(path: Path) -> Run:

@@ -55,7 +55,7 @@ def predict(
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
     settings = Settings(Budget.fixed(1, n), *drawn)
     named = {"sigma": sigma, "method": method, **options}
-    system, array, _ = method_and_images(model, images, None, named)
+    system, array, _ = method_and_images(model, images, (None, image_ids), named)
     with Session.open(system, settings) as session:
         found = dict(session.predict(array, image_ids))
     return [found[i] for i in (range(len(found)) if image_ids is None else map(int, image_ids))]

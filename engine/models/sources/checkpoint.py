@@ -24,6 +24,7 @@ from dualsmooth.engine.models.sources.constants import (
     CIFAR10,
     IMAGENET,
     NONE,
+    OF_IMAGENET,
     constants,
     of_normalizer,
     own_constants,
@@ -79,8 +80,8 @@ def read_checkpoint(
     kwargs = {"num_classes": classes, **({} if same(found, usual) else found)}
     network = Network(architecture, kwargs, sha256_of(weights), weights, str(path))
     network.build()
-    shape = (32, 32, 3) if usual is CIFAR10 else (224, 224, 3)
-    return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
+    shape, made = ((32, 32, 3), {}) if usual is CIFAR10 else ((224, 224, 3), OF_IMAGENET)
+    return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network}, made)
 
 
 def _architecture(path: Path, checkpoint: Mapping[object, object], names: Collection[str]) -> str:

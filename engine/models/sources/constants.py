@@ -18,6 +18,9 @@ Constants = dict[str, Sequence[float]]
 
 CIFAR10: Constants = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 IMAGENET: Constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+OF_IMAGENET: dict[str, Any] = {"resize": [256], "crop": 224, "interpolation": "bilinear"}
+"""How ImageNet's images are made for ResNets of 224 pixels."""
+
 NONE: Constants = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 _NORMALIZER = re.compile(

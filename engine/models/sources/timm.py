@@ -83,7 +83,16 @@ def read_timm(
         rule = f"must be what timm makes of {architecture} without weights"
         raise FileError(path, rule, " ".join(str(error).split())[:200]) from error
     found = network_from_module(module, "timm", kwargs)
-    return Bundle(f"timm-{name}", (height, width, channels), classes, (), None, {CLASSIFIER: found})
+    shape, made = (height, width, channels), _preparation(settings, height, width)
+    return Bundle(f"timm-{name}", shape, classes, (), None, {CLASSIFIER: found}, made)
+
+
+def _preparation(settings: Any, height: int, width: int) -> dict[str, Any] | None:
+    """How timm makes images for a network at evaluation, if it resizes and cuts out the middle."""
+    if settings.crop_mode != "center" or height != width:
+        return None
+    size = int(height / settings.crop_pct)
+    return {"resize": [size], "crop": height, "interpolation": settings.interpolation}
 
 
 def _normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:

@@ -31,7 +31,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return load_images("digits").images[:6]
+    return np.asarray(load_images("digits").images[:6])
 
 
 def test_anchors_certify_like_fixed_sigma_no_further_than_the_region(
