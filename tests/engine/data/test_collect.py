@@ -164,7 +164,13 @@ def test_one_call_takes_them_all() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
     unit = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
-    sources = [PIXELS, unit, Pictures(), Table(), DataLoader(Pictures(to_tensor), batch_size=4)]
+    sources: list[Any] = [
+        PIXELS,
+        unit,
+        Pictures(),
+        Table(),
+        DataLoader(Pictures(to_tensor), batch_size=4),
+    ]
     found = [certify(model, s, sigma=0.5, n=100, progress=False) for s in sources]
     votes = [[(c.image_id, c.counts) for c in certificates] for certificates in found]
     assert all(other == votes[0] for other in votes)
