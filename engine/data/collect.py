@@ -6,12 +6,12 @@ items hold a batch. An image is one of Pillow, or an array: uint8 in 0 .. 255 or
 gives an item by its number is read when an image is asked for, everything else at once.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
@@ -30,8 +30,10 @@ def is_collection(source: object) -> bool:
         return False
     if isinstance(source, list | tuple):
         first = source[0] if source else None
-        return isinstance(first, Image.Image | Mapping) or (
-            isinstance(first, tuple | list) and len(first) == 2 and np.ndim(first[1]) == 0
+        return (
+            _is_picture(first)
+            or isinstance(first, Mapping)
+            or (isinstance(first, tuple | list) and len(first) == 2 and np.ndim(first[1]) == 0)
         )
     return hasattr(source, "__iter__") or hasattr(source, "__getitem__")
 
@@ -140,7 +142,7 @@ class _Reader:
             if left is not None and left <= 0:
                 return
             image, label = self._parts(item)
-            batch = np.ndim(image) == 4 if not isinstance(image, Image.Image) else False
+            batch = np.ndim(image) == 4 if not _is_picture(image) else False
             labels = [None] * len(image) if label is None and batch else label
             pairs = zip(image, labels, strict=True) if batch else [(image, label)]
             for one, its in list(pairs)[:left]:
@@ -178,7 +180,7 @@ class _Reader:
 
     def _pixels(self, image: Any) -> NDArray[Any]:
         """One image, channels last; uint8 or float32."""
-        if isinstance(image, Image.Image):
+        if _is_picture(image):
             if image.mode not in ("L", "RGB"):
                 hint = "image.convert('RGB') in a transform of the data set"
                 raise ArgumentError("images", "must be grey or RGB", image.mode, hint)
@@ -190,10 +192,15 @@ class _Reader:
         if pixels.ndim != 3 or pixels.dtype.kind not in "uf":
             rule = "must be images of Pillow, or arrays of three axes, uint8 or floating point"
             raise ArgumentError("images", rule, f"{pixels.dtype} of shape {pixels.shape}")
-        if not isinstance(image, Image.Image) and _first(pixels.shape, self.layout, None):
+        if not _is_picture(image) and _first(pixels.shape, self.layout, None):
             pixels = pixels.transpose(1, 2, 0)
         kind = np.uint8 if pixels.dtype == np.uint8 else np.float32
         return np.ascontiguousarray(pixels, kind)
+
+
+def _is_picture(item: object) -> bool:
+    pillow = sys.modules.get("PIL.Image")  # who has a picture has loaded it
+    return pillow is not None and isinstance(item, pillow.Image)
 
 
 def _label(label: Any) -> int:

@@ -65,7 +65,7 @@ def _checked_pixels(
     if image.width * image.height > LARGEST_IMAGE:
         raise FileError(path, f"must have at most {LARGEST_IMAGE} pixels", image.size)
     most, sixteen = _largest_value(path, image), image.mode == "I"
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":

@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
 
 from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.errors import ArgumentError
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 LARGEST_SIDE = 1 << 13
 
 
@@ -51,7 +45,7 @@ class Prepare:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        one_of("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        one_of("interpolation", self.interpolation, INTERPOLATIONS)
         sizes = all(type(size) is int and 1 <= size <= LARGEST_SIDE for size in self.resize)
         if len(self.resize) > 2 or not sizes:
             rule = f"must be N, the shorter side, or HEIGHTxWIDTH, each in [1, {LARGEST_SIDE}]"
@@ -90,6 +84,10 @@ class Prepare:
     @property
     def colour(self) -> tuple[int, ...] | None:
         """The background as red, green, blue; None without one."""
+        if not self.background:
+            return None
+        from PIL import ImageColor
+
         try:
             return ImageColor.getrgb(self.background)[:3]
         except ValueError:
@@ -107,10 +105,12 @@ class Prepare:
         """The image that is certified; uint8 (height, width, channels)."""
         height, width = pixels.shape[:2]
         if self.resize:
+            from PIL import Image
+
             height, width = self._size(height, width)
             grey = pixels.shape[2] == 1
             image = Image.fromarray(pixels[..., 0] if grey else pixels)
-            image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
             pixels = np.asarray(image).reshape(height, width, pixels.shape[2])
         if self.crop:
             if self.crop > min(height, width):
