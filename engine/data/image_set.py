@@ -71,7 +71,9 @@ class ImageSet:
 
     def places(self, image_ids: Sequence[int]) -> list[int]:
         """Positions of images by their ids."""
-        known = {image_id: place for place, image_id in enumerate(self.image_ids)}
+        known: range | dict[int, int] = range(len(self))
+        if self.ids is not None:
+            known = {image_id: place for place, image_id in enumerate(self.image_ids)}
         if missing := [image_id for image_id in image_ids if image_id not in known]:
             raise ArgumentError("data", "must hold every image", f"{self.name}: no {missing[0]}")
         return [known[image_id] for image_id in image_ids]
