@@ -30,7 +30,8 @@ from dualsmooth.engine.models.sources.timm import _check_all_used
 NAME, CLASSES = "test_resnet", 3
 SETTINGS = SimpleNamespace(
     input_size=(3, 9, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), classifier="fc",
-    num_classes=5, hf_hub_id="timm/test_resnet.r160_in1k", hf_hub_filename=None,
+    num_classes=5, crop_mode="center", crop_pct=0.9, interpolation="bicubic",
+    hf_hub_id="timm/test_resnet.r160_in1k", hf_hub_filename=None,
 )  # fmt: skip
 
 
