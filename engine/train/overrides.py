@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.records import typed_record
 
 Recipe = TypeVar("Recipe")
 
@@ -14,7 +15,8 @@ def with_overrides(recipe: Recipe, options: Sequence[str]) -> Recipe:
     """A copy of a recipe with fields changed, one after the other.
 
     An option is ``path=value``: the path is field names and positions with dots between them, the
-    value JSON (text may stand without quotes) of the kind that is there; lists become tuples.
+    value JSON (text may stand without quotes) of the kind that is there; lists become tuples. An
+    object makes a part that is not there: ``sizes={"widths": [64, 128], "hidden": 128}``.
     """
     for option in options:
         path, equals, text = option.partition("=")
@@ -40,14 +42,22 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
     if key not in known:
         fields = ", ".join(sorted(known)) or "no"
         raise ArgumentError("set", f"must name one of {fields} fields", option)
-    return dataclasses.replace(part, **{key: _new(getattr(part, key), rest, value, option)})
+    old = getattr(part, key)
+    if old is None and not rest and isinstance(value, dict):
+        kind = get_args(get_type_hints(type(part))[key])[0]
+        try:
+            return dataclasses.replace(part, **{key: typed_record(kind, value)})
+        except ValueError as error:
+            raise ArgumentError("set", f"cannot be read: {error}", option) from error
+    return dataclasses.replace(part, **{key: _new(old, rest, value, option)})
 
 
 def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
     if rest:
         return _changed(old, rest, value, option)
     if isinstance(value, list):
-        value = tuple(value)
+        floats = isinstance(old, tuple) and isinstance(next(iter(old), None), float)
+        value = tuple(float(v) if floats and type(v) is int else v for v in value)
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if dataclasses.is_dataclass(old) and value is None:

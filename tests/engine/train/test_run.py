@@ -16,7 +16,9 @@ from dualsmooth.engine.train import loop
 from dualsmooth.engine.train import run as recipes
 from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Checkpoints, Metric
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
+from dualsmooth.engine.train.context import Sizes
 from dualsmooth.engine.train.overrides import with_overrides
+from dualsmooth.engine.train.recipes import DUAL
 from dualsmooth.engine.train.run import RECIPES, train
 
 QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
@@ -254,6 +256,20 @@ def test_options_change_fields() -> None:
         RECIPES["dual-published"],  # type: ignore[type-var]
         tuning=None,
     )
+    dual = with_overrides(
+        DUAL, ['sizes={"widths": [64, 128], "hidden": 32}', "points.radii=[0, 0.5, 1]"]
+    )
+    assert dual.sizes == Sizes((64, 128), 32)
+    assert dual.points.radii == (0.0, 0.5, 1.0)
+    assert {type(radius) for radius in dual.points.radii} == {float}
+
+
+@pytest.mark.parametrize(
+    "value", ['{"widths": [64]}', '{"widths": "a", "hidden": 3}', "64", '{"a": 1}']
+)
+def test_a_part_that_is_not_there_is_an_object_of_its_fields(value: str) -> None:
+    with pytest.raises(ArgumentError, match="sizes="):
+        with_overrides(DUAL, [f"sizes={value}"])
 
 
 @pytest.mark.parametrize(
