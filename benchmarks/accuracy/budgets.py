@@ -37,10 +37,11 @@ from dualsmooth.engine import (
     load_bundle,
 )
 from dualsmooth.engine.bounds import clopper_pearson_lower, clopper_pearson_upper
-from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.data import load_images
+from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.radius.decision import decision_plan
+from dualsmooth.engine.runtime.drive import answered
 
 Row = dict[str, Any]
 
@@ -67,16 +68,16 @@ def probabilities(path: Path, sigma: float) -> list[float]:
 
 def simulate(p: float, sigma: float, budget: Budget, rng: np.random.Generator) -> tuple[float, int]:
     """Radius and votes of one image whose other votes all go to one other class."""
-    procedure = FixedSmoothing(OneNetwork(), sigma).certify(budget, ALPHA)
-    draw, votes = next(procedure), 0
-    while True:
+    votes = 0
+
+    def answer(draw: Draw) -> Counts:
+        nonlocal votes
         votes += draw.count
         k = int(rng.binomial(draw.count, p))
-        try:
-            draw = procedure.send(np.array([k, draw.count - k, 0], np.int64))
-        except StopIteration as stop:
-            result: Claim = stop.value
-            return result.radius, votes
+        return np.array([k, draw.count - k, 0], np.int64)
+
+    procedure = FixedSmoothing(OneNetwork(), sigma).certify(budget, ALPHA)
+    return answered(procedure, answer).radius, votes
 
 
 def certify_adaptive(

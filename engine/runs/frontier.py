@@ -8,13 +8,12 @@ frontier is for exploring, and a run at a point that it led to takes another see
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from dualsmooth.engine.certificate import Certificate, Claim
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError
@@ -30,6 +29,7 @@ from dualsmooth.engine.models.operating_point import (
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize
+from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import Settings
 
 ORACLE = "oracle (not a certificate)"
@@ -157,15 +157,14 @@ def _routed(
     method: DualSmoothing, votes: Votes, thresholds: Sequence[float], settings: Settings
 ) -> Row:
     """What the method's own procedure claims from recorded votes."""
-    with closing(method.certify(settings.budget, settings.alpha)) as procedure:
-        used, answer = 0, None
-        while True:
-            try:
-                draw = next(procedure) if answer is None else procedure.send(answer)
-            except StopIteration as stop:
-                claim: Claim = stop.value
-                break
-            used, answer = used + draw.count, votes.answer(draw, thresholds)
+    used = 0
+
+    def answer(draw: Draw) -> Counts:
+        nonlocal used
+        used += draw.count
+        return votes.answer(draw, thresholds)
+
+    claim = answered(method.certify(settings.budget, settings.alpha), answer)
     label = next(iter(votes.levels.values())).label
     correct = claim.predicted is not None and claim.predicted == label
     return Row(claim.radius, correct, claim.predicted is None, used, sigma=claim.sigma)

@@ -7,22 +7,22 @@ draw that the procedure does not ask for, or asks for in vain, shows.
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Mapping
-from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
+from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import DEVICES, Settings
 
 OTHER_VERSION_TOLERANCE = 1e-9
@@ -92,33 +92,21 @@ def rederive(plan: Plan, recorded: Certificate, tolerance: float = 0.0) -> Certi
     for other draws.
     """
     check_disjoint(recorded.counts)
-    with closing(plan.method.of(recorded).certify(plan.budget, plan.alpha)) as procedure:
-        derived = _answered(procedure, plan.bundle, recorded.counts, tolerance)
+    left = deque(recorded.counts)
+
+    def answer(draw: Draw) -> Counts:
+        if not left:
+            raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
+        return _votes_of(plan.bundle, draw, left.popleft(), tolerance)
+
+    derived = answered(plan.method.of(recorded).certify(plan.budget, plan.alpha), answer)
+    if left:
+        raise ValueError(f"{len(left)} draws are recorded that nothing asks for")
     tables = ""
     if plan.stamp.noise == "integer":
         tables = tables_digest(record.sigma for record in recorded.counts)
     image_id, label, seconds = recorded.image_id, recorded.label, recorded.seconds
     return Certificate.of(derived, plan.stamp, image_id, label, recorded.counts, seconds, tables)
-
-
-def _answered(
-    procedure: Procedure, bundle: Bundle, counts: tuple[DrawRecord, ...], tolerance: float
-) -> Claim:
-    """What a procedure returns if its draws get the recorded votes, all of them and in order."""
-    used, votes = 0, None
-    while True:
-        try:
-            draw = next(procedure) if votes is None else procedure.send(votes)
-        except StopIteration as stop:
-            derived: Claim = stop.value
-            break
-        if used == len(counts):
-            raise ValueError(f"the method asks for a draw that is not recorded: {draw}")
-        votes = _votes_of(bundle, draw, counts[used], tolerance)
-        used += 1
-    if used < len(counts):
-        raise ValueError(f"{len(counts) - used} draws are recorded that nothing asks for")
-    return derived
 
 
 def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
