@@ -26,6 +26,14 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME=RUN", help="A run by another name; may be given several times."),
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Published results beside the runs: cohen2019 or acr2025, those on the data of "
+            "the runs; or cohen2019-imagenet, acr2025-cifar10-consistency-0.5 and the like.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +64,7 @@ def report(
 ) -> None:
     """Compare certified accuracies of runs; write tables and plots."""
     from dualsmooth.engine.errors import ArgumentError
+    from dualsmooth.engine.report.published import published
     from dualsmooth.engine.report.reading import default_radii, read_runs
     from dualsmooth.engine.runs.summary import summarize
 
@@ -69,6 +78,7 @@ def report(
     read = read_runs(runs or (), labels)
     grid = _radii(radii) if radii is not None else default_radii(read)
     folder = _folder(read[0].path, len(read), out, html)
+    read += {r.name: r for name in against or () for r in published(name, read)}.values()
     summaries = [summarize(run.name, run.rows, grid, at_least=at_least) for run in read]
     for warning in (text for run in read for text in run.warnings):
         typer.echo(f"dualsmooth: warning: {warning}", err=True)

@@ -32,13 +32,14 @@ class Run:
     rows: list[Row]
     configuration: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    origin: str = "votes and alpha not recorded in the file"
 
     @property
     def conditions(self) -> str:
         """Votes, alpha and data, or that the file does not say."""
         known = self.configuration
         if not known:
-            return "votes and alpha not recorded in the file"
+            return self.origin
         alpha, looks = joint_alpha(known), len(earlier_looks(known))
         spent = f" over {looks + 1} looks at more and more votes" if looks else ""
         return (
