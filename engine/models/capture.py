@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,7 +53,7 @@ def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphM
     The example is a batch of the only shape that the graph of a foreign network has to be right
     for.
     """
-    if isinstance(module, fx.GraphModule) and _CAPTURED in module.meta:
+    if is_captured(module):
         return copy.deepcopy(module)
     try:
         copied = copy.deepcopy(module)
@@ -70,6 +71,11 @@ def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphM
         return None
     made.meta[_CAPTURED] = True
     return made.eval()
+
+
+def is_captured(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether a module is what `capture` gave, or was made of it."""
+    return isinstance(module, fx.GraphModule) and _CAPTURED in module.meta
 
 
 def is_known(module: nn.Module) -> bool:
@@ -124,8 +130,9 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _exported(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     with quiet(), torch.no_grad():
-        with _Count():
-            copy.deepcopy(module)(example.clone())
+        copied, sizes = copy.deepcopy(module), FakeTensorMode(allow_non_fake_inputs=True)
+        with sizes, _Count():
+            copied(sizes.from_tensor(example))
         program = torch.export.export(module, (example,), strict=False)
         signature = program.graph_signature
         if signature.buffers_to_mutate or signature.user_inputs_to_mutate:

@@ -16,9 +16,10 @@ from dualsmooth.engine.models.hidden_state import kept_state
 from dualsmooth.engine.models.outside import Outside
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
-SECONDS = 0.2
-"""What trials of a small network may take; slow networks are tried on fewer rows."""
-FEWEST, MOST = 8, 256
+SECONDS, SLOW = 0.2, 2.0
+"""What trials of a small network may take on more than FEW rows, and those of a slow one on more
+than FEWEST: a row and its mate."""
+FEWEST, FEW, MOST = 2, 8, 256
 _PASSES = 2 * len(MATES) + 12
 _ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
@@ -58,12 +59,12 @@ def admitted(
         trial.first_pass()
         return trial.module
     owner = module if owner is None else owner
-    asked, plain = _ADMITTED.get(owner, (None, False))
-    state = (trial.asked, kept_state(module))
-    if asked != state:
+    tried, found, plain = _ADMITTED.get(owner, (None, None, False))
+    state = (input_shape, kept_state(module))
+    if tried != state or outputs not in (None, found):
         trial.run()
         plain = trial.module is not module
-        _ADMITTED[owner] = state, plain
+        _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
 
 
@@ -78,7 +79,7 @@ class _Trial:
         role: str,
         origin: str,
     ) -> None:
-        self.module, self.asked = module, (shape, outputs)
+        self.module, self.asked, self.found = module, (shape, outputs), outputs
         self._role, self._origin, self._outside = role, origin, Outside()
         self.known = is_known(module)
         # The first operator that is watched makes PyTorch import SymPy, which takes a second.
@@ -86,7 +87,7 @@ class _Trial:
 
     def first_pass(self) -> None:
         """Look at what kind of thing the logits of ordinary rows are."""
-        (shape, outputs), rows = self.asked, FEWEST
+        (shape, outputs), rows = self.asked, FEW
         with torch.inference_mode():
             batch = noisy(rows, shape).contiguous()
             given = batch.clone()
@@ -101,6 +102,7 @@ class _Trial:
             if outputs is not None:
                 rule = f"{self._role} must map images {shape} to {outputs} logits, a tensor"
             raise FileError(self._origin, rule, said)
+        self.found = logits.shape[1]
 
     def run(self) -> None:
         """All trials of a network of which nothing is known."""
@@ -145,11 +147,17 @@ class _Trial:
                 )
 
     def _rows(self) -> int:
+        rows = self._fitting(FEWEST, SLOW)
+        if rows >= FEW:
+            rows = max(self._fitting(FEW, SECONDS), FEW)
+        return min(max(rows, FEWEST), MOST)
+
+    def _fitting(self, tried: int, seconds: float) -> int:
+        """Rows that the trials can pass in some time, as so many rows pass now."""
         start = thread_time()  # others on the machine must not make the trials weaker
-        self._pass(noisy(FEWEST, self.asked[0]).contiguous())
-        seconds = max(thread_time() - start, 1e-6)
-        rows = int(FEWEST * SECONDS / (_PASSES * seconds))
-        return min(max(1 << rows.bit_length(), FEWEST), MOST)
+        self._pass(noisy(tried, self.asked[0]).contiguous())
+        taken = max(thread_time() - start, 1e-6)
+        return 1 << int(tried * seconds / (_PASSES * taken)).bit_length()
 
     def _by_number(
         self, batch: torch.Tensor, wanted: torch.Tensor, agree: Callable[..., bool]

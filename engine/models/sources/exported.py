@@ -53,10 +53,11 @@ def read_exported(
             "std": list(spread("std", [1.0] if std is None else std, channels)),
         }
         run, sha256 = _normalized(run, kwargs["mean"], kwargs["std"]), digest_of([sha256, kwargs])
-    module = admitted(Exported(run, rows or None, sha256), shape, None, CLASSIFIER, str(path))
+    exported = Exported(run, rows or None, sha256)
+    network = Network(path.suffix.lower()[1:], kwargs, sha256, exported, str(path))
+    module = admitted(network.build(), shape, None, CLASSIFIER, str(path), network)
     with torch.inference_mode():
         classes = module(torch.zeros(1, channels, height, width)).shape[1]
-    network = Network(path.suffix.lower()[1:], kwargs, sha256, module, str(path))
     return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
 
 

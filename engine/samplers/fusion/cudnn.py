@@ -15,7 +15,7 @@ from dualsmooth.engine.samplers.fusion.patterns import (
 
 
 def fuse_for_cudnn(module: nn.Module, example: torch.Tensor) -> nn.Module:
-    """A copy of a network whose conv (+ sum) + ReLU patterns are single cuDNN calls.
+    """A network whose conv (+ sum) + ReLU patterns are single cuDNN calls.
 
     PyTorch runs a convolution's bias, the sum with a shortcut and the ReLU as passes over memory of
     their own; cuDNN does all three before it stores. A convolution without a ReLU after it is left

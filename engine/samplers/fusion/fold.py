@@ -28,10 +28,11 @@ def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> n
             received, hint = name or type(module).__name__, "call module.eval() first"
             raise ArgumentError("module", "must be in eval mode", received, hint)
     traced = capture(module, example)
-    pairs = _pairs(traced) if traced is not None else []
-    if traced is None or not pairs:
-        return module
-    for conv, norm in pairs:
+    return module if traced is None or not _pairs(traced) else _folded(traced)
+
+
+def _folded(traced: fx.GraphModule) -> fx.GraphModule:
+    for conv, norm in _pairs(traced):
         _fold(traced, conv, norm)
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -48,8 +49,8 @@ def folded_network(
 
     def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
         height, width, channels = shape[1:]
-        example = torch.zeros(rows or shape[0], channels, height, width)
-        return fold_batch_norm(capture(stage, example) or stage)
+        captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width))
+        return stage if captured is None else _folded(captured)
 
     folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
     for parameter in folded.parameters():

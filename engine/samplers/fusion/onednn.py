@@ -31,7 +31,7 @@ DIRECT_CHANNELS = 16
 
 
 def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
-    """A copy of a network for one batch shape and dtype, with fewer passes over memory.
+    """A network for one batch shape and dtype, with fewer passes over memory.
 
     The result agrees with the network up to rounding, and row by row does not depend on the other
     rows. The network is in eval mode with batch norm folded; the example is a batch like those it

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.capture import capture, has_hooks
+from dualsmooth.engine.models.capture import capture, has_hooks, is_captured
 
 TRIED_ROWS = 8
 """Rows that are run to learn the shapes inside a network."""
@@ -20,13 +20,15 @@ _SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
-    """A captured copy of a network with ``fuse`` called for every layer that may be replaced.
+    """A network as a graph with ``fuse`` called for every layer that may be replaced.
+
+    A network that was captured before is changed in place, any other is copied.
 
     Layers with hooks, and convolutions with padding other than zeros, are left alone. ``module``
     itself is returned if it cannot be captured. Later layers come first: of two convolutions that
     are added, the one that is computed last takes the sum.
     """
-    traced = capture(module, example)
+    traced = module if is_captured(module) else capture(module, example)
     if traced is None:
         return module
     if not all("shape" in node.meta for node in traced.graph.nodes if node.op != "output"):

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from dualsmooth.engine.api import Smooth
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.front_door import admitted
 
@@ -80,6 +81,31 @@ MIXING: dict[str, Head] = {
 def test_logits_that_depend_on_batch_mates_are_refused(name: str) -> None:
     with pytest.raises(FileError, match="classifier must give an image the same logits"):
         enter(MIXING[name])
+
+
+@pytest.mark.parametrize("name", [name for name in MIXING if name != "many rows"])
+def test_a_slow_network_is_seen_through_by_a_row_and_its_mate(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_door, "SLOW", 0.0)
+    with pytest.raises(FileError, match="classifier must give an image the same logits"):
+        enter(Head(MIXING[name].before, MIXING[name].after))
+
+
+def test_rows_of_trials_are_what_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = list[int]()
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x
+
+    module = Head(noted)
+    trial = front_door._Trial(module.eval(), SHAPE, CLASSES, "classifier", "memory")
+    assert trial._rows() >= front_door.FEW
+    monkeypatch.setattr(front_door, "SLOW", 0.0)
+    sizes.clear()
+    assert trial._rows() == front_door.FEWEST
+    assert sizes == [front_door.FEWEST]
 
 
 RANDOM: dict[str, Function] = {

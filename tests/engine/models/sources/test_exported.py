@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.search import make_search
+from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle, place_of
 from dualsmooth.engine.runs.certify import certify_run
@@ -142,6 +144,25 @@ def test_a_network_that_fails_its_trial_is_refused(
     with pytest.raises(FileError, match=message) as caught:
         load_bundle(onnx_file(tmp_path / "net.onnx", body))
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_tried_when_it_was_read_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = list[front_door._Trial]()
+    run = front_door._Trial.run
+
+    def noted(trial: front_door._Trial) -> None:
+        trials.append(trial)
+        run(trial)
+
+    monkeypatch.setattr(front_door._Trial, "run", noted)
+    bundle = load_bundle(onnx_file(tmp_path / "net.onnx"))
+    for _ in range(2):
+        bundle.build("classifier")
+    assert len(trials) == 1
+    with pytest.raises(FileError, match=r"to 9 logits, a tensor; received \(8, 4\)"):
+        replace(bundle, num_classes=9).build("classifier")
 
 
 @pytest.mark.parametrize(
