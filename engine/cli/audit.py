@@ -3,23 +3,33 @@
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption
+from dualsmooth.engine.data.image_set import IN_MEMORY
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.models.bundle import Bundle
+    from dualsmooth.engine.runs.audit import Audit
 
 FINDINGS_SHOWN = 20
 ON_TRUST = 4
 
 
+@with_image_options("mean", "std")
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     replay: Annotated[
         float | None,
-        typer.Option(help="Draw the votes of this share of the images again, such as 0.02."),
+        typer.Option(
+            metavar="[SHARE]",
+            help="Draw the votes of this share of the images again; 0.02 without a number.",
+        ),
     ] = None,
     bundle: Annotated[
         str | None,
@@ -28,6 +38,14 @@ def audit(
     data: Annotated[
         str | None, typer.Option(help="The run's images, as certify takes them. Default: digits.")
     ] = None,
+    from_run: Annotated[
+        bool,
+        typer.Option(
+            "--from-run",
+            help="Open the bundle and the images that the run names, where the two options above "
+            "are left out: for runs that you made or whose maker you trust.",
+        ),
+    ] = False,
     anchors: Annotated[
         Path | None, typer.Option(help="insta, anchor: the file that certify was given.")
     ] = None,
@@ -44,11 +62,12 @@ def audit(
     compare: Annotated[
         str, typer.Option(help="auto, exact or statistical (other machines) comparison of votes.")
     ] = "auto",
+    **options: Any,
 ) -> None:
     """Check a run without trusting it: every line, radius, table and digest.
 
     Nothing that a run names is opened but what comes with the package: give --data, --bundle and
-    what the noise level of an image rests on.
+    what the noise level of an image rests on, or --from-run.
 
     Exit codes: 0 nothing found, 1 something found, 2 bad usage, 4 nothing found, but part of the
     run was taken on trust; it is named. Votes are on trust until --replay draws them again.
@@ -57,7 +76,9 @@ def audit(
 
     dualsmooth audit runs/digits
 
-    dualsmooth audit runs/digits --replay 0.02
+    dualsmooth audit runs/digits --replay
+
+    dualsmooth audit runs/mine --from-run --replay 0.1
     """
     from dualsmooth.engine.data.spec import load_images
     from dualsmooth.engine.methods.options import Given
@@ -65,35 +86,42 @@ def audit(
     from dualsmooth.engine.runs.audit import audit as examine
     from dualsmooth.engine.runs.audit import check_bundle
 
-    images = _images(run, data)
+    about = ImageOptions.take(options)
+    images = _images(run, data, from_run)
     given = Given(
         anchors=None if anchors is None else read_anchors(anchors),
         references=None if references is None else load_images(references).images,
         memory=memory,
     )
     seen = examine(run, images, given)
-    networks = _bundle(seen.configuration, bundle, trust_model)
-    if networks is None:
-        named = seen.configuration.get("bundle")
-        seen.notes.append(f"bundle not at hand: its digest is unchecked (--bundle {named!r})")
-    elif seen.plan is not None:
+    networks = _bundle(seen, bundle, from_run, about, trust_model)
+    if networks is not None and seen.plan is not None:
         check_bundle(seen, networks.digest, bundle or networks.name)
     if replay is not None and not seen.findings and seen.plan is not None:
         from dualsmooth.engine.runs.replay import Choice
         from dualsmooth.engine.runs.replay import replay as draw_again
 
         if networks is None or images is None:
-            missing = "bundle" if networks is None else "data"
-            raise ArgumentError(missing, "is required by --replay", None)
+            raise _missing(seen, "data" if networks else "bundle")
         seed = secrets.randbits(32) if choice is None else choice
         draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare))
     _print(seen)
     raise typer.Exit(1 if seen.findings else ON_TRUST if seen.trusted else 0)
 
 
-def _images(run: Path, spec: str | None) -> Any:
-    """The images named by the user. What a run names itself is opened only if it is no file."""
-    from dualsmooth.engine.data.image_set import IN_MEMORY
+def _missing(seen: "Audit", what: str) -> ArgumentError:
+    """The error that says what --replay needs, with the option that gives it."""
+    known = seen.source.bundle if what == "bundle" and seen.source else seen.configuration[what]
+    by_name = known != IN_MEMORY and (seen.source or what == "data")
+    hint = f"--{what} {known}, or --from-run, which opens what the run names"
+    hint = hint if by_name else f"it came from memory: --{what} must name the same"
+    return ArgumentError(what, "is required by --replay", None, hint)
+
+
+def _images(run: Path, spec: str | None, from_run: bool) -> Any:
+    """The images named by the user. What a run names itself is opened only if it is no file, or the
+    user says so.
+    """
     from dualsmooth.engine.data.spec import images_of_run, parse_spec
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.record import read_configuration
@@ -116,19 +144,34 @@ def _images(run: Path, spec: str | None) -> Any:
             raise FileError(run / RUN, rule, named) from error
         if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
             raise FileError(run / RUN, "data must be a file or a folder", named)
+        spec = named if from_run else None
     return images_of_run(configuration, spec)
 
 
-def _bundle(configuration: dict[str, Any], source: str | None, trust: bool) -> Any:
+def _bundle(
+    seen: "Audit", source: str | None, from_run: bool, about: ImageOptions, trust: bool
+) -> "Bundle | None":
+    """The networks, at the operating point of the run; None, with a note, if not at hand."""
+    from dualsmooth.engine.models.operating_point import at_point
     from dualsmooth.engine.models.sources.load import PRETRAINED, bundled_names, load_bundle
 
-    name = configuration.get("bundle")
-    if source is None and name in bundled_names():
-        return load_bundle(PRETRAINED / str(name))  # and not a folder of this name
-    return None if source is None else load_bundle(source, trust=trust)
+    name = seen.configuration.get("bundle")
+    if source is not None:
+        found = about.load(source, trust=trust)
+    elif name in bundled_names():
+        found = load_bundle(PRETRAINED / str(name))  # and not a folder of this name
+    elif from_run and seen.source:
+        known = seen.source
+        found = load_bundle(known.bundle, trust=trust, mean=known.mean, std=known.std)
+    else:
+        named = seen.source.bundle if seen.source else name
+        seen.notes.append(f"bundle not at hand: its digest is unchecked (--bundle {named!r})")
+        return None
+    point = seen.plan.bundle.preference if seen.plan else ""
+    return at_point(found, point) if point and found.preference else found
 
 
-def _print(seen: Any) -> None:
+def _print(seen: "Audit") -> None:
     for text in seen.passed:
         typer.echo(f"ok     {printable(text)}")
     for text in seen.notes:

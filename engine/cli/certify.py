@@ -34,12 +34,12 @@ from dualsmooth.engine.printable import printable
 def certify(
     bundle: BundleArgument,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="digits | idx:DIR | cifar10:DIR | npz:FILE | folder:DIR, each with an "
-            "optional :train. An empty DIR is $DUALSMOOTH_DATA."
+            help="digits | idx:DIR | cifar10:DIR | npz:FILE | folder:DIR, each with an optional "
+            ":train. An empty DIR is $DUALSMOOTH_DATA. Default: digits, for networks of its size."
         ),
-    ],
+    ] = None,
     classes: ClassesOption = None,
     trust_model: TrustOption = False,
     budget: Annotated[
@@ -111,7 +111,7 @@ def certify(
 
     Examples:
 
-    dualsmooth certify digits-dual --data digits --out runs/digits
+    dualsmooth certify digits-dual --out runs/digits
 
     dualsmooth certify digits-dual --data digits --n 100000 --budget decide --radii 0.25,0.5
     """
@@ -119,7 +119,7 @@ def certify(
     from dualsmooth.engine.cli.report import terminal_width
     from dualsmooth.engine.data.class_folders import read_classes
     from dualsmooth.engine.data.prepare import Prepare
-    from dualsmooth.engine.data.spec import choose_images, load_images
+    from dualsmooth.engine.data.spec import choose_images, load_images, named_or_digits
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
@@ -139,7 +139,9 @@ def certify(
         begun = read_configuration(folder)
         order = order or begun.get("classes")
         prepare = prepare if prepare.record else Prepare.of(begun.get("prepare", {}))
-    images = load_images(data, shape=loaded.input_shape, classes=order, most=max_, prepare=prepare)
+    shape = loaded.input_shape
+    spec = named_or_digits("data", data, shape)
+    images = load_images(spec, shape=shape, classes=order, most=max_, prepare=prepare)
     ids = [images.image_ids[place] for place in choose_images(len(images), skip, max_)]
     summary, occupancy = certify_run(
         chosen,

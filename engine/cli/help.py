@@ -1,7 +1,9 @@
 """How commands show themselves: options in groups, and what was perhaps meant."""
 
+import re
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import zip_longest
 from typing import Any
 
 from typer.core import TyperCommand
@@ -12,6 +14,10 @@ GROUPS = {
     "Run folder": "out resume fresh reuse",
 }
 """Options by the heading they stand under, in every command that has some of them."""
+
+
+DEFAULTS = {"--replay": "0.02"}
+"""Values of options that may stand without one, unless a number follows."""
 
 
 class Command(TyperCommand):
@@ -27,6 +33,14 @@ class Command(TyperCommand):
                 name = parameter.name.rstrip("_")
                 titles = (title for title, names in GROUPS.items() if name in names.split())
                 parameter.rich_help_panel = next(titles, None)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with what may be left out behind an option put there."""
+        whole = list[str]()
+        for word, following in zip_longest(args, args[1:], fillvalue=""):
+            plain = word in DEFAULTS and not re.match(r"[-+.]?\d", following)
+            whole += [word, DEFAULTS[word]] if plain else [word]
+        return super().parse_args(ctx, whole)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The usage line without braces, and with one ellipsis after what may be repeated."""

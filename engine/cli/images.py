@@ -32,11 +32,11 @@ _HELP = {
 
 
 def with_image_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options, or all; they come in its ``**options``."""
+    """Give a command these options, or all, in the place of its ``**options``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command)
-        *parameters, last = own.parameters.values()
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name in names or _HELP:
             kind: Any = int if name == "crop" else str
             option = typer.Option(help=_HELP[name], rich_help_panel=_PANEL)
@@ -44,7 +44,7 @@ def with_image_options(*names: str) -> Callable[[Callable[..., None]], Callable[
             parameters.append(
                 Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
-        changed = own.replace(parameters=[*parameters, last])
+        changed = own.replace(parameters=parameters)
         command.__signature__ = changed  # type: ignore[attr-defined]
         return command
 

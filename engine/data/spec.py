@@ -28,6 +28,7 @@ from dualsmooth.engine.images import DeferredImages
 
 DATA_VARIABLE = "DUALSMOOTH_DATA"
 DIGITS_TRAIN = 1257
+DIGITS_SHAPE = (8, 8, 1)
 _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
 WITH_SPLIT = ("digits", "idx", "cifar10")
 
@@ -81,6 +82,16 @@ def load_images(
     rows = dict(numbered(classes))
     names = tuple(rows.get(number, "") for number in range(1 + max(rows)))
     return replace(images, classes=names, classes_given=True)
+
+
+def named_or_digits(
+    argument: str, spec: str | None, shape: tuple[int, int, int], digits: str = "digits"
+) -> str:
+    """A SPEC, or that of digits where none is named and networks of this shape take them."""
+    if spec is None and shape != DIGITS_SHAPE:
+        rule = f"must name images of shape {shape}"
+        raise ArgumentError(argument, rule, None, "for example folder:DIR or npz:FILE")
+    return spec or digits
 
 
 def _arrays(kind: str, place: str, split: str, spec: str) -> ImageSet:

@@ -37,8 +37,9 @@ class Bundle:
         Noise level of the selector; None without one.
     networks : mapping of str to Network
         By role: `selector`, `classifier`, or experts such as `classifier@0.25`.
-    preparation : mapping, optional
-        How their source resizes and crops images: a record of `engine.data.prepare.Prepare`.
+    preparation, source : mapping, optional
+        How their source resizes and crops images, a record of `engine.data.prepare.Prepare`; the
+        arguments of `load_bundle` that lead here.
 
     Raises
     ------
@@ -53,6 +54,7 @@ class Bundle:
     tau: float | None
     networks: Mapping[str, Network]
     preparation: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):
@@ -102,10 +104,7 @@ class Bundle:
 
         Each takes images (n, channels, height, width) with pixels in [0, 1] and returns logits.
 
-        Raises
-        ------
-        ArgumentError
-            If a module is in training mode, or the roles do not fit the levels.
+        `ArgumentError` if a module is in training mode, or the roles do not fit the levels.
         """
         networks = {
             role: module if isinstance(module, Network) else network_from_module(module)

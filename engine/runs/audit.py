@@ -22,7 +22,14 @@ from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE
-from dualsmooth.engine.runs.record import check_configuration, earlier_looks, joint_alpha, read_run
+from dualsmooth.engine.runs.record import (
+    Source,
+    check_configuration,
+    earlier_looks,
+    joint_alpha,
+    read_run,
+    source_of,
+)
 from dualsmooth.engine.runs.rederive import (
     NOTHING_GIVEN,
     OTHER_VERSION_TOLERANCE,
@@ -52,6 +59,7 @@ class Audit:
     certificates: dict[int, Certificate] = field(default_factory=dict)
     configuration: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
     plan: Plan | None = None
 
     @property
@@ -71,6 +79,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
     try:
         record = read_run(folder)
         seen.configuration, seen.machine = record["configuration"], dict(record["machine"])
+        seen.source = source_of(record)
         seen.plan = plan_of(seen.configuration, dataclasses.replace(given, images=data))
         check_configuration(seen.configuration)
     except (FileError, ValueError, KeyError, TypeError) as error:

@@ -63,7 +63,9 @@ def certify_run(
         configuration["sampler"] = session.sampler_name
         book = read_votes(reuse, configuration, data, image_ids)
         grown = begun if grows(begun, configuration, data, image_ids, folder) else None
-        log = RunLog(folder, configuration, resume=resume, fresh=fresh, grown=grown)
+        how = {"resume": resume, "fresh": fresh}
+        source = bundle_of(method).source
+        log = RunLog(folder, configuration, **how, grown=grown, source=source)
         with closing(log):
             if begun is not None:
                 check_logged(log, method, data, configuration, image_ids)

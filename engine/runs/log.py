@@ -8,7 +8,7 @@ of image ids, so equal runs have equal files. One process writes at a time.
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.record import FORMAT, check_resumed
-from dualsmooth.engine.runs.run_checks import RUN, check_folder, check_ours
+from dualsmooth.engine.runs.run_checks import RUN, SOURCE, check_folder, check_ours
 from dualsmooth.engine.runs.table import table
 
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
@@ -33,9 +33,10 @@ class RunLog:
 
     The configuration is everything that decides them and must be equal on ``resume``; ``fresh``
     replaces a run. A run of the configuration ``grown`` goes on with this one: its tables go, and
-    certificates of fewer votes are set aside. A `FileError` if the folder holds something else,
-    holds a run and neither option is given, holds a run with another configuration or begun with
-    other arithmetic, is corrupt, cannot be written, or another process writes to it.
+    certificates of fewer votes are set aside. ``source`` says how the bundle was named. A
+    `FileError` if the folder holds something else, holds a run and neither option is given, holds
+    one with another configuration or begun with other arithmetic, is corrupt, cannot be written, or
+    another process writes to it.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class RunLog:
         resume: bool = False,
         fresh: bool = False,
         grown: dict[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder, self._about = folder, {SOURCE: dict(source)} if source else {}
         try:
             check_folder(folder, resume or fresh)
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,8 @@ class RunLog:
                 (self.folder / LOG).replace(self.folder / EARLIER)
         if fresh or grown or not here.exists():
             covered = {"configuration": configuration, "machine": machine()}
-            write_json(here, {"format": FORMAT, "fingerprint": digest_of(covered), **covered})
+            begun = {"format": FORMAT, "fingerprint": digest_of(covered), **covered}
+            write_json(here, begun | self._about)
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
         self._log = AppendFile(self.folder / LOG)
 

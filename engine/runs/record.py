@@ -13,10 +13,19 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of, typed_record
-from dualsmooth.engine.runs.run_checks import RUN, check_equal
+from dualsmooth.engine.runs.run_checks import RUN, SOURCE, check_equal
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a bundle was named: the arguments of `load_bundle`."""
+
+    bundle: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if missing := [name for name in kinds if not isinstance(record.get(name), kinds[name])]:
         raise FileError(path, rule, f"no {missing[0]} in it")
     return record
+
+
+def source_of(record: Mapping[str, Any]) -> Source | None:
+    """How a run's bundle was named; None if it had no name. `ValueError` if it is none."""
+    return typed_record(Source, record[SOURCE]) if record.get(SOURCE) else None
 
 
 def check_configuration(configuration: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from dualsmooth.engine.json_file import read_json
 RUN = "run.json"
 REPORTS = ("summary.md", "curves.png", "curves.pdf", "report.html")
 FIELDS = {"format", "fingerprint", "configuration", "machine"}
+SOURCE = "source"
+"""How the bundle was named, where it has a name; part of no comparison."""
 
 
 def check_folder(folder: Path, may_hold_run: bool) -> None:
@@ -25,7 +27,7 @@ def check_folder(folder: Path, may_hold_run: bool) -> None:
 def check_ours(path: Path) -> None:
     """Refuse to replace what another program calls ``run.json``, and the files beside it."""
     try:
-        ours = FIELDS == set(read_json(path))
+        ours = FIELDS == {*read_json(path)} - {SOURCE}
     except (FileError, TypeError):
         ours = False
     if not ours:

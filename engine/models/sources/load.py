@@ -1,7 +1,9 @@
 """Where bundles come from: one function for every kind of source."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dualsmooth.engine.checks import did_you_mean
 from dualsmooth.engine.errors import ArgumentError
@@ -42,6 +44,14 @@ def load_bundle(
     FileError
         If a file is missing, damaged, tampered with or not what it claims to be.
     """
+    known: dict[str, Any] = {"bundle": str(source)}
+    known |= {k: list(v) for k, v in (("mean", mean), ("std", std)) if v is not None}
+    return replace(_load(source, trust, mean, std), source=known)
+
+
+def _load(
+    source: str | Path, trust: bool, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Bundle:
     from dualsmooth.engine.models.sources.folder import read_bundle
 
     path = Path(source)

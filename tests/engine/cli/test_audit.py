@@ -9,29 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.models.sources.folder import read_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.log import read_log
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +110,68 @@ def test_what_is_on_trust_has_its_own_exit_code(
     assert run("audit", "n" * 300)[0] == 2
 
 
+def test_a_replay_of_a_bundled_model_needs_no_more_words(run: Run) -> None:
+    assert run("certify", "digits-dual", "--n", 100, "--max", 2, "--out", "run")[0] == 0
+    for words in (("run", "--replay"), ("--replay", "run"), ("run", "--replay", "0.5")):
+        code, out, _ = run("audit", *words)
+        assert code == 0
+        assert "replay: 1 of 2 certificates" in out
+
+
+def test_the_bundle_and_the_images_of_a_run_are_found_where_that_is_allowed(
+    run: Run, certified: Path, tiny_bundle: Path
+) -> None:
+    code, _, err = run("audit", certified, "--replay")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"bundle is required by --replay; received None (--bundle {tiny_bundle}, or" in err
+    code, out, _ = run("audit", certified, "--from-run", "--replay")
+    assert code == 0
+    assert "bundle tiny: has the recorded digest" in out
+    assert "replay: 1 of 6" in out
+
+
+def test_what_a_run_names_counts_only_with_the_recorded_digest(
+    run: Run, certified: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(certified, tmp_path / "copy")
+    path = copied / "run.json"
+    record = json.loads(path.read_text())
+    for source, code, found in (
+        ({"bundle": "digits-dual"}, 1, "bundle digits-dual: has another digest"),
+        ({"bundle": str(tmp_path / "absent")}, 2, "bundle must be a folder"),
+        ({"bundle": str(tiny_bundle), "mean": [0.5]}, 2, "mean must be left out"),
+        ({"folder": "."}, 1, "FOUND  run.json: Source must have its fields"),
+        (["digits-dual"], 1, "FOUND  run.json: Source must be an object"),
+    ):
+        path.write_text(json.dumps(record | {"source": source}))
+        answer, *printed = run("audit", copied, "--from-run", "--replay")
+        assert (answer, found in "".join(printed)) == (code, True)
+        assert run("audit", copied)[0] == (1 if "run.json" in found else 0)
+
+
+def test_images_of_a_run_are_found_and_a_network_is_normalized_as_it_was(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    module = read_bundle(tiny_bundle).build("classifier")
+    shape = {"x": {0: torch.export.Dim("n")}}
+    torch.export.save(
+        torch.export.export(module, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=shape),
+        tmp_path / "c.pt2",
+    )
+    np.savez(tmp_path / "images.npz", x=load_images("digits").images[:3], y=np.arange(3))
+    words = ("certify", "c.pt2", "--data", "npz:images.npz", "--sigma", 0.25, "--n", 100)
+    assert run(*words, "--mean", "0.1", "--std", "0.5", "--out", "run")[0] == 0
+    code, _, err = run("audit", "run", "--bundle", "c.pt2", "--replay")
+    assert (code, err.count("\n")) == (1, 0)
+    code, _, err = run("audit", "run", "--bundle", "c.pt2", "--mean", 0.1, "--std", 0.5, "--replay")
+    assert (code, "data is required by --replay; received None (--data npz:images.npz" in err) == (
+        2, True,
+    )  # fmt: skip
+    code, out, _ = run("audit", "run", "--from-run", "--replay", "1.0")
+    assert code == 0
+    assert "replay: 3 of 3" in out
+
+
 def test_nothing_is_opened_because_a_run_names_it(
     run: Run, certified: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +186,7 @@ def test_nothing_is_opened_because_a_run_names_it(
         (f"folder:{tmp_path}", f"{tmp_path}/pipe.onnx"),
     ):
         record["configuration"] |= {"data": data, "bundle": bundle}
+        record["source"] = {"bundle": f"{tmp_path}/pipe.onnx"}
         covered = {key: record[key] for key in ("configuration", "machine")}
         (copied / "run.json").write_text(json.dumps(record | {"fingerprint": digest_of(covered)}))
         code, printed, _ = run("audit", copied)

@@ -14,25 +14,9 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.runs.log import read_log
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run the command in an empty folder; returns exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
 
 
 def certify(run: Run, bundle: Path, *options: object) -> tuple[int, str, str]:
@@ -571,8 +555,10 @@ def test_help_and_no_arguments_teach(run: Run) -> None:
     assert code == 0
     assert all(word in out for word in ("certify", "predict", "report", "doctor", "train"))
     assert run("--version") == (0, f"dualsmooth {metadata.version('dualsmooth')}\n", "")
-    code, _, err = run("certify", "digits-dual")
-    assert (code, "--data" in err, "(see dualsmooth certify --help)" in err) == (2, True, True)
+    code, _, err = run("search", "digits-dual", "--out", "a.npz")
+    assert (code, "--data" in err, "(see dualsmooth search --help)" in err) == (2, True, True)
+    code, _, err = run("certify", "fashion-dual")
+    assert (code, "data must name images of shape (28, 28, 1)" in err) == (2, True)
 
 
 @pytest.mark.slow

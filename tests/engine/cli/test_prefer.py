@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.operating_point import at_point
 from dualsmooth.engine.models.sources.folder import save_bundle
@@ -15,23 +14,10 @@ from dualsmooth.engine.runs.log import read_log
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-    ordered_bundle: Bundle,
-) -> Run:  # fmt: skip
-    """Run the command in a folder that holds the bundle; exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    save_bundle(ordered_bundle, "ordered")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
+@pytest.fixture(autouse=True)
+def _ordered(tmp_path: Path, ordered_bundle: Bundle) -> None:
+    """A bundle of this name in the folder where commands run."""
+    save_bundle(ordered_bundle, tmp_path / "ordered")
 
 
 CERTIFY = ("certify", "ordered", "--data", "digits", "--n0", 10, "--n", 50, "--max", 3,
@@ -47,6 +33,8 @@ def test_the_point_is_recorded_audited_and_kept(run: Run, ordered_bundle: Bundle
     for certificate in read_log(Path("run")):
         assert (certificate.method, certificate.bundle) == (record["method"], told.digest)
     assert run("audit", "run")[0] == 0
+    assert run("audit", "run", "--bundle", "ordered", "--replay", 0.9)[0] == 0
+    assert run("audit", "run", "--from-run", "--replay", 0.9)[0] == 0
     files = {path: path.read_bytes() for path in Path("run").iterdir()}
     for other in (("--prefer", "large"), ("--prefer", "0.1"), ()):
         code, _, err = run(*CERTIFY, "--resume", *other)
