@@ -8,10 +8,10 @@ from dualsmooth.engine.errors import ArgumentError
 AUTO = "auto"
 OPENVINO = "openvino"
 
-BACKENDS = {"cuda": ("onchip", "triton", "cudnn", "compile", "eager"), "cpu": (OPENVINO,)}
+BACKENDS = {"cuda": ("fused", "onchip", "triton", "cudnn", "compile", "eager"), "cpu": (OPENVINO,)}
 """Backends that each kind of device has beside ``auto``."""
 
-AUTOMATIC = ("onchip", "triton", "cudnn", "eager")
+AUTOMATIC = ("fused", "onchip", "triton", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
 PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
 ``auto`` is the engine's own path, which needs no other package."""

@@ -19,13 +19,8 @@ from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
-from dualsmooth.kernels.cuda.residual_stage import (
-    STAGES,
-    Stage,
-    pack_weights,
-    residual_stage,
-    shared_memory,
-)
+from dualsmooth.kernels.cuda.residual_stage import pack_weights, residual_stage
+from dualsmooth.kernels.cuda.stages import STAGES, Stage, shared_memory
 
 PREDICTED = {(16, 32): (414e-6, 125e-6), (32, 16): (219e-6, 62e-6), (64, 8): (122e-6, 31e-6)}
 """(channels, side) -> seconds of a 3x3 convolution of 8,192 images, computed for an H200: if the

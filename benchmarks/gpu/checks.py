@@ -147,8 +147,8 @@ def items(place: Place) -> list[Item]:
         chosen = [SIZES, *sizes[:-1], sizes[-1] + GATES[name]]
         found.append(Item(name, partial(pytest, chosen), limit=200, beside=True))
     networks = {
-        3: ("triton", "cudnn", "onchip", "eager"),
-        18: ("triton", "cudnn", "onchip"),
+        3: ("triton", "cudnn", "onchip", "fused", "eager"),
+        18: ("triton", "cudnn", "onchip", "fused"),
     }
     for blocks, backends in networks.items():
         subject = cifar(blocks, place, backends)

@@ -53,12 +53,12 @@ def check(
     sampler, found = make(backend, stream=stream()), dict[str, object]()
     found["repeats"] = votes.check_repeats(sampler, draws)
     found["graph"] = votes.check_same("the graph", sampler, make(backend, stream=plain()), draws)
-    if backend in ("onchip", "triton"):
+    if backend in ("fused", "onchip", "triton"):
         small = make(backend, batch_size=max(1, subject.batch // 8), stream=stream())
         found["batch shape"] = votes.check_same("the batch shape", sampler, small, draws)
     full = {"precision": "fp32", "batch_size": min(512, subject.batch)}
     others = {"eager float32": partial(make, "eager", **full), "eager": partial(make, "eager")}
-    if backend not in ("onchip", "triton"):  # they are bfloat16's
+    if backend not in ("fused", "onchip", "triton"):  # they are bfloat16's
         others["float32"] = partial(make, backend, **full)
     made = dict[str, CudaSampler]()
     for name, maker in others.items():

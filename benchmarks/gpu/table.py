@@ -38,7 +38,7 @@ def subjects(place: Place) -> list[Subject]:
             Subject("tiny ResNet-18", deep.resnet18_cifar, 8, backends=("eager",), **few),
         ]
     return [
-        cifar(18, place, ("onchip", "triton", "cudnn", "eager")),
+        cifar(18, place, ("fused", "onchip", "triton", "cudnn", "eager")),
         Subject("ResNet-50", deep.resnet50, 224, batch=512, checked=4000, exact=160),
         Subject("ResNet-18", deep.resnet18_cifar, 32),
         Subject("WRN-28-10", deep.wrn_28_10, 32, batch=2048, checked=20_000, exact=200),

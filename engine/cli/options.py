@@ -70,7 +70,7 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 BackendOption = Annotated[
     str,
     typer.Option(
-        help="On cuda: auto (measured), onchip, triton, cudnn, compile or eager. On cpu: "
+        help="On cuda: auto (measured), fused, onchip, triton, cudnn, compile or eager. On cpu: "
         "auto or openvino (extra cpu)."
     ),
 ]

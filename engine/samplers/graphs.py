@@ -10,11 +10,12 @@ import torch
 from dualsmooth.engine.backends import AUTO, AUTOMATIC, Tried, backend_of_each
 from dualsmooth.engine.errors import ArgumentError, SamplerError
 from dualsmooth.engine.models.rows import same
-from dualsmooth.engine.samplers.calibrate import Judge, fastest
+from dualsmooth.engine.samplers.calibrate import AGREEMENT_LOST, Judge, fastest
 from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducible
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import DeviceStream
 from dualsmooth.engine.samplers.tables import COLUMNS, device_rows, fill
+from dualsmooth.kernels.reference import vote
 
 SMALLEST_BUCKET, BUCKET_RATIO = 64, 4
 SAMPLE_SIGMA, SAMPLE_IMAGES = 0.25, 8
@@ -189,4 +190,21 @@ class Capturer:
                 f"{model}: a backend must give the network's logits up to rounding; received "
                 f"{why} (try another --backend)"
             )
+        self._check_votes(model, built, scores)
         return scores
+
+    def _check_votes(self, model: str, built: Network, scores: torch.Tensor) -> None:
+        """Counts of the sampled batch are those of its logits, but for near ties."""
+        rows = device_rows(self.table, len(scores))
+        found, wanted = (
+            self.stream.zeros(self.segments, scores.shape[1] + 1, dtype=torch.int64)
+            for _ in range(2)
+        )
+        self.stream.run(lambda: built.votes(self.inputs, rows, found))
+        self.stream.run(lambda: vote(scores, rows.segment, wanted))
+        moved = int((found - wanted).abs().sum())
+        if found.sum() != wanted.sum() or moved > 2 * max(1, AGREEMENT_LOST * len(scores)):
+            raise SamplerError(
+                f"{model}: a backend must count the votes of its own logits; received "
+                f"{moved} counts of {len(scores)} votes that differ (try another --backend)"
+            )

@@ -20,7 +20,9 @@ from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
-from dualsmooth.kernels.cuda.residual_stage import on_chip, shared_memory
+from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
+from dualsmooth.kernels.cuda.residual_stage import on_chip
+from dualsmooth.kernels.cuda.stages import shared_memory
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -59,14 +61,17 @@ def build(
 ) -> Network:
     """Make a network ready to run on the device of the inputs; it is not changed.
 
-    ``triton`` has CIFAR ResNets, and ``onchip`` with the activations of a stage on chip; ``cudnn``
-    does convolution, bias, sum and ReLU in one call, ``compile`` is torch.compile and ``eager`` the
-    network itself; in the others batch norm is folded. The network takes (rows, channels, height,
+    ``triton`` has CIFAR ResNets, ``onchip`` with the activations of a stage on chip, and ``fused``
+    in three kernels, noise, strided blocks and votes among them; ``cudnn`` does convolution, bias,
+    sum and ReLU in one call, ``compile`` is torch.compile and ``eager`` the network itself; in the
+    others batch norm is folded. The network takes (rows, channels, height,
     width) in [0, 1] units; ``batch`` is the rows of a full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
-    if backend in ("onchip", "triton"):
+    if backend in ("fused", "onchip", "triton"):
         resnet = _resnet(backend, network, dtype, inputs)
+        if isinstance(resnet, FusedResNet):
+            return Network(partial(_fused_scores, resnet), partial(_fused_votes, resnet), True)
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)
@@ -84,7 +89,7 @@ def build(
 
 def _resnet(
     backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs
-) -> FoldedResNet:
+) -> FoldedResNet | FusedResNet:
     """A network as our kernels take it, or why they do not."""
     device, (height, width) = inputs.images.device, inputs.images.shape[1:3]
     if inputs.tables is not None:
@@ -99,7 +104,11 @@ def _resnet(
     elif not (shared := shared_memory(device)):
         rule, hint = "device", "compute capability 8.0 or newer, and CuPy (extra cuda)"
     elif chip := on_chip(resnet, height if height == width else 0, shared):
-        return chip
+        if backend == "onchip":
+            return chip
+        if fused := FusedResNet.fuse(chip):
+            return fused
+        rule, hint = "network", "ResNet-20 and deeper on color images; use onchip"
     else:
         rule, hint = "network", "images of 32x32 pixels; use triton"
     received = f"{type(network).__name__} on {width}x{height} pixels in {dtype} on {device.type}"
@@ -151,3 +160,11 @@ def _resnet_scores(resnet: FoldedResNet, inputs: Inputs, rows: Rows) -> torch.Te
 
 def _resnet_votes(resnet: FoldedResNet, inputs: Inputs, rows: Rows, counts: torch.Tensor) -> None:
     resnet_votes(inputs.images, rows, inputs.key, resnet, counts)
+
+
+def _fused_scores(fused: FusedResNet, inputs: Inputs, rows: Rows) -> torch.Tensor:
+    return fused_logits(inputs.images, rows, inputs.key, fused)
+
+
+def _fused_votes(fused: FusedResNet, inputs: Inputs, rows: Rows, counts: torch.Tensor) -> None:
+    fused_logits(inputs.images, rows, inputs.key, fused, counts)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
-from dualsmooth.kernels.cuda.residual_stage import SOURCE, STAGES, Stage
+from dualsmooth.kernels.cuda.stages import PROGRAMS, Program, Stage
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -86,12 +86,13 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def build_stage(stage: Stage, sm: int) -> Machine:
-    """Compile an on-chip stage for an architecture with nvcc and read it back."""
+def build_stage(program: Program, stage: Stage, sm: int) -> Machine:
+    """Compile a kernel of a stage for an architecture with nvcc and read it back."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "stage.cubin"
+        cubin, source = Path(folder) / "stage.cubin", Path(folder) / "stage.cu"
+        source.write_text(program.source)
         command = ["nvcc", f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o"]
-        command += [str(cubin), str(SOURCE)]
+        command += [str(cubin), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
@@ -226,14 +227,16 @@ def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]
     if nvcc() is None:
         print("CUDA C++ kernels skipped: nvcc is not installed")
         return
-    for stage, sm in stage_builds():
-        if chosen(stage.name, sm, options, limits):
-            yield Built(stage.name, sm, True, build_stage(stage, sm))
+    for program, stage, sm in stage_builds():
+        name = program.name(stage)
+        if chosen(name, sm, options, limits):
+            yield Built(name, sm, True, build_stage(program, stage, sm))
 
 
-def stage_builds() -> list[tuple[Stage, int]]:
-    """On-chip stages, on the architectures whose shared memory holds them."""
-    return [(s, sm) for s in STAGES for sm in ARCHITECTURES if s.shared <= SHARED_LIMIT[sm]]
+def stage_builds() -> list[tuple[Program, Stage, int]]:
+    """Kernels of on-chip stages, on the architectures whose shared memory holds them."""
+    every = [(*pair, sm) for pair in PROGRAMS for sm in ARCHITECTURES]
+    return [build for build in every if build[1].shared <= SHARED_LIMIT[build[2]]]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ UNKNOWN = ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a
 @pytest.mark.parametrize("text", UNKNOWN)
 def test_unknown_backends_are_refused(text: str) -> None:
     with pytest.raises(
-        ArgumentError, match=r"^backend must be one of auto, onchip, .* on cuda; openvino on cpu"
+        ArgumentError,
+        match=r"^backend must be one of auto, fused, onchip, .* on cuda; openvino on cpu",
     ):
         check_backend(text)
 

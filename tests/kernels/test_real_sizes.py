@@ -18,14 +18,9 @@ from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import block_words
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference, resnet
-from dualsmooth.kernels.cuda.residual_stage import (
-    STAGES,
-    Stage,
-    on_chip,
-    pack_weights,
-    residual_stage,
-    shared_memory,
-)
+from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
+from dualsmooth.kernels.cuda.residual_stage import on_chip, pack_weights, residual_stage
+from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, shared_memory
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
@@ -298,6 +293,29 @@ def check_chain(device: torch.device, blocks: int, batch: int) -> None:
     assert not found.isnan().any()
 
 
+def check_fused(device: torch.device, blocks: int, batch: int) -> None:
+    """A ResNet in three kernels: logits of the Triton path's activations, and their own votes.
+
+    A mean next to a rounding boundary of bf16 may move by one unit.
+    """
+    images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5)).to(device)
+    rows, key = rows_of(batch, 2, 0.25, device), seed_key(SEED, device)
+    plain = random_resnet(blocks, torch.bfloat16, device)
+    chip = on_chip(plain, 32, shared_memory(device))
+    assert chip is not None, "too little shared memory, or no CuPy"
+    whole = FusedResNet.fuse(chip)
+    assert whole is not None
+    counts, votes = (torch.zeros(2, 11, dtype=torch.int64, device=device) for _ in range(2))
+    poison(device, batch << 13)
+    found = fused_logits(images, rows, key, whole, counts)
+    assert torch.equal(found, fused_logits(images, rows, key, whole))
+    reference.vote(found, rows.segment, votes)
+    assert torch.equal(counts, votes)
+    means = resnet.resnet_features(images, rows, key, plain).float().mean((1, 2)).bfloat16()
+    truth = means.double() @ plain.fc_weight.double() + plain.fc_bias.double()
+    assert gap(found.double(), truth) <= SUM_LIMIT + ROUNDING[torch.bfloat16]
+
+
 Check = Callable[..., None]
 GPU = [
     pytest.mark.gpu,
@@ -315,8 +333,9 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "vote": (check_vote, (83, 10)),
     "resnet": (check_resnet, (1, 4, 3)),
     "cudnn": (check_cudnn, (16, 32, 4, 3)),
-    **{f"on-chip {stage.name}": (check_stage, (stage, 4)) for stage in STAGES},
+    **{f"on-chip {RESIDUAL.name(stage)}": (check_stage, (stage, 4)) for stage in STAGES},
     "on-chip chain": (check_chain, (1, 5)),
+    "on-chip fused": (check_fused, (2, 5)),
 }
 REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (64, 1024)),
@@ -330,9 +349,11 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "resnet 20": (check_resnet, (3, 32, 4096)),
     "resnet 110": (check_resnet, (18, 32, 4096)),
     **{f"cudnn {size[0]}-{size[1]}": (check_cudnn, (*size, 4096)) for size in CONVS},
-    **{f"on-chip {stage.name}": (check_stage, (stage, 4097)) for stage in STAGES},
+    **{f"on-chip {RESIDUAL.name(stage)}": (check_stage, (stage, 4097)) for stage in STAGES},
     "on-chip chain 20": (check_chain, (3, 4097)),
     "on-chip chain 110": (check_chain, (18, 4097)),
+    "on-chip fused 20": (check_fused, (3, 4097)),
+    "on-chip fused 110": (check_fused, (18, 4097)),
 }
 SLOW = ("stem", "strided stem", "resnet")
 """In the interpreter."""

@@ -109,7 +109,7 @@ def test_a_missing_device_is_one_line_with_a_hint(run: Run) -> None:
 def test_an_unknown_backend_is_one_line(run: Run) -> None:
     code, error = run("--backend", "magic")
     assert (code, error.count("\n")) == (2, 1)
-    assert "backend must be one of auto, onchip" in error
+    assert "backend must be one of auto, fused, onchip" in error
 
 
 @pytest.mark.usefixtures("cuda")

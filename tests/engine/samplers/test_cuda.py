@@ -18,6 +18,7 @@ from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.passes import _resnet_votes
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import CudaStream
+from dualsmooth.kernels import reference
 
 SHAPE, BATCH, CLASSES = (8, 4, 3), 32, {"m": 5, "s": 3}
 IMAGES = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
@@ -221,12 +222,13 @@ def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
         make(**resnet_options("onchip", **options))
     monkeypatch.setattr(passes, "shared_memory", lambda device: 227 * 1024)
     image, votes = np.random.default_rng(3).random((32, 32, 3)).astype(np.float32), []
-    for backend in ("onchip", "triton"):
+    for backend in ("fused", "onchip", "triton"):
         sampler = make(**resnet_options(backend, **options))
         assert sampler.name == f"cuda:{backend}"
         sampler.load(0, image)
         votes.append(sampler.count("m", [segment(0, 0.5, 0, 6)]))
-    assert_array_equal(votes[0], votes[1])
+    assert_array_equal(votes[1], votes[2])
+    assert np.abs(votes[0] - votes[2]).sum() <= 2  # a near tie
     for wrong, message in (
         ({"precision": "fp32"}, "must not be onchip for this precision.*float32.*use cudnn"),
         ({"shape": (32, 16, 3)}, "must not be onchip for this network.*16x32"),
@@ -234,6 +236,17 @@ def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
     ):
         with pytest.raises(ArgumentError, match=message):
             make(**resnet_options("onchip", **options | wrong))
+
+
+def test_a_backend_that_counts_other_votes_than_its_logits_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rotated(logits: torch.Tensor, segment: torch.Tensor, counts: torch.Tensor) -> None:
+        reference.vote(logits.roll(1, 1), segment, counts)
+
+    monkeypatch.setattr("dualsmooth.kernels.ops.vote_logits", rotated)
+    with pytest.raises(SamplerError, match=r"must count the votes of its own logits; received \d+"):
+        make()
 
 
 def test_buckets_shrink_from_the_full_batch() -> None:
@@ -320,7 +333,7 @@ def test_votes_that_depend_on_the_batch_are_refused(
         ({"batch_size": 0}, "batch_size must"),
         ({"slots": 0}, "slots must"),
         ({"precision": "fp8"}, "precision must"),
-        ({"backend": "magic"}, "backend must be one of auto, onchip"),
+        ({"backend": "magic"}, "backend must be one of auto, fused, onchip"),
         ({"backend": "triton"}, "backend must not be triton for this network; received Sequential"),
         ({"outputs": {"m": 4, "s": 3}}, "m must return 4 logits per row"),
     ],
@@ -404,15 +417,17 @@ def test_integer_noise_on_a_device(make: Make) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", ["onchip", "cudnn", "triton", "compile", "eager", "auto"])
+@pytest.mark.parametrize(
+    "backend", ["fused", "onchip", "cudnn", "triton", "compile", "eager", "auto"]
+)
 def test_counts_on_a_device(make: Make, backend: str) -> None:
     """Only near ties may differ from the reference on the CPU; nothing may on a rerun.
 
     Triton's convolutions compile for a minute each in float32, so bf16 moves more ties there.
     """
-    low = backend in ("onchip", "triton", "auto")
+    low = backend in ("fused", "onchip", "triton", "auto")
     precision, ties = ("bf16", 90) if low else ("fp32", 20)
-    shape = (32, 32, 3) if backend == "onchip" else SHAPE
+    shape = (32, 32, 3) if backend in ("fused", "onchip") else SHAPE
     options = resnet_options(
         backend, stream=CudaStream(), batch_size=64, precision=precision, shape=shape
     )

@@ -22,7 +22,7 @@ from dualsmooth.kernels.aot.__main__ import (
 )
 from dualsmooth.kernels.aot.cases import all_cases
 from dualsmooth.kernels.aot.sass import Machine
-from dualsmooth.kernels.cuda.residual_stage import STAGES
+from dualsmooth.kernels.cuda.stages import PROGRAMS
 
 CLEAN = Machine(64, 0, 8192, {"HMMA": 8, "LDG": 9, "FFMA": 100, "NOP": 5})
 LIMITS = [64, 117, 8192]
@@ -58,9 +58,9 @@ def test_limits_cover_every_case_of_every_recorded_release() -> None:
     assert len(wanted) == 3 * len(all_cases())
     every = json.loads(CEILINGS.read_text())
     cuda = every.pop(CUDA)
-    assert set(cuda) == {f"{stage.name} sm_{sm}" for stage, sm in stage_builds()}
-    assert {stage for stage, sm in stage_builds() if sm == 90} == set(STAGES)
-    assert len(cuda) == 14
+    assert set(cuda) == {f"{program.name(s)} sm_{sm}" for program, s, sm in stage_builds()}
+    assert [(program, stage) for program, stage, sm in stage_builds() if sm == 90] == list(PROGRAMS)
+    assert len(cuda) == 28
     assert {"3.6", "3.9"} <= set(every)
     for limits in every.values():
         assert set(limits) == wanted

@@ -1,0 +1,142 @@
+"""On-chip stages: launch choices as data, the kernels that take them, and their launch by CuPy."""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A launch choice for the stage of ``channels`` on ``size`` x ``size`` pixels.
+
+    A thread block holds ``images``, their rows ``pitch`` pixels apart (at least ``size`` + 2); its
+    ``warps`` take units of ``rows`` output rows, ``tiles`` of 8 output channels at once;
+    ``resident`` thread blocks share a multiprocessor. Choices differ in speed only: an output is
+    the same sum in the same order in all of them.
+    """
+
+    channels: int
+    size: int
+    pitch: int
+    images: int
+    warps: int
+    rows: int
+    tiles: int
+    resident: int
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory: two buffers of bf16 images with a halo."""
+        return 2 * self.images * (self.size + 2) * self.pitch * self.channels * 2
+
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """Compiler options that fix the sizes."""
+        sizes = asdict(self).items()
+        return (*(f"-D{name.upper()}={value}" for name, value in sizes), "-std=c++17")
+
+
+STAGES = (
+    Stage(16, 32, pitch=40, images=1, warps=8, rows=8, tiles=2, resident=2),
+    Stage(32, 16, pitch=24, images=4, warps=8, rows=16, tiles=2, resident=1),
+    Stage(32, 16, pitch=24, images=1, warps=4, rows=8, tiles=1, resident=4),
+    Stage(64, 8, pitch=16, images=4, warps=8, rows=8, tiles=1, resident=1),
+    Stage(64, 8, pitch=16, images=2, warps=8, rows=8, tiles=1, resident=2),
+)
+"""The stages of CIFAR ResNets, fastest choice first as measured on an H100; the later ones fit
+devices with less shared memory."""
+
+
+def choose_stage(channels: int, size: int, shared: int) -> Stage | None:
+    """The fastest choice for a shape that fits ``shared`` bytes per thread block, if there is one.
+
+    Shared memory per block: 227 KB (sm_90, sm_100), 163 KB (sm_80), 99 KB (sm_86, sm_89, sm_120).
+    """
+    fitting = (s for s in STAGES if (s.channels, s.size) == (channels, size) and s.shared <= shared)
+    return next(fitting, None)
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory a thread block may have on a device that can run the stages, or 0.
+
+    They need CuPy, and compute capability 8.0 for bfloat16 products.
+    """
+    if device.type != "cuda" or find_spec("cupy") is None:
+        return 0
+    found = torch.cuda.get_device_properties(device)
+    shared = getattr(found, "shared_memory_per_block_optin", 0)  # torch's type stubs lack it
+    return int(shared) if found.major >= 8 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A kernel over stages of ``channels``: its name, and the files that make its source.
+
+    They are joined, not included: CuPy keeps compiled kernels by the text it is given, and would
+    not notice a changed header.
+    """
+
+    kernel: str
+    label: str
+    files: tuple[str, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def source(self) -> str:
+        """CUDA C++."""
+        here = Path(__file__).parent
+        return "\n".join((here / f"{name}.cu").read_text() for name in _FIRST + self.files)
+
+    def name(self, stage: Stage) -> str:
+        """Name in the ahead-of-time checks."""
+        shape = f"{stage.channels} {stage.size}px {stage.images} at once"
+        return f"cuda {self.label} {shape}"
+
+
+RESIDUAL = Program("residual_stage", "stage", ("residual_stage",), (16, 32, 64))
+NOISY = Program("noisy_stage", "noisy stage", ("normals", "strided", "noisy_stage"), (16,))
+INNER = Program("inner_stage", "inner stage", ("strided", "inner_stage"), (32,))
+VOTING = Program("voting_stage", "voting stage", ("voting_stage",), (64,))
+_FIRST = ("instructions", "stage")
+PROGRAMS = tuple(
+    (program, stage)
+    for program in (RESIDUAL, NOISY, INNER, VOTING)
+    for stage in STAGES
+    if stage.channels in program.channels
+)
+"""Everything that is compiled."""
+
+
+def launch(program: Program, stage: Stage, rows: int, *arguments: torch.Tensor | int) -> None:
+    """Run a kernel for ``rows`` images on torch's current stream; the arguments are its own."""
+    import cupy
+
+    device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
+    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(device))
+    with cupy.cuda.Device(device.index), stream:
+        # Shared inside the stream: elsewhere CuPy's own stream would be made to wait for torch's,
+        # which a capture forbids.
+        passed = [
+            cupy.int32(a)
+            if isinstance(a, int)
+            else cupy.from_dlpack(a.view(torch.int16) if a.dtype == torch.bfloat16 else a)
+            for a in arguments
+        ]
+        _compiled(program, stage, device.index)(
+            (-(-rows // stage.images),), (32 * stage.warps,), passed, shared_mem=stage.shared
+        )
+
+
+@lru_cache
+def _compiled(program: Program, stage: Stage, device: int):
+    """A kernel on a device, kept alive for captured graphs."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        module = cupy.RawModule(code=program.source, options=stage.definitions)
+        kernel = module.get_function(program.kernel)
+        kernel.max_dynamic_shared_size_bytes = stage.shared
+    return kernel
