@@ -1,5 +1,6 @@
 """What runs the networks on a device: its names, in settings and in certificates."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -20,7 +21,13 @@ Tried: TypeAlias = Mapping[str, float | str]
 """Backend -> seconds of a full batch, or why it was refused."""
 
 TRIED: dict[str, Tried] = {}
-"""What ``auto`` tried for each network of the sampler that was made last; for the record."""
+"""What ``auto`` tried for each network of the sampler that was made last, here or in the first of
+several workers; for the record."""
+
+
+def file_of_choices() -> str:
+    """Where choices of ``auto`` are kept: in the cache folder of the user."""
+    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/dualsmooth/backends.json"
 
 
 def told(every: Mapping[str, Tried]) -> Iterator[str]:

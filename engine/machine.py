@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.backends import TRIED
+from dualsmooth.engine.backends import TRIED, file_of_choices
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
@@ -33,6 +33,7 @@ SWITCHES = (
 def machine() -> dict[str, Any]:
     """Versions and hardware, and what ``auto`` tried for the sampler that was made last."""
     versions = {name: installed_version(name) for name in PACKAGES}
+    tried = {model: dict(tried) for model, tried in TRIED.items()}
     openvino = installed_version("openvino")
     return {
         "python": platform.python_version(),
@@ -42,7 +43,7 @@ def machine() -> dict[str, Any]:
         "devices": _devices(),
         "cores": os.cpu_count(),
         "versions": versions | ({"openvino": openvino} if openvino else {}),
-    } | ({"backends": {model: dict(tried) for model, tried in TRIED.items()}} if TRIED else {})
+    } | ({"backends": tried, "backends_file": file_of_choices()} if tried else {})
 
 
 def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
+from dualsmooth.engine.backends import TRIED
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
 from dualsmooth.engine.runtime.scheduler import Occupancy
+
+TRIED_HERE = "tried"
+"""Among the facts of a worker: what ``auto`` tried. The first worker chooses for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +155,16 @@ class Conductor:
             raise SamplerError(f"worker {event.worker}: {event.message}")
 
     def _check_facts(self, event: Ready) -> None:
-        self._facts = self._facts or event.facts
+        facts = dict(event.facts)
+        tried = facts.pop(TRIED_HERE, {})
+        if not self._facts:
+            self._facts = facts
+            TRIED.clear()
+            TRIED.update(tried)
         changed = [
-            f"{name} {self._facts.get(name)!r}, there {event.facts.get(name)!r}"
+            f"{name} {self._facts.get(name)!r}, there {facts.get(name)!r}"
             for name in self._facts
-            if self._facts[name] != event.facts.get(name)
+            if self._facts[name] != facts.get(name)
         ]
         if changed:
             raise SamplerError(

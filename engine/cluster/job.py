@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.backends import libraries_of
+from dualsmooth.engine.backends import TRIED, libraries_of
+from dualsmooth.engine.cluster.conductor import TRIED_HERE
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.methods.method import Method
@@ -76,9 +77,13 @@ def cutter(
 
 
 def facts_of(session: Session) -> dict[str, Any]:
-    """What the votes of a session depend on, beyond the job: the arithmetic of its machine."""
+    """What the votes of a session depend on, beyond the job: the arithmetic of its machine.
+
+    Beside it what ``auto`` tried, which is not compared.
+    """
     here, libraries = machine(), libraries_of(session.sampler.name)
     return {
+        TRIED_HERE: {model: dict(tried) for model, tried in TRIED.items()},
         "sampler": session.sampler.name,
         "batch_size": session.sampler.batch_size,
         **arithmetic(here, libraries, session.settings.device),

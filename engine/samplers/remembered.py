@@ -6,14 +6,20 @@ written costs nothing else.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dualsmooth.engine.backends import AUTO, BACKENDS, TRIED, Tried, backend_of_each
+from dualsmooth.engine.backends import (
+    AUTO,
+    BACKENDS,
+    TRIED,
+    Tried,
+    backend_of_each,
+    file_of_choices,
+)
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.json_file import read_json
@@ -24,11 +30,6 @@ from dualsmooth.engine.samplers.cuda import CudaSampler
 VERSIONS = ("dualsmooth", "torch", "triton", "cupy-cuda13x")
 MOST = 1000
 """Choices a file keeps; the oldest go first."""
-
-
-def file_of_choices() -> str:
-    """Where choices are kept: in the cache folder of the user."""
-    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/dualsmooth/backends.json"
 
 
 def choose_once(

@@ -70,6 +70,7 @@ def test_every_backend_is_told_with_its_time_or_its_reason(file: Path) -> None:
     assert re.fullmatch(r"a: eager \d+\.\d+ ms a batch", lines[0])
     assert "a: triton refused: backend must not be triton for this network" in lines[-1]
     assert machine()["backends"] == {"a": tried}
+    assert machine()["backends_file"] == str(file)
     assert json.loads(file.read_text()).popitem()[1] == tried
     make(backend="eager")
     assert "backends" not in machine()
