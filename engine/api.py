@@ -49,9 +49,12 @@ def certify(
         uint8 in 0 .. 255, or floating point in [0, 1]; NumPy, PyTorch, CuPy or any array with
         ``__dlpack__``, read without a copy. Images on a CUDA device stay there. Or a SPEC, such as
         ``digits`` or ``folder:DIR``.
-    sigma, method, options
-        Noise level, in [0, 1] pixel units; method (fixed, dual, ..) and its further options, as on
-        the command line. By default dual where there is a selector and no sigma, else fixed.
+    sigma : float, optional
+        Noise level, in [0, 1] pixel units.
+    method : str, optional
+        fixed, dual, ..; by default dual where there is a selector and no sigma, else fixed.
+    **options
+        The method's further options, as on the command line.
     image_ids : sequence of int, optional
         Distinct ids in [0, 2^32), by default 0, 1, ..; noise depends on the id.
     labels : sequence of int, optional

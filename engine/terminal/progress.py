@@ -16,11 +16,14 @@ def progress_bar(*, show: bool = True, **look: Any) -> Any:
 
     What is shown is the caller's choice; ``look`` is as tqdm takes it.
     """
+    from tqdm.std import tqdm as plain
+
+    if not show:
+        return plain(disable=True, **look)
     from tqdm.auto import tqdm
 
-    if not show or sys.stderr.isatty() or _in_notebook(tqdm):
-        return tqdm(disable=not show, dynamic_ncols=True, **look)
-    from tqdm.std import tqdm as plain
+    if sys.stderr.isatty() or _in_notebook(tqdm):
+        return tqdm(dynamic_ncols=True, **look)
 
     class Lines(plain):  # type: ignore[misc]
         """Counts as a bar does, and says where it is from a thread of its own."""

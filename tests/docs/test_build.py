@@ -1,29 +1,74 @@
-"""The site builds without a warning."""
+"""The site builds without a warning, and a browser of any size shows all of its code."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NEEDED = ("mkdocs", "material", "mkdocstrings", "nbconvert", "ipykernel")
+CUT = """return [...document.querySelectorAll("pre code")]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"""
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_site_builds_strictly(tmp_path: Path) -> None:
-    for package in ("mkdocs", "material", "mkdocstrings"):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for package in NEEDED:
         pytest.importorskip(package, reason="needs the extra docs")
     if not (ROOT / "typings/dualsmooth/engine").exists():
         pytest.skip("needs the stubs that an editable install, make lint and make docs write")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
+    place = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(place)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert "WARNING -" not in built.stderr
-    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
-    for name in (
-        "Lower and upper bounds",
-        "clopper_pearson_lower",
-        "DualSmoothing",
-        "CertifiedClassifier",
-    ):
-        assert name in api
+    return place
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromedriver on the path")
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("api/statistics", ("Lower and upper bounds", "clopper_pearson_lower")),
+        ("api/methods", ("DualSmoothing",)),
+        ("api/adapters", ("CertifiedClassifier",)),
+        ("commands", ("--selector-rule", "Options of dual")),
+        ("first_certificates", ("certified accuracy in %", "data:image/png", "<td>0.25</td>")),
+        ("deploy", ("OnnxCertifier",)),
+    ],
+)
+def test_pages_have_what_they_are_made_of(site: Path, page: str, words: tuple[str, ...]) -> None:
+    text = (site / f"{page}.html").read_text(encoding="utf-8")
+    assert [word for word in words if word not in text] == []
+    assert "TqdmWarning" not in text
+
+
+@pytest.mark.parametrize("width", [1440, 390], ids=["desktop", "phone"])
+def test_no_code_is_cut(site: Path, browser: Any, width: int) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 1000}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    for page in sorted(site.rglob("*.html")):
+        browser.get(page.as_uri())
+        assert browser.execute_script(CUT) == [], page.name
+        overhang = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert browser.execute_script(overhang) <= 0, page.name

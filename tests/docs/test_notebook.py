@@ -9,6 +9,7 @@ NOTEBOOK = Path(__file__).parents[2] / "docs/first_certificates.ipynb"
 
 
 def test_cells_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4
     namespace: dict[str, object] = {"__name__": "__main__"}
