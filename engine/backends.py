@@ -7,15 +7,17 @@ from typing import TypeAlias
 from dualsmooth.engine.errors import ArgumentError
 
 AUTO = "auto"
-OPENVINO = "openvino"
+LOOPS, OPENVINO = "loops", "openvino"
 
-BACKENDS = {"cuda": ("fused", "onchip", "triton", "cudnn", "compile", "eager"), "cpu": (OPENVINO,)}
+BACKENDS = {
+    "cuda": ("fused", "onchip", "triton", "cudnn", "compile", "eager"),
+    "cpu": (LOOPS, OPENVINO),
+}
 """Backends that each kind of device has beside ``auto``."""
 
 AUTOMATIC = ("fused", "onchip", "triton", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
-PyTorch's compiler may choose by timing, so another process could cast other votes. On processors
-``auto`` is the engine's own path, which needs no other package."""
+PyTorch's compiler may choose by timing, so another process could cast other votes."""
 
 Tried: TypeAlias = Mapping[str, float | str]
 """Backend -> seconds of a full batch, or why it was refused."""
@@ -81,6 +83,8 @@ def sampler_name(chosen: Mapping[str, str]) -> str:
 def recorded_backend(name: object) -> str:
     """The backend in a sampler's name; ``auto`` if it names none."""
     device, _, backend = str(name).partition(":")
+    if name == "cpu":
+        return LOOPS
     return check_backend(backend, device) if backend and device in BACKENDS else AUTO
 
 

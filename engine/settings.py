@@ -32,8 +32,9 @@ class Settings:
     device : str
         * ``cpu``, ``cuda``, or ``auto``: cuda where PyTorch finds a device.
     precision : str
-        * ``fp32``, ``bf16``, or ``auto``: bf16 on CUDA devices, and where the processor multiplies
-        it natively. The certificate is about the network in this precision.
+        * ``fp32``, ``bf16``, or ``auto``: bf16 on CUDA devices; on processors fp32, or bf16 where
+        the processor multiplies it and the network is measured to be much faster in it. The
+        certificate is about the network in this precision.
     batch_size : int or None
         * Padded batch shape; None picks the largest power of two, 8 to 1024, with at most 65,536
         pixels in a batch; on CUDA devices, 8 to 4096 with at most 2^25 pixels.
@@ -44,8 +45,9 @@ class Settings:
         at a time; one if each answer depends on those before it. Never changes a vote.
     backend : str
         * What runs the networks. On CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
-        measures (`dualsmooth.engine.samplers.cuda` has the details). On processors:
-        openvino (extra ``cpu``), or ``auto``, the engine's own path.
+        measures (`dualsmooth.engine.samplers.cuda` has the details). On processors: loops, the
+        engine's own path, openvino (extra ``cpu``), or ``auto``, which measures OpenVINO, where it
+        is installed, on large images (`dualsmooth.engine.samplers.processors`).
     noise : str
         * ``gaussian``: certificates assume ideal Gaussian noise; or ``integer``: images on the
         1/255 grid only, noise exact if Philox words are uniform (see

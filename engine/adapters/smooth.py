@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 class Smooth:
     """A smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c).
 
-    Votes are cast in float32, as by the code whose place this takes, where `certify` has bfloat16
-    on processors that multiply it; noise and numbers of votes are the same by default.
+    Votes are cast in float32, as by the code whose place this takes, where `certify` may have
+    bfloat16; noise and numbers of votes are the same by default.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.backends import OPENVINO, told
+from dualsmooth.engine.backends import OPENVINO, TRIED, told
 from dualsmooth.engine.machine import installed_version, machine
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def examine() -> Iterator[str]:
     yield f"  noise loops  {_loops()}"
     yield from (f"  {line}" for line in _cuda())
     yield from (f"  {line}" for line in _speeds())
+    yield from (f"  {line}" for line in _automatic())
     yield from (f"  faster:      {line}" for line in advice())
 
 
@@ -49,7 +50,7 @@ def advice() -> list[str]:
     """What would make this machine faster; one line each."""
     import torch
 
-    from dualsmooth.engine.samplers.choose import multiplies_bf16
+    from dualsmooth.engine.samplers.processors import multiplies_bf16
     from dualsmooth.kernels.cpu import noise_votes
 
     lines = []
@@ -99,10 +100,10 @@ def _speeds() -> Iterator[str]:
     """Votes per second of the bundled model's networks, for every sampler and precision."""
     import torch
 
-    from dualsmooth.engine.samplers.choose import multiplies_bf16
     from dualsmooth.engine.samplers.cpu import CpuSampler
     from dualsmooth.engine.samplers.cuda import CudaSampler
     from dualsmooth.engine.samplers.eager import TorchSampler
+    from dualsmooth.engine.samplers.processors import multiplies_bf16
     from dualsmooth.kernels.cpu import noise_votes
 
     kinds: dict[str, partial[Any]] = {"TorchSampler fp32": partial(TorchSampler, precision="fp32")}
@@ -125,6 +126,18 @@ def _speeds() -> Iterator[str]:
         precision = make.keywords["precision"]
         yield f"votes/s      {rate:>11,.0f}  {name}, {precision}, digits-dual classifier@0.25"
         yield from (f"             {line}" for line in tried)
+
+
+def _automatic() -> Iterator[str]:
+    """What ``auto`` stands for with the bundled model, and what it tried."""
+    from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.samplers.choose import resolve
+    from dualsmooth.engine.settings import Settings
+
+    TRIED.clear()
+    found = resolve(Settings(), load_bundle("digits-dual"))
+    yield f"auto         {found.device}, {found.backend}, {found.precision} for digits-dual"
+    yield from (f"             {line}" for line in told(TRIED))
 
 
 def _rate(make: "MakeSampler") -> tuple[str, float, list[str]]:

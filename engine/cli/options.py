@@ -71,7 +71,7 @@ BackendOption = Annotated[
     str,
     typer.Option(
         help="On cuda: auto (measured), fused, onchip, triton, cudnn, compile or eager. On cpu: "
-        "auto or openvino (extra cpu)."
+        "auto, loops or openvino (extra cpu)."
     ),
 ]
 

@@ -36,7 +36,7 @@ class Job:
         from dualsmooth.engine.samplers.choose import resolve  # imports torch
 
         bundle = bundle_of(method)
-        settings = resolve(settings, bundle)
+        settings = resolve(settings, bundle, method.needs_fp32)
         threads = settings.threads or max(1, available_cores() // workers)
         batch = settings.padded_batch(bundle.input_shape)
         return cls(method, dataclasses.replace(settings, batch_size=batch, threads=threads), make)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from dualsmooth.engine.certificate import Certificate
@@ -50,14 +51,15 @@ def certify_run(
     """
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
-    settings = checked(method, data, image_ids, settings)
+    bundle = bundle_of(method)
     if resume or reuse:
-        check_digested(bundle_of(method).networks, "resume" if resume else "reuse")
+        check_digested(bundle.networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None
+    settings = checked(method, data, image_ids, as_recorded(settings, bundle, begun))
     method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
     next_look(configuration, begun, reuse)
-    settings = as_recorded(settings, configuration["alpha"], begun)
+    settings = replace(settings, alpha=configuration["alpha"])
     with open_session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name

@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dualsmooth.engine.backends import AUTO, recorded_backend
+from dualsmooth.engine.backends import AUTO, TRIED, recorded_backend
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runtime.session import RECORDED, bundle_of
-from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.settings import PRECISIONS, Settings
 
 
 def describe(
@@ -42,15 +43,19 @@ def describe(
     return read
 
 
-def as_recorded(settings: Settings, alpha: float, recorded: dict[str, Any] | None) -> Settings:
-    """Settings at a level, with what was measured when the run began: it decides votes."""
-    settings = dataclasses.replace(settings, alpha=alpha)
+def as_recorded(settings: Settings, bundle: Bundle, recorded: dict[str, Any] | None) -> Settings:
+    """Settings with what was measured when the run began: it decides votes."""
+    from dualsmooth.engine.samplers.choose import placed  # imports torch
+
+    settings = placed(settings, bundle)
     if recorded is None:
         return settings
+    if settings.precision == AUTO and recorded.get("precision") in PRECISIONS:
+        settings = dataclasses.replace(settings, precision=recorded["precision"])
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
     sampler = str(recorded.get("sampler"))
-    if settings.backend == AUTO and sampler.startswith(f"{settings.device}:"):
+    if settings.backend == AUTO and sampler.partition(":")[0] == settings.device:
         settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
     return settings
 
@@ -62,7 +67,8 @@ def checked(method: Method, data: ImageSet, image_ids: list[int], settings: Sett
     bundle = bundle_of(method)
     check_images(data.images, bundle.input_shape)
     check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
-    settings = resolve(settings, bundle)
+    TRIED.clear()
+    settings = resolve(settings, bundle, method.needs_fp32)
     if settings.noise == "integer":
         check_grid(data.images)
     place = data.places(image_ids)[0]

@@ -23,7 +23,7 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
     Out of memory, a batch shape left to the engine is halved, down to 8; one that was given is
     refused.
     """
-    chosen = settings = resolve(settings, bundle_of(method))
+    chosen = settings = resolve(settings, bundle_of(method), method.needs_fp32)
     while True:
         try:
             return Session.open(method, chosen, make)

@@ -57,7 +57,7 @@ class Session(Closing):
         from dualsmooth.engine.samplers.choose import make_sampler, resolve  # imports torch
 
         bundle = bundle_of(method)
-        settings = resolve(settings, bundle)
+        settings = resolve(settings, bundle, method.needs_fp32)
         _check_fit(method, settings)
         sampler = (make or make_sampler)(
             {role: bundle.build(role) for role in method.roles},

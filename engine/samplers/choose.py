@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 
-from dualsmooth.engine.backends import AUTO, check_backend
+from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import warn_of_missing_loops, warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
@@ -15,6 +15,7 @@ from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.processors import chosen, multiplies_bf16
 from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
@@ -30,20 +31,28 @@ def device_kind(wanted: str) -> str:
     return ("cuda" if found else "cpu") if wanted == "auto" else wanted
 
 
-@cache
-def multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 dot products (AVX512-BF16 or AMX)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def resolve(settings: Settings, bundle: Bundle) -> Settings:
-    """The settings with the device and the precision in which the networks of a bundle run here."""
+def placed(settings: Settings, bundle: Bundle) -> Settings:
+    """The settings with the device on which the networks of a bundle run here."""
     kinds = [network.architecture for network in bundle.networks.values()]
     device, precision = place_of(kinds, settings.device, settings.precision)
-    device = device_kind(device)
-    if precision == AUTO:
-        precision = "bf16" if device == "cuda" or multiplies_bf16() else "fp32"
-    return dataclasses.replace(settings, device=device, precision=precision)
+    return dataclasses.replace(settings, device=device_kind(device), precision=precision)
+
+
+def resolve(settings: Settings, bundle: Bundle, exact: bool = False) -> Settings:
+    """The settings with the device and the precision in which the networks of a bundle run here.
+
+    On a processor the backend is found, too: `dualsmooth.engine.samplers.processors`. A method may
+    need ``exact`` votes, in float32.
+    """
+    settings = placed(settings, bundle)
+    if exact and settings.precision == AUTO:
+        settings = dataclasses.replace(settings, precision="fp32")
+    if settings.device == "cpu" and noise_votes.available():
+        return chosen(settings, bundle)
+    if settings.precision != AUTO:
+        return settings
+    native = settings.device == "cuda" or multiplies_bf16()
+    return dataclasses.replace(settings, precision="bf16" if native else "fp32")
 
 
 def make_sampler(
@@ -71,7 +80,7 @@ def make_sampler(
     warn_of_missing_loops(noise_votes.available())
     if noise_votes.available():
         return CpuSampler(networks, outputs, shape, backend=backend, **settings)
-    if backend != AUTO:
+    if backend == OPENVINO:
         rule, hint = f"must be {AUTO} without the compiled loops", "install again with a C compiler"
         raise ArgumentError("backend", rule, backend, hint)
     return TorchSampler(networks, outputs, shape, **settings)

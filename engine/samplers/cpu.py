@@ -41,8 +41,8 @@ BATCHES_PER_CALL = 4
 class CpuSampler(Sampler):
     """Counts votes of torch networks on a CPU; takes what `TorchSampler` takes, and a backend.
 
-    ``auto`` is the path above; ``openvino`` is an error where it is missing, cannot run a network,
-    or gives a row other logits at another place in the batch.
+    ``loops``, and ``auto`` here, is the path above; ``openvino`` is an error where it is missing,
+    cannot run a network, or gives a row other logits at another place in the batch.
     """
 
     depth = 2
@@ -63,7 +63,7 @@ class CpuSampler(Sampler):
     ) -> None:
         positive_integer("batch_size", batch_size)
         self.backend = check_backend(backend, "cpu")
-        self.name = "cpu" if backend == AUTO else f"cpu:{backend}"
+        self.name = f"cpu:{OPENVINO}" if backend == OPENVINO else "cpu"
         self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self._levels: dict[float, int] = {}
         self._tables: Thresholds | None = None

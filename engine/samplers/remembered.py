@@ -46,21 +46,26 @@ def choose_once(
     TRIED.clear()
     if set(backend_of_each(backend, list(networks)).values()) != {AUTO}:
         return make(backend=backend)
-    path = Path(file_of_choices()).expanduser()
-    kept = _read(path)
+    kept = read_tried()
     keys = {model: _key(network, about) for model, network in networks.items()}
     if sampler := _again(make, {model: kept.get(key) for model, key in keys.items()}):
         return sampler
     sampler = make(backend=AUTO)
     TRIED.update(sampler.tried)
-    fresh = {keys[model]: dict(tried) for model, tried in sampler.tried.items()}
-    every = {key: tried for key, tried in kept.items() if key not in fresh} | fresh
+    keep_tried(kept, {keys[model]: tried for model, tried in sampler.tried.items()})
+    return sampler
+
+
+def keep_tried(kept: Mapping[str, Tried], fresh: Mapping[str, Tried]) -> None:
+    """Add what was tried now, by key, to what was read."""
+    every = {key: dict(tried) for key, tried in [*kept.items(), *fresh.items()]}
+    path = Path(file_of_choices()).expanduser()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, dict(list(every.items())[-MOST:]))
+        if fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, dict(list(every.items())[-MOST:]))
     except (OSError, FileError):  # a memory that cannot be kept is made again
         pass
-    return sampler
 
 
 def _again(
@@ -81,10 +86,11 @@ def _again(
     return sampler
 
 
-def _read(path: Path) -> dict[str, Tried]:
+def read_tried() -> dict[str, Tried]:
+    """What was tried before, by key; nothing where the file is not there or not ours."""
     try:
-        found = read_json(path)
-    except FileError:  # not there yet, or not ours
+        found = read_json(Path(file_of_choices()).expanduser())
+    except FileError:
         return {}
     entries = found.items() if isinstance(found, dict) else ()
     return {key: tried for key, tried in entries if isinstance(tried, dict)}

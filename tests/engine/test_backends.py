@@ -22,13 +22,14 @@ def test_a_recorded_name_gives_the_choice_back(chosen: dict[str, str], name: str
     assert backend_of_each(recorded_backend(name), list(chosen)) == chosen
 
 
-@pytest.mark.parametrize("name", ["cpu", "torch", None])
+@pytest.mark.parametrize("name", ["cuda", "torch", None])
 def test_other_samplers_record_no_backend(name: str | None) -> None:
     assert recorded_backend(name) == "auto"
 
 
 def test_a_processors_backend_is_recorded_too() -> None:
     assert recorded_backend("cpu:openvino") == "openvino"
+    assert recorded_backend("cpu") == "loops"
 
 
 UNKNOWN = ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a=openvino"]
@@ -38,7 +39,7 @@ UNKNOWN = ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a
 def test_unknown_backends_are_refused(text: str) -> None:
     with pytest.raises(
         ArgumentError,
-        match=r"^backend must be one of auto, fused, onchip, .* on cuda; openvino on cpu",
+        match=r"^backend must be one of auto, fused, onchip, .* on cuda; loops, openvino on cpu",
     ):
         check_backend(text)
 

@@ -11,13 +11,11 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError, SamplerError
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.noise.stream import standard_normal
-from dualsmooth.engine.samplers.choose import make_sampler, multiplies_bf16, resolve
+from dualsmooth.engine.samplers.choose import make_sampler
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.sampler import Segment
-from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
 SHAPE = (9, 7, 3)
@@ -211,10 +209,3 @@ def test_a_network_that_needs_float32_is_named_at_the_start() -> None:
     with pytest.raises(ArgumentError, match=r"^precision must suit the network .*try fp32"):
         CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="bf16")
     CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="fp32").close()
-
-
-@pytest.mark.skipif(not multiplies_bf16(), reason="this processor has no bfloat16 products")
-def test_auto_precision_is_bf16_where_the_processor_has_it() -> None:
-    bundle = load_bundle("digits-dual")
-    assert resolve(Settings(), bundle).precision == "bf16"
-    assert resolve(Settings(precision="fp32"), bundle).precision == "fp32"

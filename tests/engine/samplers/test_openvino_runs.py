@@ -99,7 +99,8 @@ def test_a_missing_package_is_one_line_with_a_hint(
 def test_a_backend_of_another_device_is_one_line_with_a_hint(run: Run, tmp_path: Path) -> None:
     code, output = run("certify", "--backend", "cudnn")
     assert (code, output.count("\n")) == (2, 1)
-    assert "backend must be one of auto, openvino on cpu; received cudnn (use --device cuda)" in (
-        output
+    assert (
+        "backend must be one of auto, loops, openvino on cpu; received cudnn (use --device cuda)"
+        in (output)
     )
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,175 @@
+"""What ``auto`` stands for on processors: measured once, told, and kept by a run."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dualsmooth.engine.backends import TRIED, told
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cluster.job import Job
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.samplers import processors
+from dualsmooth.engine.samplers.choose import resolve
+from dualsmooth.engine.samplers.processors import preferred
+from dualsmooth.engine.settings import Settings
+from dualsmooth.kernels.cpu import noise_votes
+
+pytestmark = pytest.mark.skipif(not noise_votes.available(), reason="the loops were not built")
+
+OURS, FASTER, LIBRARY = "loops fp32", "loops bf16", "openvino fp32"
+
+
+@pytest.mark.parametrize(
+    ("every", "best"),
+    [
+        ({}, OURS),
+        ({"a": {OURS: 1.0, FASTER: 0.95, LIBRARY: 0.91}}, OURS),
+        ({"a": {OURS: 1.0, FASTER: 0.89, LIBRARY: 0.81}}, FASTER),
+        ({"a": {OURS: 1.0, FASTER: 0.89, LIBRARY: 0.5}}, LIBRARY),
+        ({"a": {OURS: 1.0, FASTER: 0.5}, "b": {OURS: 5.0, FASTER: 5.4}}, OURS),
+        ({"a": {OURS: 1.0, FASTER: 0.5}, "b": {OURS: 5.0, FASTER: 0.5}}, FASTER),
+        ({"a": {OURS: 1.0, FASTER: 0.5}, "b": {OURS: 5.0, FASTER: "overflows"}}, OURS),
+        ({"a": {OURS: "fails", FASTER: "fails", LIBRARY: 3.0}}, LIBRARY),
+        ({"a": {OURS: float("nan"), FASTER: float("nan"), LIBRARY: float("nan")}}, OURS),
+    ],
+)
+def test_another_than_the_first_must_be_much_faster(
+    every: Mapping[str, Mapping[str, float | str]], best: str
+) -> None:
+    assert preferred([OURS, FASTER, LIBRARY], every) == best
+
+
+class Clock:
+    """Stands in for timing; counts what was timed."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.seconds, self.timed = seconds, list[str]()
+
+    def __call__(
+        self, passes: Mapping[str, Callable[[], None]], seconds: Any, rounds: int
+    ) -> dict[str, float]:
+        self.timed += passes
+        for run in passes.values():
+            run()
+        return {name: self.seconds[name.replace(" ", "_")] for name in passes}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
+    """A processor that seems to multiply bfloat16, which is the faster there."""
+    found = Clock(loops_fp32=1.0, loops_bf16=0.5, openvino_fp32=0.1)
+    monkeypatch.setattr(processors, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(processors, "fastest", found)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    TRIED.clear()
+    return found
+
+
+def found(bundle: Bundle, **settings: Any) -> tuple[str, str]:
+    resolved = resolve(Settings(device="cpu", batch_size=8, **settings), bundle)
+    return resolved.backend, resolved.precision
+
+
+def test_a_choice_is_measured_once_per_network_and_batch(clock: Clock, tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    assert found(bundle) == ("loops", "bf16")
+    assert TRIED == {role: {OURS: 1.0, FASTER: 0.5} for role in bundle.networks}
+    assert any(line == "selector: loops bf16 500.000 ms a batch" for line in told(TRIED))
+    once = list(clock.timed)
+    assert once == [OURS, FASTER] * len(bundle.networks)
+    assert found(bundle) == ("loops", "bf16")
+    assert resolve(Settings(device="cpu", batch_size=8), bundle, exact=True).precision == "fp32"
+    assert clock.timed == once
+    resolve(Settings(device="cpu", batch_size=16), bundle)
+    assert len(clock.timed) == 2 * len(once)
+
+
+def test_what_is_named_is_not_measured(clock: Clock, tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    assert found(bundle, precision="fp32") == ("loops", "fp32")
+    assert found(bundle, precision="fp32", backend="openvino") == ("openvino", "fp32")
+    job = Job.of(DualSmoothing(bundle), Settings(device="cpu", precision="bf16"), 2)
+    assert (job.settings.backend, job.settings.precision) == ("loops", "bf16")
+    assert clock.timed == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"a": 7}'])
+def test_a_file_that_is_no_memory_costs_a_trial(
+    clock: Clock, tiny_bundle: Path, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "cache" / "dualsmooth" / "backends.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    bundle = load_bundle(tiny_bundle)
+    assert found(bundle) == ("loops", "bf16")
+    assert len(json.loads(file.read_text())) == len(bundle.networks)
+    file.write_text(json.dumps({key: {"magic": 1.0} for key in json.loads(file.read_text())}))
+    assert found(bundle) == ("loops", "bf16")
+    assert len(clock.timed) == 4 * len(bundle.networks)
+
+
+class Wide(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, :1, :2].flatten(1) * 1.0
+
+
+def test_openvino_is_tried_on_large_images_and_told_where_it_fails(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"openvino": "1"}
+    monkeypatch.setattr(processors, "installed_version", known.get)
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    for side, names in ((127, 2), (128, 4)):
+        only = Bundle.from_classifier(Wide().eval(), num_classes=2, input_shape=(side, side, 1))
+        assert found(only) == ("loops", "bf16")
+        assert len(TRIED["classifier"]) == names
+    assert "needs the package openvino" in str(TRIED["classifier"]["openvino bf16"])
+    assert clock.timed == [OURS, FASTER] * 2
+
+
+def test_a_run_keeps_what_it_began_with(clock: Clock, tiny_bundle: Path, tmp_path: Path) -> None:
+    method, data = DualSmoothing(load_bundle(tiny_bundle)), load_images("digits")
+    settings = Settings(Budget.fixed(10, 100), device="cpu", batch_size=16)
+
+    def run(resume: bool) -> list[Any]:
+        certify_run(method, data, list(range(6)), settings, tmp_path / "run", resume=resume)
+        lines = (tmp_path / "run" / "certificates.jsonl").read_text().splitlines()
+        return sorted(str([json.loads(line)[name] for name in ("image_id", "precision", "counts")])
+                      for line in lines)  # fmt: skip
+
+    whole = run(resume=False)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["configuration"]["precision"] == "bf16"
+    assert record["configuration"]["sampler"] == "cpu"
+    assert record["machine"]["backends"]["selector"] == {OURS: 1.0, FASTER: 0.5}
+    log = tmp_path / "run" / "certificates.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    (tmp_path / "cache" / "dualsmooth" / "backends.json").unlink()
+    clock.seconds["loops_bf16"] = 9.0
+    assert found(load_bundle(tiny_bundle)) == ("loops", "fp32")
+    assert run(resume=True) == whole
+    certify_run(method, data, [0], settings, tmp_path / "other")
+    again = json.loads((tmp_path / "other" / "run.json").read_text())
+    assert again["configuration"]["precision"] == "fp32"
+
+
+def test_without_a_doubt_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The bundled models on a processor without bfloat16: float32, by our own path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(processors, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(processors, "CpuSampler", None)
+    for name in ("digits-dual", "fashion-dual"):
+        assert found(load_bundle(name)) == ("loops", "fp32")
+    assert not list(tmp_path.iterdir())
+    assert np.prod(load_bundle("fashion-dual").input_shape[:2]) < processors.LARGE
