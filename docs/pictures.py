@@ -11,8 +11,8 @@ from dualsmooth.engine.data import as_unit_float, load_images
 from dualsmooth.engine.draws import Phase
 from dualsmooth.engine.noise import standard_normal
 from dualsmooth.engine.radius import gaussian_radius
-from dualsmooth.engine.report.drawing import COLOURS, DASHES, Plot, pictures, tidy
-from dualsmooth.engine.report.plots import RADIUS, plots
+from dualsmooth.engine.report.drawing import COLOURS, DASHES, RADIUS, Plot, pictures, tidy
+from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import read_runs
 
 if TYPE_CHECKING:

@@ -58,6 +58,7 @@ def frontier(
     from dualsmooth.engine.data.spec import choose_images, load_images
     from dualsmooth.engine.machine import machine
     from dualsmooth.engine.models.sources.load import load_bundle
+    from dualsmooth.engine.report.compare import against_best_fixed
     from dualsmooth.engine.report.drawing import require_matplotlib
     from dualsmooth.engine.report.frontier import EXPLORATION, write_frontier
     from dualsmooth.engine.report.text import text_table
@@ -76,5 +77,6 @@ def frontier(
     about |= {"images": len(ids), "skip": skip, "n0": n0, "n": n, "alpha": alpha, "seed": seed}
     about |= {"runner_up": runner_up, "exploration": EXPLORATION, "machine": machine()}
     written = write_frontier(found, about, out)
-    typer.echo(text_table([s for s in found if s.name.split(", ")[-1].strip("+-.0123456789")]))
+    named = [s for s in found if s.name.split(", ")[-1].strip("+-.0123456789")]
+    typer.echo(text_table(named, gaps=against_best_fixed(named)))
     typer.echo(f"\n{EXPLORATION}\n{printable(out)}/{', '.join(written)}")

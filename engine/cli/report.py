@@ -11,6 +11,7 @@ import typer
 from dualsmooth.engine.printable import printable
 
 if TYPE_CHECKING:
+    from dualsmooth.engine.report.reading import Run
     from dualsmooth.engine.runs.summary import Summary
 
 
@@ -83,7 +84,7 @@ def report(
     for warning in (text for run in read for text in run.warnings):
         typer.echo(f"dualsmooth: warning: {warning}", err=True)
     kind = "json" if json_ else "csv" if csv else "latex" if latex else "text"
-    typer.echo(_table(summaries, kind))
+    typer.echo(_table(read, summaries, kind))
     if folder is not None:
         from dualsmooth.engine.report.write import write_report
 
@@ -91,14 +92,15 @@ def report(
         typer.echo(f"\n{printable(folder)}/{', '.join(written)}", err=kind != "text")
 
 
-def _table(summaries: "list[Summary]", kind: str) -> str:
+def _table(runs: "list[Run]", summaries: "list[Summary]", kind: str) -> str:
+    from dualsmooth.engine.report.compare import against_best_fixed
     from dualsmooth.engine.report.tables import csv_table, latex_table
     from dualsmooth.engine.report.text import text_table
 
     if kind == "json":
         return json.dumps([s.to_dict() for s in summaries], indent=1)
     if kind == "text":
-        return text_table(summaries, terminal_width())
+        return text_table(summaries, terminal_width(), against_best_fixed(summaries, runs))
     return (csv_table if kind == "csv" else latex_table)(summaries).rstrip("\n")
 
 

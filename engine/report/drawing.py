@@ -19,18 +19,26 @@ COLOURS = ("#2f7fc1", "#d55e00", "#0a9c74", "#c46a9c", "#b28700", "#6a5acd", "#7
 DASHES = ("-", "--", "-.", ":")
 CORRECT, WRONG, ABSTAINED = "#2f7fc1", "#d55e00", "#8c8c8c"
 INK, TURNING_INK = "#222222", "#010203"
-_SIZE = (5.2, 3.5)
+WIDTH = 5.2
+RADIUS = "ℓ₂ radius (input units)"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture of so many rows of panels; its caption states images, votes, alpha, intervals."""
+    """A picture, how high it is (inches), and what is said below it: where it stands alone with
+    the conditions, images, votes, alpha, too.
+    """
 
     name: str
     title: str
     caption: str
     draw: "Callable[[Figure], None]"
-    rows: int = 1
+    conditions: str = ""
+    height: float = 3.5
+
+    @property
+    def said(self) -> str:
+        return f"{self.caption} {self.conditions}".rstrip()
 
 
 def require_matplotlib() -> None:
@@ -45,22 +53,29 @@ def require_matplotlib() -> None:
 def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
     """A plot with its caption as files, by kind: ``png``, ``pdf`` or ``svg``."""
     figure = _figure(plot, INK)
-    below = textwrap.fill(plot.caption, 92)
+    below = textwrap.fill(plot.said, 92)
     figure.text(0.01, -0.02, below, ha="left", va="top", fontsize=7.5, color=INK, parse_math=False)
-    figure.suptitle(plot.title, fontsize=11, color=INK)
+    figure.text(0.01, 1.01, plot.title, ha="left", va="bottom", fontsize=11, color=INK)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; every file has the same
     return {kind: _saved(figure, kind, INK) for kind in kinds}
 
 
 def inline_svg(plot: Plot) -> str:
-    """A plot as an SVG element whose text and axes take the colour of the text around it."""
-    text = _saved(_figure(plot, TURNING_INK), "svg", TURNING_INK).decode()
+    """A plot as an SVG element whose text and axes take the colour of the text around it.
+
+    ``data-frame`` says where its first axes begin and end, as shares of the width, and at which
+    value of x.
+    """
+    figure = _figure(plot, TURNING_INK)
+    text = _saved(figure, "svg", TURNING_INK).decode()
     text = text[text.index("<svg") :].replace(TURNING_INK, "currentColor")
     for pattern in (r'(id=")', r"(url\(#)", r'(href="#)'):
         text = re.sub(pattern, rf"\g<1>{plot.name}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    label = f'<svg role="img" aria-label="{plot.title}"'
+    axes = figure.axes[0]
+    frame = f"{axes.get_position().x0:.4f} {axes.get_position().x1:.4f} {axes.get_xlim()[1]:.6g}"
+    label = f'<svg role="img" aria-label="{plot.title}" data-frame="{frame}"'
     return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2).replace("<svg", label, 1)
 
 
@@ -83,7 +98,7 @@ def _style(ink: str) -> Any:
     names += ["xtick.color", "ytick.color", "grid.color", "legend.labelcolor"]
     sizes = {"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}
     fonts = {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"]}
-    svg = {"svg.hashsalt": "dualsmooth", "svg.fonttype": "path"}
+    svg = {"svg.hashsalt": "dualsmooth", "svg.fonttype": "none" if ink == TURNING_INK else "path"}
     return {**dict.fromkeys(names, ink), **sizes, **fonts, **svg}
 
 
@@ -92,10 +107,7 @@ def _figure(plot: Plot, ink: str) -> "Figure":
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_style(ink)):
-        width, height = _SIZE
-        figure = Figure(
-            (width, height if plot.rows == 1 else 0.9 + 1.8 * plot.rows), layout="constrained"
-        )
+        figure = Figure((WIDTH, plot.height), layout="constrained")
         plot.draw(figure)
     return figure
 
@@ -105,7 +117,8 @@ def _saved(figure: "Figure", kind: str, ink: str) -> bytes:
 
     buffer = io.BytesIO()
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
-    how: Any = {"dpi": 160, "bbox_inches": "tight", "transparent": ink == TURNING_INK}
+    inline = ink == TURNING_INK  # its frame is known: nothing is cut off or added
+    how: Any = {"dpi": 160, "bbox_inches": None if inline else "tight", "transparent": inline}
     with matplotlib.rc_context(_style(ink)):
         figure.savefig(buffer, format=kind, metadata=undated, **how)
     return buffer.getvalue()

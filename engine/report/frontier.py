@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import write_json, write_whole
-from dualsmooth.engine.report.drawing import DASHES, Plot, inline_svg, pictures, tidy
-from dualsmooth.engine.report.plots import RADIUS
+from dualsmooth.engine.report.drawing import DASHES, RADIUS, Plot, inline_svg, pictures, tidy
 from dualsmooth.engine.runs.summary import Summary
 
 if TYPE_CHECKING:

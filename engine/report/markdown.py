@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from dualsmooth.engine.printable import printable
-from dualsmooth.engine.report.compare import compare
+from dualsmooth.engine.report.compare import against_best_fixed, cells, compare, leaders
 from dualsmooth.engine.report.drawing import Plot
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import Summary
@@ -14,23 +14,24 @@ def markdown(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[
     """Certified accuracies with intervals, conditions, a comparison, and the plots by name."""
     sections = ["# Certification report", _table(summaries), _about(runs, summaries)]
     if len(runs) > 1:
-        sections.append(_comparison(runs, summaries))
+        sections += [_gaps(runs, summaries), _comparison(runs, summaries)]
     sections += [
-        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{_plain(plot.caption)}"
+        f"## {plot.title}\n\n![{plot.title}]({plot.name}.png)\n\n{_plain(plot.said)}"
         for plot in plots
     ]
     if warnings := [text for run in runs for text in run.warnings]:
         sections.append("## Warnings\n\n" + "\n".join(f"* {_plain(text)}" for text in warnings))
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _table(summaries: Sequence[Summary]) -> str:
     radii, sign = list(summaries[0].certified), "≥" if summaries[0].at_least else ">"
     head = [f"certified accuracy in % at radius {sign}", *(f"{r:g}" for r in radii), "ACR"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for s in summaries:
-        cells = [f"{100 * s.accuracy(r):.1f} ({_ends(s.interval(r))})" for r in radii]
-        lines.append("| " + " | ".join([_plain(s.name), *cells, f"{s.acr:.3f}"]) + " |")
+    for s, best in zip(summaries, leaders(summaries), strict=True):
+        row = {c: f"**{text}**" if c in best else text for c, text in cells(s).items()}
+        row |= {r: f"{row[r]} ({_ends(s.interval(r))})" for r in radii}
+        lines.append("| " + " | ".join([_plain(s.name), *row.values()]) + " |")
     return "\n".join(lines)
 
 
@@ -60,6 +61,12 @@ def _about(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
+def _gaps(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
+    lines = [f"* **{_plain(gap.name)}**: {gap}." for gap in against_best_fixed(summaries, runs)]
+    head = "Against the best fixed sigma of these runs, chosen afresh at each radius:\n\n"
+    return head + "\n".join(lines) if lines else ""
+
+
 def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
     lines = ["## Image by image", ""]
     radii = list(summaries[0].certified)
@@ -74,7 +81,7 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
         lines += ["| radius | both | only first | only second | neither |", "|---" * 5 + "|"]
         for p in pairs:
             if p.neither < images:
-                cells = (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
-                lines.append("| " + " | ".join(map(str, cells)) + " |")
+                counts = (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
+                lines.append("| " + " | ".join(map(str, counts)) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -1,26 +1,23 @@
 """``report.html``: one file that needs no network, for desktop and phone, in light and dark."""
 
-import base64
-import io
 import json
+import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from dualsmooth.engine.data.image_set import data_digest
-from dualsmooth.engine.data.spec import images_of_run
-from dualsmooth.engine.errors import ArgumentError, DualSmoothError
-from dualsmooth.engine.images import as_unit_float
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import install_command
-from dualsmooth.engine.printable import printable
-from dualsmooth.engine.report.compare import compare
-from dualsmooth.engine.report.drawing import Plot, inline_svg
+from dualsmooth.engine.report import compare, facts
+from dualsmooth.engine.report.drawing import COLOURS, DASHES, Plot, inline_svg
+from dualsmooth.engine.report.plots import certified, largest_asked, limit_of
 from dualsmooth.engine.report.reading import Run
-from dualsmooth.engine.runs.summary import Row, Summary
+from dualsmooth.engine.report.thumbnails import ENDS, thumbnails
+from dualsmooth.engine.runs.summary import Row, Summary, bounds_of_shares
 from dualsmooth.engine.runs.table import radius_text
 
 
@@ -34,15 +31,30 @@ def page(
     template = _template()
     pictures, notes = thumbnails(runs, data)
     radii, at_least = list(summaries[0].certified), summaries[0].at_least
+    common, apart = facts.shared_facts(runs)
+    best = compare.leaders(summaries)
     text: str = template.render(
         style=_part("page.css"),
         script=_part("page.js"),
-        data=_as_script(_data(runs, pictures)),
-        runs=list(zip(runs, summaries, strict=True)),
+        data=_as_script(_data(runs, summaries, pictures)),
+        title=", ".join(facts.bundles(runs)[:3]) or "Certification report",
+        common=common,
+        apart=apart,
+        columns=list(dict.fromkeys(name for found in apart for name in found)),
+        runs=list(zip(runs, summaries, best, strict=True)),
+        marked=any(best),
+        gaps=compare.against_best_fixed(summaries, runs),
+        cells=compare.cells,
+        signed=compare.signed,
+        levels=_levels,
+        wrong=lambda run: sum(not (row.correct or row.abstained) for row in run.rows),
         radii=radii,
         sign="≥" if at_least else ">",
-        pairs=[(run.name, compare(runs[0], run, radii, at_least=at_least)) for run in runs[1:]],
+        pairs=[
+            (run.name, compare.compare(runs[0], run, radii, at_least=at_least)) for run in runs[1:]
+        ],
         plots=[(plot, inline_svg(plot)) for plot in plots],
+        looks=[_look(place) for place in range(len(runs))],
         notes=[*(text for run in runs for text in run.warnings), *notes],
         version=metadata.version("dualsmooth"),
     )
@@ -56,8 +68,18 @@ def _template() -> Any:
     except ImportError:
         hint = install_command("report")
         raise ArgumentError("html", "needs jinja2", "jinja2 not installed", hint) from None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["soft"] = _soft
     return environment.from_string(_part("page.html"))
+
+
+def _soft(name: str) -> Any:
+    """A name that may go on in the next line after a joint of its own, and hardly elsewhere."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(re.findall(r"[^_/,=]*[_/,=]?", name))
 
 
 def _part(name: str) -> str:
@@ -69,21 +91,54 @@ def _as_script(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _data(runs: Sequence[Run], pictures: dict[str, dict[int, str]]) -> dict[str, Any]:
-    return {
-        "pictures": pictures,
-        "runs": [
+def _levels(run: Run) -> str:
+    """Noise levels that a run used."""
+    used = sorted({row.sigma for row in run.rows if row.sigma is not None})
+    if len(used) > 4:
+        return f"{used[0]:.3g} to {used[-1]:.3g}"
+    return ", ".join(f"{sigma:.3g}" for sigma in used)
+
+
+_STROKES = dict(zip(DASHES, ("", "6 3", "9 3 2 3", "2 3"), strict=True))
+
+
+def _look(place: int) -> tuple[str, str]:
+    """Colour and dashes of the curve of the run at a place."""
+    return COLOURS[place % len(COLOURS)], _STROKES[DASHES[place % len(DASHES)]]
+
+
+def _data(
+    runs: Sequence[Run], summaries: Sequence[Summary], pictures: dict[str, dict[int, str]]
+) -> dict[str, Any]:
+    grid = _round_radii(max((row.radius for run in runs for row in run.rows), default=1.0))
+    described = []
+    for run, summary in zip(runs, summaries, strict=True):
+        counts = certified(run.rows, grid, summary.at_least)
+        low, high = bounds_of_shares(counts, len(run.rows))
+        curve = zip(counts / max(1, len(run.rows)), low, high, strict=True)
+        described.append(
             {
                 "name": run.name,
                 "pictures": run.configuration.get("data_digest", ""),
-                "rows": [_cells(row, number) for number, row in enumerate(run.rows)],
+                "classes": run.classes,
+                "curve": [[round(100 * float(share), 1) for share in point] for point in curve],
+                "rows": [_cells(row, number, run) for number, row in enumerate(run.rows)],
             }
-            for run in runs
-        ],
-    }
+        )
+    return {"pictures": pictures, "ends": ENDS, "grid": list(map(float, grid)), "runs": described}
 
 
-def _cells(row: Row, number: int) -> list[Any]:
+def _round_radii(largest: float) -> np.ndarray:
+    """One to three hundred radii up to a little above the largest, each a short decimal."""
+    rough = max(largest, 1e-9) / 250
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough)
+    return np.array(
+        [float(f"{place * step:.6g}") for place in range(int(1.05 * largest / step) + 1)]
+    )
+
+
+def _cells(row: Row, number: int, run: Run) -> list[Any]:
     """Image, truth, class, radius, sigma, votes, votes drawn, outcome, reason."""
     outcome = "abstained" if row.abstained else "correct" if row.correct else "wrong"
     if row.label is None and not row.abstained and not row.correct:
@@ -97,12 +152,16 @@ def _cells(row: Row, number: int) -> list[Any]:
         row.votes,
         row.draws or None,
         outcome,
-        _reason(row),
+        _reason(row, limit_of(row, largest_asked(run))),
     ]
 
 
-def _reason(row: Row) -> str:
+def _reason(row: Row, limit: str) -> str:
     """Why the method abstained, or which side limited the radius."""
+    if limit == "asked":
+        return "no larger radius was asked for"
+    if limit == "votes":
+        return "limited by votes: all agreed"
     if not row.limit:
         return ""
     if not row.abstained:
@@ -113,52 +172,3 @@ def _reason(row: Row) -> str:
     if row.limit == "region":
         return "region: another noise level or answer begins here"
     return f"classifier: the bound is not above 1/2{votes}"
-
-
-MOST, LARGEST = 1000, 64
-"""Images with a thumbnail in one report, and pixels of their longer side."""
-
-
-def thumbnails(
-    runs: Sequence[Run], spec: str | None = None
-) -> tuple[dict[str, dict[int, str]], list[str]]:
-    """PNG data URIs by data digest and image id, and why pictures are missing.
-
-    Images are read again from the SPEC that the user gave; a run may come from anywhere, so of
-    what it names itself no file is opened. Unless their digest is the recorded one they are not
-    shown: pictures beside the wrong rows would be worse than none.
-    """
-    found: dict[str, dict[int, str]] = {}
-    notes: list[str] = []
-    for run in runs:
-        key = run.configuration.get("data_digest", "")
-        if not key or key in found:
-            continue
-        ids = [row.image_id for row in run.rows if row.image_id is not None]
-        try:
-            data = images_of_run(run.configuration, spec)
-            if data is None:
-                named = printable(run.configuration["data"])
-                notes.append(f"{run.name}: no thumbnails without --data {named}")
-                continue
-            if data_digest(data, ids) != key:
-                notes.append(f"{run.name}: no thumbnails, the data are not those of the run")
-                continue
-        except DualSmoothError as error:
-            notes.append(f"{run.name}: no thumbnails, {error}")
-            continue
-        shown = zip(ids[:MOST], data.places(ids[:MOST]), strict=True)
-        found[key] = {i: _uri(as_unit_float(data.images[place])) for i, place in shown}
-        if len(ids) > MOST:
-            notes.append(f"{run.name}: thumbnails of the first {MOST:,} images only")
-    return found, notes
-
-
-def _uri(pixels: "np.ndarray") -> str:
-    grey = pixels.shape[-1] == 1
-    levels = np.rint(255 * pixels).astype(np.uint8)
-    image = Image.fromarray(levels[..., 0] if grey else levels[..., :3])
-    image.thumbnail((LARGEST, LARGEST))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,8 @@
 """Plots of a report: what was certified, at which radius and noise level, limited by what."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,13 @@ from numpy.typing import ArrayLike
 from dualsmooth.engine.report.drawing import (
     ABSTAINED,
     COLOURS,
-    CORRECT,
     DASHES,
-    WRONG,
+    RADIUS,
     Plot,
     plain,
     tidy,
 )
+from dualsmooth.engine.report.panels import conditions, radii_plot, sigmas_plot
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import BAND, Row, bounds_of_shares
 
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RADIUS = r"$\ell_2$ radius (input units)"
-_POINTS = 401
-Panel = Callable[["Axes", Run], None]
+POINTS = 401
 
 
 def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
@@ -35,37 +34,26 @@ def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
     seen = [run for run in runs if run.rows]
     if not seen:
         return []
-    found = [_curves(seen, at_least), _panels("radii", seen)]
-    bound = [run for run in seen if any(row.selector_radius is not None for row in run.rows)]
-    sigmas = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
-    routed = [run for run in seen if len(sigmas[run.name]) > 1 or (run in bound)]
-    if routed:
-        found.append(_panels("sigmas", routed))
-    if bound:
-        found.append(_panels("binding", bound))
-    if drawn := [run for run in seen if any(row.draws for row in run.rows)]:
-        found.append(_draws(drawn))
+    found = [_curves(seen, at_least)]
+    if bound := [run for run in seen if any(row.limit for row in run.rows)]:
+        found.append(_limits(bound))
+    found.append(radii_plot(seen))
+    levels = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
+    if routed := [run for run in seen if len(levels[run.name]) > 1]:
+        found.append(sigmas_plot(routed))
+    if any(len({row.draws for row in run.rows}) > 1 for run in seen):
+        found.append(_draws([run for run in seen if any(row.draws for row in run.rows)]))
     return found
-
-
-def conditions(runs: Sequence[Run]) -> str:
-    """Images, votes and alpha of every run, once where they are equal."""
-    said: dict[str, list[str]] = {}
-    for run in runs:
-        said.setdefault(f"{len(run.rows):,} images, {run.conditions}", []).append(run.name)
-    if len(said) == 1:
-        return next(iter(said)) + "."
-    return "; ".join(f"{', '.join(names)}: {text}" for text, names in said.items()) + "."
 
 
 def _curves(runs: Sequence[Run], at_least: bool) -> Plot:
     sign = "at or above" if at_least else "strictly above"
     caption = (
         f"Share of images certified correctly with a radius {sign} r; abstentions count against. "
-        f"Bands: {BAND:.0%} Clopper-Pearson intervals, at each radius by itself. {conditions(runs)}"
+        f"Bands: {BAND:.0%} Clopper-Pearson intervals, at each radius by itself."
     )
     draw = partial(_draw_curves, runs=runs, at_least=at_least)
-    return Plot("curves", "Certified accuracy", caption, draw)
+    return Plot("curves", "Certified accuracy", caption, draw, conditions(runs))
 
 
 def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
@@ -74,8 +62,7 @@ def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
 
 def draw_curves(axes: "Axes", runs: Sequence[Run], at_least: bool) -> None:
     """Certified accuracy (%) against the radius, one curve and one 95 % band per run."""
-    largest = max(row.radius for run in runs for row in run.rows)
-    grid = np.linspace(0.0, 1.05 * largest or 1.0, _POINTS)
+    grid = radius_grid(runs)
     for index, run in enumerate(runs):
         counts = certified(run.rows, grid, at_least)
         colour, images = COLOURS[index % len(COLOURS)], len(run.rows)
@@ -88,10 +75,17 @@ def draw_curves(axes: "Axes", runs: Sequence[Run], at_least: bool) -> None:
     axes.legend(fontsize=8)
 
 
+def radius_grid(runs: Sequence[Run]) -> np.ndarray:
+    """Radii at which curves are drawn: from 0 to a little above the largest."""
+    largest = max(row.radius for run in runs for row in run.rows)
+    return np.linspace(0.0, 1.05 * largest or 1.0, POINTS)
+
+
 def _step(axes: "Axes", index: int, run: Run, x: ArrayLike, y: ArrayLike) -> None:
-    """A run's curve, in the look of its place among the runs."""
+    """A run's curve, in the look of its place; later ones are thinner, so equal ones show."""
     look: Any = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
-    axes.step(x, y, where="post", label=plain(run.name), linewidth=1.5, **look)
+    width = max(1.3, 2.8 - 0.4 * index)
+    axes.step(x, y, where="post", label=plain(run.name), linewidth=width, **look)
 
 
 def certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool = False) -> np.ndarray:
@@ -105,33 +99,54 @@ def certified(rows: Sequence[Row], grid: np.ndarray, at_least: bool = False) -> 
     return np.asarray(above + last - first)
 
 
-def _panels(name: str, runs: Sequence[Run]) -> Plot:
-    title, panel, caption = _PANELS[name]
+LIMITS = {
+    "votes": ("votes: all agreed, only more of them would certify more", "#0a9c74"),
+    "classifier": ("classifier: some noisy copies are given another class", "#2f7fc1"),
+    "selector": ("selector: another noise level may be chosen farther out", "#d55e00"),
+    "both": ("selector and classifier alike", "#c46a9c"),
+    "region": ("region: another noise level or answer begins", "#b28700"),
+    "asked": ("asked for no larger radius", "#6a5acd"),
+    "abstained": ("abstained: nothing is certified", ABSTAINED),
+}
+"""What bounded a radius, in words, and its colour."""
 
+
+def limit_of(row: Row, asked: float = math.inf) -> str:
+    """Key of `LIMITS` for an image; ``asked`` is the largest radius the run asked for."""
+    if row.abstained:
+        return "abstained"
+    return "asked" if row.radius >= asked else row.limit
+
+
+def largest_asked(run: Run) -> float:
+    """Largest radius of a ``decide`` run; infinite without one."""
+    return max(map(float, run.configuration.get("radii") or [math.inf]))
+
+
+def _limits(runs: Sequence[Run]) -> Plot:
     def draw(figure: "Figure") -> None:
-        rows = figure.subplots(len(runs), squeeze=False)[:, 0]
-        for axes, run in zip(rows, runs, strict=True):
-            panel(axes, run)
-            if len(runs) > 1 or name == "binding":
-                axes.set_title(plain(run.name), loc="left")
+        axes = figure.subplots()
+        counts = [Counter(limit_of(row, largest_asked(run)) for row in run.rows) for run in runs]
+        left = np.zeros(len(runs))
+        for key, (label, colour) in LIMITS.items():
+            shares = [100 * c[key] / len(run.rows) for c, run in zip(counts, runs, strict=True)]
+            if not any(shares):
+                continue
+            bars = axes.barh(range(len(runs)), shares, 0.5, left, color=colour, label=label)
+            texts = [f"{share:.0f} %" if share >= 7 else "" for share in shares]
+            axes.bar_label(bars, texts, label_type="center", color="white", fontsize=8)
+            left += shares
+        for place, run in enumerate(runs):
+            axes.text(0, place - 0.36, plain(run.name), fontsize=8.5)
+        tidy(axes, "images (%)", "")
+        axes.set(xlim=(0, 100), ylim=(len(runs) - 0.6, -0.75), yticks=[])
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        figure.legend(loc="outside upper left", fontsize=8)
 
-    return Plot(name, title, f"{caption} {conditions(runs)}", draw, len(runs))
-
-
-def _radius_panel(axes: "Axes", run: Run) -> None:
-    groups = (
-        ("correct", CORRECT, [row.radius for row in run.rows if row.correct]),
-        ("wrong", WRONG, [r.radius for r in run.rows if not (r.correct or r.abstained)]),
-        ("abstained", ABSTAINED, [0.0 for row in run.rows if row.abstained]),
-    )
-    largest = max(row.radius for row in run.rows) or 1.0
-    bins, values = np.linspace(0, largest, 31).tolist(), [radii for _, _, radii in groups]
-    colours = [colour for _, colour, _ in groups]
-    labels = [f"{label} ({len(radii):,})" for label, _, radii in groups]
-    axes.hist(values, bins, stacked=True, color=colours, label=labels)
-    tidy(axes, RADIUS, "images")
-    axes.margins(y=0.25)  # room for the legend above every bar
-    axes.legend(fontsize=8, ncols=3, loc="upper center")
+    caption = "What would have to change for a larger radius: every image stands in one part."
+    height = 1.5 + 0.42 * len(runs)
+    return Plot("limits", "What bounded the radius", caption, draw, conditions(runs), height)
 
 
 def _draws(runs: Sequence[Run]) -> Plot:
@@ -144,83 +159,8 @@ def _draws(runs: Sequence[Run]) -> Plot:
         axes.set_xscale("log")
         tidy(axes, "votes used (log scale)", "images decided (%)")
         axes.set_ylim(0, 103)
-        axes.legend(fontsize=8)
+        figure.legend(loc="outside upper left", fontsize=8)
 
-    caption = "Share of images decided with at most so many votes, over all networks. "
-    return Plot("draws", "Votes per image", caption + conditions(runs), draw)
-
-
-MOST_CLASSES = 20
-"""With more classes the rows of the map are left out: one row holds every image."""
-
-
-def sigma_panel(axes: "Axes", run: Run) -> None:
-    """Images by true class and routed sigma; area is their number, colour the share correct."""
-    rows = [row for row in run.rows if row.sigma is not None]
-    labels = sorted({row.label for row in rows if row.label is not None})
-    by_class = 0 < len(labels) <= MOST_CLASSES and all(row.label is not None for row in rows)
-    sigmas = sorted({row.sigma for row in rows if row.sigma is not None})
-    cells: dict[tuple[int, int], list[bool]] = {}
-    for row in rows:
-        assert row.sigma is not None
-        level = labels.index(row.label) if by_class and row.label is not None else 0
-        cells.setdefault((sigmas.index(row.sigma), level), []).append(row.correct)
-    most = max(map(len, cells.values()))
-    x, y = ([place[axis] for place in cells] for axis in (0, 1))
-    areas = [110 * len(hits) / most for hits in cells.values()]
-    shares = [100 * float(np.mean(hits)) for hits in cells.values()]
-    edges: Any = {"edgecolors": "#8c8c8c", "linewidths": 0.6}
-    dots = axes.scatter(x, y, areas, shares, cmap="cividis", vmin=0, vmax=100, **edges)
-    bar = axes.figure.colorbar(dots, ax=axes)
-    bar.set_label("certified correctly (%)")
-    tidy(axes, r"routed $\sigma$ (input units)", "true class" if by_class else "")
-    axes.set_xticks(range(len(sigmas)), [f"{sigma:g}" for sigma in sigmas])
-    named = [str(label) for label in labels] if by_class else []
-    axes.set_yticks(range(len(named)), named)
-    axes.margins(x=0.3, y=0.1)
-
-
-def binding_panel(axes: "Axes", run: Run) -> None:
-    """Radius the selector's side allows against that of the classifier's side."""
-    points = [
-        (row.classifier_radius, row.selector_radius, row.limit)
-        for row in run.rows
-        if row.classifier_radius is not None and row.selector_radius is not None
-    ]
-    finite = [value for point in points for value in point[:2] if math.isfinite(value)]
-    top = 1.08 * max(finite, default=1.0)
-    for index, limit in enumerate(("classifier", "selector", "both")):
-        chosen = [point for point in points if point[2] == limit]
-        if chosen:
-            x, y = [p[0] for p in chosen], [min(p[1], top) for p in chosen]
-            look: Any = {"color": COLOURS[index], "marker": "os^"[index], "linewidths": 0}
-            dots = axes.scatter(x, y, 13, alpha=0.55, clip_on=False, **look)
-            label = f"limited by {limit}: {len(chosen):,}"
-            dots.set(label=label, rasterized=len(points) > 2000)
-    axes.plot([0, top], [0, top], color="#8c8c8c", linewidth=0.8, linestyle="--")
-    tidy(axes, "radius the classifiers allow", "radius the selector allows")
-    axes.set_xlim(0, top)
-    axes.set_ylim(0, top)
-    axes.legend(fontsize=8, loc="lower right")
-
-
-_PANELS: dict[str, tuple[str, Panel, str]] = {
-    "radii": (
-        "Certified radii",
-        _radius_panel,
-        "Images by certified radius, rounded down; abstentions stand at 0.",
-    ),
-    "sigmas": (
-        "Noise level routed to",
-        sigma_panel,
-        "Images by true class and routed sigma: area is the number of images, colour the share "
-        "certified correctly at radius 0. Images without a level are left out.",
-    ),
-    "binding": (
-        "What limits the radius",
-        binding_panel,
-        "One point per certified image. Below the diagonal the selector limits the radius, above "
-        "it the classifier; on the top edge no selector is needed, because every level agrees.",
-    ),
-}
-"""Title, what is drawn for each run, and caption."""
+    caption = "Share of images decided with at most so many votes, over all networks."
+    height = 2.6 + 0.2 * len(runs)
+    return Plot("draws", "Votes per image", caption, draw, conditions(runs), height)

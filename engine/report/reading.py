@@ -3,16 +3,24 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, read_log
-from dualsmooth.engine.runs.record import earlier_looks, joint_alpha, read_configuration
+from dualsmooth.engine.runs.record import (
+    earlier_looks,
+    joint_alpha,
+    read_configuration,
+    read_record,
+)
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
@@ -23,8 +31,9 @@ EMPTY: Mapping[Path, str] = MappingProxyType({})
 class Run:
     """One run as a report sees it, with a row per image and what was odd about its files.
 
-    The name, method and options or that of the table, is unique within a report. The configuration
-    is that of ``run.json``, empty for a table.
+    The name, method and options or that of the table, is unique within a report. Configuration and
+    machine are those of ``run.json``, empty for a table; ``written`` is the date of the file of
+    certificates.
     """
 
     name: str
@@ -32,7 +41,22 @@ class Run:
     rows: list[Row]
     configuration: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    written: str = ""
     origin: str = "votes and alpha not recorded in the file"
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes by number, empty where there is none."""
+        names = self.configuration.get("classes")
+        return [printable(name) for name in names] if isinstance(names, list) else []
+
+    def class_name(self, number: int | None) -> str:
+        """The name of a class, or its number; empty for none."""
+        if number is None:
+            return ""
+        known = number in range(len(self.classes)) and self.classes[number]
+        return known or str(number)
 
     @property
     def conditions(self) -> str:
@@ -40,22 +64,32 @@ class Run:
         known = self.configuration
         if not known:
             return self.origin
-        alpha, looks = joint_alpha(known), len(earlier_looks(known))
-        spent = f" over {looks + 1} looks at more and more votes" if looks else ""
+        prepared = f"; images {self.prepared}" if self.prepared else ""
         return (
-            f"n0 = {known['n0']:,}, n = {known['n']:,} ({known['budget']} budget), "
-            f"alpha = {alpha:g}{spent}, seed {known['seed']}, {printable(known['precision'])}, "
-            f"data {printable(known['data'])}{self._prepared}"
+            f"{self.votes}, alpha = {joint_alpha(known):g}, seed {known['seed']}, "
+            f"{printable(known['precision'])}, data {printable(known['data'])}{prepared}"
         )
 
     @property
-    def _prepared(self) -> str:
+    def votes(self) -> str:
+        """Votes per stage, and how often they were looked at."""
+        known = self.configuration
+        looks = len(earlier_looks(known))
+        spent = f", {looks + 1} looks at more and more votes" if looks else ""
+        radii = (
+            f", radii {', '.join(f'{r:g}' for r in known['radii'])}" if known.get("radii") else ""
+        )
+        budget = f"{known['budget']} budget{radii}"
+        return f"n0 = {known['n0']:,}, n = {known['n']:,} ({budget}){spent}"
+
+    @property
+    def prepared(self) -> str:
         """What was done with the images, if anything was."""
         try:
             done = str(Prepare.of(self.configuration.get("prepare", {})))
         except ArgumentError:
             done = "prepared in a way this version does not know"
-        return f"; images {done}: what came out is what is certified" if done else ""
+        return f"{done}: what came out is what is certified" if done else ""
 
 
 def read_run(path: Path) -> Run:
@@ -68,7 +102,7 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_dir():
         rows, warnings = read_table(path)
-        return Run(printable(path.stem), path, rows, {}, warnings)
+        return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))
     if not os.path.lexists(path / RUN):
         raise FileError(path, "must be a run folder", f"no {RUN} in it")
     configuration, certificates = read_configuration(path), read_log(path)
@@ -78,7 +112,17 @@ def read_run(path: Path) -> Run:
         reached = f"{len(certificates)} of {configuration['images']} images"
         unfinished = f"{path / LOG}: the run is unfinished, {reached} (go on with --resume)"
         warnings.append(printable(unfinished))
-    return Run(printable(name), path, rows_of(certificates), configuration, warnings)
+    machine, written = (
+        read_record(path / RUN)["machine"],
+        _date(path / (LOG if certificates else RUN)),
+    )
+    rows = rows_of(certificates)
+    return Run(printable(name), path, rows, configuration, warnings, machine, written)
+
+
+def _date(path: Path) -> str:
+    """Day of a file, in universal time."""
+    return f"{np.datetime64(int(path.stat().st_mtime), 's').astype('datetime64[D]')} (of the file)"
 
 
 def read_runs(paths: Sequence[Path], labels: Mapping[Path, str] = EMPTY) -> list[Run]:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from dualsmooth.engine.report.compare import cells, leaders
 from dualsmooth.engine.runs.summary import Summary
 
 _LATEX = {
@@ -32,18 +33,12 @@ def csv_table(summaries: Sequence[Summary]) -> str:
 def latex_table(summaries: Sequence[Summary]) -> str:
     """A ``tabular`` of certified accuracies in % and ACR, the best of each column in bold."""
     radii = list(summaries[0].certified)
-    rows = [[f"{100 * s.accuracy(r):.1f}" for r in radii] + [f"{s.acr:.3f}"] for s in summaries]
-    best = [max(column, key=float) for column in zip(*rows, strict=True)]
     sign = r"\ge" if summaries[0].at_least else ">"
     head = " & ".join([f"radius ${sign}$", *(f"{r:g}" for r in radii), "ACR"])
     lines = [r"\begin{tabular}{l" + "r" * (len(radii) + 1) + "}", r"\toprule", head + r" \\"]
     lines.append(r"\midrule")
-    for s, row in zip(summaries, rows, strict=True):
-        bold = len(summaries) > 1
-        marked = (
-            rf"\textbf{{{cell}}}" if bold and cell == top else cell
-            for cell, top in zip(row, best, strict=True)
-        )
+    for s, best in zip(summaries, leaders(summaries), strict=True):
+        marked = (rf"\textbf{{{t}}}" if c in best else t for c, t in cells(s).items())
         name = "".join(_LATEX.get(character, character) for character in s.name)
         lines.append(" & ".join([name, *marked]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -16,6 +16,7 @@ class Sides(NamedTuple):
 
     The selector's is infinite where the set claimed holds every level, and None without a selector;
     both are None if nothing was certified. ``limit`` is ``selector``, ``classifier``, ``both``,
+    ``votes`` (the bound behind the radius has every vote, so only more of them would raise it),
     ``region``, or the stage that abstained; ``votes`` are those behind the smallest classifier
     bound, as k/n.
     """
@@ -36,13 +37,19 @@ def sides(certificate: Certificate) -> Sides:
     # With the runner-up rule the radius is above that of the class's bound alone.
     classifier = max(weakest.radius if weakest else 0.0, certificate.radius)
     if certificate.interval is None:
-        limit = "region" if certificate.radius == certificate.region else "classifier"
-        return Sides(None, classifier, limit, votes)
-    selectors = _behind(certificate, "selector")
-    selector = min((bound.radius for bound in selectors), default=inf)
+        if certificate.radius == certificate.region:
+            return Sides(None, classifier, "region", votes)
+        return Sides(None, classifier, _or_votes("classifier", weakest), votes)
+    least = min(_behind(certificate, "selector"), key=lambda bound: bound.radius, default=None)
+    selector = least.radius if least else inf
     if selector < classifier:
-        return Sides(selector, classifier, "selector", votes)
-    return Sides(selector, classifier, "both" if selector == classifier else "classifier", votes)
+        return Sides(selector, classifier, _or_votes("selector", least), votes)
+    limit = "both" if selector == classifier else _or_votes("classifier", weakest)
+    return Sides(selector, classifier, limit, votes)
+
+
+def _or_votes(side: str, bound: Bound | None) -> str:
+    return "votes" if bound and bound.k == bound.n else side
 
 
 def _behind(certificate: Certificate, stage: str) -> list[Bound]:

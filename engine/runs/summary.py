@@ -37,8 +37,8 @@ class Row:
     sigma : float or None
         Noise level routed to; None if unknown.
     limit : str
-        What kept the radius from being larger: ``selector``, ``classifier``, ``both``; where the
-        method abstained, the stage that did; empty if unknown.
+        What kept the radius from being larger, as `dualsmooth.engine.runs.limits.Sides` says it;
+        where the method abstained, the stage that did; empty if unknown.
     selector_radius, classifier_radius : float or None
         Radius each side allows (selector: infinite where none is needed); None if unknown.
     votes : str

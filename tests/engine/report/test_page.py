@@ -1,5 +1,6 @@
 """report.html as a browser sees it, and as text."""
 
+import base64
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dualsmooth.benchmarks.soak.fuzz.inputs import signed
 from dualsmooth.engine.budget import Budget
@@ -35,7 +37,11 @@ pytest.importorskip("matplotlib", reason="needs the extra report")
 
 CONFIGURATION: dict[str, Any] = {
     "n0": 100, "n": 10_000, "budget": "fixed", "alpha": 0.001, "seed": 0, "precision": "fp32",
+    "bundle": "digits-dual", "bundle_digest": "ab" * 32, "images": 130, "noise": "gaussian",
+    "attempt": 0, "sampler": "cpu", "batch_size": 256, "options": {"method": "dual"},
+    "classes": ["nought", *"123456789"],
 }  # fmt: skip
+MACHINE = {"processor": "Processor 9", "cores": 2, "versions": {"torch": "2.13.0"}}
 
 
 def rows(count: int) -> list[Row]:
@@ -64,13 +70,19 @@ def digits_archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
 
 def make_page(
     archive: tuple[Path, str],
-    name: str = "dual(median, interval)",
+    name: str = "dual(median, interval, runner-up, prefer large)",
     most_plots: int = 9,
     given: bool = True,
 ) -> str:
+    """Five runs: one of a selector, three of fixed levels, and a table."""
     data = f"npz:{archive[0]}"
-    configuration = CONFIGURATION | {"data": data, "data_digest": archive[1]}
-    runs = [Run(name, Path("a"), rows(130), configuration), Run("table", Path("t"), rows(60))]
+    known = CONFIGURATION | {"data": data, "data_digest": archive[1]}
+    fixed = known | {"options": {"method": "fixed"}}
+    runs = [Run(name, Path("a"), rows(130), known, [], MACHINE, "2026-11-27")]
+    for sigma in (0.12, 0.25, 0.5):
+        kept = [replace(row, correct=row.correct and row.radius < 2 * sigma) for row in rows(130)]
+        runs.append(Run(f"fixed({sigma})", Path("f"), kept, fixed, [], MACHINE, "2026-11-27"))
+    runs.append(Run("table", Path("t"), rows(60)))
     summaries = [summarize(run.name, run.rows) for run in runs]
     return page(runs, summaries, plots(runs)[:most_plots], data if given else None)
 
@@ -94,6 +106,20 @@ def test_radii_in_the_page_are_cut_off(digits_archive: tuple[Path, str]) -> None
     text = page(runs, [summarize("x", runs[0].rows)], [])
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
     assert [row[3] for row in data["runs"][0]["rows"]] == [0.2999, 0.1]
+
+
+def test_the_top_says_what_was_certified_and_where(digits_archive: tuple[Path, str]) -> None:
+    head = make_page(digits_archive, most_plots=0).partition("<main>")[0]
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", head))
+    assert facts["model"] == "digits-dual"
+    assert facts["digest"] == "sha256 abababababababab"
+    assert facts["votes"] == "n0 = 100, n = 10,000 (fixed budget)"
+    assert facts["machine"] == "Processor 9, 2 cores"
+    assert facts["date"] == "2026-11-27"
+    assert facts["data"].startswith("npz:")
+    assert "method" not in facts  # differs, and stands beside each run
+    assert head.count('<td class="text">fixed</td>') == 3
+    assert "votes and alpha not recorded in the file" in head
 
 
 @pytest.mark.parametrize("change", ["pixels", "file"])
@@ -137,9 +163,40 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
+    def shoot(self, path: Path) -> tuple[int, int]:
+        """Save the whole page as a picture; its width and height."""
+        size = self.run(
+            "const e = document.documentElement; return [e.scrollWidth, e.scrollHeight]"
+        )
+        clip = dict(zip(("x", "y", "width", "height", "scale"), (0, 0, *size, 1), strict=True))
+        how = {"captureBeyondViewport": True, "clip": clip}
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", how)
+        path.write_bytes(base64.b64decode(shot["data"]))
+        return Image.open(path).size
+
+    def hover(self, share: float) -> str:
+        """Move the mouse over the curves to a share of their axes; the text beside them."""
+        frame = self.run(
+            "const s = document.querySelector('#curve figure svg'); s.scrollIntoView();"
+            "const b = s.getBoundingClientRect(), [l, r] = s.dataset.frame.split(' ');"
+            "return [b.left + b.width * l, b.width * (r - l), b.top + b.height / 2]"
+        )
+        place = {"type": "mouseMoved", "x": frame[0] + share * frame[1], "y": frame[2]}
+        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", place)
+        return str(self.run("return document.querySelector('.values').innerText"))
+
     def column(self, index: int) -> list[str]:
         script = "return [...document.querySelectorAll('#images tbody tr')].map(r => r.children[%d]"
         return list(self.run(script % index + ".textContent)"))
+
+    def texts(self) -> set[tuple[str, str]]:
+        """Colours of texts outside pictures, and of what is behind each."""
+        script = """return [...document.querySelectorAll('body *')].filter(e => !e.closest('svg')
+            && e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+            ).map(e => { let b = e; const paper = () => getComputedStyle(b).backgroundColor;
+              while (paper() === 'rgba(0, 0, 0, 0)') b = b.parentElement;
+              return [getComputedStyle(e).color, paper()]; })"""
+        return {(ink, paper) for ink, paper in self.run(script)}
 
     def sort(self, index: int) -> None:
         self.run(f"document.querySelectorAll('#images th button')[{index}].click()")
@@ -185,10 +242,10 @@ def written(
     return path
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")],
-    ids=["desktop", "phone", "dark"],
-)  # fmt: skip
+LOOKS = [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS, ids="desktop phone dark night".split())
 def test_page_is_clean_at_every_width_and_scheme(
     browser: Browser, written: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
@@ -196,25 +253,98 @@ def test_page_is_clean_at_every_width_and_scheme(
     assert browser.driver.get_log("browser") == []
     outside = [url for url in browser.requests() if not url.startswith(("file:", "data:"))]
     assert outside == []
-    assert browser.run("return document.documentElement.scrollWidth") <= width
     dark = (
         browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
     )
     assert dark == (scheme == "dark")
     ink = "return getComputedStyle(document.querySelector('figure svg text, figure svg g')).color"
     assert browser.run(ink) == browser.run("return getComputedStyle(document.body).color")
-    assert len(browser.column(0)) == 100
-    shot = tmp_path / "page.png"
-    browser.driver.save_screenshot(str(shot))
-    assert shot.stat().st_size > 10_000
+    assert len(browser.column(0)) == (20 if width > 600 else 8)
+    shown, height = browser.shoot(tmp_path / "page.png")
+    assert shown == width
+    assert 2000 < height < (5000 if width > 600 else 8000)
+    assert {pair: contrast(*pair) for pair in browser.texts() if contrast(*pair) < 4.5} == {}
+
+
+def contrast(ink: str, paper: str) -> float:
+    """Contrast of two ``rgb(..)`` as WCAG 2 defines it."""
+
+    def light(colour: str) -> float:
+        parts = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+        linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return sum(map(float.__mul__, linear, (0.2126, 0.7152, 0.0722)))
+
+    low, high = sorted(light(colour) for colour in (ink, paper))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21.0)
+    assert contrast("rgb(118, 118, 118)", "rgb(255, 255, 255)") == pytest.approx(4.54, abs=0.01)
+
+
+def test_the_curves_say_their_values_under_the_pointer(browser: Browser, written: Path) -> None:
+    browser.open(written, 1280, "light")
+    ours = rows(130)
+    for share in (0.0, 0.5):
+        said = browser.hover(share).replace("\n", " ")
+        radius = float(said.split()[2])
+        assert radius == pytest.approx(share * 1.05 * max(row.radius for row in ours), abs=0.01)
+        summary = summarize("", ours, [radius])
+        low, high = (f"{100 * end:.1f}" for end in summary.interval(radius))
+        assert f"{100 * summary.accuracy(radius):.1f} % {low} to {high}" in said
+    lines = "return document.querySelectorAll('#curve .cursor, #curve .values b').length"
+    assert browser.run(lines) == 6
+
+
+def test_a_phone_is_told_that_a_table_goes_on_and_reads_whole_words(
+    browser: Browser, written: Path
+) -> None:
+    browser.open(written, 390, "light")
+    cues = "return [...document.querySelectorAll('.cut + .cue')].filter(c => c.checkVisibility())"
+    cues += ".map(c => c.innerText)"
+    assert browser.run(cues) == 3 * ["more to the right →"]
+    broken = """const split = [], walk = document.createTreeWalker(document.body, 4);
+        for (let node; node = walk.nextNode();) {
+          if (!node.parentNode.closest('th, h1, h2, li')) continue;
+          for (const word of node.data.matchAll(/[^\\s-]+/g)) {
+            const range = new Range();
+            range.setStart(node, word.index);
+            range.setEnd(node, word.index + word[0].length);
+            if (new Set([...range.getClientRects()].map(r => r.top)).size > 1) split.push(word[0]);
+          }
+        }
+        return split"""
+    assert browser.run(broken) == []
+    browser.run("document.querySelectorAll('.scroll').forEach(b => b.scrollLeft = 9999)")
+    assert appears("[]", lambda: [str(browser.run(cues))])
+    browser.run("document.querySelector('.figures th[scope=row]').style.width = '2rem';"
+                "document.querySelector('.figures').style.wordBreak = 'break-all'")  # fmt: skip
+    assert browser.run(broken) != []
+
+
+def test_the_images_with_the_smallest_and_the_largest_radii_are_shown(
+    browser: Browser, written: Path
+) -> None:
+    browser.open(written, 1280, "light")
+    radii = sorted(row.radius for row in rows(130) if not row.abstained)
+    cards = "return [...document.querySelectorAll('#%s figure')].map(f => f.innerText.split('\\n'))"
+    largest, smallest = (browser.run(cards % name) for name in ("largest", "smallest"))
+    assert [float(card[0]) for card in smallest] == pytest.approx(radii[:8], abs=1e-4)
+    assert [float(card[0]) for card in largest] == pytest.approx(radii[:-9:-1], abs=1e-4)
+    assert {card[1] for card in smallest + largest} >= {"nought", "1"}
+    assert browser.column(1)[0] == "nought"
+    broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    assert browser.run(broken) == 0
 
 
 def test_sorting_filtering_and_paging_work(browser: Browser, written: Path) -> None:
     browser.open(written, 1280, "light")
-    browser.run("document.getElementById('more').click()")
+    more = "document.getElementById('more').click();"
+    browser.run(2 * more)
     assert [int(text) for text in browser.column(0)] == list(range(130))
     browser.sort(3)
-    browser.run("document.getElementById('more').click()")
+    browser.run(2 * more)
     radii = [float(text) for text in browser.column(3)]
     assert radii == sorted(radii)
     assert len(set(radii)) > 10
@@ -226,8 +356,9 @@ def test_sorting_filtering_and_paging_work(browser: Browser, written: Path) -> N
     assert browser.column(8) == ["selector: no noise level keeps more than half of its votes"]
     browser.run("const f = document.getElementById('outcome'); f.value = '';"
                 "f.dispatchEvent(new Event('change'));"
-                "const r = document.getElementById('run'); r.value = '1';"
+                "const r = document.getElementById('run'); r.value = '4';"
                 "r.dispatchEvent(new Event('change'))")  # fmt: skip
+    browser.run(more)
     assert len(browser.column(0)) == 60
     assert browser.driver.get_log("browser") == []
 
@@ -387,7 +518,7 @@ def test_a_field_that_is_not_escaped_would_be_noticed(
 
 def unescaped(part: Callable[[str], str]) -> Callable[[str], str]:
     """The parts of the page, its template escaping nothing."""
-    return lambda name: part(name).replace("{{ s.name }}", "{{ s.name|safe }}")
+    return lambda name: part(name).replace("{{ s.name|soft }}", "{{ s.name|safe }}")
 
 
 def test_a_browser_shows_every_field_as_text(
@@ -400,7 +531,7 @@ def test_a_browser_shows_every_field_as_text(
     for number, run in enumerate(hostile_runs):
         browser.run(f"const r = document.getElementById('run'); r.value = '{number}';"
                     "r.dispatchEvent(new Event('change'))")  # fmt: skip
-        assert len(browser.column(0)) == len(run.rows)
+        assert len(browser.column(0)) == min(20, len(run.rows))
     assert browser.run("return window.acted ?? null") is None
     assert browser.run("return document.scripts.length") == 2
     acting = "return [...document.querySelectorAll('*')].filter(e => [...e.attributes].some("

@@ -11,14 +11,15 @@ from typer.testing import CliRunner
 import dualsmooth as ds
 from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.report.reading import read_runs
+from dualsmooth.engine.report.compare import against_best_fixed, cells, leaders
+from dualsmooth.engine.report.reading import Run, read_runs
 from dualsmooth.engine.report.tables import csv_table, latex_table
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.runs.summary import Row, summarize
 
 ROWS = [Row(0.3, True, False), Row(0.7, True, False), Row(0.2, False, False), Row(0, False, True)]
 ONE = summarize("fixed(0.25)", ROWS, (0.0, 0.5))
-TWO = summarize("50%_of #&", ROWS[1:], (0.0, 0.5))
+TWO = summarize("50%_of #&", [*ROWS[1:], Row(0.6, True, False)], (0.0, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,48 @@ def test_latex_is_a_booktabs_table_with_the_best_in_bold() -> None:
     assert lines[0] == r"\begin{tabular}{lrrr}"
     assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule",
                                                                  r"\bottomrule"]  # fmt: skip
-    assert lines[4] == r"fixed(0.25) & \textbf{50.0} & 25.0 & \textbf{0.250} \\"
-    assert lines[5] == r"50\%\_of \#\& & 33.3 & \textbf{33.3} & 0.233 \\"
+    assert lines[4] == r"fixed(0.25) & 50.0 & 25.0 & 0.250 \\"
+    assert lines[5] == r"50\%\_of \#\& & 50.0 & \textbf{50.0} & \textbf{0.325} \\"
     assert r"\textbf" not in latex_table([ONE])
+
+
+def test_only_the_best_is_marked_and_ties_by_their_counts() -> None:
+    """Shares that look alike in a table are no tie; with a part of the images nobody competes."""
+    close = [replace(ONE, images=10_000, certified={0.0: k, 0.5: 0}, acr=0.1) for k in (6, 7, 7)]
+    assert {cells(s)[0.0] for s in close} == {"0.1"}
+    assert leaders(close) == [set(), {0.0}, {0.0}]
+    part = replace(ONE, images=3, certified={0.0: 3, 0.5: 3})
+    assert leaders([*close, part]) == 4 * [set()]
+    assert leaders(close)[0] == leaders([ONE])[0] == set()
+    body = text_table(close).splitlines()[2:5]
+    assert [line.split()[1] for line in body] == ["0.1", "0.1*", "0.1*"]
+
+
+def of(name: str, method: str, radii: list[float], first: int = 0, **more: object) -> Run:
+    rows = [Row(r, r > 0, r == 0, image_id=first + i, label=i) for i, r in enumerate(radii)]
+    known = {"options": {"method": method}, "data_digest": "d"} | more if method else {}
+    return Run(name, Path(name), rows, known)
+
+
+def test_runs_are_above_or_below_the_best_fixed_sigma_of_the_same_images() -> None:
+    runs = [of("low", "fixed", [0.2, 0.2, 0.2, 0.2]), of("high", "fixed", [0.9, 0.0, 0.0, 0.0]),
+            of("ours", "dual", [0.9, 0.9, 0.2, 0.0]),
+            of("others", "dual", [0.9] * 4, first=1), of("part", "dual", [0.9] * 3),
+            of("other pixels", "dual", [0.9] * 4, data_digest="e")]  # fmt: skip
+    summaries = [summarize(run.name, run.rows, (0.0, 0.2, 0.5, 1.0)) for run in runs]
+    (gap,) = against_best_fixed(summaries, runs)
+    assert (gap.name, gap.image) == ("ours", 25.0)
+    assert gap.points == {0.0: -25.0, 0.2: 25.0, 0.5: 25.0, 1.0: None}
+    assert str(gap) == "above by up to 25.0 points at 0.2, 0.5; below by up to 25.0 points at 0"
+    lines = text_table(summaries, gaps=[gap]).splitlines()
+    shown = lines[1 + next(i for i, line in enumerate(lines) if line.startswith("above"))]
+    assert shown.split() == ["ours", "-25.0", "+25.0", "+25.0", "+0.275"]
+    assert against_best_fixed(summaries[2:], runs[2:]) == []
+    table = of("fixed, they say", "", [0.1] * 4)
+    (gap,) = against_best_fixed(
+        [summaries[2], summarize("t", table.rows, (0.0, 0.2, 0.5, 1.0))], [runs[2], table]
+    )
+    assert str(gap) == "above by up to 50.0 points at 0.2, 0.5; below by up to 25.0 points at 0"
 
 
 @pytest.mark.parametrize("width", [40, 80, 81, 120, 210])

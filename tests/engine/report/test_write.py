@@ -1,6 +1,7 @@
 """Files of a report: what they say, and that none is half written."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,18 @@ from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.report.write import write_report
 from dualsmooth.engine.runs.summary import Row, share_interval, summarize
 
-pytest.importorskip("matplotlib", reason="needs the extra report")
+Figure = pytest.importorskip("matplotlib.figure", reason="needs the extra report").Figure
 
 CONFIGURATION = {
     "n0": 100, "n": 10_000, "budget": "fixed", "alpha": 0.001, "seed": 0, "precision": "fp32",
-    "data": "digits", "images": 3,
+    "data": "digits", "images": 3, "options": {"method": "dual"},
 }  # fmt: skip
 
 
 def row(i: int, radius: float, *, correct: bool = True, limit: str = "classifier") -> Row:
     return Row(radius, correct, radius == 0.0, 10_100, image_id=i, label=i % 3, predicted=i % 3,
-               sigma=0.25, limit=limit, selector_radius=0.4, classifier_radius=radius)  # fmt: skip
+               sigma=0.25 + i % 2 / 4, limit=limit, selector_radius=0.4,
+               classifier_radius=radius)  # fmt: skip
 
 
 FIRST = Run("dual(a)", Path("dual"), [row(i, i / 10) for i in range(9)], CONFIGURATION)
@@ -36,7 +38,7 @@ def test_every_plot_is_written_with_its_conditions(tmp_path: Path) -> None:
     runs = [FIRST, SECOND]
     names = write_report(runs, [summarize(r.name, r.rows) for r in runs], tmp_path / "out")
     assert names[0] == "summary.md"
-    stems = {"curves", "radii", "sigmas", "binding", "draws"}
+    stems = {"curves", "radii", "sigmas", "limits"}
     assert set(names) == {"summary.md"} | {"curves.pdf"} | {
         f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")
     }
@@ -93,8 +95,24 @@ def test_long_names_and_many_radii_stay_within_80_columns() -> None:
 def test_captions_state_images_votes_alpha_and_intervals() -> None:
     curves = plots([FIRST])[0]
     for said in ("9 images", "n = 10,000", "alpha = 0.001", "95%", "strictly above"):
-        assert said in curves.caption
+        assert said in curves.said
     assert "at or above" in plots([FIRST], at_least=True)[0].caption
+
+
+def test_histograms_share_one_axis_and_limits_add_up_to_every_image() -> None:
+    decided = replace(FIRST, name="decided", configuration=CONFIGURATION | {"radii": [0.3, 0.5]})
+    drawn = {plot.name: plot for plot in plots([FIRST, SECOND, decided])}
+    panels, limits = Figure(), Figure()
+    drawn["radii"].draw(panels)
+    drawn["limits"].draw(limits)
+    assert len({axes.get_xlim() for axes in panels.axes}) == 1
+    labels = [bool(axes.xaxis.get_tick_params()["labelbottom"]) for axes in panels.axes]
+    assert labels == [False, False, True]
+    parts = {bars.get_label().partition(":")[0]: [bar.get_width() for bar in bars]
+             for bars in limits.axes[0].containers}  # fmt: skip
+    assert np.sum([*parts.values()], axis=0) == pytest.approx([100, 100, 100])
+    assert parts["asked for no larger radius"] == pytest.approx([0, 0, 400 / 9])
+    assert parts["abstained"] == pytest.approx([100 / 9, 0, 100 / 9])
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:

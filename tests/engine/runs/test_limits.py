@@ -85,3 +85,16 @@ def test_a_region_limits_only_where_the_radius_ends_with_it() -> None:
     assert sides(replace(whole, region=0.1, radius=0.1)).limit == "region"
     lost = replace(whole, region=0.0, radius=0.0, predicted=None, abstained_at="region")
     assert sides(lost).limit == "region"
+
+
+def test_votes_limit_where_the_bound_behind_the_radius_has_all_of_them() -> None:
+    def all_of(bound: Bound) -> Bound:
+        return replace(bound, k=bound.n)
+
+    low, high = SELECTOR[:2]
+    assert sides(certificate(0.25, None, all_of(CLASSIFIERS[1]))).limit == "votes"
+    assert sides(certificate(0.2, (1, 1), all_of(low), high, *CLASSIFIERS)).limit == "votes"
+    assert sides(certificate(0.2, (1, 1), low, all_of(high), *CLASSIFIERS)).limit == "selector"
+    assert sides(certificate(0.15, (0, 1), *map(all_of, SELECTOR), *CLASSIFIERS)).limit == (
+        "classifier"
+    )

@@ -4,6 +4,7 @@ import pytest
 
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.report.cohen import read_table
+from dualsmooth.engine.report.compare import against_best_fixed
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.runs.summary import Row, summarize
 
@@ -33,7 +34,8 @@ def test_a_decided_radius_counts_at_itself() -> None:
 
 def test_table_says_where_dual_loses() -> None:
     better = [Row(0.6, True, False, 1)] * 4
-    text = text_table([summarize("dual(median, interval)", ROWS), summarize("fixed(0.5)", better)])
+    both = [summarize("dual(median, interval)", ROWS), summarize("fixed(0.5)", better)]
+    text = text_table(both, gaps=against_best_fixed(both))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     gaps = next(line for line in lines[5:] if line.startswith("dual(median, interval)"))
