@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_CODE = ("text",)
 OPTIONAL = {"timm": ("timm",), "onnx|OnnxCertifier|export": ("onnxscript", "onnxruntime")}
 """Packages that blocks with such words need."""
-SLOW = ("README.md", "index.md", "imagenet.md")
+SLOW = ("README.md", "index.md", "imagenet.md", "training.md")
 
 
 class Block(NamedTuple):

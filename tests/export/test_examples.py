@@ -42,7 +42,7 @@ def numbers(text: str) -> dict[str, list[float]]:
 
 
 def documented() -> dict[str, list[float]]:
-    (block,) = re.findall(r"```\n(selector.*?)```", (FOLDER / "README.md").read_text(), re.S)
+    (block,) = re.findall(r"```text\n(selector.*?)```", (FOLDER / "README.md").read_text(), re.S)
     return numbers(block)
 
 
