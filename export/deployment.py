@@ -6,7 +6,7 @@ place, size and SHA-256 of every file; nothing in it is code. No torch and no on
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role
-from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.records import digest_of, typed_record
 
@@ -86,6 +86,7 @@ class _Index:
     digest: str
     calibration: dict[str, Any] | None = None
     float_networks: dict[str, str] | None = None
+    joint: bool = False
 
     def __post_init__(self) -> None:
         one_of("precision", self.precision, PRECISIONS)
@@ -177,6 +178,10 @@ def read_deployment(folder: str | Path) -> Deployment:
             role: Network("onnx", {}, read.files[f"{role}.votes.onnx"].sha256, b"")
             for role in read.roles
         }
+        if read.joint:
+            chosen = networks[SELECTOR]
+            about: dict[str, Any] = {"architecture": "ordered_score", "kwargs": {"joint": True}}
+            networks[SELECTOR] = replace(chosen, **about)
         shape, sigmas = read.input.shape, tuple(map(float, read.sigmas))
         bundle = Bundle(read.name, shape, read.num_classes, sigmas, read.tau, networks)
         method_of(bundle, read.certificate)

@@ -17,6 +17,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import check_target, new_folder
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.models.joint import joint_level
 from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.models.sources.onnx_session import OLDEST
 from dualsmooth.engine.records import digest_of
@@ -161,9 +162,11 @@ def _quantize(
 
 def _dual(bundle: Bundle, voters: dict[str, Voter], terms: Terms) -> Dual:
     assert bundle.tau is not None
-    roles = tuple(bundle.classifier_at(sigma) for sigma in bundle.sigmas)
-    rule, classifiers = terms.selector_rule or "median", {role: voters[role] for role in roles}
-    return Dual(voters[SELECTOR], bundle.tau, bundle.sigmas, classifiers, roles, rule)
+    at, rule = joint_level(bundle), terms.selector_rule or "median"
+    asked = [bundle.sigmas[at - 1] if level == at else s for level, s in enumerate(bundle.sigmas)]
+    roles = tuple(map(bundle.classifier_at, asked))  # the expert at tau casts no votes there
+    classifiers = {role: voters[role] for role in roles}
+    return Dual(voters[SELECTOR], bundle.tau, bundle.sigmas, classifiers, roles, rule, at)
 
 
 def index_of(
@@ -190,7 +193,7 @@ def index_of(
         **about,
         "certificate": asdict(terms),
         "files": files,
-    }
+    } | ({"joint": True} if bundle.joint else {})
     return fields | {"digest": digest_of(fields)}
 
 

@@ -28,7 +28,7 @@ class Pilot:
 
 @lru_cache(maxsize=4096)
 def planned_votes(
-    selector: Pilot | None, classifier: Pilot, n: int, tolerance: float
+    selector: Pilot | None, classifier: Pilot, n: int, tolerance: float, shared: bool = False
 ) -> tuple[int, int]:
     """Fewest votes whose expected radius is close to that of n for each stage.
 
@@ -36,15 +36,19 @@ def planned_votes(
     little more faith in certain votes than Jeffreys' 0.5, as many images are nearly certain. The
     radius is the smaller of the two stages', so a stage that is clearly better needs few votes; a
     selector of None cannot bind. ``tolerance`` is the share of the expected radius that may be
-    lost.
+    lost. Where the votes of both stages are ``shared`` there are equally many, and they are paid
+    for once.
     """
     votes = _choices(n)
     lower = _radii(classifier, n)
     upper = np.full((1, 1), np.inf) if selector is None else _radii(selector, n)
     smaller = np.minimum(upper[:, None, :, None], lower[None, :, None, :]).mean(axis=(2, 3))
     enough = smaller >= (1.0 - tolerance) * smaller[-1, -1]
-    total = np.where(enough, votes[: len(upper), None] + votes[None, :], np.iinfo(np.int64).max)
+    join = np.maximum if shared else np.add
+    total = np.where(enough, join.outer(votes[: len(upper)], votes), np.iinfo(np.int64).max)
     first, second = np.unravel_index(int(np.argmin(total)), total.shape)
+    if shared:
+        first = second = max(first, second)
     return int(votes[first]), int(votes[second])
 
 

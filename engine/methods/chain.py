@@ -9,6 +9,7 @@ from math import inf
 import scipy
 
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
+from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.methods.decide import EventTests, VoteStream
 from dualsmooth.engine.methods.routing import Route, constancy_events
 from dualsmooth.engine.methods.votes import event_votes
@@ -39,10 +40,11 @@ def chain_trials(
     ]
 
 
-def chain_sizes(route: Route, classifier: Pilot, n: int, tolerance: float) -> tuple[int, int]:
+def chain_sizes(route: Route, classifier: Pilot, budget: Budget, shared: bool) -> tuple[int, int]:
     """Votes of the selector and of each classifier for a ``precise`` budget.
 
-    Planned for the interval that the pilots favour, with the votes of its weaker end.
+    Planned for the interval that the pilots favour, with the votes of its weaker end; ``shared`` if
+    the selector's votes are the classifier's, too.
     """
     guess, level = route.guess, route.ledger.levels["selector"]
     reach, favoured, best = _outlook(classifier), None, -inf
@@ -53,7 +55,8 @@ def chain_sizes(route: Route, classifier: Pilot, n: int, tolerance: float) -> tu
         held = inf if weaker is None else _outlook(weaker)
         if min(held, reach) > best:
             favoured, best = weaker, min(held, reach)
-    return planned_votes(favoured, classifier, n, tolerance)
+    assert budget.tolerance is not None
+    return planned_votes(favoured, classifier, budget.n, budget.tolerance, shared)
 
 
 def _outlook(pilot: Pilot) -> float:

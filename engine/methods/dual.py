@@ -50,6 +50,7 @@ from dualsmooth.engine.methods.routing import (
 )
 from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.joint import joint_level, with_joint_votes
 from dualsmooth.engine.models.network import Networks
 from dualsmooth.engine.models.operating_point import at_point
 
@@ -107,11 +108,13 @@ class DualSmoothing(Method):
         rival = ", runner-up" if self.runner_up else ""
         point = getattr(self.networks, "preference", "")  # part of the digest of a bundle
         prefer = f", prefer {point}" if point else ""
-        return f"dual({self.selector_rule}, {self.routing}{split}{rival}{prefer})"
+        joint = "" if joint_level(self.networks) is None else ", joint votes"
+        return f"dual({self.selector_rule}, {self.routing}{split}{rival}{prefer}{joint})"
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return ("selector", *super().roles)
+        asked = [s for level, s in enumerate(self.sigmas) if level != joint_level(self.networks)]
+        return tuple(dict.fromkeys(["selector", *map(self.networks.classifier_at, asked)]))
 
     @property
     def shares(self) -> int:
@@ -122,6 +125,9 @@ class DualSmoothing(Method):
         check_radii(budget, max(self.networks.sigmas), alpha, self.runner_up)
 
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        return with_joint_votes(self._routed(budget, alpha), self.networks)
+
+    def _routed(self, budget: Budget, alpha: float) -> Procedure:
         """Theorem A of Dual RS, or procedure C1 for interval routing."""
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
         start = routed_level(self.selector_rule, guess)
@@ -145,12 +151,12 @@ class DualSmoothing(Method):
 
     def _precise(self, route: Route, budget: Budget) -> Procedure:
         """Both pilots first: they plan the votes of the selector and of every classifier."""
-        assert budget.tolerance is not None
         pilot = yield self._classify(Phase.CLASS_GUESS, route.start, budget.n0)
         candidate, sigma = top_class(pilot), self.sigmas[route.start]
         votes = 0 if candidate is None else int(pilot[candidate])
         seen = Pilot(votes, budget.n0, sigma, route.ledger.levels["classifier"])
-        n_selector, n_classifier = chain_sizes(route, seen, budget.n, budget.tolerance)
+        shared = route.start == joint_level(self.networks)
+        n_selector, n_classifier = chain_sizes(route, seen, budget, shared)
         estimate = yield self._select(Phase.SELECT_ESTIMATE, n_selector)
         claim, bounds = route.constancy(estimate)
         return (yield from self._agreement(route, candidate, claim, bounds, n_classifier))
@@ -202,6 +208,9 @@ class DualSmoothing(Method):
         return Claim.of(candidate, radius, sigma, route.ledger, bounds, failed_at, interval)
 
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
+        return with_joint_votes(self._answered(n, alpha), self.networks)
+
+    def _answered(self, n: int, alpha: float) -> PredictProcedure:
         """The level is estimated afresh, alpha/2 per stage; all that cannot be excluded agree."""
         selection = yield self._select(Phase.SELECT_PREDICT, n)
         levels = possible_levels(self.selector_rule, selection, alpha / 2)

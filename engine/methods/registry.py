@@ -61,8 +61,16 @@ def recorded_method(bundle: Bundle, record: Mapping[str, Any], given: Given) -> 
     return METHODS[record["method"]].recorded(bundle, options, given)
 
 
+class _WithAll(DualSmoothing):
+    """Draws from the expert at tau, too, where the selector classifies in its place."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([SELECTOR, *map(self.networks.classifier_at, self.sigmas)]))
+
+
 def method_with_all(bundle: Bundle) -> Method:
     """A method that draws from every network of a bundle, for sessions that only count votes."""
     if SELECTOR in bundle.networks:
-        return DualSmoothing(bundle)
+        return _WithAll(bundle)
     return CascadeSmoothing(bundle) if bundle.sigmas else FixedSmoothing(bundle, 1.0)

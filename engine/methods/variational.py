@@ -25,6 +25,7 @@ from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational, target_text
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.network import Networks
+from dualsmooth.engine.models.operating_point import told
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class VariationalSmoothing(Method):
     routing : str
         ``interval`` or ``point``, as in `DualSmoothing`.
     target_sigma : float or None
-        Target noise the selector was told (`Bundle.told`); written into the certificate.
+        Target noise the selector was told (`operating_point.told`); written into the certificate.
     """
 
     networks: Networks
@@ -89,7 +90,7 @@ class VariationalOptions(Options):
         target = self.target_sigma
         if target is not None:
             positive("target_sigma", target)
-            bundle = bundle.told("target_sigma", "target", target)
+            bundle = told(bundle, "target_sigma", "target", target)
         if self.routing != "continuous":
             return VariationalSmoothing(bundle, self.routing, target)
         selector = bundle.networks.get(SELECTOR)

@@ -6,7 +6,7 @@ folder and comparing digests need no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,9 @@ class Bundle:
                 raise ArgumentError("tau", "must be None without a selector", self.tau)
         elif self.tau is None or not (isfinite(self.tau) and self.tau > 0):
             raise ArgumentError("tau", "must be finite and > 0 beside a selector", self.tau)
+        elif self.joint and self.tau not in self.sigmas:
+            rule = f"must be one of the levels {self.sigmas} with joint votes"
+            raise ArgumentError("tau", rule, self.tau)
 
     @classmethod
     def from_modules(
@@ -138,17 +141,10 @@ class Bundle:
         except (TypeError, AttributeError, KeyError, OverflowError) as error:
             raise ValueError(f"not a manifest of a bundle: {error}") from error
 
-    def told(self, argument: str, key: str, value: object) -> "Bundle":
-        """The bundle with a keyword of its selector changed: another bundle, another digest.
-
-        `ArgumentError` about the argument if there is no selector, or it takes no such keyword.
-        """
-        selector = self.networks.get(SELECTOR)
-        if selector is None or key not in selector.kwargs:
-            rule = f"must be left out: the selector of {self.name} takes none"
-            raise ArgumentError(argument, rule, value)
-        changed = replace(selector, kwargs={**selector.kwargs, key: value})
-        return replace(self, networks={**self.networks, SELECTOR: changed})
+    @property
+    def joint(self) -> bool:
+        """Whether the selector classifies, too (`dualsmooth.engine.models.joint`)."""
+        return SELECTOR in self.networks and self.networks[SELECTOR].joint
 
     @property
     def preference(self) -> str:
@@ -205,9 +201,10 @@ class Bundle:
         return CLASSIFIER
 
     def outputs(self, role: str) -> int:
-        """Number of logits of a network: the levels for the selector, else the classes."""
+        """Number of logits of a network: classes, levels of a selector, pairs for joint votes."""
         self._network(role)
-        return len(self.sigmas) if role == SELECTOR else self.num_classes
+        classes = self.num_classes if role != SELECTOR or self.joint else 1
+        return classes * (len(self.sigmas) if role == SELECTOR else 1)
 
     def build(self, role: str) -> "nn.Module":
         """A fresh network: eval mode, float32, on the CPU, NCHW input in [0, 1].

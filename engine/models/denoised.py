@@ -160,6 +160,9 @@ def denoised_bundle(
         raise ArgumentError("sigmas", "must hold at least one noise level", levels)
     if bundle.tau is not None and levels != bundle.sigmas:
         raise ArgumentError("sigmas", f"must be the selector's levels {bundle.sigmas}", levels)
+    if bundle.joint:
+        rule = "must not have joint votes: its selector classifies images without a denoiser"
+        raise ArgumentError("bundle", rule, bundle.name)
     if bundle.tau is None and selector:
         raise ArgumentError("selector", "must be False for a bundle without one", selector)
     networks = {

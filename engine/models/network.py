@@ -35,6 +35,11 @@ class Network:
     weights: "bytes | nn.Module" = field(repr=False)
     origin: str = "memory"
 
+    @property
+    def joint(self) -> bool:
+        """Whether it is a selector that votes for pairs of a level and a class, level by level."""
+        return self.architecture == "ordered_score" and bool(self.kwargs.get("joint"))
+
     def build(self) -> "nn.Module":
         """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1]."""
         if not isinstance(self.weights, bytes):

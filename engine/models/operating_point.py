@@ -6,6 +6,7 @@ chosen before the votes: it is part of what is certified, and of the bundle's di
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -39,6 +40,19 @@ def thresholds_at(points: Mapping[str, Sequence[float]], prefer: str | float) ->
     return tuple(threshold + float(prefer) for threshold in known[BALANCED])
 
 
+def told(bundle: Bundle, argument: str, key: str, value: object) -> Bundle:
+    """The bundle with a keyword of its selector changed: another bundle, another digest.
+
+    `ArgumentError` about the argument if there is no selector, or it takes no such keyword.
+    """
+    selector = bundle.networks.get(SELECTOR)
+    if selector is None or key not in selector.kwargs:
+        rule = f"must be left out: the selector of {bundle.name} takes none"
+        raise ArgumentError(argument, rule, value)
+    changed = replace(selector, kwargs={**selector.kwargs, key: value})
+    return replace(bundle, networks={**bundle.networks, SELECTOR: changed})
+
+
 def at_point(bundle: Bundle, prefer: str) -> Bundle:
     """The bundle at a point of its selector, as the command line gives it: a name, or a number.
 
@@ -48,9 +62,9 @@ def at_point(bundle: Bundle, prefer: str) -> Bundle:
         point: str | float = float(prefer)
     except ValueError:
         point = prefer
-    told = bundle.told("prefer", "prefer", point)
+    moved = told(bundle, "prefer", "prefer", point)
     thresholds_at(points_of(bundle), point)
-    return told
+    return moved
 
 
 def points_of(bundle: Bundle) -> Mapping[str, Sequence[float]]:

@@ -64,12 +64,14 @@ def merged(votes: Counts, edges: Sequence[float], thresholds: Sequence[float]) -
     """Votes for levels from votes for bins; every threshold is an edge. The last entry is invalid.
 
     Bin b has the scores between edges b - 1 and b, so it is above a threshold if edge b - 1 is not
-    below it.
+    below it. Joint votes are for pairs of a bin, then of a level, and a class.
     """
     lower = np.array([-np.inf, *edges])
     levels = (lower[:, None] >= np.array(thresholds)).sum(1)
-    counts = np.bincount(levels, votes[:-1], len(thresholds) + 1)
-    return np.array([*counts, votes[-1]], np.int64)
+    bins = votes[:-1].reshape(len(lower), -1)
+    counts = np.zeros((len(thresholds) + 1, bins.shape[1]), np.int64)
+    np.add.at(counts, levels, bins)
+    return np.array([*counts.flat, votes[-1]], np.int64)
 
 
 def frontier(
@@ -133,11 +135,12 @@ def summaries(rows: Mapping[str, list[Row]]) -> list[Summary]:
 
 
 def _binned(bundle: Bundle, edges: Sequence[float]) -> Bundle:
-    """The selector as a classifier of bins."""
+    """The selector as a classifier of bins, or of pairs of a bin and a class."""
     selector = bundle.networks[SELECTOR]
     kwargs = {**selector.kwargs, "points": {BALANCED: list(edges)}, "prefer": BALANCED}
     voter = {CLASSIFIER: replace(selector, kwargs=kwargs)}
-    return Bundle(bundle.name, bundle.input_shape, len(edges) + 1, (), None, voter)
+    outputs = (len(edges) + 1) * (bundle.num_classes if bundle.joint else 1)
+    return Bundle(bundle.name, bundle.input_shape, outputs, (), None, voter)
 
 
 def _drawn(

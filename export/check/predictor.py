@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.routing import routed_level
+from dualsmooth.engine.models.joint import class_votes, joint_level, level_votes
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import OrtSession, make_session
 from dualsmooth.engine.samplers.sampler import Segment
@@ -28,7 +29,7 @@ def check_predictor(
     alone = {
         role: make_session(read_deployed(deployment.votes_file(role))) for role in bundle.networks
     }
-    rule = deployment.terms.selector_rule or "median"
+    rule, at = deployment.terms.selector_rule or "median", joint_level(bundle)
 
     def votes(role: str, draw: Draw, image: NDArray[np.float32], image_id: int) -> Counts:
         return _votes(alone[role], draw, image, image_id, seed)
@@ -39,16 +40,19 @@ def check_predictor(
             None, dual_feeds(image, VOTES, seed=seed, image_id=image_id)
         )
         select = Draw("selector", bundle.tau, Phase.SELECT_PREDICT, 0, VOTES)
-        expected = votes("selector", select, image, image_id)
+        cast = votes("selector", select, image, image_id)
+        expected = cast if at is None else level_votes(cast, len(bundle.sigmas))
         chosen = routed_level(rule, expected)
         same = np.array_equal(selector, expected) and level == (-1 if chosen is None else chosen)
         if same and chosen is not None:
             noise = bundle.sigmas[chosen]
             role = bundle.classifier_at(noise)
             classify = Draw(role, noise, Phase.CLASS_PREDICT, 0, VOTES, chosen)
-            same = sigma == np.float32(noise) and np.array_equal(
-                classes, votes(role, classify, image, image_id)
-            )
+            if chosen == at:
+                expected = class_votes(cast, len(bundle.sigmas))
+            else:
+                expected = votes(role, classify, image, image_id)
+            same = sigma == np.float32(noise) and np.array_equal(classes, expected)
         equal += same
     text = f"{equal} of {len(images)} images have the votes and levels of the vote graphs"
     return [Finding("dual predictor", equal == len(images), text)]

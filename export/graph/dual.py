@@ -33,7 +33,8 @@ from dualsmooth.export.graph.votes import Request, Voter, channels_first, count_
 class Dual:
     """Networks of a dual predictor, with the role of the classifier at each ascending level.
 
-    The selector's noise is tau; its rule is ``median`` or ``plurality``.
+    The selector's noise is tau; its rule is ``median`` or ``plurality``. With joint votes it casts
+    those of the classifier of level ``joint``, too (`dualsmooth.engine.models.joint`).
     """
 
     selector: Voter
@@ -42,6 +43,7 @@ class Dual:
     classifiers: Mapping[str, Voter]
     roles: tuple[str, ...]
     rule: str
+    joint: int | None = None
 
 
 def dual_model(dual: Dual) -> ModelProto:
@@ -65,7 +67,7 @@ def dual_model(dual: Dual) -> ModelProto:
         nodes.add("Cast", "first", to=INT64),
         "n",
     )
-    counts = count_votes(nodes, dual.selector, select, "selector_votes")
+    counts, cast = _select(nodes, dual, select)
     level = choose_level(nodes, counts, len(dual.sigmas), dual.rule)
     known = nodes.add("Less", nodes.constant(-1, np.int64), level)
     usable = nodes.add("Max", level, nodes.constant(0, np.int64))
@@ -77,7 +79,7 @@ def dual_model(dual: Dual) -> ModelProto:
     rows = nodes.add("Where", known, "n", nodes.constant(0, np.int64))
     stream = replace(select.stream, word3=nodes.add("BitwiseOr", base, shifted))
     classify = replace(select, sigma=sigma, stream=stream, rows=rows)
-    _classify(nodes, dual, usable, classify)
+    _classify(nodes, dual, usable, classify, cast)
     return model_of(nodes.graph("dual", _inputs(dual), _outputs(dual)))
 
 
@@ -116,12 +118,40 @@ def _sum(nodes: Nodes, values: str) -> str:
     return nodes.add("ReduceSum", values, nodes.constant([0], np.int64), keepdims=0)
 
 
-def _classify(nodes: Nodes, dual: Dual, level: str, request: Request) -> None:
-    """Votes of the classifier of a level: one network, or a chain of Ifs over experts."""
+def _select(nodes: Nodes, dual: Dual, select: Request) -> tuple[str, str]:
+    """Votes for levels; and votes for classes at tau, if the same rows cast them."""
+    if dual.joint is None:
+        return count_votes(nodes, dual.selector, select, "selector_votes"), ""
+    pairs = count_votes(nodes, dual.selector, select, "pairs")
+    pair_count = dual.selector.outputs
+    zero, invalid, end = (nodes.constant([at], np.int64) for at in (0, pair_count, pair_count + 1))
+    valid = nodes.add("Slice", pairs, zero, invalid)
+    table = nodes.add("Reshape", valid, nodes.constant([len(dual.sigmas), -1], np.int64))
+    rest = nodes.add("Slice", pairs, invalid, end)
+
+    def summed(axis: int, output: str) -> str:
+        sums = nodes.add("ReduceSum", table, nodes.constant([axis], np.int64), keepdims=0)
+        return nodes.add("Concat", sums, rest, axis=0, output=output)
+
+    return summed(1, "selector_votes"), summed(0, "cast")
+
+
+def _classify(nodes: Nodes, dual: Dual, index: str, request: Request, cast: str) -> None:
+    """Votes of the classifier of a level: one network, or a chain of Ifs over experts.
+
+    Those that are ``cast`` already are taken instead where the level is tau's.
+    """
     roles = list(dict.fromkeys(dual.roles))
     table = nodes.constant([roles.index(role) for role in dual.roles], np.int64)
-    which = nodes.add("Gather", table, level)
-    _votes_of(nodes, dual, roles, which, request, "votes")
+    which = nodes.add("Gather", table, index)
+    if dual.joint is None:
+        _votes_of(nodes, dual, roles, which, request, "votes")
+        return
+    at_tau = nodes.add("Equal", "level", nodes.constant(dual.joint, np.int64))
+    rows = nodes.add("Where", at_tau, nodes.constant(0, np.int64), request.rows)
+    drawn = _votes_of(nodes, dual, roles, which, replace(request, rows=rows), "drawn")
+    kept = nodes.add("Mul", cast, nodes.add("Cast", at_tau, to=INT64))
+    nodes.add("Add", drawn, kept, output="votes")
 
 
 def _votes_of(

@@ -45,3 +45,20 @@ def ordered_bundle(tiny_bundle: Path) -> Bundle:
         "selector": network_from_module(selector, "ordered_score", kwargs),
     }
     return replace(bundle, name="ordered", networks=networks)
+
+
+@pytest.fixture(scope="session")
+def joint_bundle(tiny_bundle: Path) -> Bundle:
+    """The tiny bundle with a selector that classifies at 0.5, too, and three operating points."""
+    torch.manual_seed(8)
+    inner = {"widths": [4], "hidden": 8, "num_classes": 11}
+    points = {"small": [0.1, 0.3], "balanced": [-0.1, 0.1], "large": [-0.4, -0.2]}
+    kwargs: dict[str, object] = {"architecture": "small_convnet", "kwargs": inner}
+    kwargs |= {"points": points, "prefer": "balanced", "joint": True}
+    selector = create("ordered_score", kwargs).eval()
+    bundle = read_bundle(tiny_bundle)
+    networks = {
+        **bundle.networks,
+        "selector": network_from_module(selector, "ordered_score", kwargs),
+    }
+    return replace(bundle, name="joint", networks=networks)

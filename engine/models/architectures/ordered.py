@@ -42,18 +42,35 @@ class OrderedScore(nn.Module):
 
     The logit of level k is k u - t_1 - .. - t_k. It is concave in k, so its argmax counts the
     thresholds below u, and neighbouring logits differ by u - t_k.
+
+    With ``joint`` the score is the last output of the network and the others are the logits a of
+    classes: class c at level k has k u - t_1 - .. - t_k + a_c, level by level, so that the argmax
+    is the pair of both. It is summed in float32: beside a large level's logit the bits that tell
+    classes apart would be lost in bfloat16.
     """
 
-    def __init__(self, network: nn.Module, thresholds: Sequence[float]) -> None:
+    def __init__(
+        self, network: nn.Module, thresholds: Sequence[float], *, joint: bool = False
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.joint = network, joint
         sums = torch.tensor([0.0, *thresholds], dtype=torch.float64).cumsum(0).float()
         self.register_buffer("slopes", torch.arange(len(sums)).float(), persistent=False)
         self.register_buffer("offsets", sums, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        score: torch.Tensor = self.network(x)
-        return score * self.get_buffer("slopes") - self.get_buffer("offsets")
+        outputs: torch.Tensor = self.network(x)
+        if not self.joint:
+            return outputs * self.get_buffer("slopes") - self.get_buffer("offsets")
+        return self.pairs(outputs.float(), self.get_buffer("offsets"))
+
+    def pairs(self, outputs: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Logits of pairs from those of classes and the score, [n, C + 1] -> [n, K C].
+
+        A linear function of both, so that it may also be applied to the weights of a last layer.
+        """
+        levels = outputs[:, -1:] * self.get_buffer("slopes") - offsets
+        return (levels[:, :, None] + outputs[:, None, :-1]).flatten(1)
 
 
 @register_architecture("ordered_score")
@@ -63,13 +80,16 @@ def ordered_score(
     kwargs: Mapping[str, object],
     points: Mapping[str, Sequence[float]],
     prefer: str | float,
+    joint: bool = False,
 ) -> OrderedScore:
     """A network of one output as a selector of ordered levels, at one of its operating points.
 
     Points are the K - 1 ascending thresholds of K levels by name; one is preferred, by its name or
-    by a number (`thresholds_at`).
+    by a number (`thresholds_at`). With ``joint`` the network has an output for each class before
+    the score, and votes for pairs of a level and a class.
     """
-    return OrderedScore(create(architecture, kwargs), thresholds_at(points, prefer))
+    network, thresholds = create(architecture, kwargs), thresholds_at(points, prefer)
+    return OrderedScore(network, thresholds, joint=bool(joint))
 
 
 @register_architecture("ordered_levels")

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.architectures.resnet import BasicBlock, CifarResNet
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
@@ -18,8 +19,12 @@ def folded_resnet(
     """Fold batch norm and preprocessing, and lay weights out as the kernels read them.
 
     Weights are in the compute dtype, biases stay float32. None if the kernels do not have this
-    network: another architecture, hooks, or images without 1, 3 or 4 channels.
+    network: another architecture, hooks, or images without 1, 3 or 4 channels. Joint votes of such
+    a network are those of its last layer with a row for every pair of level and class.
     """
+    pairs = network if type(network) is OrderedScore and network.joint else None
+    if pairs is not None and is_known(pairs):
+        network = pairs.network
     if type(network) is not CifarResNet or network.conv1.in_channels not in (1, 3, 4):
         return None
     copied = copy.deepcopy(network).float().eval()
@@ -34,6 +39,11 @@ def folded_resnet(
     head = folded.get_submodule("fc")
     assert isinstance(head, nn.Linear)
     weight, bias = head.weight.detach(), head.bias.detach()
+    if pairs is not None:
+        wide = copy.deepcopy(pairs).float().to(device)
+        offsets = wide.get_buffer("offsets")
+        weight = wide.pairs(weight.T, torch.zeros_like(offsets)).T
+        bias = wide.pairs(bias[None], offsets)[0]
     stem = _stem(folded, network, dtype)
     return FoldedResNet(stem, blocks, weight.T.contiguous().to(dtype), bias)
 

@@ -11,6 +11,7 @@ from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.models.operating_point import told
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.load import load_bundle
 
@@ -98,13 +99,13 @@ def test_experts_are_refused_where_one_classifier_is_assumed() -> None:
 
 
 def test_a_target_makes_another_bundle_with_the_same_weights(real_valued: Bundle) -> None:
-    told = choose_method(real_valued, method="variational", target_sigma=0.5).networks
-    assert isinstance(told, Bundle)
-    assert told.digest != real_valued.digest
-    assert told.digest == told.told("target_sigma", "target", 0.5).digest
-    assert told.networks["selector"].sha256 == real_valued.networks["selector"].sha256
+    known = choose_method(real_valued, method="variational", target_sigma=0.5).networks
+    assert isinstance(known, Bundle)
+    assert known.digest != real_valued.digest
+    assert known.digest == told(known, "target_sigma", "target", 0.5).digest
+    assert known.networks["selector"].sha256 == real_valued.networks["selector"].sha256
     x = torch.rand(3, 1, 8, 8)
-    assert not torch.equal(told.build("selector")(x), real_valued.build("selector")(x))
+    assert not torch.equal(known.build("selector")(x), real_valued.build("selector")(x))
     with pytest.raises(ArgumentError, match="target_sigma"):
         choose_method(real_valued, method="variational", target_sigma=0.0)
 

@@ -26,18 +26,23 @@ from dualsmooth.engine.settings import Settings
 SETTINGS = Settings(Budget.fixed(20, 200), precision="fp32", device="cpu")
 
 
-def test_merged_bins_are_the_votes_at_a_point(ordered_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixture", ["ordered_bundle", "joint_bundle"])
+def test_merged_bins_are_the_votes_at_a_point(
+    fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """On the same noise, for every point, with the selector in the place of a classifier."""
+    bundle: Bundle = request.getfixturevalue(fixture)
     data = load_images("digits")
-    frontier(ordered_bundle, data, [0, 5], SETTINGS, tmp_path, moves=(-0.2, 0.05))
+    frontier(bundle, data, [0, 5], SETTINGS, tmp_path, moves=(-0.2, 0.05))
     bins = read_log(tmp_path / "bins")
     unlabelled = replace(data, labels=np.full_like(data.labels, -1), classes=())
-    named = points_of(ordered_bundle)
+    named = points_of(bundle)
     points: list[str | float] = [*named, -0.2, 0.05]
     edges = sorted({t for point in points for t in thresholds_at(named, point)})
     for point in points:
-        selector = at_point(ordered_bundle, str(point)).networks[SELECTOR]
-        voter = Bundle("voter", (8, 8, 1), 3, (), None, {CLASSIFIER: selector})
+        selector = at_point(bundle, str(point)).networks[SELECTOR]
+        outputs = bundle.outputs(SELECTOR)
+        voter = Bundle("voter", (8, 8, 1), outputs, (), None, {CLASSIFIER: selector})
         out = tmp_path / f"at {point}"
         certify_run(FixedSmoothing(voter, 0.5), unlabelled, [0, 5], SETTINGS, out)
         for found, expected in zip(bins, read_log(out), strict=True):

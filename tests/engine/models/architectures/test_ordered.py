@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.architectures.ordered import OrderedLevels
+from dualsmooth.engine.models.architectures.ordered import OrderedLevels, OrderedScore
 from dualsmooth.engine.models.registry import create
 
 LEVELS = (0.25, 0.5, 1.0)
@@ -48,3 +48,29 @@ def test_it_is_built_by_name_and_sees_the_target() -> None:
 def test_refused(levels: tuple[float, ...], target: float) -> None:
     with pytest.raises(ArgumentError, match=r"levels|target"):
         create("ordered_levels", {**NETWORK, "levels": levels, "target": target})
+
+
+class Outputs(torch.nn.Module):
+    """The first pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_joint_vote_is_the_pair_of_both_votes(dtype: torch.dtype) -> None:
+    """Level by level, with a score that towers over the classes, and what is invalid for both."""
+    thresholds = [-4.0, 4.0, 256.0]
+    x = torch.randn(4000, 1, 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[:, 0, 1, 1] *= 200
+    pairs = OrderedScore(Outputs(), thresholds, joint=True).to(dtype)(x)
+    scores, classes = x[:, 0, 1, 1], x.flatten(1)[:, :3]
+    levels = (scores[:, None] > torch.tensor(thresholds)).sum(1)
+    assert pairs.shape == (4000, 12)
+    assert pairs.dtype == torch.float32
+    assert torch.equal(pairs.argmax(1), 3 * levels + classes.float().argmax(1))
+    for broken in (torch.nan, torch.inf):
+        for place in range(4):
+            y = torch.zeros(1, 1, 2, 2)
+            y.view(-1)[place] = broken
+            assert not OrderedScore(Outputs(), thresholds, joint=True)(y).isfinite().all()

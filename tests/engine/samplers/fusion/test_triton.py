@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.architectures.resnet import CifarResNet
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
@@ -67,3 +68,23 @@ def test_other_networks_are_not_taken() -> None:
         CifarResNet(1, 4, (0.5,) * 5, (0.2,) * 5),
     )  # fmt: skip
     assert all(folded_resnet(other.eval(), torch.float32, CPU) is None for other in others)
+
+
+def test_joint_votes_are_those_of_a_wider_last_layer() -> None:
+    trunk = random_resnet()
+    network = OrderedScore(trunk, [-0.5, 0.25], joint=True).eval()
+    resnet = folded_resnet(network, torch.float32, CPU)
+    assert resnet is not None
+    images = torch.rand(2, 12, 8, 3)
+    rows = Rows.pack(slot=[0, 1, 1], sigma=[0.25] * 3, stream=[3] * 3, image=[7, 8, 9],
+                     sample=range(3), segment=[0] * 3)  # fmt: skip
+    key = seed_key(5)
+    with torch.no_grad():
+        wanted = network(reference.noise(images, rows, key).permute(0, 3, 1, 2))
+        features = resnet_features(images, rows, key, resnet)
+    got = reference.logits(features, resnet.fc_weight, resnet.fc_bias)
+    assert got.shape == (3, 18)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    trunk.register_forward_hook(lambda module, inputs, output: output + 1.0)  # type: ignore[no-untyped-call, unused-ignore]
+    assert folded_resnet(network, torch.float32, CPU) is None
+    assert folded_resnet(OrderedScore(random_resnet(), [0.0]).eval(), torch.float32, CPU) is None
