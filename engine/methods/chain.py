@@ -40,11 +40,13 @@ def chain_trials(
     ]
 
 
-def chain_sizes(route: Route, classifier: Pilot, budget: Budget, shared: bool) -> tuple[int, int]:
+def chain_sizes(
+    route: Route, classifier: Pilot, budget: Budget, joint: int | None
+) -> tuple[int, int]:
     """Votes of the selector and of each classifier for a ``precise`` budget.
 
-    Planned for the interval that the pilots favour, with the votes of its weaker end; ``shared`` if
-    the selector's votes are the classifier's, too.
+    Planned for the interval that the pilots favour, with the votes of its weaker end. The rows of
+    both are the same at the level ``joint``.
     """
     guess, level = route.guess, route.ledger.levels["selector"]
     reach, favoured, best = _outlook(classifier), None, -inf
@@ -56,7 +58,7 @@ def chain_sizes(route: Route, classifier: Pilot, budget: Budget, shared: bool) -
         if min(held, reach) > best:
             favoured, best = weaker, min(held, reach)
     assert budget.tolerance is not None
-    return planned_votes(favoured, classifier, budget.n, budget.tolerance, shared)
+    return planned_votes(favoured, classifier, budget.n, budget.tolerance, route.start == joint)
 
 
 def _outlook(pilot: Pilot) -> float:

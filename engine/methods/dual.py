@@ -124,10 +124,8 @@ class DualSmoothing(Method):
         super().check(budget, alpha)
         check_radii(budget, max(self.networks.sigmas), alpha, self.runner_up)
 
+    @with_joint_votes
     def _certify(self, budget: Budget, alpha: float) -> Procedure:
-        return with_joint_votes(self._routed(budget, alpha), self.networks)
-
-    def _routed(self, budget: Budget, alpha: float) -> Procedure:
         """Theorem A of Dual RS, or procedure C1 for interval routing."""
         guess = yield self._select(Phase.SELECT_GUESS, budget.n0)
         start = routed_level(self.selector_rule, guess)
@@ -155,8 +153,7 @@ class DualSmoothing(Method):
         candidate, sigma = top_class(pilot), self.sigmas[route.start]
         votes = 0 if candidate is None else int(pilot[candidate])
         seen = Pilot(votes, budget.n0, sigma, route.ledger.levels["classifier"])
-        shared = route.start == joint_level(self.networks)
-        n_selector, n_classifier = chain_sizes(route, seen, budget, shared)
+        n_selector, n_classifier = chain_sizes(route, seen, budget, joint_level(self.networks))
         estimate = yield self._select(Phase.SELECT_ESTIMATE, n_selector)
         claim, bounds = route.constancy(estimate)
         return (yield from self._agreement(route, candidate, claim, bounds, n_classifier))
@@ -207,10 +204,8 @@ class DualSmoothing(Method):
         sigma = self.sigmas[route.start]
         return Claim.of(candidate, radius, sigma, route.ledger, bounds, failed_at, interval)
 
+    @with_joint_votes
     def _predict(self, n: int, alpha: float) -> PredictProcedure:
-        return with_joint_votes(self._answered(n, alpha), self.networks)
-
-    def _answered(self, n: int, alpha: float) -> PredictProcedure:
         """The level is estimated afresh, alpha/2 per stage; all that cannot be excluded agree."""
         selection = yield self._select(Phase.SELECT_PREDICT, n)
         levels = possible_levels(self.selector_rule, selection, alpha / 2)

@@ -17,10 +17,11 @@ A draw may be answered with more votes than it asked for, if so many were drawn 
 that the guesses fixed.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -56,13 +57,24 @@ def class_votes(joint: Counts, levels: int) -> Counts:
 
 
 def with_joint_votes(
-    procedure: Generator[Draw, Counts, Result], networks: Networks
-) -> Generator[Draw, Counts, Result]:
-    """A procedure that asks selector and classifiers, over networks whose votes may be joint.
+    make: Callable[..., Generator[Draw, Counts, Result]],
+) -> Callable[..., Generator[Draw, Counts, Result]]:
+    """Decorate a method's procedure that asks a selector and classifiers, for joint votes.
 
     Draws of the selector are answered with its votes for levels, those of the classifier at tau
     with the votes that the same rows cast for classes: a row is drawn once.
     """
+
+    @wraps(make)
+    def answered(method: Any, *arguments: Any) -> Generator[Draw, Counts, Result]:
+        return _answered(make(method, *arguments), method.networks)
+
+    return answered
+
+
+def _answered(
+    procedure: Generator[Draw, Counts, Result], networks: Networks
+) -> Generator[Draw, Counts, Result]:
     at, levels = joint_level(networks), len(networks.sigmas)
     if at is None:
         return (yield from procedure)
