@@ -37,11 +37,12 @@ def subjects(place: Place) -> list[Subject]:
             cifar(18, place, ("cudnn", "triton")),
             Subject("tiny ResNet-18", deep.resnet18_cifar, 8, backends=("eager",), **few),
         ]
+    backends = "stem", "cudnn", "eager"
     return [
         cifar(18, place, ("fused", "onchip", "triton", "cudnn", "eager")),
-        Subject("ResNet-50", deep.resnet50, 224, batch=512, checked=4000, exact=160),
-        Subject("ResNet-18", deep.resnet18_cifar, 32),
-        Subject("WRN-28-10", deep.wrn_28_10, 32, batch=2048, checked=20_000, exact=200),
+        Subject("ResNet-50", deep.resnet50, 224, 512, 4000, 160, backends),
+        Subject("ResNet-18", deep.resnet18_cifar, 32, backends=backends),
+        Subject("WRN-28-10", deep.wrn_28_10, 32, 2048, 20_000, 200, backends),
     ]
 
 

@@ -18,11 +18,13 @@ from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.fusion.stem import take_stem
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
 from dualsmooth.kernels.cuda.residual_stage import on_chip
 from dualsmooth.kernels.cuda.stages import shared_memory
+from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -40,6 +42,10 @@ class Inputs:
     images: torch.Tensor
     key: torch.Tensor
     tables: Thresholds | None = None
+
+
+Begin: TypeAlias = Callable[[Inputs, Rows], torch.Tensor]
+"""What a library's network begins with, channels-last: noisy images, or a stem's activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,10 @@ def build(
 
     ``triton`` has CIFAR ResNets, ``onchip`` with the activations of a stage on chip, and ``fused``
     in three kernels, noise, strided blocks and votes among them; ``cudnn`` does convolution, bias,
-    sum and ReLU in one call, ``compile`` is torch.compile and ``eager`` the network itself; in the
-    others batch norm is folded. The network takes (rows, channels, height,
-    width) in [0, 1] units; ``batch`` is the rows of a full batch.
+    sum and ReLU in one call, and ``stem`` so what is behind our own noise and first convolution;
+    ``compile`` is torch.compile and ``eager`` the network itself; in the others batch norm is
+    folded. The network takes (rows, channels, height, width) in [0, 1] units; ``batch`` is the rows
+    of a full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend in ("fused", "onchip", "triton"):
@@ -73,6 +80,8 @@ def build(
         if isinstance(resnet, FusedResNet):
             return Network(partial(_fused_scores, resnet), partial(_fused_votes, resnet), True)
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
+    if backend == "stem":
+        return _stemmed(network, dtype, inputs, batch)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)
     if backend != "eager":
@@ -82,9 +91,8 @@ def build(
         forward = fuse_for_cudnn(made, noisy(batch, shape[1:]).to(device, dtype))
     elif backend == "compile":
         forward = torch.compile(made, dynamic=False)
-    return Network(
-        partial(_library_scores, forward, dtype), partial(_library_votes, forward, dtype)
-    )
+    begin = partial(_noisy_images, dtype)
+    return _library(begin, forward)
 
 
 def _resnet(
@@ -116,6 +124,26 @@ def _resnet(
     raise ArgumentError("backend", rule, received, hint)
 
 
+def _stemmed(network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int) -> Network:
+    """Noise, preprocessing and first convolution by our kernels, the rest by cuDNN's calls."""
+    device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
+    if inputs.tables is not None or dtype == torch.float32:
+        received = "integer noise" if inputs.tables is not None else str(dtype)
+        rule, hint = "must not be stem but for bfloat16 and Gaussian noise", "use cudnn"
+        raise ArgumentError("backend", rule, received, hint)
+    made = folded_network(network, torch.float32, (batch, height, width, channels)).to(device)
+    taken = take_stem(made, dtype)
+    if taken is None:
+        rule = "must not be stem for this network"
+        hint = "it has to begin with a mean, a deviation and a convolution of 1, 3 or 4 channels"
+        raise ArgumentError("backend", rule, type(network).__name__, hint)
+    tall, wide = (-(-side // taken.stride) for side in (height, width))
+    example = noisy(batch, (tall, wide, taken.stem.weight.shape[3])).to(device, dtype)
+    forward = fuse_for_cudnn(taken.rest.to(dtype), example)
+    begin = partial(_activations, taken.stem, taken.stride, taken.relu)
+    return _library(begin, forward)
+
+
 @contextmanager
 def reproducible() -> Iterator[None]:
     """Libraries choose by fixed rules, not by timing, and compute float32 in float32."""
@@ -131,24 +159,33 @@ def reproducible() -> Iterator[None]:
         matmul.allow_tf32 = before
 
 
-def _library_scores(
-    forward: Forward, dtype: torch.dtype, inputs: Inputs, rows: Rows
-) -> torch.Tensor:
+def _noisy_images(dtype: torch.dtype, inputs: Inputs, rows: Rows) -> torch.Tensor:
     if inputs.tables is None:
-        noisy = ops.noise(inputs.images, rows, inputs.key, dtype=dtype)
-    else:
-        level = rows.sigma.view(torch.int32)
-        noisy = ops.integer_noise(
-            inputs.images, rows, inputs.key, level, inputs.tables, dtype=dtype
-        )
+        return ops.noise(inputs.images, rows, inputs.key, dtype=dtype)
+    level = rows.sigma.view(torch.int32)
+    return ops.integer_noise(inputs.images, rows, inputs.key, level, inputs.tables, dtype=dtype)
+
+
+def _activations(
+    folded: FoldedStem, stride: int, relu: bool, inputs: Inputs, rows: Rows
+) -> torch.Tensor:
+    return ops.stem(inputs.images, rows, inputs.key, folded, stride=stride, relu=relu)
+
+
+def _library(begin: Begin, forward: Forward) -> Network:
+    parts = begin, forward
+    return Network(partial(_library_scores, *parts), partial(_library_votes, *parts))
+
+
+def _library_scores(begin: Begin, forward: Forward, inputs: Inputs, rows: Rows) -> torch.Tensor:
     with torch.no_grad():
-        return forward(noisy.permute(0, 3, 1, 2)).contiguous()
+        return forward(begin(inputs, rows).permute(0, 3, 1, 2)).contiguous()
 
 
 def _library_votes(
-    forward: Forward, dtype: torch.dtype, inputs: Inputs, rows: Rows, counts: torch.Tensor
+    begin: Begin, forward: Forward, inputs: Inputs, rows: Rows, counts: torch.Tensor
 ) -> None:
-    ops.vote_logits(_library_scores(forward, dtype, inputs, rows), rows.segment, counts)
+    ops.vote_logits(_library_scores(begin, forward, inputs, rows), rows.segment, counts)
 
 
 def _resnet_scores(resnet: FoldedResNet, inputs: Inputs, rows: Rows) -> torch.Tensor:

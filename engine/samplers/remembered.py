@@ -14,6 +14,7 @@ import torch
 
 from dualsmooth.engine.backends import (
     AUTO,
+    AUTOMATIC,
     BACKENDS,
     TRIED,
     Tried,
@@ -103,4 +104,4 @@ def _key(network: torch.nn.Module, about: Mapping[str, Any]) -> str:
         state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     versions = {package: installed_version(package) for package in VERSIONS}
     facts = {"network": state.hexdigest(), "versions": versions, "devices": machine()["devices"]}
-    return digest_of(facts | dict(about))
+    return digest_of(facts | {"candidates": list(AUTOMATIC)} | dict(about))

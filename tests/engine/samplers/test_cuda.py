@@ -15,10 +15,12 @@ from dualsmooth.engine.samplers import cuda as cuda_sampler
 from dualsmooth.engine.samplers import graphs, passes, tables
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.fusion import stem
 from dualsmooth.engine.samplers.passes import _resnet_votes
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.samplers.stream import CudaStream
 from dualsmooth.kernels import reference
+from dualsmooth.kernels.folding import fold_stem
 
 SHAPE, BATCH, CLASSES = (8, 4, 3), 32, {"m": 5, "s": 3}
 IMAGES = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
@@ -238,6 +240,35 @@ def test_stages_on_chip_cast_the_votes_of_the_plain_blocks(
             make(**resnet_options("onchip", **options | wrong))
 
 
+def test_our_stem_before_a_library_casts_the_networks_votes(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for near ties; a stem without its mean is noticed."""
+    monkeypatch.setattr(passes, "fuse_for_cudnn", lambda module, example: module)  # needs a device
+    options = resnet_options("stem", precision="bf16")
+    sampler, votes = make(**options), []
+    assert sampler.name == "cuda:stem"
+    for made in (sampler, make(**options | {"backend": "eager"})):
+        made.load(0, IMAGES[0])
+        votes.append(made.count("m", [segment(0, 0.5, 0, 60)]))
+    assert np.abs(votes[0] - votes[1]).sum() <= 4
+    for wrong, message in (
+        ({"precision": "fp32"}, "must not be stem but for bfloat16.*float32.*use cudnn"),
+        ({"noise": "integer"}, "must not be stem but for .*integer noise"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            make(**options | wrong)
+    with pytest.raises(ArgumentError, match="must not be stem for this network; received Sequenti"):
+        make(backend="stem", precision="bf16")  # eight outputs
+
+    def meanless(weight: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor, *rest: Any) -> Any:
+        return fold_stem(weight, bias, 0 * mean, *rest, dtype=torch.bfloat16)
+
+    monkeypatch.setattr(stem, "fold_stem", lambda *args, dtype: meanless(*args))
+    with pytest.raises(SamplerError, match="must give the network's logits up to rounding"):
+        make(**options)
+
+
 def test_a_backend_that_counts_other_votes_than_its_logits_is_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,14 +449,14 @@ def test_integer_noise_on_a_device(make: Make) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "backend", ["fused", "onchip", "cudnn", "triton", "compile", "eager", "auto"]
+    "backend", ["fused", "onchip", "stem", "cudnn", "triton", "compile", "eager", "auto"]
 )
 def test_counts_on_a_device(make: Make, backend: str) -> None:
     """Only near ties may differ from the reference on the CPU; nothing may on a rerun.
 
     Triton's convolutions compile for a minute each in float32, so bf16 moves more ties there.
     """
-    low = backend in ("fused", "onchip", "triton", "auto")
+    low = backend in ("fused", "onchip", "triton", "stem", "auto")
     precision, ties = ("bf16", 90) if low else ("fp32", 20)
     shape = (32, 32, 3) if backend in ("fused", "onchip") else SHAPE
     options = resnet_options(

@@ -12,7 +12,7 @@ import torch
 from dualsmooth.engine.backends import AUTOMATIC, TRIED, told
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.machine import machine
-from dualsmooth.engine.samplers import choose, graphs
+from dualsmooth.engine.samplers import choose, graphs, remembered
 from dualsmooth.engine.samplers import cuda as cuda_sampler
 from dualsmooth.engine.samplers.calibrate import Judge, fastest
 from dualsmooth.engine.samplers.cuda import CudaSampler
@@ -86,6 +86,16 @@ def test_a_choice_is_made_once_per_network_and_setting(file: Path, trials: Count
         make(**changed)
         assert trials() == count
     assert len(json.loads(file.read_text())) == 4
+
+
+def test_a_new_candidate_is_tried(
+    file: Path, trials: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count, names in enumerate((("eager",), ("triton", "eager")), 1):
+        for owner in (remembered, graphs):
+            monkeypatch.setattr(owner, "AUTOMATIC", names)
+        make()
+        assert trials() == count
 
 
 def test_votes_are_those_of_the_first_choice(file: Path) -> None:

@@ -1,0 +1,125 @@
+"""The first convolution of a network, with the preprocessing before it, taken out of its graph.
+
+Noise, preprocessing and that convolution then are our own kernels (`dualsmooth.kernels.stem`); a
+library runs the rest.
+"""
+
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from dualsmooth.engine.models.capture import has_hooks, is_captured
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.samplers.fusion.patterns import following_relu, only_user
+from dualsmooth.kernels.folding import FoldedStem, fold_stem
+
+_ATEN = torch.ops.aten
+_MINUS = (operator.sub, torch.sub, _ATEN.sub.Tensor)
+_OVER = (operator.truediv, torch.div, _ATEN.div.Tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Stemmed:
+    """A network as its stem and what takes the stem's activations."""
+
+    stem: FoldedStem
+    stride: int
+    relu: bool
+    rest: fx.GraphModule
+
+
+def take_stem(network: nn.Module, dtype: torch.dtype) -> Stemmed | None:
+    """The parts of a captured network in float32, the stem's weights rounded to ``dtype``.
+
+    None unless it begins with (x - mean) / std, or nothing, and a convolution of 1, 3 or 4 channels
+    to a power of two of at least 16, "same" padding with zeros, stride 1 or 2. The network is
+    changed.
+    """
+    if not is_captured(network):
+        return None
+    source, *others = network.graph.find_nodes(op="placeholder")
+    mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    node = only_user(source)
+    while node is not None and (found := _preprocessing(network, node)) is not None:
+        mean, std = mean + std * found[0], std * found[1]
+        node = only_user(node)
+    layer = _layer(network, node)
+    if others or node is None or not isinstance(layer, nn.Conv2d) or not _fits(layer):
+        return None
+    channels, device = layer.in_channels, layer.weight.device
+    mean, std = (v.float().expand(channels).contiguous().to(device) for v in (mean, std))
+    if not bool((std > 0).all()):
+        return None
+    bias = torch.zeros(layer.out_channels, device=device)
+    if layer.bias is not None:
+        bias = layer.bias.detach().clone()
+    weight = layer.weight.detach().permute(2, 3, 1, 0).contiguous()
+    stem = fold_stem(weight, bias, mean, std, dtype=dtype)
+    last, relu = following_relu(network, node)
+    _begin_behind(network, source, last)
+    return Stemmed(stem, layer.stride[0], relu, network)
+
+
+def _preprocessing(network: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:
+    """What a node subtracts and then divides by, float64, one value or one per channel."""
+    layer = _layer(network, node)
+    if type(layer) is Normalize and not has_hooks(layer):
+        return layer.mean.double().cpu().flatten(), layer.std.double().cpu().flatten()
+    minus = node.target in _MINUS
+    if node.op != "call_function" or node.kwargs or not (minus or node.target in _OVER):
+        return None
+    constant = node.args[1] if len(node.args) == 2 else None
+    if isinstance(constant, fx.Node):
+        if constant.op != "get_attr" or node.args[0] is constant:
+            return None
+        value = operator.attrgetter(str(constant.target))(network).detach().double().cpu()
+        if value.ndim not in (0, 4) or value.numel() != (value.shape[1] if value.ndim else 1):
+            return None
+    elif isinstance(constant, int | float):
+        value = torch.tensor(float(constant), dtype=torch.float64)
+    else:
+        return None
+    value, none = value.flatten(), torch.zeros(1, dtype=torch.float64)
+    return (value, none + 1) if minus else (none, value)
+
+
+def _layer(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    if node is None or node.op != "call_module":
+        return None
+    return network.get_submodule(str(node.target))
+
+
+def _fits(layer: nn.Conv2d) -> bool:
+    kernel, outputs = layer.kernel_size, layer.out_channels
+    return (
+        type(layer) is nn.Conv2d
+        and not has_hooks(layer)
+        and (layer.in_channels, layer.groups) in ((1, 1), (3, 1), (4, 1))
+        and kernel[0] == kernel[1]
+        and kernel[0] % 2 == 1
+        and layer.padding == (kernel[0] // 2,) * 2
+        and layer.padding_mode == "zeros"
+        and layer.dilation == (1, 1)
+        and layer.stride in ((1, 1), (2, 2))
+        and outputs >= 16
+        and outputs & (outputs - 1) == 0
+    )
+
+
+def _begin_behind(network: fx.GraphModule, source: fx.Node, last: fx.Node) -> None:
+    """Make a graph take what a node gave, and drop what led to it."""
+    with network.graph.inserting_before(source):
+        begin = network.graph.placeholder("activations")
+    begin.meta = dict(last.meta)
+    last.replace_all_uses_with(begin)
+    node = last
+    while node is not source:
+        before = node.all_input_nodes
+        network.graph.erase_node(node)
+        node = next(n for n in before if n is source or n.op != "get_attr")
+    network.graph.erase_node(source)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
