@@ -20,7 +20,7 @@ from dualsmooth.engine.train.loop import Schedule
 from dualsmooth.engine.train.points import Points
 from dualsmooth.engine.train.radii import Labelling, selected_shares
 from dualsmooth.engine.train.selector import SelectorLoss, make_selector
-from dualsmooth.engine.train.utility import check_utility
+from dualsmooth.engine.train.utility import PUBLISHED, check_utility
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,10 @@ class DualRecipe:
 
     Experts are in ascending order of their noise level; the selector's is tau, and it is taught
     with the radii that `labelling` finds and what they are worth by `utility`, from the weights of
-    the nearest expert with `warm_start`. `points` finds its operating points. `tuning` is round 1,
-    if there is one; `half` rounds the finished weights to float16. `network` and `sizes` are those
-    of every network (`TrainingContext`).
+    the nearest expert with `warm_start`. `points` finds its operating points. With `joint` votes it
+    classifies, too, as the expert at tau does, so that one pass gives both votes of a row. `tuning`
+    is round 1, if there is one; `half` rounds the finished weights to float16. `network` and
+    `sizes` are those of every network (`TrainingContext`).
     """
 
     name: str
@@ -45,6 +46,7 @@ class DualRecipe:
     points: Points = field(default_factory=Points)
     tuning: Tuning | None = None
     warm_start: bool = True
+    joint: bool = False
     sizes: Sizes | None = None
     half: bool = False
     seed: int = 0
@@ -53,6 +55,9 @@ class DualRecipe:
     def __post_init__(self) -> None:
         positive("tau", self.tau)
         check_utility(self.utility, self.sigmas)
+        if self.joint and (self.tau not in self.sigmas or self.utility == PUBLISHED):
+            rule = f"must be false where tau is none of {self.sigmas} or utility {PUBLISHED}"
+            raise ArgumentError("joint", rule, f"tau {self.tau:g}, {self.utility}")
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -80,6 +85,7 @@ class DualRecipe:
         if self.tuning is not None:
             votes, source = self.labelling.votes, context.source(len(trainers), TUNED)
             shares = selected_shares(module, context.images, self.tau, votes, source)
+            shares = shares.view(len(shares), len(trainers), -1).sum(2)  # over classes, if joint
             for trainer in trainers:
                 trainer.tune(self.tuning, shares[:, trainer.level])
             _, selector = self._selector(context, trainers, 1)
@@ -99,8 +105,8 @@ class DualRecipe:
         radii = torch.stack([trainer.radii(number) for trainer in trainers], 1)
         source = context.source(len(trainers), number * (TUNED + 1))
         nearest = min(trainers, key=lambda trainer: abs(trainer.expert.sigma - self.tau))
-        start = nearest.deployed if self.warm_start else None
+        start = nearest.deployed if self.warm_start or self.joint else None
         name = SELECTOR if number == 0 else f"{SELECTOR}-round{number}"
-        made = make_selector(self, context, radii, source, name, start)
+        made = make_selector(self, context, radii, source, name, start, self.joint)
         context.report(name)
         return made

@@ -49,12 +49,12 @@ def operating_points(
     options: Points,
     generator: Generator,
 ) -> dict[str, list[float]]:
-    """Thresholds of a network's score, by name of the point.
+    """Thresholds of a network's score, its last output, by name of the point.
 
     The radii [n, K] of the true class at each level are <= 0 where it loses.
     """
     with torch.no_grad():
-        scores = noisy_logits(network, images, tau, options.votes, generator)[..., 0]
+        scores = noisy_logits(network, images, tau, options.votes, generator)[..., -1]
     medians = scores.median(1).values
     places = medians.quantile(torch.linspace(0, 1, _PLACES, device=medians.device))
     places = torch.cat([places[:1] - 1, places, places[-1:] + 1])

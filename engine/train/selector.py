@@ -13,6 +13,7 @@ from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.operating_point import BALANCED
 from dualsmooth.engine.train.context import TrainingContext
+from dualsmooth.engine.train.experts import mean_answer
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -50,11 +51,13 @@ def train_selector(
     schedule: Schedule,
     generator: Generator,
     step: Step | None = None,
+    told: Tensor | None = None,
 ) -> nn.Module:
     """Teach a network to vote for the level that is worth most to each image, under noise tau.
 
     The radii of the true class at each level, [n, K], are by networks that did not see the image;
-    images that no level classifies are left out.
+    images that no level classifies are left out. Where votes are joint, the network is `told`
+    probabilities of the classes, [n, C], and keeps to them whatever the noise is.
     """
     usable = (radii > 0).any(1)
     if not usable.any():
@@ -73,6 +76,12 @@ def train_selector(
         value = soft_cross_entropy(mean_log_probabilities(logs), targets[chosen], weight)
         return value + consistency_loss(logs, terms.pull, 0.5, weight)
 
+    def joint(logs: Tensor, chosen: Tensor) -> Tensor:
+        assert told is not None
+        pairs = logs.view(*logs.shape[:2], radii.shape[1], -1)  # [M, B, K, C]
+        classes = soft_cross_entropy(pairs.logsumexp(2), told[usable][chosen])
+        return classes + ordinal(pairs.logsumexp(3), chosen)
+
     def ordinal(logs: Tensor, chosen: Tensor) -> Tensor:
         cuts = logs.diff(dim=-1)  # [M, B, K - 1], log odds of the level above each cut
         labels, weight = targets[chosen].expand_as(cuts), weights[chosen].expand_as(cuts)
@@ -80,7 +89,7 @@ def train_selector(
         spread = cuts.sigmoid().var(0).mean() if len(cuts) > 1 else 0.0
         return value + terms.pull * spread
 
-    loss = published if utility == PUBLISHED else ordinal
+    loss = published if utility == PUBLISHED else ordinal if told is None else joint
     return train_on_noise(module, images, tau, loss, schedule, generator, step)
 
 
@@ -137,46 +146,56 @@ def make_selector(
     source: Generator,
     name: str,
     start: nn.Module | None = None,
+    joint: bool = False,
 ) -> tuple[nn.Module, Network]:
     """A selector taught with the radii of all images, [n, K], NaN where an image has no label.
 
     It begins with the weights of `start`, a network of its architecture but for the outputs. The
-    images its operating points are found on teach it nothing.
+    images its operating points are found on teach it nothing. With `joint` votes it goes on
+    answering as `start` does on average over the noise, beside its score.
     """
     levels, published = radii.shape[1], recipe.utility == PUBLISHED
-    module = network = context.new(levels if published else 1, source)
+    outputs = levels if published else 1 + joint * context.classes
+    module = network = context.new(outputs, source)
     if start is not None:
-        copy_features(start, network)
+        copy_features(start, network, joint=joint)
     thresholds = [float(2 * cut - levels + 2) for cut in range(levels - 1)]
     if not published:
-        module = OrderedScore(network, thresholds)
+        module = OrderedScore(network, thresholds, joint=joint)
     labelled = radii[:, 0].isfinite().nonzero()[:, 0]
     kept = 0 if published else int(len(labelled) * recipe.points.share)
     apart, labelled = labelled[:kept], labelled[kept:]
     tau, utility, step = recipe.tau, recipe.utility, context.step(name)
     taught = (context.images[labelled], radii[labelled])
-    train_selector(
-        module, *taught, tau, utility, recipe.selector_loss, recipe.selecting, source, step
-    )
+    told = None
+    if joint:
+        assert start is not None
+        told = mean_answer(start, taught[0], tau, source)
+    terms, schedule = recipe.selector_loss, recipe.selecting
+    train_selector(module, *taught, tau, utility, terms, schedule, source, step, told)
     if published:
         return module, context.describe(module, levels, half=recipe.half)
     points = {BALANCED: thresholds}
     if kept:
         unseen = (context.images[apart], radii[apart])
         points = operating_points(network, *unseen, tau, recipe.points, source)
-    architecture, kwargs = context.architecture(1)
+    architecture, kwargs = context.architecture(outputs)
     described: dict[str, object] = {"architecture": architecture, "kwargs": kwargs}
-    described |= {"points": points, "prefer": BALANCED}
-    module = OrderedScore(network, points[BALANCED]).eval()
+    described |= {"points": points, "prefer": BALANCED} | ({"joint": True} if joint else {})
+    module = OrderedScore(network, points[BALANCED], joint=joint).eval()
     return module, network_from_module(module, "ordered_score", described, half=recipe.half)
 
 
-def copy_features(source: nn.Module, target: nn.Module) -> None:
-    """Copy every tensor of one network into another whose last layer has other outputs."""
-    tensors = {
-        name: tensor if tensor.shape == own.shape else own
-        for (name, own), tensor in zip(
-            target.state_dict().items(), source.state_dict().values(), strict=True
-        )
-    }
+def copy_features(source: nn.Module, target: nn.Module, *, joint: bool = False) -> None:
+    """Copy every tensor of one network into another whose last layer has other outputs.
+
+    With `joint` that layer has the outputs of the source, and then one of its own.
+    """
+    tensors = {}
+    known = source.state_dict().values()
+    for (name, own), tensor in zip(target.state_dict().items(), known, strict=True):
+        if own.shape == tensor.shape:
+            tensors[name] = tensor
+        else:
+            tensors[name] = torch.cat([tensor, own[-1:]]) if joint else own
     target.load_state_dict(tensors)

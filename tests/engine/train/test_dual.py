@@ -60,6 +60,23 @@ def test_each_way_to_label_counts_its_steps(recipe: DualRecipe) -> None:
     assert set(bundle.networks) == {*(f"classifier@{s:g}" for s in recipe.sigmas), "selector"}
 
 
+@pytest.mark.parametrize("tuning", [None, SHORT], ids=["round 0", "round 1"])
+def test_a_joint_selector_is_made_twice_alike_beside_the_same_experts(
+    tuning: Tuning | None,
+) -> None:
+    plain = replace(TINY, labelling=Labelling(8), tuning=tuning)
+    recipe = replace(plain, joint=True)
+    bundle, again = run(recipe, few_digits()), run(recipe, few_digits())
+    assert bundle.joint
+    assert bundle.digest == again.digest
+    assert bundle.build("selector")(torch.rand(2, 1, 8, 8)).shape == (2, 3 * 10)
+    if tuning is None:
+        role = "classifier@0.5"
+        assert bundle.networks[role].sha256 == run(plain, few_digits()).networks[role].sha256
+    with pytest.raises(ArgumentError, match="joint must be false where tau is none"):
+        replace(recipe, tau=0.4)
+
+
 @pytest.mark.parametrize("labelling", [Labelling(8), Labelling(8, folds=3)], ids=["held", "folds"])
 def test_no_image_is_judged_by_a_network_that_saw_it(
     labelling: Labelling, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,13 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.train.loop import Schedule
-from dualsmooth.engine.train.selector import SelectorLoss, cut_gains, rarity, train_selector
+from dualsmooth.engine.train.selector import (
+    SelectorLoss,
+    copy_features,
+    cut_gains,
+    rarity,
+    train_selector,
+)
 from dualsmooth.engine.train.utility import PUBLISHED, utility_of
 
 NEAR = "R + 4 min(R, 0.5)"
@@ -93,6 +99,39 @@ def test_what_utilities_say() -> None:
     relative = utility_of("relative", radii)(radii)
     assert relative[0].tolist() == [0.0, 2.0]  # the best level certifies both at 0 and 0.25
     assert relative[1, 0] == 2 + 2  # and one of two at 0.5
+
+
+def test_joint_votes_learn_levels_and_keep_to_the_classes_they_are_told() -> None:
+    """Brightness decides the level, the left or the right half the class; some are no use."""
+    torch.manual_seed(0)
+    bright, right = torch.arange(128) % 3 == 0, torch.arange(128) % 2 == 0
+    x = torch.full((128, 1, 8, 8), 0.1)
+    x[bright] = 0.9
+    x[right, :, :, 4:] += 0.5
+    radii = torch.stack([torch.where(bright, -1.0, 0.4), torch.where(bright, 0.4, -1.0)], 1)
+    radii[:5] = -1.0
+    told = torch.nn.functional.one_hot(right.long(), 3).float()
+    network = create("small_convnet", {"num_classes": 4, "widths": [4], "hidden": 8})
+    module = OrderedScore(network, [0.0], joint=True)
+    schedule = Schedule(epochs=40, affine=None, batch=32, peak_rate=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    train_selector(module, x, radii, 0.2, NEAR, SelectorLoss(), schedule, generator, told=told)
+    noise = 0.2 * torch.randn(x.shape, generator=generator)
+    with torch.no_grad():
+        pairs = module(x + noise).argmax(1)
+    assert (pairs // 3 == bright).float().mean() > 0.95
+    assert (pairs % 3 == right).float().mean() > 0.95
+
+
+def test_a_joint_network_begins_with_the_answers_of_the_expert() -> None:
+    torch.manual_seed(0)
+    expert, network = (
+        create("small_convnet", {"num_classes": n, "widths": [4], "hidden": 8}).eval()
+        for n in (3, 4)
+    )
+    copy_features(expert, network, joint=True)
+    x = torch.rand(5, 1, 8, 8)
+    assert torch.allclose(network(x)[:, :3], expert(x), atol=1e-6)
 
 
 def test_images_that_no_level_certifies_teach_nothing() -> None:
