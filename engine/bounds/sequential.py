@@ -94,16 +94,6 @@ def crossing_probability(thresholds: Sequence[int], looks: Sequence[int], p: flo
     return math.fsum(law.advance(n) + law.stop(int(c)) for n, c in zip(votes, stops, strict=True))
 
 
-def fixed_sequence(certified: Sequence[bool]) -> int:
-    """How many radii of an increasing grid hold, given the outcome of one full-level test for each.
-
-    Fixed-sequence gatekeeping: radius r_j counts only if all smaller radii are certified. A false
-    claim needs the test of the first false radius to fail, a fixed one, so the total error stays at
-    the level of a single test. The grid must be fixed before the votes are drawn.
-    """
-    return next((j for j, outcome in enumerate(certified) if not outcome), len(certified))
-
-
 def _boundary(
     p0: float, looks: tuple[int, ...], allowed: tuple[float, ...]
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -81,15 +81,15 @@ class DeepResNet(nn.Module):
 
 
 def deep_resnet(
+    depth: int,
+    /,
     num_classes: int = 1000,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-    *,
-    depth: int,
 ) -> DeepResNet:
     """ResNet of so many layers: 18, 34, 50, 101 or 152."""
     return DeepResNet(depth, num_classes, mean, std)
 
 
 for _depth in DEPTHS:
-    register_architecture(f"resnet{_depth}")(partial(deep_resnet, depth=_depth))
+    register_architecture(f"resnet{_depth}")(partial(deep_resnet, _depth))

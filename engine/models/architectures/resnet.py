@@ -5,6 +5,7 @@ names are those of Cohen et al.'s published checkpoints.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -72,31 +73,16 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
-@register_architecture("cifar_resnet20")
-def cifar_resnet20(
+def cifar_resnet(
+    depth: int,
+    /,
     num_classes: int = 10,
     mean: Sequence[float] = CIFAR10_MEAN,
     std: Sequence[float] = CIFAR10_STD,
 ) -> CifarResNet:
-    """ResNet-20: 0.27 million parameters."""
-    return CifarResNet(3, num_classes, mean, std)
+    """ResNet of 20, 56 or 110 layers: 0.27, 0.86 or 1.7 million parameters."""
+    return CifarResNet((depth - 2) // 6, num_classes, mean, std)
 
 
-@register_architecture("cifar_resnet56")
-def cifar_resnet56(
-    num_classes: int = 10,
-    mean: Sequence[float] = CIFAR10_MEAN,
-    std: Sequence[float] = CIFAR10_STD,
-) -> CifarResNet:
-    """ResNet-56: 0.86 million parameters."""
-    return CifarResNet(9, num_classes, mean, std)
-
-
-@register_architecture("cifar_resnet110")
-def cifar_resnet110(
-    num_classes: int = 10,
-    mean: Sequence[float] = CIFAR10_MEAN,
-    std: Sequence[float] = CIFAR10_STD,
-) -> CifarResNet:
-    """ResNet-110: 1.7 million parameters."""
-    return CifarResNet(18, num_classes, mean, std)
+for _depth in (20, 56, 110):
+    register_architecture(f"cifar_resnet{_depth}")(partial(cifar_resnet, _depth))

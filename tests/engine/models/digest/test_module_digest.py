@@ -21,7 +21,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, parametrize
 
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.architectures.resnet import cifar_resnet110
+from dualsmooth.engine.models.architectures.resnet import cifar_resnet
 from dualsmooth.engine.models.architectures.small import small_convnet
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
 from dualsmooth.engine.models.ensemble import SoftVoting
@@ -336,7 +336,7 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 
 def test_it_is_quick() -> None:
-    module = cifar_resnet110(num_classes=10).eval()
+    module = cifar_resnet(110).eval()
     ModuleDigest(module)
     start = time.process_time()
     ModuleDigest(module)

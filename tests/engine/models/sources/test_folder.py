@@ -305,6 +305,8 @@ def pickle_of_nothing() -> bytes:
         ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 10**14}}, "must have shape"),
         ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": 10**20}}, "must fit an architecture"),
         ({"kwargs": {**KWARGS, "num_classes": 2, "hidden": -1}}, "hidden"),
+        ({"architecture": "resnet18", "kwargs": {"depth": 7}}, "must fit resnet18"),
+        ({"architecture": "resnet18", "kwargs": {"depth": 152}}, "must fit resnet18"),
     ],
 )
 def test_architectures_that_do_not_fit(folder: Path, change: dict[str, Any], rule: str) -> None:
