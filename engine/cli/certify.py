@@ -141,7 +141,8 @@ def certify(
         prepare = prepare if prepare.record else Prepare.of(begun.get("prepare", {}))
     shape = loaded.input_shape
     spec = named_or_digits("data", data, shape)
-    images = load_images(spec, shape=shape, classes=order, most=max_, prepare=prepare)
+    ways: dict[str, Any] = {"known": loaded.classes, "most": max_, "prepare": prepare}
+    images = load_images(spec, shape=shape, classes=order, **ways)
     ids = [images.image_ids[place] for place in choose_images(len(images), skip, max_)]
     summary, occupancy = certify_run(
         chosen,

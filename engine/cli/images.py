@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 PRESETS = ("none", "auto", "imagenet")
 _PANEL = "Images"
 _HELP = {
-    "preprocess": "none (the picture in the file), auto (as timm or a ResNet's training resizes "
-    "and crops; others have no such record) or imagenet (shorter side 256, the middle 224, and for "
-    "exported classifiers ImageNet's mean and std). The image that comes out is certified. [none]",
+    "preprocess": "none (the picture in the file), auto (as timm, transformers or a ResNet's "
+    "training resizes and crops; others have no such record) or imagenet (shorter side 256, the "
+    "middle 224, and for exported classifiers ImageNet's mean and std). The image that comes out "
+    "is certified. [none]",
     "resize": "Size of the shorter side, or HEIGHTxWIDTH.",
     "crop": "Side of the square cut out of the middle.",
     "interpolation": "nearest, bilinear, bicubic or lanczos. [bilinear]",
     "background": "Colour to put transparent pixels on, such as white or #808080.",
     "mean": "By which the network wants pixels in [0, 1] normalized, as 0.485,0.456,0.406: for "
-    "checkpoints without their own, timm's networks and exported classifiers.",
+    "checkpoints without their own, networks of timm or transformers and exported classifiers.",
     "std": "As --mean.",
 }
 
@@ -91,7 +92,7 @@ class ImageOptions:
             base = Prepare(resize=(256,), crop=224)
         elif self.preprocess == "auto":
             if bundle.preparation is None:
-                rule = "auto needs a network of timm or a checkpoint of a ResNet"
+                rule = "auto needs a network of timm or transformers, or a checkpoint of a ResNet"
                 raise ArgumentError("preprocess", rule, bundle.name, "say --resize and --crop")
             base = Prepare.of(bundle.preparation)
         return Prepare(

@@ -18,8 +18,9 @@ BundleArgument = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of a "
-        "ResNet (*.pth.tar, *.pth, *.pt), an exported classifier (*.onnx, *.pt2), or "
-        "timm:NAME[:FILE] (weights from FILE or the local cache; nothing is downloaded).",
+        "ResNet (*.pth.tar, *.pth, *.pt), an exported classifier (*.onnx, *.pt2), "
+        "timm:NAME[:FILE] or hf:FOLDER (weights from there or the local cache; nothing is "
+        "downloaded).",
     ),
 ]
 

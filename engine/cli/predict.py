@@ -90,12 +90,14 @@ def predict(
     budget = Budget.fixed(n=votes) if certify else Budget.fixed(1, votes)
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
     settings = Settings(budget, *drawn)
+    called = _names(names, loaded.num_classes) or dict(enumerate(loaded.classes))
     if data is None:
         read = _files(images, loaded, prepare)
     else:
-        read = _of_spec(images, data, max_, loaded, prepare)
+        read, theirs = _of_spec(images, data, max_, loaded, prepare)
+        called = called or dict(enumerate(theirs))
     method = choose_method(loaded, **options)
-    records = answers(method, settings, read, _names(names, loaded.num_classes), certify=certify)
+    records = answers(method, settings, read, called, certify=certify)
     for told_line in told(TRIED) if verbose else ():
         typer.echo(printable(told_line), err=True)
     if json_:
@@ -175,12 +177,15 @@ def _files(paths: Sequence[Path] | None, bundle: Bundle, prepare: Prepare) -> Re
 
 def _of_spec(
     paths: Sequence[Path] | None, spec: str, most: int | None, bundle: Bundle, prepare: Prepare
-) -> Read:
+) -> tuple[Read, tuple[str, ...]]:
     if paths:
         raise ArgumentError("images", "must be left out with --data", str(paths[0]))
-    data = load_images(spec, shape=bundle.input_shape, most=most, prepare=prepare)
+    ways: dict[str, Any] = {"known": bundle.classes, "most": most, "prepare": prepare}
+    data = load_images(spec, shape=bundle.input_shape, **ways)
     chosen = choose_images(len(data), 1, most)
-    return [(f"{data.name} {i}", data.images[i]) for i in chosen]
+    numbered = len(data.classes) != bundle.num_classes or "classes" not in data.record
+    read: Read = [(f"{data.name} {i}", data.images[i]) for i in chosen]
+    return read, () if numbered else data.classes
 
 
 def _names(lines: Sequence[str], count: int) -> dict[int, str]:

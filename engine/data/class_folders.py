@@ -1,5 +1,6 @@
 """A folder of images per class, and which number each class has."""
 
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ def read_folder(
     *,
     shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
+    known: Sequence[str] = (),
     most: int | None = None,
     prepare: Prepare = AS_STORED,
 ) -> ImageSet:
@@ -40,7 +42,10 @@ def read_folder(
     if not files:
         hint = f"folder:DIR reads DIR/CLASS/FILE, known files: {' '.join(sorted(SUFFIXES))}"
         raise FileError(folder, "must hold one folder per class, with images", "none", hint)
-    names = tuple(files) if classes is None else order_of(classes, tuple(files), folder)
+    once = {name for name, count in Counter(known).items() if count == 1}
+    names = tuple(known) if {*files} <= once else tuple(files)
+    if classes is not None:
+        names = order_of(classes, tuple(files), folder)
     pairs = [(path, names.index(name)) for name, found in files.items() for path in found]
     paths = [path for path, _ in pairs[:most]]
     labels = np.array([label for _, label in pairs[:most]], np.int64)

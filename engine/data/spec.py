@@ -38,6 +38,7 @@ def load_images(
     *,
     shape: tuple[int, int, int] | None = None,
     classes: Sequence[str] | None = None,
+    known: Sequence[str] = (),
     most: int | None = None,
     prepare: Prepare = AS_STORED,
 ) -> ImageSet:
@@ -54,6 +55,9 @@ def load_images(
         Names of the classes. For `folder:` also which number each has, as
         `dualsmooth.engine.data.class_folders.order_of` reads it; by default the order of the names
         as text.
+    known : sequence of str
+        Names of the model's classes in order, which count where no others are given: for `folder:`
+        if every folder has one of them.
     most : int, optional
         Read no more image files than these.
     prepare : Prepare
@@ -75,10 +79,11 @@ def load_images(
     kind, place, split = parse_spec(spec)
     if kind == "folder":
         folder = _path(kind, place, spec)
-        return read_folder(folder, spec, shape=shape, classes=classes, most=most, prepare=prepare)
+        ways: dict[str, Any] = {"shape": shape, "most": most, "prepare": prepare}
+        return read_folder(folder, spec, classes=classes, known=known, **ways)
     images = prepared(_arrays(kind, place, split, spec), prepare)
     if classes is None:
-        return images
+        return images if images.classes else replace(images, classes=tuple(known))
     rows = dict(numbered(classes))
     names = tuple(rows.get(number, "") for number in range(1 + max(rows)))
     return replace(images, classes=names, classes_given=True)

@@ -37,9 +37,9 @@ class Bundle:
         Noise level of the selector; None without one.
     networks : mapping of str to Network
         By role: `selector`, `classifier`, or experts such as `classifier@0.25`.
-    preparation, source : mapping, optional
+    preparation, source, classes : optional
         How their source resizes and crops images, a record of `engine.data.prepare.Prepare`; the
-        arguments of `load_bundle` that lead here.
+        arguments of `load_bundle` that lead here; names of the classes, if the source has some.
 
     Raises
     ------
@@ -55,6 +55,7 @@ class Bundle:
     networks: Mapping[str, Network]
     preparation: Mapping[str, Any] | None = None
     source: Mapping[str, Any] | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):

@@ -22,6 +22,7 @@ _BUILT_IN = tuple(
         "architectures.small",
         "denoised",
         "ensemble",
+        "sources.hf",
         "sources.timm",
     )
 )

@@ -32,32 +32,33 @@ ImageSource: TypeAlias = AnyArray | ImageSet | Iterable[Any]
 def method_and_images(
     model: Model,
     images: ImageSource,
-    known: tuple[Sequence[int] | None, Sequence[int] | None],
+    given: tuple[Sequence[int] | None, Sequence[int] | None],
     options: dict[str, Any],
 ) -> tuple[Method, Images, ImageSet]:
     """The method, the images where they lie, and the same images on the host with labels.
 
-    ``known`` are labels and image ids, where the caller has them. Options are those of
+    ``given`` are labels and image ids, where the caller has them. Options are those of
     `choose_method`; a method has its own and takes none.
     """
     source = load_bundle(model) if isinstance(model, str | Path) else model
     inside = _bundle_in(source)
     shape = None if inside is None else inside.input_shape
     if isinstance(images, str):
-        images = load_images(images, shape=shape)
+        known = () if inside is None else inside.classes
+        images = load_images(images, shape=shape, known=known)
     elif is_collection(images):
         images = collect(images)
     array = share(images.images if isinstance(images, ImageSet) else images, "images")
     if not isinstance(images, ImageSet):
         array = channels_last(array, shape)
     if isinstance(source, Method):
-        given = [name for name, value in options.items() if value not in (None, False)]
-        if given:
+        named = [name for name, value in options.items() if value not in (None, False)]
+        if named:
             rule, hint = "must be left out with a method", "it has options of its own"
-            raise ArgumentError(given[0], rule, options[given[0]], hint)
-        return source, array, _as_set(images, array, *known)
+            raise ArgumentError(named[0], rule, options[named[0]], hint)
+        return source, array, _as_set(images, array, *given)
     bundle = _bundle_of(source, array) if inside is None else inside
-    return choose_method(bundle, **options), array, _as_set(images, array, *known)
+    return choose_method(bundle, **options), array, _as_set(images, array, *given)
 
 
 def budget_of(budget: Budget | None, n: int | None) -> Budget:

@@ -15,10 +15,11 @@ from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
 from dualsmooth.engine.runs.log import RunLog, read_log
-from dualsmooth.engine.runs.record import read_configuration
+from dualsmooth.engine.runs.record import joint_alpha, read_configuration, read_run
+from dualsmooth.engine.runs.run_checks import SOURCE
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
-from dualsmooth.engine.runtime.session import Session
+from dualsmooth.engine.runtime.session import Session, bundle_of
 
 if TYPE_CHECKING:
     import pandas
@@ -50,13 +51,18 @@ class Certificates(list[Certificate]):
     certificates : iterable of Certificate
     configuration : mapping, optional
         What decided them, as in a ``run.json``; without it they cannot be saved.
+    source : mapping, optional
+        How the bundle was named, as in a ``run.json``.
     """
 
     def __init__(
-        self, certificates: Iterable[Certificate], configuration: Mapping[str, Any] | None = None
+        self,
+        certificates: Iterable[Certificate],
+        configuration: Mapping[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(certificates)
-        self.configuration = dict(configuration or {})
+        self.configuration, self.source = dict(configuration or {}), source
 
     @classmethod
     def of(
@@ -66,7 +72,7 @@ class Certificates(list[Certificate]):
         ids = data.image_ids
         about = describe(session.method, data, sorted(ids), session.settings)
         about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
-        return cls([found[i] for i in ids], about)
+        return cls([found[i] for i in ids], about, bundle_of(session.method).source)
 
     @classmethod
     def load(cls, run: str | Path) -> "Certificates":
@@ -79,7 +85,8 @@ class Certificates(list[Certificate]):
         """
         folder = Path(run)
         configuration = read_configuration(folder)
-        return cls(sorted(read_log(folder), key=lambda c: c.image_id), configuration)
+        source = read_run(folder).get(SOURCE)
+        return cls(sorted(read_log(folder), key=lambda c: c.image_id), configuration, source)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Certificate: ...
@@ -89,7 +96,8 @@ class Certificates(list[Certificate]):
 
     def __getitem__(self, index: SupportsIndex | slice) -> "Certificate | Certificates":
         found = super().__getitem__(index)
-        return Certificates(found, self.configuration) if isinstance(found, list) else found
+        known = (self.configuration, self.source)
+        return Certificates(found, *known) if isinstance(found, list) else found
 
     def __repr__(self) -> str:
         if not self:
@@ -97,6 +105,8 @@ class Certificates(list[Certificate]):
         done, summary = sum(c.predicted is not None for c in self), self.summary()
         correct = f", {summary.certified[0.0]} correctly" if self._labelled else ""
         method, alpha = self[0].method, self[0].alpha.budget
+        if self.configuration:
+            alpha = joint_alpha(self.configuration)  # of all looks at a run that has grown
         return (
             f"Certificates({len(self)} images, {done} certified{correct}; mean radius "
             f"{radius_text(sum(c.radius for c in self) / len(self))[:-3]}; {method}, "
@@ -109,13 +119,17 @@ class Certificates(list[Certificate]):
         head = "".join(f"<th>{name}</th>" for name in names)
         lines = []
         for c in self[:SHOWN]:
-            answer = "abstained" if c.predicted is None else str(c.predicted)
-            label = "" if c.label is None else c.label
+            answer, label = self._called(c.predicted) or "abstained", self._called(c.label)
             sigma = "" if c.sigma is None else f"{c.sigma:g}"
             cells = (c.image_id, label, answer, radius_text(c.radius)[:-2], sigma)
             lines.append("<tr>" + "".join(f"<td>{escape(str(x))}</td>" for x in cells) + "</tr>")
         more = f"<p>.. and {len(self) - SHOWN} more</p>" if len(self) > SHOWN else ""
         return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{''.join(lines)}</table>{more}"
+
+    def _called(self, number: int | None) -> str:
+        """Number and name of a class; empty without one."""
+        names = dict(enumerate(self.configuration.get("classes") or ()))
+        return "" if number is None else f"{number} {names.get(number, '')}".rstrip()
 
     @property
     def _labelled(self) -> bool:
@@ -208,7 +222,7 @@ class Certificates(list[Certificate]):
         if ids_digest(ids) != self.configuration.get("image_ids_digest"):
             rule, hint = "must be those of one call or run, all of them", "save, then take a part"
             raise ArgumentError("certificates", rule, f"{len(self)} of them", hint)
-        log = RunLog(folder, self.configuration, fresh=fresh)
+        log = RunLog(folder, self.configuration, fresh=fresh, source=self.source)
         try:
             log.append(*self)
             log.finish(self.summary().to_dict())

@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 
-LIBRARIES = {"torch", "numpy", "scipy", "builtins"}
-OWN = "dualsmooth"
+from dualsmooth.engine.machine import installed_version
+
+LIBRARIES = {"torch", "numpy", "scipy", "builtins", "transformers"}
+OWN, VERSIONED = "dualsmooth", "transformers"
+"""This package; and a library whose version counts here, because runs do not compare it."""
 DESCRIPTORS = (
     *(types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType),
     *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
@@ -36,7 +39,9 @@ STANDARD = sysconfig.get_paths()["stdlib"]
 
 def stable_name(module: str, name: str) -> str:
     """Name of a class or function; of this package's wherever their file is."""
-    return f"{OWN}:{name}" if module.partition(".")[0] == OWN else f"{module}.{name}"
+    root = module.partition(".")[0]
+    release = f" {installed_version(root)}" if root == VERSIONED else ""
+    return f"{OWN}:{name}" if root == OWN else f"{module}.{name}{release}"
 
 
 def owner_of(scope: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-TIMM = "timm:"
+TIMM, HF = "timm:", "hf:"
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt")
 EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
@@ -30,12 +30,14 @@ def load_bundle(
     source : str or Path
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of a ResNet
         (`*.pth.tar`, `*.pth`, `*.pt`; `sources.checkpoint`), an exported classifier (`*.onnx`,
-        `*.pt2`), or a network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`).
+        `*.pt2`), a network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`), or
+        a classifier of transformers in a folder or the local cache (`hf:FOLDER`, `hf:NAME`).
     trust : bool
         Let PyTorch load a `.pt2` that is refused otherwise. The file can then run any code.
     mean, std : sequence of float, optional
         By which pixels in [0, 1] are normalized in front of the network, one number or one per
-        channel: for checkpoints without their own, timm's networks and exported classifiers.
+        channel: for checkpoints without their own, networks of timm or transformers, and exported
+        classifiers.
 
     Raises
     ------
@@ -64,6 +66,10 @@ def _load(
         from dualsmooth.engine.models.sources.timm import read_timm
 
         return read_timm(str(source).removeprefix(TIMM), mean, std)
+    if str(source).startswith(HF):
+        from dualsmooth.engine.models.sources.hf import read_hf
+
+        return read_hf(str(source).removeprefix(HF), mean, std)
     if str(source).lower().endswith(_CHECKPOINTS):
         from dualsmooth.engine.models.sources.checkpoint import read_checkpoint
 
@@ -73,7 +79,7 @@ def _load(
 
         return read_exported(path, trust=trust, mean=mean, std=std)
     files = ", ".join(_CHECKPOINTS + EXPORTED)
-    rule = f"must be a folder, a file ({files}), timm:NAME or a bundled name"
+    rule = f"must be a folder, a file ({files}), timm:NAME, hf:NAME or a bundled name"
     hint = did_you_mean(str(source), bundled_names()) or "bundled: " + ", ".join(bundled_names())
     raise ArgumentError("bundle", rule, str(source), hint)
 

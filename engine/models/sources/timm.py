@@ -3,7 +3,6 @@
 import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,13 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
-from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.constants import spread
-from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
+from dualsmooth.engine.models.sources.tensors import named_tensors, needed
 from dualsmooth.engine.records import sha256_of
-
-_STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where a training script keeps the tensors; averaged ones first, as timm itself reads them."""
-_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 
 
 @register_architecture("timm")
@@ -34,7 +27,7 @@ def timm_network(
 
     The name is an architecture such as ``resnet18``; no tag, no hub and no folder.
     """
-    network = _import("timm").create_model(
+    network = needed("timm", "timm").create_model(
         _known(name), pretrained=False, num_classes=num_classes, in_chans=len(mean)
     )
     return _normalized(network, mean, std)
@@ -50,13 +43,13 @@ def read_timm(
     mean and std are those of timm's configuration of NAME; mean and std may be given.
     """
     name, _, file = source.partition(":")
-    architecture, timm = _known(name.partition(".")[0]), _import("timm")
+    architecture, timm = _known(name.partition(".")[0]), needed("timm", "timm")
     try:
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise ArgumentError("bundle", "must name weights timm knows", name, str(error)) from error
     path = Path(file) if file else _cached(f"timm:{source}", settings)
-    state = _read(path)
+    state = named_tensors(path)
     classes = _classes(settings, state)
     overlay = {"state_dict": state, "num_classes": classes, "custom_load": False, "label_offset": 0}
     try:
@@ -99,18 +92,9 @@ def _normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float])
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
 
 
-def _import(name: str) -> Any:
-    try:
-        return import_module(name)
-    except Exception as error:  # a torchvision built for another torch raises RuntimeError
-        received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        hint = install_command("timm")
-        raise ArgumentError("bundle", f"needs {name} for timm:NAME", received, hint) from error
-
-
 def _known(name: str) -> str:
     """The name, if it is a plain one: `create_model` would fetch from hubs and folders too."""
-    timm = _import("timm")
+    timm = needed("timm", "timm")
     if not (name.isidentifier() and timm.is_model(name)):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"near: {', '.join(near)}" if near else "timm.list_models() lists them"
@@ -122,37 +106,11 @@ def _cached(source: str, settings: Any) -> Path:
     """File of the published weights in the local Hugging Face cache."""
     names = (settings.hf_hub_filename or "model.safetensors", "pytorch_model.bin")
     for name in names if settings.hf_hub_id else ():
-        path = _import("huggingface_hub").try_to_load_from_cache(settings.hf_hub_id, name)
+        path = needed("huggingface_hub", "timm").try_to_load_from_cache(settings.hf_hub_id, name)
         if isinstance(path, str):
             return Path(path)
     hint = f"{source}:FILE names a file; timm.create_model(NAME, pretrained=True) downloads once"
     raise ArgumentError("bundle", "must have its weights on this machine", source, hint)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by their plain names."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load
-
-        data = read_plain(path, LARGEST_WEIGHTS, links=True)
-        try:
-            found: Any = load(data)
-        except Exception as error:  # the parser's errors have no common base
-            received = f"{type(error).__name__}: {error}"
-            raise FileError(path, "must be a safetensors file", received) from error
-    else:
-        found = load_torch_file(path)
-    state = next((found[key] for key in _STATES if found.get(key) is not None), found)
-    if not isinstance(state, Mapping) or not state:
-        raise FileError(path, "must hold tensors by name", type(state).__name__)
-    tensors: dict[str, torch.Tensor] = {}
-    for key, value in state.items():
-        name = _plain(str(key))
-        if name in tensors:
-            raise FileError(path, "must hold one network", f"{name} twice")
-        whole = isinstance(value, torch.Tensor) and value.dtype in (torch.int64, torch.bool)
-        tensors[name] = value if whole else float_weights(path, name, value)
-    return tensors
 
 
 def _check_all_used(
@@ -168,12 +126,6 @@ def _check_all_used(
 
 def _digest(tensor: torch.Tensor) -> str:
     return sha256_of(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def _plain(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
 
 
 def _classes(settings: Any, state: Mapping[str, torch.Tensor]) -> int:
