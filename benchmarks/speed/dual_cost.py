@@ -9,6 +9,10 @@ nearly all images classifier and radii are the same (the JSON has both). Both ge
 * ``decide``: is the radius above that level's sigma?
 * ``fixed``: n votes per stage, so dual needs at least twice the votes.
 
+A selector with joint votes classifies at tau, so that dual's images at that level cost what fixed
+smoothing there costs; those at other levels pay for the selector. The votes of images at fixed's
+level are told apart.
+
 Contestants are interleaved: in each round all of them certify the same images, others in the next.
 """
 
@@ -101,14 +105,15 @@ def compared(found: Found, seconds: dict[str, list[float]], sigma: float) -> dic
         {name: float(np.mean([getattr(c, key) for c in each])) for name, each in found.items()}
         for key in ("draws", "radius")
     )
+    there = [i for i, c in enumerate(found["dual"]) if c.sigma == sigma]
+    drawn = {name: sum(each[i].draws for i in there) for name, each in found.items()}
     return {
         "time ratio": ratio(seconds["dual"], seconds["fixed"]),
         "votes ratio": votes["dual"] / votes["fixed"],
+        "votes ratio of images at fixed's level": drawn["dual"] / max(1, drawn["fixed"]),
         "votes per image": votes,
         "mean radius": radii,
-        "share of images at fixed's level": float(
-            np.mean([c.sigma == sigma for c in found["dual"]])
-        ),
+        "share of images at fixed's level": len(there) / len(found["dual"]),
     }
 
 
@@ -130,6 +135,7 @@ def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> N
     report: dict[str, Any] = {
         "machine": about_machine(),
         "model": bundle.name,
+        "method": DualSmoothing(bundle).name,
         "sigma": sigma,
         "n": n,
         "tolerance": TOLERANCE,

@@ -13,7 +13,6 @@ from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.operating_point import BALANCED
 from dualsmooth.engine.train.context import TrainingContext
-from dualsmooth.engine.train.experts import mean_answer
 from dualsmooth.engine.train.loop import Schedule, Step, train_on_noise
 from dualsmooth.engine.train.losses import (
     consistency_loss,
@@ -51,13 +50,13 @@ def train_selector(
     schedule: Schedule,
     generator: Generator,
     step: Step | None = None,
-    told: Tensor | None = None,
+    teacher: nn.Module | None = None,
 ) -> nn.Module:
     """Teach a network to vote for the level that is worth most to each image, under noise tau.
 
     The radii of the true class at each level, [n, K], are by networks that did not see the image;
-    images that no level classifies are left out. Where votes are joint, the network is `told`
-    probabilities of the classes, [n, C], and keeps to them whatever the noise is.
+    images that no level classifies are left out. Where votes are joint, a `teacher` answers the
+    same noisy images, and the network is taught its probabilities of the classes, too.
     """
     usable = (radii > 0).any(1)
     if not usable.any():
@@ -77,9 +76,9 @@ def train_selector(
         return value + consistency_loss(logs, terms.pull, 0.5, weight)
 
     def joint(logs: Tensor, chosen: Tensor) -> Tensor:
-        assert told is not None
-        pairs = logs.view(*logs.shape[:2], radii.shape[1], -1)  # [M, B, K, C]
-        classes = soft_cross_entropy(pairs.logsumexp(2), told[usable][chosen])
+        logs = logs.view(*logs.shape[:2], radii.shape[1] + 1, -1)  # [M, B, K + 1, C]
+        pairs, told = logs[:, :, :-1], logs[:, :, -1].softmax(-1)
+        classes = soft_cross_entropy(pairs.logsumexp(2).log_softmax(-1), told)
         return classes + ordinal(pairs.logsumexp(3), chosen)
 
     def ordinal(logs: Tensor, chosen: Tensor) -> Tensor:
@@ -89,8 +88,23 @@ def train_selector(
         spread = cuts.sigmoid().var(0).mean() if len(cuts) > 1 else 0.0
         return value + terms.pull * spread
 
-    loss = published if utility == PUBLISHED else ordinal if told is None else joint
-    return train_on_noise(module, images, tau, loss, schedule, generator, step)
+    loss = published if utility == PUBLISHED else ordinal if teacher is None else joint
+    trained = module if teacher is None else _Beside(module, teacher)
+    train_on_noise(trained, images, tau, loss, schedule, generator, step)
+    return module
+
+
+class _Beside(nn.Module):
+    """Outputs of a network that is trained, and behind them those of a teacher that is not."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
+        super().__init__()
+        self.network, self.teacher = network, teacher.forward  # no part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            told = self.teacher(x)
+        return torch.cat([self.network(x), told.float()], 1)
 
 
 def cut_gains(utilities: Tensor) -> Tensor:
@@ -152,7 +166,7 @@ def make_selector(
 
     It begins with the weights of `start`, a network of its architecture but for the outputs. The
     images its operating points are found on teach it nothing. With `joint` votes it goes on
-    answering as `start` does on average over the noise, beside its score.
+    answering as `start` does, beside its score.
     """
     levels, published = radii.shape[1], recipe.utility == PUBLISHED
     outputs = levels if published else 1 + joint * context.classes
@@ -167,12 +181,8 @@ def make_selector(
     apart, labelled = labelled[:kept], labelled[kept:]
     tau, utility, step = recipe.tau, recipe.utility, context.step(name)
     taught = (context.images[labelled], radii[labelled])
-    told = None
-    if joint:
-        assert start is not None
-        told = mean_answer(start, taught[0], tau, source)
-    terms, schedule = recipe.selector_loss, recipe.selecting
-    train_selector(module, *taught, tau, utility, terms, schedule, source, step, told)
+    terms, schedule, teacher = recipe.selector_loss, recipe.selecting, start if joint else None
+    train_selector(module, *taught, tau, utility, terms, schedule, source, step, teacher)
     if published:
         return module, context.describe(module, levels, half=recipe.half)
     points = {BALANCED: thresholds}

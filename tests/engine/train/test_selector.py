@@ -101,7 +101,7 @@ def test_what_utilities_say() -> None:
     assert relative[1, 0] == 2 + 2  # and one of two at 0.5
 
 
-def test_joint_votes_learn_levels_and_keep_to_the_classes_they_are_told() -> None:
+def test_joint_votes_learn_levels_and_the_answers_of_a_teacher() -> None:
     """Brightness decides the level, the left or the right half the class; some are no use."""
     torch.manual_seed(0)
     bright, right = torch.arange(128) % 3 == 0, torch.arange(128) % 2 == 0
@@ -110,12 +110,19 @@ def test_joint_votes_learn_levels_and_keep_to_the_classes_they_are_told() -> Non
     x[right, :, :, 4:] += 0.5
     radii = torch.stack([torch.where(bright, -1.0, 0.4), torch.where(bright, 0.4, -1.0)], 1)
     radii[:5] = -1.0
-    told = torch.nn.functional.one_hot(right.long(), 3).float()
+
+    class Halves(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = x[..., :4].mean((1, 2, 3)), x[..., 4:].mean((1, 2, 3))
+            return 40 * torch.stack([left + 0.25, right, torch.zeros_like(left)], 1)
+
     network = create("small_convnet", {"num_classes": 4, "widths": [4], "hidden": 8})
     module = OrderedScore(network, [0.0], joint=True)
     schedule = Schedule(epochs=40, affine=None, batch=32, peak_rate=1e-2)
     generator = torch.Generator().manual_seed(0)
-    train_selector(module, x, radii, 0.2, NEAR, SelectorLoss(), schedule, generator, told=told)
+    train_selector(
+        module, x, radii, 0.2, NEAR, SelectorLoss(), schedule, generator, teacher=Halves()
+    )
     noise = 0.2 * torch.randn(x.shape, generator=generator)
     with torch.no_grad():
         pairs = module(x + noise).argmax(1)
