@@ -10,12 +10,12 @@ AUTO = "auto"
 LOOPS, OPENVINO = "loops", "openvino"
 
 BACKENDS = {
-    "cuda": ("fused", "onchip", "triton", "stem", "cudnn", "compile", "eager"),
+    "cuda": ("fused", "onchip", "triton", "tiledstem", "stem", "cudnn", "compile", "eager"),
     "cpu": (LOOPS, OPENVINO),
 }
 """Backends that each kind of device has beside ``auto``."""
 
-AUTOMATIC = ("fused", "onchip", "triton", "stem", "cudnn", "eager")
+AUTOMATIC = ("fused", "onchip", "triton", "tiledstem", "stem", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
 PyTorch's compiler may choose by timing, so another process could cast other votes."""
 

@@ -58,7 +58,7 @@ def check(
         found["batch shape"] = votes.check_same("the batch shape", sampler, small, draws)
     full = {"precision": "fp32", "batch_size": min(512, subject.batch)}
     others = {"eager float32": partial(make, "eager", **full), "eager": partial(make, "eager")}
-    if backend not in ("fused", "onchip", "triton", "stem"):  # they are bfloat16's
+    if backend not in ("fused", "onchip", "triton", "tiledstem", "stem"):  # they are bfloat16's
         others["float32"] = partial(make, backend, **full)
     made = dict[str, CudaSampler]()
     for name, maker in others.items():

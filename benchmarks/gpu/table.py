@@ -37,7 +37,7 @@ def subjects(place: Place) -> list[Subject]:
             cifar(18, place, ("cudnn", "triton")),
             Subject("tiny ResNet-18", deep.resnet18_cifar, 8, backends=("eager",), **few),
         ]
-    backends = "stem", "cudnn", "eager"
+    backends = "tiledstem", "stem", "cudnn", "eager"
     return [
         cifar(18, place, ("fused", "onchip", "triton", "cudnn", "eager")),
         Subject("ResNet-50", deep.resnet50, 224, 512, 4000, 160, backends),

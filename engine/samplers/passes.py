@@ -18,13 +18,14 @@ from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
-from dualsmooth.engine.samplers.fusion.stem import take_stem
+from dualsmooth.engine.samplers.fusion.stem import Stemmed, take_stem
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
 from dualsmooth.kernels.cuda.residual_stage import on_chip
 from dualsmooth.kernels.cuda.stages import shared_memory
-from dualsmooth.kernels.folding import FoldedStem
+from dualsmooth.kernels.cuda.tiled_stem import TiledStem, pack_stem, tiled_stem
+from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
 from dualsmooth.kernels.thresholds import Thresholds
@@ -69,10 +70,10 @@ def build(
 
     ``triton`` has CIFAR ResNets, ``onchip`` with the activations of a stage on chip, and ``fused``
     in three kernels, noise, strided blocks and votes among them; ``cudnn`` does convolution, bias,
-    sum and ReLU in one call, and ``stem`` so what is behind our own noise and first convolution;
-    ``compile`` is torch.compile and ``eager`` the network itself; in the others batch norm is
-    folded. The network takes (rows, channels, height, width) in [0, 1] units; ``batch`` is the rows
-    of a full batch.
+    sum and ReLU in one call, ``stem`` and ``tiledstem`` so what is behind our own noise and first
+    convolution, in Triton or in CUDA C++; ``compile`` is torch.compile and ``eager`` the network
+    itself; in the others batch norm is folded. The network takes (rows, channels, height, width) in
+    [0, 1] units; ``batch`` is the rows of a full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend in ("fused", "onchip", "triton"):
@@ -80,8 +81,8 @@ def build(
         if isinstance(resnet, FusedResNet):
             return Network(partial(_fused_scores, resnet), partial(_fused_votes, resnet), True)
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
-    if backend == "stem":
-        return _stemmed(network, dtype, inputs, batch)
+    if backend in ("tiledstem", "stem"):
+        return _stemmed(backend, network, dtype, inputs, batch)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)
     if backend != "eager":
@@ -124,24 +125,38 @@ def _resnet(
     raise ArgumentError("backend", rule, received, hint)
 
 
-def _stemmed(network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int) -> Network:
+def _stemmed(
+    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
+) -> Network:
     """Noise, preprocessing and first convolution by our kernels, the rest by cuDNN's calls."""
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if inputs.tables is not None or dtype == torch.float32:
         received = "integer noise" if inputs.tables is not None else str(dtype)
-        rule, hint = "must not be stem but for bfloat16 and Gaussian noise", "use cudnn"
+        rule, hint = f"must not be {backend} but for bfloat16 and Gaussian noise", "use cudnn"
         raise ArgumentError("backend", rule, received, hint)
     made = folded_network(network, torch.float32, (batch, height, width, channels)).to(device)
     taken = take_stem(made, dtype)
-    if taken is None:
-        rule = "must not be stem for this network"
+    begin = None if taken is None else _beginning(backend, taken, inputs)
+    if taken is None or begin is None:
+        rule, received = f"must not be {backend} for this network", type(network).__name__
         hint = "it has to begin with a mean, a deviation and a convolution of 1, 3 or 4 channels"
-        raise ArgumentError("backend", rule, type(network).__name__, hint)
+        if taken is not None:
+            received, hint = f"{received} on {device.type}", "its first convolution fits stem only"
+        raise ArgumentError("backend", rule, received, hint)
     tall, wide = (-(-side // taken.stride) for side in (height, width))
     example = noisy(batch, (tall, wide, taken.stem.weight.shape[3])).to(device, dtype)
-    forward = fuse_for_cudnn(taken.rest.to(dtype), example)
-    begin = partial(_activations, taken.stem, taken.stride, taken.relu)
-    return _library(begin, forward)
+    return _library(begin, fuse_for_cudnn(taken.rest.to(dtype), example))
+
+
+def _beginning(backend: str, taken: Stemmed, inputs: Inputs) -> Begin | None:
+    """What runs a stem: Triton's kernels, or the one in CUDA C++ where it has the shape."""
+    if backend == "stem":
+        return partial(_activations, taken)
+    kernel, _, colors, outputs = taken.stem.weight.shape
+    height, width = inputs.images.shape[1:3]
+    shape = StemShape(height, width, colors, outputs, kernel, taken.stride)
+    choice = TiledStem.choose(shape, shared_memory(inputs.images.device))
+    return None if choice is None else partial(_tiled, taken, pack_stem(taken.stem), choice)
 
 
 @contextmanager
@@ -166,10 +181,16 @@ def _noisy_images(dtype: torch.dtype, inputs: Inputs, rows: Rows) -> torch.Tenso
     return ops.integer_noise(inputs.images, rows, inputs.key, level, inputs.tables, dtype=dtype)
 
 
-def _activations(
-    folded: FoldedStem, stride: int, relu: bool, inputs: Inputs, rows: Rows
+def _activations(taken: Stemmed, inputs: Inputs, rows: Rows) -> torch.Tensor:
+    parts = inputs.images, rows, inputs.key, taken.stem
+    return ops.stem(*parts, stride=taken.stride, relu=taken.relu)
+
+
+def _tiled(
+    taken: Stemmed, packed: torch.Tensor, choice: TiledStem, inputs: Inputs, rows: Rows
 ) -> torch.Tensor:
-    return ops.stem(inputs.images, rows, inputs.key, folded, stride=stride, relu=relu)
+    parts = taken.stem, packed, choice
+    return tiled_stem(inputs.images, rows, inputs.key, *parts, relu=taken.relu)
 
 
 def _library(begin: Begin, forward: Forward) -> Network:

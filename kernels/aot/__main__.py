@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
-from dualsmooth.kernels.cuda.stages import PROGRAMS, Program, Stage
+from dualsmooth.kernels.cuda.stages import PROGRAMS, Choice, Program
+from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TILED, TiledStem
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -86,17 +87,17 @@ def nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def build_stage(program: Program, stage: Stage, sm: int) -> Machine:
-    """Compile a kernel of a stage for an architecture with nvcc and read it back."""
+def build_stage(program: Program, choice: Choice, sm: int) -> Machine:
+    """Compile a CUDA C++ kernel for an architecture with nvcc and read it back."""
     with tempfile.TemporaryDirectory() as folder:
         cubin, source = Path(folder) / "stage.cubin", Path(folder) / "stage.cu"
         source.write_text(program.source)
-        command = ["nvcc", f"-arch=sm_{sm}", *stage.definitions, "-cubin", "-o"]
+        command = ["nvcc", f"-arch=sm_{sm}", *choice.definitions, "-cubin", "-o"]
         command += [str(cubin), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
-        return inspect_cubin(cubin.read_bytes(), stage.shared)
+        return inspect_cubin(cubin.read_bytes(), choice.shared)
 
 
 def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
@@ -227,16 +228,21 @@ def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]
     if nvcc() is None:
         print("CUDA C++ kernels skipped: nvcc is not installed")
         return
-    for program, stage, sm in stage_builds():
-        name = program.name(stage)
+    for program, choice, sm in stage_builds():
+        name = program.name(choice)
         if chosen(name, sm, options, limits):
-            yield Built(name, sm, True, build_stage(program, stage, sm))
+            yield Built(name, sm, True, build_stage(program, choice, sm))
 
 
-def stage_builds() -> list[tuple[Program, Stage, int]]:
-    """Kernels of on-chip stages, on the architectures whose shared memory holds them."""
-    every = [(*pair, sm) for pair in PROGRAMS for sm in ARCHITECTURES]
-    return [build for build in every if build[1].shared <= SHARED_LIMIT[build[2]]]
+def stage_builds() -> list[tuple[Program, Choice, int]]:
+    """CUDA C++ kernels, on the architectures whose shared memory holds them."""
+    found: list[tuple[Program, Choice, int]] = []
+    for sm in ARCHITECTURES:
+        stems = [TiledStem.choose(shape, SHARED_LIMIT[sm]) for shape in SHAPES]
+        every: list[tuple[Program, Choice]] = [*PROGRAMS]
+        every += [(TILED, stem) for stem in stems if stem is not None]
+        found += [(*pair, sm) for pair in every if pair[1].shared <= SHARED_LIMIT[sm]]
+    return found
 
 
 if __name__ == "__main__":

@@ -116,10 +116,13 @@ def run_kernels(
     logits = images.new_empty(total, classes)
     columns = key, rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
     stem = fused.stem, fused.network.stem.table
+    parts = images, *columns, *stem, *fused.first.weights, half
     sizes = total, len(one.blocks), images.shape[3]
-    launch(NOISY, one.stage, total, images, *columns, *stem, *fused.first.weights, half, *sizes)
-    launch(INNER, two.stage, total, half, *fused.second.weights, quarter, total, len(two.blocks))
+    launch(NOISY, one.stage, one.stage.blocks(total), *parts, *sizes)
+    parts = half, *fused.second.weights, quarter
+    launch(INNER, two.stage, two.stage.blocks(total), *parts, total, len(two.blocks))
     head = fused.head, fused.network.fc_bias, logits, rows.segment, counts
+    parts = quarter, three.packed, three.bias, *head
     numbers = total, len(three.blocks), segments, classes
-    launch(VOTING, three.stage, total, quarter, three.packed, three.bias, *head, *numbers)
+    launch(VOTING, three.stage, three.stage.blocks(total), *parts, *numbers)
     return logits

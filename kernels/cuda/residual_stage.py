@@ -94,5 +94,5 @@ def residual_stage(
     if convs % 2 or not x.is_cuda:
         raise KernelArgumentError("bias", "must hold 2 per block, on a GPU", tuple(bias.shape))
     out = torch.empty_like(x)
-    launch(RESIDUAL, stage, len(x), x, out, packed, bias, len(x), convs // 2)
+    launch(RESIDUAL, stage, stage.blocks(len(x)), x, out, packed, bias, len(x), convs // 2)
     return out

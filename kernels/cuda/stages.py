@@ -4,8 +4,32 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 import torch
+
+
+class Choice(Protocol):
+    """A launch choice."""
+
+    def __hash__(self) -> int:
+        """Equal choices make one kernel."""
+
+    @property
+    def warps(self) -> int:
+        """Of a thread block."""
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a thread block."""
+
+    @property
+    def label(self) -> str:
+        """Its sizes, for the ahead-of-time checks."""
+
+    @property
+    def definitions(self) -> tuple[str, ...]:
+        """Compiler options that fix the sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +50,15 @@ class Stage:
     rows: int
     tiles: int
     resident: int
+
+    @property
+    def label(self) -> str:
+        """Its sizes, for the ahead-of-time checks."""
+        return f"{self.channels} {self.size}px {self.images} at once"
+
+    def blocks(self, rows: int) -> int:
+        """Thread blocks for so many images."""
+        return -(-rows // self.images)
 
     @property
     def shared(self) -> int:
@@ -73,7 +106,7 @@ def shared_memory(device: torch.device) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A kernel over stages of ``channels``: its name, and the files that make its source.
+    """A kernel: its name, and the files that make its source.
 
     They are joined, not included: CuPy keeps compiled kernels by the text it is given, and would
     not notice a changed header.
@@ -82,36 +115,32 @@ class Program:
     kernel: str
     label: str
     files: tuple[str, ...]
-    channels: tuple[int, ...]
 
     @property
     def source(self) -> str:
         """CUDA C++."""
         here = Path(__file__).parent
-        return "\n".join((here / f"{name}.cu").read_text() for name in _FIRST + self.files)
+        return "\n".join((here / f"{name}.cu").read_text() for name in self.files)
 
-    def name(self, stage: Stage) -> str:
+    def name(self, choice: Choice) -> str:
         """Name in the ahead-of-time checks."""
-        shape = f"{stage.channels} {stage.size}px {stage.images} at once"
-        return f"cuda {self.label} {shape}"
+        return f"cuda {self.label} {choice.label}"
 
 
-RESIDUAL = Program("residual_stage", "stage", ("residual_stage",), (16, 32, 64))
-NOISY = Program("noisy_stage", "noisy stage", ("normals", "strided", "noisy_stage"), (16,))
-INNER = Program("inner_stage", "inner stage", ("strided", "inner_stage"), (32,))
-VOTING = Program("voting_stage", "voting stage", ("voting_stage",), (64,))
-_FIRST = ("instructions", "stage")
+_STAGE = ("instructions", "stage")
+RESIDUAL = Program("residual_stage", "stage", (*_STAGE, "residual_stage"))
+NOISY = Program("noisy_stage", "noisy stage", (*_STAGE, "normals", "strided", "noisy_stage"))
+INNER = Program("inner_stage", "inner stage", (*_STAGE, "strided", "inner_stage"))
+VOTING = Program("voting_stage", "voting stage", (*_STAGE, "voting_stage"))
+_ENDS = {16: NOISY, 32: INNER, 64: VOTING}
 PROGRAMS = tuple(
-    (program, stage)
-    for program in (RESIDUAL, NOISY, INNER, VOTING)
-    for stage in STAGES
-    if stage.channels in program.channels
+    (program, stage) for stage in STAGES for program in (RESIDUAL, _ENDS[stage.channels])
 )
-"""Everything that is compiled."""
+"""What is compiled of the stages."""
 
 
-def launch(program: Program, stage: Stage, rows: int, *arguments: torch.Tensor | int) -> None:
-    """Run a kernel for ``rows`` images on torch's current stream; the arguments are its own."""
+def launch(program: Program, choice: Choice, blocks: int, *arguments: torch.Tensor | int) -> None:
+    """Run thread blocks of a kernel on torch's current stream; the arguments are its own."""
     import cupy
 
     device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
@@ -125,18 +154,18 @@ def launch(program: Program, stage: Stage, rows: int, *arguments: torch.Tensor |
             else cupy.from_dlpack(a.view(torch.int16) if a.dtype == torch.bfloat16 else a)
             for a in arguments
         ]
-        _compiled(program, stage, device.index)(
-            (-(-rows // stage.images),), (32 * stage.warps,), passed, shared_mem=stage.shared
+        _compiled(program, choice, device.index)(
+            (blocks,), (32 * choice.warps,), passed, shared_mem=choice.shared
         )
 
 
 @lru_cache
-def _compiled(program: Program, stage: Stage, device: int):
+def _compiled(program: Program, choice: Choice, device: int):
     """A kernel on a device, kept alive for captured graphs."""
     import cupy
 
     with cupy.cuda.Device(device):
-        module = cupy.RawModule(code=program.source, options=stage.definitions)
+        module = cupy.RawModule(code=program.source, options=choice.definitions)
         kernel = module.get_function(program.kernel)
-        kernel.max_dynamic_shared_size_bytes = stage.shared
+        kernel.max_dynamic_shared_size_bytes = choice.shared
     return kernel

@@ -21,6 +21,7 @@ from dualsmooth.kernels import ops, reference, resnet
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
 from dualsmooth.kernels.cuda.residual_stage import on_chip, pack_weights, residual_stage
 from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, shared_memory
+from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
@@ -316,6 +317,26 @@ def check_fused(device: torch.device, blocks: int, batch: int) -> None:
     assert gap(found.double(), truth) <= SUM_LIMIT + ROUNDING[torch.bfloat16]
 
 
+def check_tiled(device: torch.device, shape: StemShape, batch: int) -> None:
+    """The stem in CUDA C++ against Triton's: the same noise, float32 sums in another order."""
+    choice = TiledStem.choose(shape, shared_memory(device))
+    assert choice is not None, "too little shared memory, or no CuPy"
+    generator = torch.Generator(device).manual_seed(1)
+    size = (shape.kernel, shape.kernel, shape.channels, shape.outputs)
+    weight = torch.randn(size, generator=generator, device=device)
+    weight /= math.sqrt(shape.kernel**2 * shape.channels)
+    parts = ((shape.outputs, 0.1), (shape.channels, 0.45), (shape.channels, 0.25))
+    folded = fold_stem(weight, *(torch.full((n,), v, device=device) for n, v in parts))
+    side = (shape.height, shape.width, shape.channels)
+    images = torch.rand(2, *side, generator=generator, device=device)
+    rows, key, packed = rows_of(batch, 2, 0.5, device), seed_key(SEED, device), pack_stem(folded)
+    poison(device, batch * shape.out_height * shape.out_width * shape.outputs // 2)
+    found = tiled_stem(images, rows, key, folded, packed, choice)
+    assert torch.equal(found, tiled_stem(images, rows, key, folded, packed, choice))
+    truth = ops.stem(images, rows, key, folded, stride=shape.stride)
+    assert gap(found.float(), truth.float()) <= SUM_LIMIT + 2 * ROUNDING[torch.bfloat16]
+
+
 Check = Callable[..., None]
 GPU = [
     pytest.mark.gpu,
@@ -336,6 +357,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     **{f"on-chip {RESIDUAL.name(stage)}": (check_stage, (stage, 4)) for stage in STAGES},
     "on-chip chain": (check_chain, (1, 5)),
     "on-chip fused": (check_fused, (2, 5)),
+    "on-chip tiled": (check_tiled, (StemShape(20, 37, 3, 64, 7, 2), 3)),
 }
 REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (64, 1024)),
@@ -354,6 +376,7 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "on-chip chain 110": (check_chain, (18, 4097)),
     "on-chip fused 20": (check_fused, (3, 4097)),
     "on-chip fused 110": (check_fused, (18, 4097)),
+    **{f"on-chip tiled {s.outputs} {s.height}": (check_tiled, (s, 257)) for s in SHAPES},
 }
 SLOW = ("stem", "strided stem", "resnet")
 """In the interpreter."""

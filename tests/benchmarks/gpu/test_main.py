@@ -230,7 +230,7 @@ def test_nothing_timed_runs_beside_anything(tmp_path: Path) -> None:
         beside = [item for item in items if item.beside]
         assert not [item.name for item in beside if item.name.startswith(timed)]
         assert all(not item.needs and not item.uses for item in beside)
-        assert sum(item.name.startswith("votes") for item in beside) == (9 if part == 1 else 14)
+        assert sum(item.name.startswith("votes") for item in beside) == (9 if part == 1 else 17)
 
 
 def test_the_pass_ends_with_its_time(

@@ -258,8 +258,13 @@ def test_our_stem_before_a_library_casts_the_networks_votes(
     ):
         with pytest.raises(ArgumentError, match=message):
             make(**options | wrong)
-    with pytest.raises(ArgumentError, match="must not be stem for this network; received Sequenti"):
-        make(backend="stem", precision="bf16")  # eight outputs
+    others: dict[str, Any] = {"networks": NETWORKS, "outputs": CLASSES}  # eight channels
+    for backend, given, message in (
+        ("stem", others, "Sequential .it has to begin"),
+        ("tiledstem", {}, "CifarResNet on cpu .its first convolution fits stem only"),
+    ):
+        with pytest.raises(ArgumentError, match=f"must not be {backend} for this net.*{message}"):
+            make(**options | {"backend": backend} | given)
 
     def meanless(weight: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor, *rest: Any) -> Any:
         return fold_stem(weight, bias, 0 * mean, *rest, dtype=torch.bfloat16)
@@ -449,14 +454,15 @@ def test_integer_noise_on_a_device(make: Make) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "backend", ["fused", "onchip", "stem", "cudnn", "triton", "compile", "eager", "auto"]
+    "backend",
+    ["fused", "onchip", "tiledstem", "stem", "cudnn", "triton", "compile", "eager", "auto"],
 )
 def test_counts_on_a_device(make: Make, backend: str) -> None:
     """Only near ties may differ from the reference on the CPU; nothing may on a rerun.
 
     Triton's convolutions compile for a minute each in float32, so bf16 moves more ties there.
     """
-    low = backend in ("fused", "onchip", "triton", "stem", "auto")
+    low = backend in ("fused", "onchip", "triton", "tiledstem", "stem", "auto")
     precision, ties = ("bf16", 90) if low else ("fp32", 20)
     shape = (32, 32, 3) if backend in ("fused", "onchip") else SHAPE
     options = resnet_options(

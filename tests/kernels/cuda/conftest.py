@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualsmooth.kernels.cuda.stages import Program, Stage
+from dualsmooth.kernels.cuda import stages
+from dualsmooth.kernels.cuda.stages import Choice, Program
 
 HOST = Path(__file__).with_name("host.h")
+DEVICE = Path(stages.__file__).with_name("instructions.cu")
 FLAGS = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC")
 ENTRY = """
 static void** passed;
@@ -31,12 +33,12 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made: dict[tuple[str, Stage], ctypes.CDLL] = {}
+        self._made: dict[tuple[str, Choice], ctypes.CDLL] = {}
         self.edit: Callable[[str], str] = str
         self.order, self.conflicts = 1, 0
 
     def launch(
-        self, program: Program, stage: Stage, rows: int, *arguments: torch.Tensor | int
+        self, program: Program, choice: Choice, blocks: int, *arguments: torch.Tensor | int
     ) -> None:
         """What `stages.launch` does on a device."""
         values = [
@@ -44,21 +46,21 @@ class Host:
             for a in arguments
         ]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        run = self._build(program, stage).run
+        run = self._build(program, choice).run
         run.restype = ctypes.c_longlong
-        for block in range(-(-rows // stage.images)):
+        for block in range(blocks):
             self.conflicts += run(block, self.order, places)
 
-    def _build(self, program: Program, stage: Stage) -> ctypes.CDLL:
-        first, _, rest = program.source.partition("// A whole stage of a CIFAR ResNet on chip")
-        assert "mma.sync" in first
-        source = self.edit("//" + rest)
-        key = source + program.kernel, stage
+    def _build(self, program: Program, choice: Choice) -> ctypes.CDLL:
+        whole, instructions = program.source, DEVICE.read_text()
+        assert whole.startswith(instructions)
+        source = self.edit(whole.removeprefix(instructions))
+        key = source + program.kernel, choice
         if key not in self._made:
             code = self._folder / f"{len(self._made)}.cpp"
             code.write_text(HOST.read_text() + source + ENTRY.replace("KERNEL", program.kernel))
             built = code.with_suffix(".so")
-            options = [d for d in stage.definitions if d.startswith("-D")]
+            options = [d for d in choice.definitions if d.startswith("-D")]
             subprocess.run(["g++", *FLAGS, *options, code, "-o", built], check=True)
             self._made[key] = ctypes.CDLL(str(built))
         return self._made[key]

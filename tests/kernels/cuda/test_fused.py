@@ -82,10 +82,10 @@ def check(host: Any, monkeypatch: pytest.MonkeyPatch, count: int = 3, **options:
     """Activations between the kernels, logits and votes; returns the logits."""
     between = list[torch.Tensor]()
 
-    def launch(program: Program, stage: object, rows: int, *arguments: Any) -> None:
-        host.launch(program, stage, rows, *arguments)
+    def launch(program: Program, stage: object, blocks: int, *arguments: Any) -> None:
+        host.launch(program, stage, blocks, *arguments)
         shape = {"noisy_stage": (16, 32), "inner_stage": (8, 64)}.get(program.kernel, (0, 0))
-        size = (rows, shape[0], shape[0], shape[1])
+        size = (count, shape[0], shape[0], shape[1])
         between.extend(a for a in arguments[1:] if not isinstance(a, int) and a.shape == size)
 
     monkeypatch.setattr(fused, "launch", launch)
@@ -189,7 +189,7 @@ def test_a_broken_kernel_is_noticed(
     assert any(changed)
 
 
-NORMALS = Program("test_normals", "", ("normals",), ())
+NORMALS = Program("test_normals", "", ("instructions", "stage", "normals"))
 TEST_NORMALS = """
 extern "C" __global__ void test_normals(
     const u32* counter, const u32* key, u32* words, float* z, int n) {

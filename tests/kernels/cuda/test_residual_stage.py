@@ -50,7 +50,9 @@ def run_stage(host: Any, stage: Stage, rows: int, blocks: int = 1, order: int = 
     """Largest difference from the reference."""
     x, weight, bias = problem(stage, rows, 2 * blocks)
     out, host.order = torch.full_like(x, float("nan")), order
-    host.launch(RESIDUAL, stage, rows, x, out, pack_weights(weight), bias, rows, blocks)
+    host.launch(
+        RESIDUAL, stage, stage.blocks(rows), x, out, pack_weights(weight), bias, rows, blocks
+    )
     return float((out.float() - expected(x, weight, bias).float()).abs().max())
 
 
