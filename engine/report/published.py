@@ -13,11 +13,7 @@ from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import Row
 
 FILE = Path(__file__).with_name("published.tsv")
-PAPERS = {
-    "cohen2019": "Cohen, Rosenfeld and Kolter (2019), every 20th test image of CIFAR-10 or every "
-    "100th of ImageNet's validation set",
-    "acr2025": "ResNet-110 in Sun et al. (2025), Average Certified Radius is a Poor Metric",
-}
+PAPERS = {"cohen2019": "Cohen et al. (2019)", "acr2025": "Sun et al. (2025)"}
 IMAGENET_CLASSES = 1000
 
 
@@ -55,11 +51,12 @@ def _data(run: Run) -> str:
 
 def _run(line: str) -> Run:
     name, images, abstained, radii = line.split("\t")
-    rows = [Row(0.0, False, True)] * int(abstained)
+    sigma = float(name.rpartition("-")[2])
+    rows = [Row(0.0, False, True, sigma=sigma)] * int(abstained)
     for step in radii.split():
         radius, _, count = step.partition("x")
-        rows += [Row(float(radius), True, False)] * int(count or 1)
-    rows += [Row(0.0, False, False)] * (int(images) - len(rows))
+        rows += [Row(float(radius), True, False, sigma=sigma)] * int(count or 1)
+    rows += [Row(0.0, False, False, sigma=sigma)] * (int(images) - len(rows))
     paper = PAPERS[name.partition("-")[0]]
-    origin = f"published by {paper}; n0 = 100, n = 100,000, alpha not recorded"
+    origin = f"as published by {paper}, n0 = 100, n = 100,000, alpha not recorded"
     return Run(name, FILE, rows, origin=origin)

@@ -105,5 +105,5 @@ def test_the_command_puts_them_beside_a_run(tmp_path: Path) -> None:
 def test_a_report_says_where_they_come_from() -> None:
     runs = published("cohen2019-cifar10-1", [])
     text = markdown(runs, [summarize(run.name, run.rows, (0.5,)) for run in runs], [])
-    assert "published by Cohen, Rosenfeld and Kolter (2019)" in text
+    assert "as published by Cohen et al. (2019), n0 = 100" in text
     assert "alpha not recorded" in text
