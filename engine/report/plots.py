@@ -37,7 +37,10 @@ def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
     found = [_curves(seen, at_least)]
     if bound := [run for run in seen if any(row.limit for row in run.rows)]:
         found.append(_limits(bound))
-    found.append(radii_plot(seen))
+    if whole := [
+        run for run in seen if not run.origin
+    ]:  # the others lack the radii of wrong images
+        found.append(radii_plot(whole))
     levels = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
     if routed := [run for run in seen if len(levels[run.name]) > 1]:
         found.append(sigmas_plot(routed))

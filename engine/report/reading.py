@@ -43,7 +43,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     written: str = ""
-    origin: str = "votes and alpha not recorded in the file"
+    origin: str = ""
 
     @cached_property
     def classes(self) -> list[str]:
@@ -63,7 +63,7 @@ class Run:
         """Votes, alpha and data, or that the file does not say."""
         known = self.configuration
         if not known:
-            return self.origin
+            return self.origin or "votes and alpha not recorded in the file"
         prepared = f"; images {self.prepared}" if self.prepared else ""
         return (
             f"{self.votes}, alpha = {joint_alpha(known):g}, seed {known['seed']}, "

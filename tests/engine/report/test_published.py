@@ -12,6 +12,7 @@ from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.report.markdown import markdown
+from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.published import published
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import summarize
@@ -107,3 +108,4 @@ def test_a_report_says_where_they_come_from() -> None:
     text = markdown(runs, [summarize(run.name, run.rows, (0.5,)) for run in runs], [])
     assert "as published by Cohen et al. (2019), n0 = 100" in text
     assert "alpha not recorded" in text
+    assert [plot.name for plot in plots(runs)] == ["curves"]  # no radii of images that were wrong
