@@ -69,8 +69,9 @@ class Gap:
 
 
 def signed(value: float, decimals: int = 1) -> str:
-    """A difference with its sign; zero alone has none."""
-    return f"{value:{'+' if value else ''}.{decimals}f}"
+    """A difference with its sign; what rounds to zero has none."""
+    rounded = round(value, decimals)
+    return f"{rounded or 0.0:{'+' if rounded else ''}.{decimals}f}"
 
 
 def against_best_fixed(summaries: Sequence[Summary], runs: Sequence[Run] = ()) -> list[Gap]:

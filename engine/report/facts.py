@@ -21,7 +21,7 @@ def shared_facts(runs: Sequence[Run]) -> tuple[Facts, list[Facts]]:
         for name, text in (recorded[0] if recorded else {}).items()
         if all(facts.get(name) == text for facts in recorded)
     }
-    return common, [{k: v for k, v in facts.items() if k not in common} for facts in found]
+    return common, [{k: v for k, v in facts.items() if common.get(k) != v} for facts in found]
 
 
 def bundles(runs: Sequence[Run]) -> list[str]:
@@ -34,7 +34,7 @@ def _facts(run: Run) -> Facts:
     """A fact a line, empty ones left out; every text of the record is made printable."""
     c = run.configuration
     if not c:
-        return {"date": run.written, "settings": run.origin}
+        return {"date": run.written, "votes": run.origin}
     found = {
         "model": c["bundle"],
         "digest": f"sha256 {c['bundle_digest'][:SHOWN]}",

@@ -14,7 +14,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.report import compare, facts
 from dualsmooth.engine.report.drawing import COLOURS, DASHES, Plot, inline_svg
-from dualsmooth.engine.report.plots import certified, largest_asked, limit_of
+from dualsmooth.engine.report.plots import LIMITS, certified, largest_asked, limit_of
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.report.thumbnails import ENDS, thumbnails
 from dualsmooth.engine.runs.summary import Row, Summary, bounds_of_shares
@@ -158,8 +158,8 @@ def _cells(row: Row, number: int, run: Run) -> list[Any]:
 
 def _reason(row: Row, limit: str) -> str:
     """Why the method abstained, or which side limited the radius."""
-    if limit == "asked":
-        return "no larger radius was asked for"
+    if limit in ("asked", "next"):
+        return LIMITS[limit][0]
     if limit == "votes":
         return "limited by votes: all agreed"
     if not row.limit:

@@ -109,6 +109,7 @@ LIMITS = {
     "both": ("selector and classifier alike", "#c46a9c"),
     "region": ("region: another noise level or answer begins", "#b28700"),
     "asked": ("asked for no larger radius", "#6a5acd"),
+    "next": ("the next larger radius asked for was not shown", "#8c564b"),
     "abstained": ("abstained: nothing is certified", ABSTAINED),
 }
 """What bounded a radius, in words, and its colour."""
@@ -118,7 +119,9 @@ def limit_of(row: Row, asked: float = math.inf) -> str:
     """Key of `LIMITS` for an image; ``asked`` is the largest radius the run asked for."""
     if row.abstained:
         return "abstained"
-    return "asked" if row.radius >= asked else row.limit
+    if row.radius >= asked:
+        return "asked"
+    return "next" if row.exceeds_radius else row.limit
 
 
 def largest_asked(run: Run) -> float:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import dualsmooth as ds
 from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.report.compare import against_best_fixed, cells, leaders
+from dualsmooth.engine.report.compare import against_best_fixed, cells, leaders, signed
 from dualsmooth.engine.report.reading import Run, read_runs
 from dualsmooth.engine.report.tables import csv_table, latex_table
 from dualsmooth.engine.report.text import text_table
@@ -62,6 +62,13 @@ def test_only_the_best_is_marked_and_ties_by_their_counts() -> None:
     assert leaders(close)[0] == leaders([ONE])[0] == set()
     body = text_table(close).splitlines()[2:5]
     assert [line.split()[1] for line in body] == ["0.1", "0.1*", "0.1*"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0.0"), (-0.0, "0.0"), (-0.04, "0.0"), (-0.06, "-0.1"), (1, "+1.0")]
+)
+def test_a_difference_of_nothing_has_no_sign(value: float, text: str) -> None:
+    assert signed(value) == text
 
 
 def of(name: str, method: str, radii: list[float], first: int = 0, **more: object) -> Run:

@@ -100,7 +100,8 @@ def test_captions_state_images_votes_alpha_and_intervals() -> None:
 
 
 def test_histograms_share_one_axis_and_limits_add_up_to_every_image() -> None:
-    decided = replace(FIRST, name="decided", configuration=CONFIGURATION | {"radii": [0.3, 0.5]})
+    rows = [replace(row, exceeds_radius=row.radius > 0.1) for row in FIRST.rows]
+    decided = Run("decided", Path("d"), rows, CONFIGURATION | {"radii": [0.3, 0.5]})
     drawn = {plot.name: plot for plot in plots([FIRST, SECOND, decided])}
     panels, limits = Figure(), Figure()
     drawn["radii"].draw(panels)
@@ -112,6 +113,7 @@ def test_histograms_share_one_axis_and_limits_add_up_to_every_image() -> None:
              for bars in limits.axes[0].containers}  # fmt: skip
     assert np.sum([*parts.values()], axis=0) == pytest.approx([100, 100, 100])
     assert parts["asked for no larger radius"] == pytest.approx([0, 0, 400 / 9])
+    assert parts["the next larger radius asked for was not shown"] == pytest.approx([0, 0, 300 / 9])
     assert parts["abstained"] == pytest.approx([100 / 9, 0, 100 / 9])
 
 
