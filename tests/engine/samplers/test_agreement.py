@@ -11,6 +11,9 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError, SamplerError
+from dualsmooth.engine.models.architectures.ordered import OrderedScore
+from dualsmooth.engine.models.joint import class_votes, level_votes
+from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.samplers.choose import make_sampler
 from dualsmooth.engine.samplers.cpu import CpuSampler
@@ -209,3 +212,40 @@ def test_a_network_that_needs_float32_is_named_at_the_start() -> None:
     with pytest.raises(ArgumentError, match=r"^precision must suit the network .*try fp32"):
         CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="bf16")
     CpuSampler({"m": Float32()}, {"m": CLASSES}, SHAPE, seed=0, precision="fp32").close()
+
+
+class Outputs(torch.nn.Module):
+    """Some outputs of a network."""
+
+    def __init__(self, network: torch.nn.Module, which: slice) -> None:
+        super().__init__()
+        self.network, self.which = network, which
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.network(x)
+        return outputs[:, self.which]
+
+
+@pytest.mark.parametrize("kind", [TorchSampler, CpuSampler])
+def test_sums_of_joint_votes_are_the_votes_of_either_head(kind: type[Any]) -> None:
+    if kind is CpuSampler and not noise_votes.available():
+        pytest.skip("the compiled loops were not built")
+    torch.manual_seed(2)
+    trunk = create("small_convnet", {"widths": [4], "hidden": 8, "num_classes": 6}).eval()
+    networks = {
+        "pairs": OrderedScore(trunk, [-0.05, 0.05], joint=True),
+        "levels": OrderedScore(Outputs(trunk, slice(5, 6)), [-0.05, 0.05]),
+        "classes": Outputs(trunk, slice(5)),
+    }
+    outputs = {"pairs": 15, "levels": 3, "classes": 5}
+    ready = {name: network.eval() for name, network in networks.items()}
+    sampler = kind(ready, outputs, (8, 8, 1), seed=7, batch_size=32, threads=1)
+    for slot in range(3):
+        sampler.load(slot, np.random.default_rng(slot).random((8, 8, 1)).astype(np.float32))
+    pairs, levels, classes = (sampler.count(name, SEGMENTS) for name in networks)
+    for row, level, label in zip(pairs, levels, classes, strict=True):
+        assert_array_equal(level_votes(row, 3), level)
+        assert_array_equal(class_votes(row, 3), label)
+    assert (levels > 0).any(0).sum() > 1
+    assert (classes > 0).any(0).sum() > 1
+    sampler.close()
