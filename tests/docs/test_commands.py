@@ -2,13 +2,12 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from dualsmooth.engine.cli.app import app
 
@@ -54,9 +53,7 @@ def test_every_row_has_two_cells(sections: dict[str, str]) -> None:
 
 
 def test_help_names_no_option_that_is_missing(sections: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dualsmooth", "report", "--help"], capture_output=True, text=True
-    )
+    done = CliRunner().invoke(app, ["report", "--help"])
     told = set(re.findall(r"--[a-z-]+", done.stdout)) - {"--help"}
     assert told
     assert told <= set(re.findall(r"--[a-z-]+", sections["report"]))
