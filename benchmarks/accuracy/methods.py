@@ -20,7 +20,7 @@ import numpy as np
 
 from dualsmooth.engine import Budget, Bundle, Certificate, MemorySmoothing, load_bundle
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import choose_images, load_images
+from dualsmooth.engine.data.spec import chosen_ids, load_images
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     bundle, data = load_bundle(options.bundle), load_images(options.data)
-    ids = choose_images(len(data.labels), options.skip, options.max)
+    ids = chosen_ids(data, options.skip, options.max)
     lines = compare(bundle, data, ids, options.anchors, Budget.fixed(100, options.n), options.runs)
     about = (
         f"`{bundle.name}` on {len(ids)} images of `{options.data}`, n0 = 100, n = {options.n:,}, "

@@ -32,7 +32,7 @@ from dualsmooth.engine import (
     load_bundle,
 )
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import choose_images, load_images
+from dualsmooth.engine.data.spec import chosen_ids, load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.method import Method
@@ -197,7 +197,7 @@ def main() -> None:
     bundle = load_bundle(options.bundle)
     others = [load_bundle(name) for name in options.other]
     data = load_images(options.data)
-    ids = choose_images(len(data), options.skip, None)
+    ids = chosen_ids(data, options.skip, None)
     settings = Settings(Budget.fixed(options.n0, options.n), precision=options.precision)
     summaries, lost = measure(bundle, others, data, ids, settings, options.runs, options.runner_up)
     compared = compare(summaries)

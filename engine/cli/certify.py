@@ -119,7 +119,7 @@ def certify(
     from dualsmooth.engine.cli.report import terminal_width
     from dualsmooth.engine.data.class_folders import read_classes
     from dualsmooth.engine.data.prepare import Prepare
-    from dualsmooth.engine.data.spec import choose_images, load_images, named_or_digits
+    from dualsmooth.engine.data.spec import chosen_ids, load_images, named_or_digits
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.report.text import text_table
     from dualsmooth.engine.runs.certify import certify_run
@@ -143,7 +143,7 @@ def certify(
     spec = named_or_digits("data", data, shape)
     ways: dict[str, Any] = {"known": loaded.classes, "most": max_, "prepare": prepare}
     images = load_images(spec, shape=shape, classes=order, **ways)
-    ids = [images.image_ids[place] for place in choose_images(len(images), skip, max_)]
+    ids = chosen_ids(images, skip, max_)
     summary, occupancy = certify_run(
         chosen,
         images,

@@ -55,7 +55,7 @@ def frontier(
     Example: dualsmooth frontier fashion-dual --data idx:DIR --skip 100 --runner-up --out frontier
     """
     from dualsmooth.engine.budget import Budget
-    from dualsmooth.engine.data.spec import choose_images, load_images
+    from dualsmooth.engine.data.spec import chosen_ids, load_images
     from dualsmooth.engine.machine import machine
     from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.compare import against_best_fixed
@@ -69,7 +69,7 @@ def frontier(
     require_matplotlib()
     loaded = load_bundle(bundle)
     images = load_images(data, shape=loaded.input_shape, most=max_)
-    ids = choose_images(len(images.labels), skip, max_)
+    ids = chosen_ids(images, skip, max_)
     drawn = (alpha, seed, 0, device, precision, batch_size, threads)
     settings = Settings(Budget.fixed(n0, n), *drawn)
     found = summaries(draw(loaded, images, ids, settings, out, runner_up=runner_up))

@@ -225,3 +225,9 @@ def choose_images(count: int, skip: int, most: int | None) -> list[int]:
     if not chosen:
         raise ArgumentError("data", "must hold at least one image", 0)
     return chosen
+
+
+def chosen_ids(data: ImageSet, skip: int, most: int | None) -> list[int]:
+    """Ids of the images that `choose_images` chooses."""
+    known = data.image_ids
+    return [known[place] for place in choose_images(len(data), skip, most)]

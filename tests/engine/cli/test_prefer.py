@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.operating_point import at_point
 from dualsmooth.engine.models.sources.folder import save_bundle
@@ -80,3 +82,18 @@ def test_a_frontier_is_drawn_and_goes_on(run: Run) -> None:
     assert run(*command)[0] == 0
     assert Path("f/frontier.json").read_bytes() == first
     assert "must have a selector" in run("frontier", "digits-dual", *command[2:])[2]
+
+
+def test_a_frontier_takes_images_by_their_own_ids(run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    digits = load_images("digits")
+    known = {
+        "images": digits.images[:3],
+        "labels": digits.labels[:3],
+        "index": np.array([7, 30, 3]),
+    }
+    np.savez("some.npz", **known)
+    command = ("frontier", "ordered", "--data", "npz:some.npz", "--skip", 2, "--n0", 10)
+    code, _, err = run(*command, "--n", 100, "--precision", "fp32", "--out", "f")
+    assert code == 0, err
+    assert [c.image_id for c in read_log(next(Path("f").glob("*/run.json")).parent)] == [3, 7]
