@@ -3,7 +3,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LIMITS := requirements/constraints.txt
-PIP    := $(BIN)/python -m pip install -q -c $(LIMITS)
+# Half of an installation is compiling files that nothing imports; Python compiles what it imports.
+PIP    := $(BIN)/python -m pip install -q --no-compile -c $(LIMITS)
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: certify report docs test test-all aot lint pins clean
 
@@ -15,6 +17,7 @@ $(STAMP): pyproject.toml $(LIMITS)
 
 $(VENV)/.installed-test: $(STAMP)
 	$(PIP) -e '.[test,dev,report,export,browser]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # tests start many processes
 	touch $@
 
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
