@@ -139,6 +139,14 @@ def kernel_times(turn: Turn) -> dict[str, Any]:
     return dict(gpu_kernels.timed(every, 15))
 
 
+def on_chip_times(turn: Turn) -> dict[str, Any]:
+    """Networks with stages on chip and tiled stems, per 100,000 draws."""
+    device = turn.place.device
+    network = folded_resnet(cifar(18, turn.place, ()).balanced(), torch.bfloat16, device)
+    assert network is not None
+    return dict(gpu_kernels.timed(gpu_kernels.on_chip_kernels(device, network), 15))
+
+
 def items(place: Place) -> list[Item]:
     """What takes longest first: all of it runs side by side, but for the times."""
     found = [Item("machine", machine, beside=True), *_programs(place)]
@@ -152,9 +160,10 @@ def items(place: Place) -> list[Item]:
     }
     for blocks, backends in networks.items():
         subject = cifar(blocks, place, backends)
-        for backend in backends if not place.tiny else backends[:2]:
+        for backend in ("triton", "eager") if place.tiny else backends:
             found.append(votes_item(f"ResNet-{6 * blocks + 2}", subject, backend))
     if not place.tiny:
+        found.append(Item("on-chip times", on_chip_times, (ON_CHIP,), limit=40))
         found.append(Item("kernel times", kernel_times, KERNELS, limit=60))
     return found
 

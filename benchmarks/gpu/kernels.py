@@ -12,8 +12,13 @@ from functools import partial
 
 import torch
 
+from dualsmooth.benchmarks.gpu.items import Unavailable
 from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, SEED, SIGMA
 from dualsmooth.kernels import ops
+from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
+from dualsmooth.kernels.cuda.residual_stage import on_chip
+from dualsmooth.kernels.cuda.stages import shared_memory
+from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_votes
@@ -130,6 +135,37 @@ def layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     images, key = torch.rand(16, 32, 32, 3, device=device), seed_key(SEED, device)
     votes = partial(resnet_votes, images, rows, key, network, counts)
     made.append(Contestant("ResNet-110 with noise and votes", batch, votes, 5.2e6, 0.5063e9))
+    return made
+
+
+def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contestant]:
+    """The network with its stages on chip, and in three kernels; tiled stems beside their noise."""
+    shared, key = shared_memory(device), seed_key(SEED, device)
+    chip = on_chip(network, 32, shared)
+    whole = None if chip is None else FusedResNet.fuse(chip)
+    if chip is None or whole is None:
+        raise Unavailable("too little shared memory, or no CuPy")
+    images, rows = torch.rand(16, 32, 32, 3, device=device), rows_of(CIFAR_BATCH, device)
+    counts = torch.zeros(16, 11, dtype=torch.int64, device=device)
+    batch = images, rows, key
+    calls: list[tuple[str, Callable[[], object], float]] = [
+        ("with stages on chip", partial(resnet_votes, *batch, chip, counts), 3.44e5),
+        ("in three kernels", partial(fused_logits, *batch, whole, counts), 4.9e4),
+    ]
+    made = [Contestant(f"ResNet-110 {n}", CIFAR_BATCH, c, size, 0.5063e9) for n, c, size in calls]
+    for shape in SHAPES:
+        size = CIFAR_BATCH if shape.height == 32 else IMAGENET_BATCH
+        choice = TiledStem.choose(shape, shared)
+        assert choice is not None
+        weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
+        parts = (shape.outputs, 0.1), (3, 0.45), (3, 0.25)
+        folded = fold_stem(weight, *(torch.full((n,), v, device=device) for n, v in parts))
+        images = torch.rand(16, shape.height, shape.width, 3, device=device)
+        arguments = images, rows_of(size, device), key, folded, pack_stem(folded), choice
+        pixels = shape.out_height * shape.out_width
+        work = 2 * pixels * shape.outputs, 2 * pixels * shape.kernel**2 * 3 * shape.outputs
+        name = f"tiled stem {shape.height}px to {shape.outputs}"
+        made.append(Contestant(name, size, partial(tiled_stem, *arguments), *work))
     return made
 
 

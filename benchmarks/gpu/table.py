@@ -34,7 +34,7 @@ def subjects(place: Place) -> list[Subject]:
     if place.tiny:
         few: dict[str, Any] = {"batch": 32, "checked": 150, "exact": 60}
         return [
-            cifar(18, place, ("cudnn", "triton")),
+            cifar(18, place, ("eager", "triton")),
             Subject("tiny ResNet-18", deep.resnet18_cifar, 8, backends=("eager",), **few),
         ]
     backends = "tiledstem", "stem", "cudnn", "eager"
