@@ -83,10 +83,15 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 
-PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate -c $(LIMITS)
+UV  := build/uv/bin/uv
+PIN := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate -c $(LIMITS)
 EXTRAS := $(foreach extra,runtime export report parquet cluster cpu,--extra $(extra))
 
-pins:
+$(UV):
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install -q uv
+
+pins: $(UV)
 	$(PIN) -q -o requirements/release.txt
 	$(PIN) -q $(EXTRAS) -o requirements/release-extras.txt
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
     BatchOption,
     BundleArgument,
@@ -17,6 +18,7 @@ from dualsmooth.engine.cli.options import (
 from dualsmooth.engine.printable import printable
 
 
+@with_image_options()
 def frontier(
     bundle: BundleArgument,
     data: Annotated[str, typer.Option(help="SPEC of the images, as for certify.")],
@@ -46,6 +48,7 @@ def frontier(
     precision: PrecisionOption = "auto",
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
+    **options: Any,
 ) -> None:
     """Draw certified accuracy at every operating point beside every fixed level and the oracle.
 
@@ -57,7 +60,6 @@ def frontier(
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.data.spec import chosen_ids, load_images
     from dualsmooth.engine.machine import machine
-    from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.report.compare import against_best_fixed
     from dualsmooth.engine.report.drawing import require_matplotlib
     from dualsmooth.engine.report.frontier import EXPLORATION, write_frontier
@@ -67,8 +69,10 @@ def frontier(
     from dualsmooth.engine.settings import Settings
 
     require_matplotlib()
-    loaded = load_bundle(bundle)
-    images = load_images(data, shape=loaded.input_shape, most=max_)
+    taken = ImageOptions.take(options)
+    loaded = taken.load(bundle, trust=False)
+    ways: dict[str, Any] = {"most": max_, "prepare": taken.prepare(loaded)}
+    images = load_images(data, shape=loaded.input_shape, **ways)
     ids = chosen_ids(images, skip, max_)
     drawn = (alpha, seed, 0, device, precision, batch_size, threads)
     settings = Settings(Budget.fixed(n0, n), *drawn)

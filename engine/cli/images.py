@@ -83,17 +83,19 @@ class ImageOptions:
             mean, std = mean or [*IMAGENET["mean"]], std or [*IMAGENET["std"]]
         return load_bundle(source, trust=trust, mean=mean, std=std)
 
-    def prepare(self, bundle: "Bundle") -> "Prepare":
-        """What is done with the images of a bundle."""
+    def prepare(self, bundle: "Bundle | None" = None) -> "Prepare":
+        """What is done with images, those of a bundle where there is one."""
         from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 
         base = AS_STORED
         if self.preprocess == "imagenet":
             base = Prepare(resize=(256,), crop=224)
         elif self.preprocess == "auto":
-            if bundle.preparation is None:
+            if bundle is None or bundle.preparation is None:
                 rule = "auto needs a network of timm or transformers, or a checkpoint of a ResNet"
-                raise ArgumentError("preprocess", rule, bundle.name, "say --resize and --crop")
+                raise ArgumentError(
+                    "preprocess", rule, bundle and bundle.name, "say --resize and --crop"
+                )
             base = Prepare.of(bundle.preparation)
         return Prepare(
             self.background or "",

@@ -1,14 +1,16 @@
 """``dualsmooth search``: noise levels of anchor images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.printable import printable
 
 
+@with_image_options()
 def search(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for certify.")],
     data: Annotated[
@@ -23,6 +25,7 @@ def search(
     seed: Annotated[int, typer.Option(help="Noise seed.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     trust_model: TrustOption = False,
+    **options: Any,
 ) -> None:
     """Search the best noise level of each anchor, for --method insta.
 
@@ -31,12 +34,13 @@ def search(
     """
     from dualsmooth.engine.data.spec import choose_images, load_images
     from dualsmooth.engine.methods.search import make_search
-    from dualsmooth.engine.models.sources.load import load_bundle
     from dualsmooth.engine.runs.search import search_anchors
     from dualsmooth.engine.settings import Settings
 
-    loaded = load_bundle(bundle, trust=trust_model)
-    images = load_images(data, shape=loaded.input_shape, most=max_)
+    about = ImageOptions.take(options)
+    loaded = about.load(bundle, trust=trust_model)
+    ways: dict[str, Any] = {"most": max_, "prepare": about.prepare(loaded)}
+    images = load_images(data, shape=loaded.input_shape, **ways)
     chosen = images.images[choose_images(len(images.labels), skip, max_)]
     settings = Settings(seed=seed, threads=threads)
     anchors = search_anchors(loaded, chosen, make_search(loaded, search), settings, out)

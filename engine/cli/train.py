@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.printable import printable
 
 
+@with_image_options("resize", "crop", "interpolation", "background")
 def train(
     recipe: Annotated[
         str,
@@ -35,6 +37,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT.train.")
     ] = False,
+    **options: Any,
 ) -> None:
     """Train the networks of a bundle.
 
@@ -47,5 +50,6 @@ def train(
     from dualsmooth.engine.train import run as recipes
 
     asked: dict[str, Any] = {"seed": seed, "device": device, "resume": resume}
+    asked["prepare"] = ImageOptions.take(options).prepare()
     recipes.train(recipe, data, out, options=set_ or (), max_images=max_, **asked)
     typer.echo(f"{printable(out)}/bundle.json")

@@ -5,17 +5,19 @@ from dataclasses import replace
 import numpy as np
 
 from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.data.spec import WITH_SPLIT, load_images
 from dualsmooth.engine.errors import ArgumentError
 
 
-def training_images(spec: str, count: int | None = None) -> ImageSet:
+def training_images(spec: str, count: int | None = None, prepare: Prepare = AS_STORED) -> ImageSet:
     """The training split of a SPEC, or its first images.
 
     Images that lie class after class, as `folder:` reads them, are shuffled first, always the same
     way: the first ones then hold every class, and so does whatever a recipe sets apart.
     """
-    images = load_images(training_split(spec))
+    images = load_images(training_split(spec), prepare=prepare)
+    images = replace(images, images=np.asarray(images.images))
     if count is not None and (type(count) is not int or not 1 <= count <= len(images)):
         raise ArgumentError("max", f"must be an integer in [1, {len(images)}]", count)
     order = np.arange(len(images))
@@ -25,8 +27,7 @@ def training_images(spec: str, count: int | None = None) -> ImageSet:
         return images
     chosen = order[:count]
     ids = None if images.ids is None else images.ids[chosen]
-    pixels, labels = np.asarray(images.images)[chosen], images.labels[chosen]
-    return replace(images, images=pixels, labels=labels, ids=ids)
+    return replace(images, images=images.images[chosen], labels=images.labels[chosen], ids=ids)
 
 
 def training_split(spec: str) -> str:

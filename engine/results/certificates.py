@@ -15,7 +15,7 @@ from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
 from dualsmooth.engine.runs.log import RunLog, read_log
-from dualsmooth.engine.runs.record import joint_alpha, read_configuration, read_run
+from dualsmooth.engine.runs.record import alpha_of_looks, joint_alpha, read_configuration, read_run
 from dualsmooth.engine.runs.run_checks import SOURCE
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
@@ -142,7 +142,8 @@ class Certificates(list[Certificate]):
     def summary(self, radii: Sequence[float] | None = None) -> Summary:
         """Certified accuracies at radii, average certified radius, abstentions, votes per image."""
         name = self[0].method if self else ""
-        return summarize(name, self._rows, self._radii if radii is None else radii)
+        looks = alpha_of_looks(self.configuration)
+        return summarize(name, self._rows, self._radii if radii is None else radii, alpha=looks)
 
     @property
     def _rows(self) -> list[Row]:

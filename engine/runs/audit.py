@@ -24,6 +24,7 @@ from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.log import LOG, SUMMARY, TABLE
 from dualsmooth.engine.runs.record import (
     Source,
+    alpha_of_looks,
     check_configuration,
     earlier_looks,
     joint_alpha,
@@ -181,8 +182,8 @@ def _check_tables(seen: Audit) -> None:
         return
     ordered = [seen.certificates[i] for i in sorted(seen.certificates)]
     assert seen.plan is not None
-    radii = seen.plan.budget.radii or RADII
-    summary = summarize(seen.plan.method.name, rows_of(ordered), radii).to_dict()
+    radii, looks = seen.plan.budget.radii or RADII, alpha_of_looks(seen.configuration)
+    summary = summarize(seen.plan.method.name, rows_of(ordered), radii, alpha=looks).to_dict()
     expected = {TABLE: table(ordered), SUMMARY: json.dumps(summary, indent=1) + "\n"}
     for name, text in expected.items():
         try:

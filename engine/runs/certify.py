@@ -15,7 +15,7 @@ from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.describe import as_recorded, checked, describe
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runs.progress import Progress
-from dualsmooth.engine.runs.record import read_configuration
+from dualsmooth.engine.runs.record import alpha_of_looks, read_configuration
 from dualsmooth.engine.runs.resume import check_logged, grows, next_look, read_earlier
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
@@ -74,7 +74,8 @@ def certify_run(
                 read_earlier(book, folder, method, data, configuration, image_ids)
             _certify_missing(session, data, image_ids, log, book)
             rows = rows_of([log.done[i] for i in image_ids])
-            summary = summarize(method.name, rows, settings.budget.radii or RADII)
+            radii, looks = settings.budget.radii or RADII, alpha_of_looks(configuration)
+            summary = summarize(method.name, rows, radii, alpha=looks)
             log.finish(summary.to_dict())
     return summary, session.occupancy.share
 

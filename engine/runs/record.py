@@ -104,6 +104,11 @@ def joint_alpha(configuration: Mapping[str, Any]) -> float:
     )
 
 
+def alpha_of_looks(configuration: Mapping[str, Any]) -> float | None:
+    """The joint alpha of a run that has grown; None for others, whose certificates say theirs."""
+    return joint_alpha(configuration) if earlier_looks(configuration) else None
+
+
 def read_configuration(folder: Path) -> dict[str, Any]:
     """The configuration in a run's ``run.json``, every field of it checked."""
     configuration: dict[str, Any] = read_run(folder)["configuration"]

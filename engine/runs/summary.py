@@ -88,6 +88,8 @@ class Summary:
         Votes per image.
     at_least : bool
         Radii equal to r were counted too.
+    alpha : float or None
+        Failure probability per image over all looks at a run that has grown; None for others.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Summary:
     abstained: int
     draws: float
     at_least: bool = False
+    alpha: float | None = None
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy at a radius, in [0, 1]."""
@@ -117,7 +120,7 @@ class Summary:
             "average_certified_radius": self.acr,
             "abstained": self.abstained,
             "draws_per_image": self.draws,
-        }
+        } | ({} if self.alpha is None else {"alpha_of_all_looks": self.alpha})
 
 
 def bounds_of_shares(k: ArrayLike, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,7 +139,12 @@ def share_interval(k: int, n: int) -> tuple[float, float]:
 
 
 def summarize(
-    name: str, rows: Sequence[Row], radii: Sequence[float] = RADII, *, at_least: bool = False
+    name: str,
+    rows: Sequence[Row],
+    radii: Sequence[float] = RADII,
+    *,
+    at_least: bool = False,
+    alpha: float | None = None,
 ) -> Summary:
     """Summarize rows; `Row.certified_beyond` says which images count at a radius."""
     images = max(1, len(rows))
@@ -148,6 +156,7 @@ def summarize(
         abstained=sum(row.abstained for row in rows),
         draws=sum(row.draws for row in rows) / images,
         at_least=at_least,
+        alpha=alpha,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from dualsmooth.engine.checks import ascending
 from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.data.splits import training_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import check_target
@@ -67,6 +68,7 @@ def train(
     seed: int = 0,
     options: Sequence[str] = (),
     max_images: int | None = None,
+    prepare: Prepare = AS_STORED,
     device: str = "cpu",
     resume: bool = False,
     progress: bool = True,
@@ -86,7 +88,7 @@ def train(
     out = Path(out)
     ascending("sigmas", recipe.sigmas)  # before the work, not after it
     check_target(out)
-    images = training_images(data, max_images)
+    images = training_images(data, max_images, prepare)
     configuration = describe(recipe, images, device)
     checkpoints = Checkpoints(out.with_name(out.name + ".train"), configuration, resume=resume)
     bundle = run(recipe, images, checkpoints, device=device, progress=progress)
@@ -131,7 +133,7 @@ def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:
         "images_sha256": sha256_of(images.images.tobytes() + images.labels.tobytes()),
         "device": device,
         "torch": torch.__version__,
-    }
+    } | ({"prepare": images.prepare.record} if images.prepare.record else {})
 
 
 CARD = "MODEL_CARD.md"

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.prepare import Prepare
+from dualsmooth.engine.data.splits import training_images
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runs.log import read_log
 
 Run = Callable[..., tuple[int, str, str]]
@@ -603,3 +607,18 @@ def test_train_writes_a_bundle_that_can_be_certified(run: Run, tmp_path: Path) -
     assert code == 2
     assert "set must name one of" in err
     assert not (tmp_path / "other").exists()
+
+
+def test_anchors_and_training_images_are_resized_as_certified_ones(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(np.full((20, 30), ord(name), np.uint8)).save(f"photos/{name}/1.jpg")
+    words = ("search", tiny_bundle, "--data", "folder:photos", "--out", "anchors.npz")
+    code, _, err = run(*words)
+    assert (code, "--resize N and --crop N" in err) == (2, True)
+    assert run(*words, "--resize", 8, "--crop", 8)[0] == 0
+    assert training_images("folder:photos", prepare=Prepare(resize=(8,), crop=8)).shape == (8, 8, 1)
+    with pytest.raises(ArgumentError, match="add a larger --resize"):
+        training_images("folder:photos", prepare=Prepare(crop=64))

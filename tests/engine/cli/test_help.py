@@ -1,10 +1,14 @@
 """Help that reads as the command is written, numbers as people write them, and near misses."""
 
+import re
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from dualsmooth.engine.cli.app import app, main
 from dualsmooth.engine.cli.help import GROUPS, whole_number
+from dualsmooth.engine.data import spec
 
 
 def text(*words: str) -> str:
@@ -65,3 +69,14 @@ def test_near_misses_are_one_line_with_what_was_meant(
     assert exit_.value.code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["certify", "predict", "search", "frontier", "train"])
+def test_commands_that_read_images_have_the_options_that_hints_name(command: str) -> None:
+    """Hints of `engine/data` are about image files, whichever command reads them."""
+    sources = (Path(spec.__file__).parent / name for name in ("class_folders.py", "image_files.py"))
+    hints = " ".join(re.findall(r'hint = "(.*)"', " ".join(map(Path.read_text, sources))))
+    named = set(re.findall(r"--[a-z]+", hints))
+    assert named == {"--resize", "--crop", "--background"}
+    page = text(command)
+    assert {option for option in named if option in page} == named

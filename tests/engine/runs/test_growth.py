@@ -1,5 +1,6 @@
 """Runs that grow: only what is missing is drawn, and a second look needs an alpha of its own."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.report.reading import read_run as report_of
+from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.commit import GroupCommit
@@ -117,10 +119,16 @@ def test_more_votes_are_drawn_from_where_the_earlier_ones_end(
     assert known["earlier"] == [[100, 0.001]]
     assert known["alpha"] == 0.002
     assert joint_alpha(known) <= 0.003
+    told = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("run", "whole")]
+    assert [one.get("alpha_of_all_looks") for one in told] == [joint_alpha(known), None]
+    grown = Certificates.load(tmp_path / "run")
+    assert "alpha 0.003" in repr(grown)
+    grown.save(tmp_path / "saved")
+    assert audit(tmp_path / "saved", DIGITS).findings == []
     seen = audit(tmp_path / "run", DIGITS)
     assert (seen.findings, seen.trusted) == ([], [])
     assert any("all looks together have alpha 0.003" in note for note in seen.notes)
-    assert "alpha = 0.003 over 2 looks" in report_of(tmp_path / "run").conditions
+    assert "2 looks at more and more votes, alpha = 0.003" in report_of(tmp_path / "run").conditions
     assert not (tmp_path / "run" / EARLIER).exists()
     drawn.clear()
     run(fixed, tmp_path / "run", 3, 300, 0.003, resume=True)
