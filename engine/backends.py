@@ -15,9 +15,10 @@ BACKENDS = {
 }
 """Backends that each kind of device has beside ``auto``."""
 
-AUTOMATIC = ("fused", "onchip", "triton", "tiledstem", "stem", "cudnn", "eager")
+AUTOMATIC = ("onchip", "triton", "stem", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
-PyTorch's compiler may choose by timing, so another process could cast other votes."""
+PyTorch's compiler may choose by timing, so another process could cast other votes. Not fused and
+tiledstem before they have run on a device: a fault there would end a process that others serve."""
 
 Tried: TypeAlias = Mapping[str, float | str]
 """Backend -> seconds of a full batch, or why it was refused."""
