@@ -43,12 +43,16 @@ def write_stubs() -> None:
 
 
 class EditableWheel(editable_wheel):
+    """An editable installation that writes the stubs, too."""
+
     def run(self) -> None:
         super().run()
         write_stubs()
 
 
 class Stubs(Command):
+    """The command `stubs`."""
+
     description = "write typings/, by which editors and mypy follow dualsmooth.*"
     user_options: ClassVar[list[tuple[str, str, str]]] = []
 

@@ -1,6 +1,6 @@
 """`certify`: certificates for images in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -21,8 +21,8 @@ def certify(
     *,
     sigma: float | None = None,
     method: str | None = None,
-    image_ids: Sequence[int] | None = None,
-    labels: Sequence[int] | None = None,
+    image_ids: Iterable[int] | None = None,
+    labels: Iterable[int] | None = None,
     budget: Budget | None = None,
     n: int | None = None,
     alpha: float = 1e-3,

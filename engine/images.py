@@ -1,6 +1,6 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, Protocol, TypeAlias
 
@@ -157,7 +157,7 @@ def unit_float(image: NDArray[np.generic]) -> NDArray[np.float32]:
     return image.astype(np.float32)
 
 
-def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
+def check_ids(image_ids: Iterable[int] | None, count: int) -> list[int]:
     """Image ids, by default 0 .. count - 1: ``count`` distinct ones in [0, 2^32)."""
     ids = list(range(count)) if image_ids is None else _integers("image_ids", image_ids)
     if len(ids) != count:
@@ -170,7 +170,7 @@ def check_ids(image_ids: Sequence[int] | None, count: int) -> list[int]:
     return ids
 
 
-def check_labels(labels: Sequence[int], count: int) -> list[int]:
+def check_labels(labels: Iterable[int], count: int) -> list[int]:
     """The true classes, one per image; negative where unknown."""
     found = _integers("labels", labels)
     if len(found) != count:
@@ -178,7 +178,7 @@ def check_labels(labels: Sequence[int], count: int) -> list[int]:
     return found
 
 
-def _integers(argument: str, values: Sequence[int]) -> list[int]:
+def _integers(argument: str, values: Iterable[int]) -> list[int]:
     try:
         return [index(value) for value in values]
     except TypeError as error:  # floats are refused, even whole ones

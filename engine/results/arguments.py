@@ -1,6 +1,6 @@
 """What one call names: a model of any kind, and images of any kind."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -32,7 +32,7 @@ ImageSource: TypeAlias = AnyArray | ImageSet | Iterable[Any]
 def method_and_images(
     model: Model,
     images: ImageSource,
-    given: tuple[Sequence[int] | None, Sequence[int] | None],
+    given: tuple[Iterable[int] | None, Iterable[int] | None],
     options: dict[str, Any],
 ) -> tuple[Method, Images, ImageSet]:
     """The method, the images where they lie, and the same images on the host with labels.
@@ -78,8 +78,8 @@ def _bundle_in(model: Any) -> Bundle | None:
 def _as_set(
     images: ImageSource,
     array: Images,
-    labels: Sequence[int] | None,
-    image_ids: Sequence[int] | None,
+    labels: Iterable[int] | None,
+    image_ids: Iterable[int] | None,
 ) -> ImageSet:
     known = None if labels is None else np.array(check_labels(labels, len(array)), np.int64)
     ids = None if image_ids is None else np.array(check_ids(image_ids, len(array)), np.int64)
