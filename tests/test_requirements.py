@@ -84,7 +84,8 @@ def test_pytorch_has_no_upper_bound_and_the_set_up_has_a_tested_one() -> None:
     assert f"torch=={version} " in (ROOT / "requirements/release.txt").read_text()
     makefile = (ROOT / "Makefile").read_text()
     installs = re.findall(r"(?m)^.*pip install.*$|^\t\$\(PIP\).*$", makefile)
-    assert len(installs) == 5
+    assert len(installs) == 6
+    assert installs.pop() == "\tbuild/uv/bin/python -m pip install -q uv"
     assert all("$(LIMITS)" in line or line.startswith("\t$(PIP) -e ") for line in installs)
 
 

@@ -34,7 +34,7 @@ def _facts(run: Run) -> Facts:
     """A fact a line, empty ones left out; every text of the record is made printable."""
     c = run.configuration
     if not c:
-        return {"date": run.written, "votes": run.origin}
+        return {"date": run.written, "votes": run.conditions}
     found = {
         "model": c["bundle"],
         "digest": f"sha256 {c['bundle_digest'][:SHOWN]}",
