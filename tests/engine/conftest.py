@@ -33,32 +33,25 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ordered_bundle(tiny_bundle: Path) -> Bundle:
     """The tiny bundle with a selector of one score and three operating points."""
-    torch.manual_seed(7)
-    inner = {"widths": [4], "hidden": 8, "num_classes": 1}
-    points = {"small": [0.1, 0.3], "balanced": [-0.1, 0.1], "large": [-0.4, -0.2]}
-    kwargs: dict[str, object] = {"architecture": "small_convnet", "kwargs": inner}
-    kwargs |= {"points": points, "prefer": "balanced"}
-    selector = create("ordered_score", kwargs).eval()
-    bundle = read_bundle(tiny_bundle)
-    networks = {
-        **bundle.networks,
-        "selector": network_from_module(selector, "ordered_score", kwargs),
-    }
-    return replace(bundle, name="ordered", networks=networks)
+    return with_score(tiny_bundle, "ordered", seed=7, outputs=1)
 
 
 @pytest.fixture(scope="session")
 def joint_bundle(tiny_bundle: Path) -> Bundle:
     """The tiny bundle with a selector that classifies at 0.5, too, and three operating points."""
-    torch.manual_seed(8)
-    inner = {"widths": [4], "hidden": 8, "num_classes": 11}
+    return with_score(tiny_bundle, "joint", seed=8, outputs=11, joint=True)
+
+
+def with_score(folder: Path, name: str, seed: int, outputs: int, **votes: bool) -> Bundle:
+    torch.manual_seed(seed)
+    inner = {"widths": [4], "hidden": 8, "num_classes": outputs}
     points = {"small": [0.1, 0.3], "balanced": [-0.1, 0.1], "large": [-0.4, -0.2]}
     kwargs: dict[str, object] = {"architecture": "small_convnet", "kwargs": inner}
-    kwargs |= {"points": points, "prefer": "balanced", "joint": True}
+    kwargs |= {"points": points, "prefer": "balanced", **votes}
     selector = create("ordered_score", kwargs).eval()
-    bundle = read_bundle(tiny_bundle)
+    bundle = read_bundle(folder)
     networks = {
         **bundle.networks,
         "selector": network_from_module(selector, "ordered_score", kwargs),
     }
-    return replace(bundle, name="joint", networks=networks)
+    return replace(bundle, name=name, networks=networks)

@@ -9,13 +9,14 @@ import pytest
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Stamp
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.radius.decision import decision_plan
+from dualsmooth.engine.runtime.drive import answered
 
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)
@@ -38,17 +39,17 @@ def play(
     method: DualSmoothing | FixedSmoothing, answers: Answers, budget: Budget = BUDGET
 ) -> tuple[Certificate, list[Draw]]:
     """Run CERTIFY; answers give shares of votes by (phase, level)."""
-    procedure, draws = method.certify(budget, 0.001), []
-    draw = next(procedure)
-    while True:
+    draws = list[Draw]()
+
+    def answer(draw: Draw) -> Counts:
         draws.append(draw)
         shares = np.array(answers[draw.phase.name, draw.level], np.int64)
-        votes = shares * draw.count // shares.sum()
+        votes: Counts = shares * draw.count // shares.sum()
         votes[shares.argmax()] += draw.count - votes.sum()
-        try:
-            draw = procedure.send(votes)
-        except StopIteration as stop:
-            return Certificate.of(stop.value, STAMP, 0, None, (), 0.0), draws
+        return votes
+
+    claim = answered(method.certify(budget, 0.001), answer)
+    return Certificate.of(claim, STAMP, 0, None, (), 0.0), draws
 
 
 def estimates(draws: list[Draw]) -> list[tuple[str, int]]:
@@ -192,17 +193,14 @@ def test_invalid_votes_abstain(rule: str, budget: Budget) -> None:
 def test_a_failed_test_rules_out_every_set_it_is_in() -> None:
     streams = [VoteStream(Draw("m", 0.2, Phase.CLASS_ESTIMATE, 0, 1000, k)) for k in range(3)]
     first, second, third = (EventTests("classifier", ("=", 0), s, 0.01) for s in streams)
-    asked = []
-    procedure = decide((0.1, 0.2), [[first], [first, second], [third]])
-    draw = next(procedure)
-    decision = None
-    while decision is None:
+    asked = list[int]()
+
+    def answer(draw: Draw) -> Counts:
         asked.append(draw.level)
         share = 0 if draw.level == 0 else draw.count
-        try:
-            draw = procedure.send(np.array([share, draw.count - share, 0]))
-        except StopIteration as stop:
-            decision = stop.value
+        return np.array([share, draw.count - share, 0])
+
+    decision = answered(decide((0.1, 0.2), [[first], [first, second], [third]]), answer)
     assert set(asked) == {0, 2}
     assert decision == (0.2, 2, None)
 

@@ -1,5 +1,6 @@
 """The dual procedure step by step, with votes handed to it."""
 
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.draws import Draw, Prediction
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.runtime.drive import answered
 
 
 class Three:
@@ -24,16 +26,19 @@ def play(
     method: DualSmoothing, answers: dict[tuple[str, int], list[int]], n: int = 1000
 ) -> tuple[Claim, list[Draw]]:
     """Run CERTIFY; answers give votes by (phase, level), scaled to the size of the draw."""
-    procedure, draws = method.certify(Budget.fixed(n0=100, n=n), 0.001), []
-    draw = next(procedure)
-    while True:
+    draws = list[Draw]()
+
+    def answer(draw: Draw) -> Counts:
         draws.append(draw)
-        votes = np.array(answers[draw.phase.name, draw.level], np.int64)
-        try:
-            draw = procedure.send(votes * draw.count // votes.sum())
-        except StopIteration as stop:
-            result: Claim = stop.value
-            return result, draws
+        return scaled(answers, draw)
+
+    return answered(method.certify(Budget.fixed(n0=100, n=n), 0.001), answer), draws
+
+
+def scaled(answers: dict[tuple[str, int], list[int]], draw: Draw) -> Counts:
+    votes = np.array(answers[draw.phase.name, draw.level], np.int64)
+    found: Counts = votes * draw.count // votes.sum()
+    return found
 
 
 CLASSES = {("CLASS_GUESS", 1): [0, 10, 0], ("CLASS_ESTIMATE", 0): [0, 10, 0],
@@ -100,15 +105,7 @@ def test_invalid_votes_abstain(rule: str) -> None:
 
 
 def predict(method: DualSmoothing, answers: dict[tuple[str, int], list[int]]) -> Prediction:
-    procedure = method.predict(1000, 0.001)
-    draw = next(procedure)
-    while True:
-        votes = np.array(answers[draw.phase.name, draw.level], np.int64)
-        try:
-            draw = procedure.send(votes * draw.count // votes.sum())
-        except StopIteration as stop:
-            result: Prediction = stop.value
-            return result
+    return answered(method.predict(1000, 0.001), partial(scaled, answers))
 
 
 def test_predict_asks_every_level_the_selector_cannot_exclude() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.draws import Draw, Prediction
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -19,6 +19,7 @@ from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.replay import Choice, replay
+from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import Settings
 
 
@@ -40,18 +41,16 @@ BELOW: Answers = {"selector": [40, 59, 0, 1, 0], "classifier@0.5": [99, 1, 0]}
 
 
 def play(answers: Answers, budget: Budget) -> tuple[Claim, list[Draw]]:
-    procedure, draws = METHOD.certify(budget, 0.001), []
-    draw = next(procedure)
-    while True:
+    draws = list[Draw]()
+
+    def answer(draw: Draw) -> Counts:
         draws.append(draw)
         shares = np.array(answers[draw.model], np.int64)
-        votes = shares * draw.count // shares.sum()
+        votes: Counts = shares * draw.count // shares.sum()
         votes[shares.argmax()] += draw.count - votes.sum()
-        try:
-            draw = procedure.send(votes)
-        except StopIteration as stop:
-            claim: Claim = stop.value
-            return claim, draws
+        return votes
+
+    return answered(METHOD.certify(budget, 0.001), answer), draws
 
 
 def asked(draws: list[Draw]) -> list[tuple[str, str, int, int]]:
@@ -78,16 +77,14 @@ def test_adaptive_budgets_draw_no_row_twice(budget: Budget) -> None:
     ends = [0, *(d.first + d.count for d in draws if d.phase.name == "SELECT_ESTIMATE")]
     assert [d.first for d in draws if d.phase.name == "SELECT_ESTIMATE"] == ends[:-1]
     assert {bound.stage for bound in claim.bounds} == {"selector", "classifier"}
-    procedure = alone.certify(budget, 0.001)
-    draw, total = next(procedure), 0
-    while True:
-        total += draw.count
-        votes = np.array([draw.count // 100, draw.count - draw.count // 100, 0])
-        try:
-            draw = procedure.send(votes)
-        except StopIteration:
-            break
-    assert sum(draw.count for draw in draws) <= 1.1 * total
+    counts = list[int]()
+
+    def answer(draw: Draw) -> Counts:
+        counts.append(draw.count)
+        return np.array([draw.count // 100, draw.count - draw.count // 100, 0])
+
+    answered(alone.certify(budget, 0.001), answer)
+    assert sum(draw.count for draw in draws) <= 1.1 * sum(counts)
 
 
 def test_other_levels_draw_their_own_rows_and_more_at_tau_if_they_must() -> None:
@@ -112,15 +109,12 @@ def test_other_levels_draw_their_own_rows_and_more_at_tau_if_they_must() -> None
      (BELOW | {"selector": [0, 0, 0, 0, 1]}, Prediction(None, (0.5, 1.0), "classifier"))], ids=str,
 )  # fmt: skip
 def test_predict(votes: Answers, answer: Prediction) -> None:
-    procedure, found = METHOD.predict(1000, 0.001), None
-    draw = next(procedure)
-    while found is None:
+    def scaled(draw: Draw) -> Counts:
         shares = np.array(votes[draw.model])
-        try:
-            draw = procedure.send(shares * draw.count // shares.sum())
-        except StopIteration as stop:
-            found = stop.value
-    assert found == answer
+        found: Counts = shares * draw.count // shares.sum()
+        return found
+
+    assert answered(METHOD.predict(1000, 0.001), scaled) == answer
 
 
 def test_sums_of_pairs_keep_the_invalid_votes() -> None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -21,6 +21,7 @@ from dualsmooth.engine.models.operating_point import at_point, points_of, thresh
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.frontier import ORACLE, Votes, frontier, merged, summaries
 from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import Settings
 
 SETTINGS = Settings(Budget.fixed(20, 200), precision="fp32", device="cpu")
@@ -110,17 +111,13 @@ METHOD = DualSmoothing(Scene(), "median", "point")
 
 def radius(votes: Votes, threshold: float, phase_of: Callable[[Phase], Phase]) -> float:
     """Certified radius at a point, from draws of other phases than asked for, perhaps."""
-    procedure = METHOD.certify(BUDGET, ALPHA)
-    draw = next(procedure)
-    while True:
+
+    def answer(draw: Draw) -> Counts:
         phase = phase_of(draw.phase)
         count = BUDGET.n if phase.name.endswith("ESTIMATE") else BUDGET.n0
-        seen = Draw(draw.model, draw.sigma, phase, 0, count)
-        try:
-            draw = procedure.send(votes.answer(seen, (threshold,)))
-        except StopIteration as stop:
-            found: float = stop.value.radius
-            return found
+        return votes.answer(Draw(draw.model, draw.sigma, phase, 0, count), (threshold,))
+
+    return answered(METHOD.certify(BUDGET, ALPHA), answer).radius
 
 
 def record(kind: str, count: int, votes: Any) -> Any:

@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -34,6 +34,7 @@ from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.radius.decision import decision_looks
 from dualsmooth.engine.radius.gaussian import gaussian_radius
+from dualsmooth.engine.runtime.drive import answered
 
 RUNS, ALPHA = 10_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
@@ -89,16 +90,14 @@ Make = Callable[[Population], Procedure]
 def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Claim:
     """Drive a procedure with votes from the true probabilities; no sample is drawn twice."""
     following: dict[tuple[Phase, int], int] = {}
-    draw = next(procedure)
-    while True:
+
+    def answer(draw: Draw) -> Counts:
         key = draw.phase, draw.level
         assert draw.first == following.get(key, 0)
         following[key] = draw.first + draw.count
-        try:
-            draw = procedure.send(rng.multinomial(draw.count, scene.votes[draw.model]))
-        except StopIteration as stop:
-            result: Claim = stop.value
-            return result
+        return rng.multinomial(draw.count, scene.votes[draw.model])
+
+    return answered(procedure, answer)
 
 
 def wrong(scene: Population, make: Make, rule: str = "median") -> tuple[int, int]:

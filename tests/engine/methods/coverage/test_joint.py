@@ -16,11 +16,12 @@ from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.draws import Phase
+from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models import joint
 from dualsmooth.engine.runs.frontier import merged
+from dualsmooth.engine.runtime.drive import answered
 
 RUNS, ALPHA = 10_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
@@ -87,20 +88,17 @@ SCENES = {
 def run(method: DualSmoothing, budget: Budget, pairs: NDArray[np.float64], scene: Scene,
         rng: np.random.Generator) -> Claim:  # fmt: skip
     """Certify with votes from the true probabilities; no row is drawn twice."""
-    procedure = method.certify(budget, ALPHA)
     following: dict[tuple[Phase, int], int] = {}
-    draw = next(procedure)
-    while True:
+
+    def answer(draw: Draw) -> Counts:
         key = draw.phase, draw.level
         assert draw.first == following.get(key, 0)
         following[key] = draw.first + draw.count
         assert (draw.model == "selector") == (draw.sigma == scene.tau)
         p = pairs if draw.model == "selector" else (scene.lower_class, 1 - scene.lower_class, 0.0)
-        try:
-            draw = procedure.send(rng.multinomial(draw.count, p))
-        except StopIteration as stop:
-            claim: Claim = stop.value
-            return claim
+        return rng.multinomial(draw.count, p)
+
+    return answered(method.certify(budget, ALPHA), answer)
 
 
 def wrong(scene: Scene, budget: Budget, rule: str = "median", routing: str = "interval") -> int:
@@ -181,14 +179,10 @@ def at_threshold(
     method: DualSmoothing, budget: Budget, drawn: list[NDArray[np.int64]], threshold: float
 ) -> float:
     """Radius from recorded votes for bins; class 0 at the other level, too."""
-    procedure = method.certify(budget, ALPHA)
-    draw = next(procedure)
-    while True:
-        votes = merged(drawn[draw.phase is Phase.SELECT_ESTIMATE], EDGES, (threshold,))
+
+    def answer(draw: Draw) -> Counts:
         if draw.model != "selector":
-            votes = np.array([draw.count, 0, 0], np.int64)
-        try:
-            draw = procedure.send(votes)
-        except StopIteration as stop:
-            radius: float = stop.value.radius
-            return radius
+            return np.array([draw.count, 0, 0], np.int64)
+        return merged(drawn[draw.phase is Phase.SELECT_ESTIMATE], EDGES, (threshold,))
+
+    return answered(method.certify(budget, ALPHA), answer).radius

@@ -27,6 +27,7 @@ from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.semielastic import SemielasticAt
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
+from dualsmooth.engine.runtime.drive import answered
 
 RUNS, ALPHA = 10_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
@@ -302,18 +303,13 @@ def test_continuous_variational_keeps_its_promise_and_frozen_radii_break_it(froz
 def test_the_two_percent_counter_example_is_not_certified() -> None:
     """A selector torn between 0.49 and 0.5 certifies nothing, whatever the votes for A."""
     method = ContinuousVariational(Common((0.49, 0.5), 0.5), DIM)
-    history: list[Counts] = []
-    torn = {"selector": lambda n: [n // 2 - 5, n - n // 2 + 5, 0]}
-    procedure = method.certify(Budget.fixed(100, 100_000), 0.001)
-    draw = next(procedure)
-    while True:
-        sure = [round(0.88084 * draw.count), draw.count - round(0.88084 * draw.count), 0]
-        history.append(np.array(torn.get(draw.model, lambda n, s=sure: s)(draw.count), np.int64))
-        try:
-            draw = procedure.send(history[-1])
-        except StopIteration as stop:
-            certificate: Claim = stop.value
-            break
+
+    def answer(draw: Draw) -> Counts:
+        n = draw.count
+        first = n // 2 - 5 if draw.model == "selector" else round(0.88084 * n)
+        return np.array([first, n - first, 0], np.int64)
+
+    certificate = answered(method.certify(Budget.fixed(100, 100_000), 0.001), answer)
     assert (certificate.predicted, certificate.radius) == (None, 0.0)
     assert certificate.abstained_at == "selector"
     assert frozen_radius_unsound(certificate) > 0.5

@@ -7,7 +7,7 @@ from dualsmooth.engine.models.architectures.resnet import CifarResNet
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.resnet import FoldedBlock, resnet_features
+from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet, resnet_features
 from dualsmooth.kernels.rows import Rows, seed_key
 
 CPU = torch.device("cpu")
@@ -32,7 +32,16 @@ def test_logits_are_those_of_the_network(mean: tuple[float, ...]) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     resnet = folded_resnet(network, torch.float32, CPU)
     assert resnet is not None
-    images = torch.rand(2, 12, 8, len(mean))
+    got, wanted = logits_of_both(network, resnet, len(mean))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def logits_of_both(
+    network: torch.nn.Module, resnet: FoldedResNet, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the kernels' references and of the network, of the same three noisy images."""
+    images = torch.rand(2, 12, 8, channels)
     rows = Rows.pack(slot=[0, 1, 1], sigma=[0.25] * 3, stream=[3] * 3, image=[7, 8, 9],
                      sample=range(3), segment=[0] * 3)  # fmt: skip
     key = seed_key(5)
@@ -40,8 +49,7 @@ def test_logits_are_those_of_the_network(mean: tuple[float, ...]) -> None:
         wanted = network(reference.noise(images, rows, key).permute(0, 3, 1, 2))
         features = resnet_features(images, rows, key, resnet)
     got = reference.logits(features, resnet.fc_weight, resnet.fc_bias)
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    return got, wanted
 
 
 def test_weights_have_the_compute_dtype_and_biases_stay_exact() -> None:
@@ -75,14 +83,7 @@ def test_joint_votes_are_those_of_a_wider_last_layer() -> None:
     network = OrderedScore(trunk, [-0.5, 0.25], joint=True).eval()
     resnet = folded_resnet(network, torch.float32, CPU)
     assert resnet is not None
-    images = torch.rand(2, 12, 8, 3)
-    rows = Rows.pack(slot=[0, 1, 1], sigma=[0.25] * 3, stream=[3] * 3, image=[7, 8, 9],
-                     sample=range(3), segment=[0] * 3)  # fmt: skip
-    key = seed_key(5)
-    with torch.no_grad():
-        wanted = network(reference.noise(images, rows, key).permute(0, 3, 1, 2))
-        features = resnet_features(images, rows, key, resnet)
-    got = reference.logits(features, resnet.fc_weight, resnet.fc_bias)
+    got, wanted = logits_of_both(network, resnet, 3)
     assert got.shape == (3, 18)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     trunk.register_forward_hook(lambda module, inputs, output: output + 1.0)  # type: ignore[no-untyped-call, unused-ignore]
