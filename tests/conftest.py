@@ -1,4 +1,9 @@
 import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 # Samplers run one thread per batch; torch's own thread team only slows small test tensors down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +19,23 @@ torch.set_num_threads(1)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def open_chromium() -> Callable[..., Any]:
+    """Start a headless Chromium with flags and capabilities; skipped where there is none."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromedriver on the path")
+
+    def opened(*flags: str, **capabilities: object) -> Any:
+        options = selenium.ChromeOptions()
+        options.binary_location = binary
+        for flag in flags:
+            options.add_argument(f"--{flag}")
+        for name, value in capabilities.items():
+            options.set_capability(f"goog:{name}", value)
+        return selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+
+    return opened

@@ -1,9 +1,8 @@
 """The site builds without a warning, and a browser of any size shows all of its code."""
 
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("needs chromium and chromedriver on the path")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{flag}")
-    started = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+def browser(open_chromium: Callable[..., Any]) -> Iterator[Any]:
+    started = open_chromium("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage")
     yield started
     started.quit()
 

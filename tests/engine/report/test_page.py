@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -215,18 +214,12 @@ FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium (extra browser)")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("needs chromium and chromedriver on the path")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = selenium.ChromeService(driver)
-    started = selenium.Chrome(options=options, service=service)
+def browser(
+    open_chromium: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    profile = f"user-data-dir={tmp_path_factory.mktemp('profile')}"
+    logs = {"browser": "ALL", "performance": "ALL"}
+    started = open_chromium(*FLAGS, profile, loggingPrefs=logs)
     started.get("about:blank")
     started.get_log("performance")  # what the browser's own first tab asked for
     yield Browser(started)
