@@ -33,7 +33,6 @@ from dualsmooth.engine import (
     DualSmoothing,
     FixedSmoothing,
     certify,
-    load_bundle,
 )
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
@@ -128,9 +127,8 @@ def radii_kept(certificates: dict[str, Found]) -> dict[str, float]:
     return kept
 
 
-def run(rounds: int, images: int, n: int, out: Path, model: str, data: str) -> None:
+def run(rounds: int, images: int, n: int, out: Path, bundle: Bundle, data: str) -> None:
     """Measure, print and write ``dual_cost.json``; ``images`` are certified in each round."""
-    bundle = load_bundle(model)
     sigma = most_picked(bundle, data)
     report: dict[str, Any] = {
         "machine": about_machine(),

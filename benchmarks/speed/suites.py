@@ -4,6 +4,8 @@ from pathlib import Path
 
 from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling, start
 from dualsmooth.engine.checks import one_of, positive_integer
+from dualsmooth.engine.models.operating_point import at_point
+from dualsmooth.engine.models.sources.load import load_bundle
 
 ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6, "start": 5}
 IMAGES, N = 64, 10_000
@@ -18,6 +20,7 @@ def run_suite(
     threads: int | None = None,
     bundle: str = "digits-dual",
     data: str = "digits",
+    prefer: str | None = None,
 ) -> None:
     """Run one suite and write its JSON into a folder."""
     one_of("suite", suite, tuple(ROUNDS))
@@ -25,7 +28,9 @@ def run_suite(
     if suite == "cpu":
         cpu.run(times, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
     elif suite == "dual":
-        dual_cost.run(times, IMAGES, N, out, bundle, data)
+        model = load_bundle(bundle)
+        model = model if prefer is None else at_point(model, prefer)
+        dual_cost.run(times, IMAGES, N, out, model, data)
     elif suite == "occupancy":
         occupancy.run(out)
     elif suite == "start":

@@ -83,12 +83,24 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="cpu: one per core if left out.")] = None,
     bundle: Annotated[str, typer.Option(help="dual: a model with a selector.")] = "digits-dual",
     data: Annotated[str, typer.Option(help="dual: images of that model.")] = "digits",
+    prefer: Annotated[
+        str | None, typer.Option(help="dual: an operating point of its selector, as for certify.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
     """Time this machine: against other ways to draw the same votes, and by what is certified."""
     from dualsmooth.benchmarks.speed.suites import run_suite
 
-    run_suite(suite, rounds, out, networks=networks, threads=threads, bundle=bundle, data=data)
+    run_suite(
+        suite,
+        rounds,
+        out,
+        networks=networks,
+        threads=threads,
+        bundle=bundle,
+        data=data,
+        prefer=prefer,
+    )
 
 
 @app.command(cls=Command)

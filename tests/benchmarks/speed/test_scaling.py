@@ -12,6 +12,7 @@ from dualsmooth.benchmarks.speed.tables import draw_picture, exponents, scaling_
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
@@ -88,6 +89,17 @@ def test_contestants_certify_the_same_images_and_their_radii_are_compared() -> N
     figures = dual_cost.compared(both, {"dual": [2.0, 3.0], "fixed": [1.0, 1.0]}, 0.25)
     assert figures["time ratio"]["median"] == 2.5
     assert figures["votes ratio"] < 1.0
+
+
+def test_dual_is_timed_at_an_operating_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[Bundle] = []
+    monkeypatch.setattr(dual_cost, "run", lambda *given: timed.append(given[4]))
+    run_suite("dual", 1, tmp_path, bundle="fashion-dual", prefer="large")
+    assert [bundle.preference for bundle in timed] == ["large"]
+    with pytest.raises(ArgumentError, match=r"^prefer must be small, balanced, large or"):
+        run_suite("dual", 1, tmp_path, bundle="fashion-dual", prefer="huge")
 
 
 @pytest.mark.parametrize(("suite", "rounds", "name"), [("gpu", 1, "suite"), ("dual", 0, "rounds")])
