@@ -23,10 +23,6 @@ tiledstem before they have run on a device: a fault there would end a process th
 Tried: TypeAlias = Mapping[str, float | str]
 """Backend -> seconds of a full batch, or why it was refused."""
 
-TRIED: dict[str, Tried] = {}
-"""What ``auto`` tried for each network of the sampler that was made last, here or in the first of
-several workers; for the record."""
-
 
 def file_of_choices() -> str:
     """Where choices of ``auto`` are kept: in the cache folder of the user."""

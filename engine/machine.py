@@ -14,8 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.backends import TRIED, file_of_choices
-
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
 TESTED_TORCH = (2, 13)
@@ -31,9 +29,8 @@ SWITCHES = (
 
 
 def machine() -> dict[str, Any]:
-    """Versions and hardware, and what ``auto`` tried for the sampler that was made last."""
+    """Versions and hardware."""
     versions = {name: installed_version(name) for name in PACKAGES}
-    tried = {model: dict(tried) for model, tried in TRIED.items()}
     openvino = installed_version("openvino")
     return {
         "python": platform.python_version(),
@@ -43,7 +40,7 @@ def machine() -> dict[str, Any]:
         "devices": _devices(),
         "cores": os.cpu_count(),
         "versions": versions | ({"openvino": openvino} if openvino else {}),
-    } | ({"backends": tried, "backends_file": file_of_choices()} if tried else {})
+    }
 
 
 def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """How a run draws its votes: everything but the method and the images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dualsmooth.engine.backends import check_backend
+from dualsmooth.engine.backends import Tried, check_backend
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError
@@ -44,14 +45,14 @@ class Settings:
         Images in flight; None means 16, or 128 with a ``decide`` budget, which asks for few votes
         at a time; one if each answer depends on those before it. Never changes a vote.
     backend : str
-        * What runs the networks. On CUDA devices: cudnn, triton, compile, eager, or ``auto``, which
-        measures (`dualsmooth.engine.samplers.cuda` has the details). On processors: loops, the
-        engine's own path, openvino (extra ``cpu``), or ``auto``, which measures OpenVINO, where it
-        is installed, on large images (`dualsmooth.engine.samplers.processors`).
+        * What runs the networks: ``auto``, which measures, or one that the device has (see
+        `dualsmooth.engine.samplers.cuda` and `dualsmooth.engine.samplers.processors`).
     noise : str
         * ``gaussian``: certificates assume ideal Gaussian noise; or ``integer``: images on the
         1/255 grid only, noise exact if Philox words are uniform (see
         `dualsmooth.engine.noise.integer`).
+    tried : mapping
+        Noted by the engine: what ``auto`` tried on a processor to find these settings.
     """
 
     budget: Budget = field(default_factory=Budget.fixed)
@@ -65,6 +66,7 @@ class Settings:
     slots: int | None = None
     backend: str = "auto"
     noise: str = "gaussian"
+    tried: Mapping[str, Tried] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         error_level("alpha", self.alpha)

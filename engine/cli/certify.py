@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dualsmooth.engine.backends import TRIED, told
+from dualsmooth.engine.backends import told
 from dualsmooth.engine.budget import VOTES
 from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.help import whole_number
@@ -144,7 +144,7 @@ def certify(
     ways: dict[str, Any] = {"known": loaded.classes, "most": max_, "prepare": prepare}
     images = load_images(spec, shape=shape, classes=order, **ways)
     ids = chosen_ids(images, skip, max_)
-    summary, occupancy = certify_run(
+    summary, session = certify_run(
         chosen,
         images,
         ids,
@@ -156,13 +156,13 @@ def certify(
         workers=workers,
         ray=ray,
     )
-    for line in told(TRIED) if verbose else ():
+    for line in told(session.tried) if verbose else ():
         typer.echo(printable(line), err=True)
     if json_:
         typer.echo(json.dumps(summary.to_dict() | {"folder": str(folder)}, indent=1))
         return
     typer.echo(text_table([summary], terminal_width()))
-    typer.echo(f"batches {occupancy:.1%} full")
+    typer.echo(f"batches {session.occupancy.share:.1%} full")
     typer.echo(f"\n{printable(folder)}/certificates.jsonl, certificates.tsv, summary.json")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.backends import OPENVINO, TRIED, told
+from dualsmooth.engine.backends import OPENVINO, told
 from dualsmooth.engine.machine import installed_version, machine
 
 if TYPE_CHECKING:
@@ -134,10 +134,9 @@ def _automatic() -> Iterator[str]:
     from dualsmooth.engine.samplers.choose import resolve
     from dualsmooth.engine.settings import Settings
 
-    TRIED.clear()
     found = resolve(Settings(), load_bundle("digits-dual"))
     yield f"auto         {found.device}, {found.backend}, {found.precision} for digits-dual"
-    yield from (f"             {line}" for line in told(TRIED))
+    yield from (f"             {line}" for line in told(found.tried))
 
 
 def _rate(make: "MakeSampler") -> tuple[str, float, list[str]]:
@@ -163,6 +162,6 @@ def _rate(make: "MakeSampler") -> tuple[str, float, list[str]]:
         while perf_counter() - start < SECONDS:
             votes += int(sampler.count(role, [segment]).sum())
         rate = votes / (perf_counter() - start)
-        return sampler.name, rate, list(told(getattr(sampler, "tried", {})))
+        return sampler.name, rate, list(told(sampler.tried))
     finally:
         sampler.close()

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from dualsmooth.engine.backends import TRIED, told
+from dualsmooth.engine.backends import Tried, told
 from dualsmooth.engine.budget import ANSWERS, VOTES, Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cli.help import whole_number
@@ -97,8 +97,8 @@ def predict(
         read, theirs = _of_spec(images, data, max_, loaded, prepare)
         called = called or dict(enumerate(theirs))
     method = choose_method(loaded, **options)
-    records = answers(method, settings, read, called, certify=certify)
-    for told_line in told(TRIED) if verbose else ():
+    records, tried = answers(method, settings, read, called, certify=certify)
+    for told_line in told(tried) if verbose else ():
         typer.echo(printable(told_line), err=True)
     if json_:
         typer.echo(json.dumps(records, indent=1))
@@ -127,10 +127,11 @@ Read = list[tuple[str, "NDArray[np.generic] | FileError"]]
 
 def answers(
     method: Method, settings: Settings, read: Read, names: dict[int, str], *, certify: bool
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, Tried]]:
     """One record per image: image, predicted (None for abstain), name, sigmas; or image, error.
 
-    With ``certify`` a record has the radius, too: L2, input units, rounded down.
+    With ``certify`` a record has the radius, too: L2, input units, rounded down. Beside them what
+    ``auto`` tried.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def answers(
             records.append({"image": image, "error": str(pixels)})
         else:
             records.append({"image": image, **_record(found[i], names)})
-    return records
+    return records, session.tried
 
 
 def _record(found: "Prediction | Certificate", names: dict[int, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from dualsmooth.engine.backends import TRIED
+from dualsmooth.engine.backends import Tried
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
@@ -94,6 +94,7 @@ class Conductor:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.occupancy = Occupancy()
+        self.tried: dict[str, Tried] = {}
         self._facts: dict[str, Any] = {}
         self._idle: dict[int, None] = {}
         self._losses = 0
@@ -158,9 +159,7 @@ class Conductor:
         facts = dict(event.facts)
         tried = facts.pop(TRIED_HERE, {})
         if not self._facts:
-            self._facts = facts
-            TRIED.clear()
-            TRIED.update(tried)
+            self._facts, self.tried = facts, tried
         changed = [
             f"{name} {self._facts.get(name)!r}, there {facts.get(name)!r}"
             for name in self._facts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.backends import TRIED, libraries_of
+from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.cluster.conductor import TRIED_HERE
 from dualsmooth.engine.images import check_images
 from dualsmooth.engine.machine import arithmetic, machine
@@ -83,7 +83,7 @@ def facts_of(session: Session) -> dict[str, Any]:
     """
     here, libraries = machine(), libraries_of(session.sampler.name)
     return {
-        TRIED_HERE: {model: dict(tried) for model, tried in TRIED.items()},
+        TRIED_HERE: session.tried,
         "sampler": session.sampler.name,
         "batch_size": session.sampler.batch_size,
         **arithmetic(here, libraries, session.settings.device),

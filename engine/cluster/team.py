@@ -50,6 +50,7 @@ class Workers(Closing):
             raise
         self.sampler_name: str = facts["sampler"]
         self.batch_size: int = facts["batch_size"]
+        self.tried = self._conductor.tried
 
     @property
     def occupancy(self) -> Occupancy:

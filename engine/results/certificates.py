@@ -15,7 +15,14 @@ from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
 from dualsmooth.engine.runs.log import RunLog, read_log
-from dualsmooth.engine.runs.record import alpha_of_looks, joint_alpha, read_configuration, read_run
+from dualsmooth.engine.runs.record import (
+    NOTHING,
+    About,
+    alpha_of_looks,
+    joint_alpha,
+    read_configuration,
+    read_run,
+)
 from dualsmooth.engine.runs.run_checks import SOURCE
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
@@ -51,18 +58,18 @@ class Certificates(list[Certificate]):
     certificates : iterable of Certificate
     configuration : mapping, optional
         What decided them, as in a ``run.json``; without it they cannot be saved.
-    source : mapping, optional
-        How the bundle was named, as in a ``run.json``.
+    about : About, optional
+        What a ``run.json`` tells beside it.
     """
 
     def __init__(
         self,
         certificates: Iterable[Certificate],
         configuration: Mapping[str, Any] | None = None,
-        source: Mapping[str, Any] | None = None,
+        about: About = NOTHING,
     ) -> None:
         super().__init__(certificates)
-        self.configuration, self.source = dict(configuration or {}), source
+        self.configuration, self.about = dict(configuration or {}), about
 
     @classmethod
     def of(
@@ -70,9 +77,10 @@ class Certificates(list[Certificate]):
     ) -> "Certificates":
         """What a session certified, by image id, in the order of the images of a data set."""
         ids = data.image_ids
-        about = describe(session.method, data, sorted(ids), session.settings)
-        about |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
-        return cls([found[i] for i in ids], about, bundle_of(session.method).source)
+        decided = describe(session.method, data, sorted(ids), session.settings)
+        decided |= {"batch_size": session.batch_size, "sampler": session.sampler_name}
+        about = About(bundle_of(session.method).source, session.tried)
+        return cls([found[i] for i in ids], decided, about)
 
     @classmethod
     def load(cls, run: str | Path) -> "Certificates":
@@ -85,8 +93,9 @@ class Certificates(list[Certificate]):
         """
         folder = Path(run)
         configuration = read_configuration(folder)
-        source = read_run(folder).get(SOURCE)
-        return cls(sorted(read_log(folder), key=lambda c: c.image_id), configuration, source)
+        record = read_run(folder)
+        about = About(record.get(SOURCE), record["machine"].get("backends") or {})
+        return cls(sorted(read_log(folder), key=lambda c: c.image_id), configuration, about)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Certificate: ...
@@ -96,7 +105,7 @@ class Certificates(list[Certificate]):
 
     def __getitem__(self, index: SupportsIndex | slice) -> "Certificate | Certificates":
         found = super().__getitem__(index)
-        known = (self.configuration, self.source)
+        known = (self.configuration, self.about)
         return Certificates(found, *known) if isinstance(found, list) else found
 
     def __repr__(self) -> str:
@@ -223,7 +232,7 @@ class Certificates(list[Certificate]):
         if ids_digest(ids) != self.configuration.get("image_ids_digest"):
             rule, hint = "must be those of one call or run, all of them", "save, then take a part"
             raise ArgumentError("certificates", rule, f"{len(self)} of them", hint)
-        log = RunLog(folder, self.configuration, fresh=fresh, source=self.source)
+        log = RunLog(folder, self.configuration, self.about, fresh=fresh)
         try:
             log.append(*self)
             log.finish(self.summary().to_dict())

@@ -15,7 +15,7 @@ from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.describe import as_recorded, checked, describe
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runs.progress import Progress
-from dualsmooth.engine.runs.record import alpha_of_looks, read_configuration
+from dualsmooth.engine.runs.record import About, alpha_of_looks, read_configuration
 from dualsmooth.engine.runs.resume import check_logged, grows, next_look, read_earlier
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
@@ -40,14 +40,14 @@ def certify_run(
     make: MakeSampler | None = None,
     workers: int | None = None,
     ray: str | None = None,
-) -> tuple[Summary, float]:
+) -> tuple[Summary, Session | Workers]:
     """Certify images of a data set; everything reached is on disk if the run is interrupted.
 
     ``image_ids`` are ids of images in the data set, on which noise depends. Votes of the runs in
     ``reuse`` on the same images are read, not drawn again. ``workers`` processes draw votes (two
     actors with ``ray``: ``local`` or the address of a cluster), by default none but this one, and
-    never change one. Returns the summary, also written to the folder, and the share of batch rows
-    that carried a sample. If anything is invalid, nothing has been written.
+    never change one. Returns the summary, also written to the folder, and the session, which is
+    closed. If anything is invalid, nothing has been written.
     """
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
@@ -65,9 +65,8 @@ def certify_run(
         configuration["sampler"] = session.sampler_name
         book = read_votes(reuse, configuration, data, image_ids)
         grown = begun if grows(begun, configuration, data, image_ids, folder) else None
-        how = {"resume": resume, "fresh": fresh}
-        source = bundle_of(method).source
-        log = RunLog(folder, configuration, **how, grown=grown, source=source)
+        about = About(bundle.source, session.tried)
+        log = RunLog(folder, configuration, about, resume=resume, fresh=fresh, grown=grown)
         with closing(log):
             if begun is not None:
                 check_logged(log, method, data, configuration, image_ids)
@@ -77,7 +76,7 @@ def certify_run(
             radii, looks = settings.budget.radii or RADII, alpha_of_looks(configuration)
             summary = summarize(method.name, rows, radii, alpha=looks)
             log.finish(summary.to_dict())
-    return summary, session.occupancy.share
+    return summary, session
 
 
 def _certify_missing(

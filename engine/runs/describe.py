@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dualsmooth.engine.backends import AUTO, TRIED, recorded_backend
+from dualsmooth.engine.backends import AUTO, recorded_backend
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.images import check_grid, check_images, unit_float
@@ -47,7 +47,7 @@ def as_recorded(settings: Settings, bundle: Bundle, recorded: dict[str, Any] | N
     """Settings with what was measured when the run began: it decides votes."""
     from dualsmooth.engine.samplers.choose import placed  # imports torch
 
-    settings = placed(settings, bundle)
+    settings = placed(dataclasses.replace(settings, tried={}), bundle)
     if recorded is None:
         return settings
     if settings.precision == AUTO and recorded.get("precision") in PRECISIONS:
@@ -67,7 +67,6 @@ def checked(method: Method, data: ImageSet, image_ids: list[int], settings: Sett
     bundle = bundle_of(method)
     check_images(data.images, bundle.input_shape)
     check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
-    TRIED.clear()
     settings = resolve(settings, bundle, method.needs_fp32)
     if settings.noise == "integer":
         check_grid(data.images)

@@ -8,7 +8,7 @@ of image ids, so equal runs have equal files. One process writes at a time.
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
 from dualsmooth.engine.limits import open_plain, whole_lines
-from dualsmooth.engine.machine import machine
-from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.runs.record import FORMAT, check_resumed
-from dualsmooth.engine.runs.run_checks import RUN, SOURCE, check_folder, check_ours
+from dualsmooth.engine.runs.record import NOTHING, About, begun, check_resumed
+from dualsmooth.engine.runs.run_checks import RUN, check_folder, check_ours
 from dualsmooth.engine.runs.table import table
 
 LOG, TABLE, SUMMARY = "certificates.jsonl", "certificates.tsv", "summary.json"
@@ -31,25 +29,25 @@ EARLIER = "earlier.jsonl"
 class RunLog:
     """The certificates of one run, on disk.
 
-    The configuration is everything that decides them and must be equal on ``resume``; ``fresh``
-    replaces a run. A run of the configuration ``grown`` goes on with this one: its tables go, and
-    certificates of fewer votes are set aside. ``source`` says how the bundle was named. A
-    `FileError` if the folder holds something else, holds a run and neither option is given, holds
-    one with another configuration or begun with other arithmetic, is corrupt, cannot be written, or
-    another process writes to it.
+    The configuration is everything that decides them and must be equal on ``resume``; ``about`` is
+    told beside it; ``fresh`` replaces a run. A run of the configuration ``grown`` goes on with this
+    one: its tables go, and certificates of fewer votes are set aside. A `FileError` if the folder
+    holds something else, holds a run and neither option is given, holds one with another
+    configuration or begun with other arithmetic, is corrupt, cannot be written, or another process
+    writes to it.
     """
 
     def __init__(
         self,
         folder: Path,
         configuration: dict[str, Any],
+        about: About = NOTHING,
         *,
         resume: bool = False,
         fresh: bool = False,
         grown: dict[str, Any] | None = None,
-        source: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self._about = folder, {SOURCE: dict(source)} if source else {}
+        self.folder, self._about = folder, about
         try:
             check_folder(folder, resume or fresh)
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +78,7 @@ class RunLog:
                 AppendFile(self.folder / LOG).close()
                 (self.folder / LOG).replace(self.folder / EARLIER)
         if fresh or grown or not here.exists():
-            covered = {"configuration": configuration, "machine": machine()}
-            begun = {"format": FORMAT, "fingerprint": digest_of(covered), **covered}
-            write_json(here, begun | self._about)
+            write_json(here, begun(configuration, self._about, self.folder if grown else None))
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
         self._log = AppendFile(self.folder / LOG)
 

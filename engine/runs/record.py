@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.backends import libraries_of
+from dualsmooth.engine.backends import Tried, file_of_choices, libraries_of
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import open_unit
 from dualsmooth.engine.errors import FileError
@@ -26,6 +26,19 @@ class Source:
     bundle: str
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What is told of a run beside its configuration: how its bundle was named, and what ``auto``
+    tried for it.
+    """
+
+    source: Mapping[str, Any] | None = None
+    tried: Mapping[str, Tried] = field(default_factory=dict)
+
+
+NOTHING = About()
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,17 @@ def read_run(folder: Path) -> dict[str, Any]:
         rule = "must have the fingerprint of its configuration and machine"
         raise FileError(path, rule, "an altered one")
     return record
+
+
+def begun(configuration: dict[str, Any], about: About, grown: Path | None) -> dict[str, Any]:
+    """The record of a run that begins here, or grows in a folder and keeps what was chosen then."""
+    kept = read_run(grown)["machine"] if grown else {}
+    if about.tried:
+        kept = {"backends": about.tried, "backends_file": file_of_choices()}
+    here = machine() | {name: kept[name] for name in ("backends", "backends_file") if name in kept}
+    covered = {"configuration": configuration, "machine": here}
+    record = {"format": FORMAT, "fingerprint": digest_of(covered), **covered}
+    return record | ({SOURCE: dict(about.source)} if about.source else {})
 
 
 def check_resumed(folder: Path, configuration: dict[str, Any]) -> None:

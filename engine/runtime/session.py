@@ -45,6 +45,7 @@ class Session(Closing):
         self.method, self.settings, self.sampler = method, settings, sampler
         self.shape, self._slots = bundle.input_shape, settings.in_flight(method.serial)
         self.sampler_name, self.batch_size = sampler.name, sampler.batch_size
+        self.tried = {**settings.tried, **sampler.tried}
         facts = {name: getattr(settings, name) for name in RECORDED} | {"bundle": bundle.digest}
         names: dict[str, Any] = {"method": method.name, "sampler": sampler.name, **facts, **about}
         self._stamp = Stamp(batch_size=sampler.batch_size, **names)

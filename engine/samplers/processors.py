@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, TRIED, Tried
+from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, Tried
 from dualsmooth.engine.machine import installed_version, machine
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import UNDIGESTED
@@ -42,9 +42,9 @@ def multiplies_bf16() -> bool:
 
 
 def chosen(settings: Settings, bundle: Bundle) -> Settings:
-    """Settings on a processor, with the precision and the backend that ``auto`` stands for.
+    """Settings on a processor, with precision and backend as ``auto`` found them, and all it tried.
 
-    What was tried is told in `dualsmooth.engine.backends.TRIED`.
+    Settings that were chosen before keep what was tried then.
     """
     height, width, _ = bundle.input_shape
     precisions, backends = [settings.precision], [settings.backend]
@@ -54,11 +54,9 @@ def chosen(settings: Settings, bundle: Bundle) -> Settings:
         large = height * width >= LARGE and installed_version(OPENVINO) is not None
         backends = [LOOPS, OPENVINO] if large else [LOOPS]
     names = [f"{backend} {precision}" for backend, precision in product(backends, precisions)]
-    if len(names) > 1:
-        TRIED.clear()
-        TRIED.update(_tried(settings, bundle, names))
-    backend, precision = preferred(names, TRIED).split()
-    return dataclasses.replace(settings, backend=backend, precision=precision)
+    every = _tried(settings, bundle, names) if len(names) > 1 else settings.tried
+    backend, precision = preferred(names, every).split()
+    return dataclasses.replace(settings, backend=backend, precision=precision, tried=every)
 
 
 def preferred(names: list[str], every: Mapping[str, Tried]) -> str:

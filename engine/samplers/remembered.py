@@ -16,7 +16,6 @@ from dualsmooth.engine.backends import (
     AUTO,
     AUTOMATIC,
     BACKENDS,
-    TRIED,
     Tried,
     backend_of_each,
     file_of_choices,
@@ -41,10 +40,8 @@ def choose_once(
 ) -> CudaSampler:
     """``make(backend=..)``, with the backends chosen before where ``auto`` is asked for.
 
-    ``about`` is what speed and agreement depend on beside networks, device and versions. What was
-    tried is told in `dualsmooth.engine.backends.TRIED`.
+    ``about`` is what speed and agreement depend on beside networks, device and versions.
     """
-    TRIED.clear()
     if set(backend_of_each(backend, list(networks)).values()) != {AUTO}:
         return make(backend=backend)
     kept = read_tried()
@@ -52,7 +49,6 @@ def choose_once(
     if sampler := _again(make, {model: kept.get(key) for model, key in keys.items()}):
         return sampler
     sampler = make(backend=AUTO)
-    TRIED.update(sampler.tried)
     keep_tried(kept, {keys[model]: tried for model, tried in sampler.tried.items()})
     return sampler
 
@@ -83,7 +79,7 @@ def _again(
         sampler = make(backend=",".join(f"{model}={name}" for model, name in best.items()))
     except Exception:  # whatever it is, the backends are tried anew and say it themselves
         return None
-    TRIED.update({model: tried for model, tried in kept.items() if tried})
+    sampler.tried = {model: tried for model, tried in kept.items() if tried}
     return sampler
 
 

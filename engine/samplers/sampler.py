@@ -1,13 +1,14 @@
 """Segments: pieces of draws, packed into the fixed-shape batches a sampler runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dualsmooth.engine.backends import Tried
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.draws import Draw
 from dualsmooth.engine.machine import available_cores
@@ -69,6 +70,8 @@ class Sampler(Closing, ABC):
     """Submissions worth having under way at once."""
     grain: int = 1
     """1 if segments share the rows of a pass; ``batch_size`` if each is padded by itself."""
+    tried: Mapping[str, Tried] = {}
+    """What ``auto`` tried for each network."""
 
     @property
     def capacity(self) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.engine.backends import TRIED
 from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.cluster.conductor import (
     MOST_LOSSES_IN_A_ROW,
@@ -22,7 +21,6 @@ from dualsmooth.engine.cluster.conductor import (
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
 from dualsmooth.engine.ledger import AlphaLedger
-from dualsmooth.engine.machine import machine
 
 STAMP = Stamp(
     method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
@@ -112,16 +110,12 @@ def test_a_worker_that_would_draw_other_votes_is_not_used() -> None:
         run(pool)
 
 
-def test_what_auto_tried_in_the_first_worker_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TRIED, "old", {"eager": 1.0})  # of an earlier run in this process
+def test_what_auto_tried_in_the_first_worker_is_told() -> None:
     pool, tried = ScriptedPool(finish), {"classifier": {"triton": 0.5, "onchip": "no CuPy"}}
     pool.queue[0] = Ready(0, FACTS | {TRIED_HERE: tried})
     pool.queue[1] = Ready(1, FACTS | {TRIED_HERE: {"classifier": {"triton": 0.6}}})
-    run(pool)
-    about = machine()
-    TRIED.clear()
-    assert about["backends"] == tried
-    assert about["backends_file"].endswith("dualsmooth/backends.json")
+    _, conductor = run(pool)
+    assert conductor.tried == tried
 
 
 def test_errors_on_purpose_stop_the_run() -> None:

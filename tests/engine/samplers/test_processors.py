@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from dualsmooth.engine.backends import TRIED, told
+from dualsmooth.engine.api import certify
+from dualsmooth.engine.backends import told
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster.job import Job
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.dual import DualSmoothing
-from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.samplers import processors
-from dualsmooth.engine.samplers.choose import resolve
+from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.processors import preferred
+from dualsmooth.engine.samplers.sampler import MakeSampler, Sampler
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
@@ -70,7 +75,6 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     monkeypatch.setattr(processors, "multiplies_bf16", lambda: True)
     monkeypatch.setattr(processors, "fastest", found)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    TRIED.clear()
     return found
 
 
@@ -82,8 +86,9 @@ def found(bundle: Bundle, **settings: Any) -> tuple[str, str]:
 def test_a_choice_is_measured_once_per_network_and_batch(clock: Clock, tiny_bundle: Path) -> None:
     bundle = load_bundle(tiny_bundle)
     assert found(bundle) == ("loops", "bf16")
-    assert TRIED == {role: {OURS: 1.0, FASTER: 0.5} for role in bundle.networks}
-    assert any(line == "selector: loops bf16 500.000 ms a batch" for line in told(TRIED))
+    tried = resolve(Settings(device="cpu", batch_size=8), bundle).tried
+    assert tried == {role: {OURS: 1.0, FASTER: 0.5} for role in bundle.networks}
+    assert any(line == "selector: loops bf16 500.000 ms a batch" for line in told(tried))
     once = list(clock.timed)
     assert once == [OURS, FASTER] * len(bundle.networks)
     assert found(bundle) == ("loops", "bf16")
@@ -130,9 +135,10 @@ def test_openvino_is_tried_on_large_images_and_told_where_it_fails(
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     for side, names in ((127, 2), (128, 4)):
         only = Bundle.from_classifier(Wide().eval(), num_classes=2, input_shape=(side, side, 1))
-        assert found(only) == ("loops", "bf16")
-        assert len(TRIED["classifier"]) == names
-    assert "needs the package openvino" in str(TRIED["classifier"]["openvino bf16"])
+        resolved = resolve(Settings(device="cpu", batch_size=8), only)
+        assert (resolved.backend, resolved.precision) == ("loops", "bf16")
+        assert len(resolved.tried["classifier"]) == names
+    assert "needs the package openvino" in str(resolved.tried["classifier"]["openvino bf16"])
     assert clock.timed == [OURS, FASTER] * 2
 
 
@@ -160,6 +166,58 @@ def test_a_run_keeps_what_it_began_with(clock: Clock, tiny_bundle: Path, tmp_pat
     certify_run(method, data, [0], settings, tmp_path / "other")
     again = json.loads((tmp_path / "other" / "run.json").read_text())
     assert again["configuration"]["precision"] == "fp32"
+
+
+def backends_of(folder: Path) -> Any:
+    """What a run's record says of what was tried for it."""
+    return json.loads((folder / "run.json").read_text())["machine"].get("backends")
+
+
+def test_a_run_records_what_was_tried_for_it_alone(
+    clock: Clock, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Not for an earlier call in the process, nor for one between the votes and the record."""
+    options: dict[str, Any] = {"n": 50, "device": "cpu", "batch_size": 16}
+    bundle = load_bundle(tiny_bundle)
+    images = np.full((2, *bundle.input_shape), 0.5, np.float32)
+    measured = certify(bundle, images, sigma=0.25, **options)
+    named = certify(bundle, images, sigma=0.25, precision="fp32", **options)
+    tried = {role: {OURS: 1.0, FASTER: 0.5} for role in bundle.networks}
+    for name, found, expected in (("a", named, None), ("b", measured, tried)):
+        assert backends_of(found.save(tmp_path / name)) == expected
+    again = Certificates.load(tmp_path / "b")
+    assert backends_of(again.save(tmp_path / "c")) == tried
+
+
+def test_a_run_that_grows_keeps_what_was_tried_when_it_began(
+    clock: Clock, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle, settings = load_bundle(tiny_bundle), Settings(Budget.fixed(10, 50), device="cpu")
+    for images in (1, 2):
+        method, ids = FixedSmoothing(bundle, 0.25), list(range(images))
+        certify_run(method, load_images("digits"), ids, settings, tmp_path / "run", resume=True)
+        clock.seconds["loops_bf16"] = 9.0
+        assert backends_of(tmp_path / "run")["classifier"] == {OURS: 1.0, FASTER: 0.5}
+
+
+def test_a_run_inside_another_leaves_its_record_alone(
+    clock: Clock, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """The inner one is tried, votes and is recorded after the outer one was tried."""
+    two, data = load_bundle(tiny_bundle), load_images("digits")
+    one = replace(two, tau=None, networks={CLASSIFIER: two.networks[CLASSIFIER]})
+
+    def run(bundle: Bundle, name: str, make: MakeSampler) -> None:
+        settings = Settings(Budget.fixed(10, 50), device="cpu", batch_size=16)
+        certify_run(FixedSmoothing(bundle, 0.25), data, [0], settings, tmp_path / name, make=make)
+
+    def make(*arguments: Any, **options: Any) -> Sampler:
+        run(one, "inner", make_sampler)
+        return make_sampler(*arguments, **options)
+
+    run(two, "outer", make)
+    for name, bundle in (("inner", one), ("outer", two)):
+        assert set(backends_of(tmp_path / name)) == set(bundle.networks)
 
 
 def test_without_a_doubt_nothing_is_measured(

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dualsmooth.engine.backends import AUTOMATIC, TRIED, told
+from dualsmooth.engine.backends import AUTOMATIC, told
 from dualsmooth.engine.errors import SamplerError
-from dualsmooth.engine.machine import machine
 from dualsmooth.engine.samplers import choose, graphs, remembered
 from dualsmooth.engine.samplers import cuda as cuda_sampler
 from dualsmooth.engine.samplers.calibrate import Judge, fastest
@@ -61,26 +60,24 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> Count:
 
 
 def test_every_backend_is_told_with_its_time_or_its_reason(file: Path) -> None:
-    assert make().name == "cuda:eager"
-    tried = TRIED["a"]
+    sampler = make()
+    assert sampler.name == "cuda:eager"
+    tried = sampler.tried["a"]
     assert set(tried) == set(AUTOMATIC)
     assert isinstance(tried["eager"], float)
     assert "must not be onchip for this network; received Sequential" in str(tried["onchip"])
-    lines = list(told(TRIED))
+    lines = list(told(sampler.tried))
     assert re.fullmatch(r"a: eager \d+\.\d+ ms a batch", lines[0])
     assert "a: triton refused: backend must not be triton for this network" in lines[-1]
-    assert machine()["backends"] == {"a": tried}
-    assert machine()["backends_file"] == str(file)
     assert json.loads(file.read_text()).popitem()[1] == tried
-    make(backend="eager")
-    assert "backends" not in machine()
+    assert make(backend="eager").tried == {}
 
 
 def test_a_choice_is_made_once_per_network_and_setting(file: Path, trials: Count) -> None:
-    first, tried = make().name, dict(TRIED)
-    assert make().name == first
+    first, again = make(), make()
+    assert again.name == first.name
     assert trials() == 1
-    assert dict(TRIED) == tried
+    assert again.tried == first.tried
     others: tuple[Any, ...] = ({"seed": 1}, {"batch_size": 8}, {"precision": "bf16"})
     for count, changed in enumerate(others, 2):
         make(**changed)
