@@ -7,6 +7,12 @@ The command line prints them on one line and exits with code 2, or 3 for a `Stop
 from dualsmooth.engine.printable import printable
 
 
+def reason_of(error: BaseException) -> str:
+    """Kind and first 200 characters of an error that another library raised, on one line."""
+    kind, text = type(error).__name__, " ".join(str(error).split())[:200]
+    return f"{kind}: {text}" if text else kind
+
+
 class DualSmoothError(Exception):
     """Base of all errors raised on purpose. As text it is one line that a terminal may show."""
 

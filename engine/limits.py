@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 
 LARGEST_DATA = 1 << 36
 """Bytes of all images of a data set."""
@@ -216,5 +216,5 @@ def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
         raise
     except Exception as error:  # zip, header and array readers raise many kinds
         hint = f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names)})"
-        received = f"{type(error).__name__}: {error}"
+        received = reason_of(error)
         raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error

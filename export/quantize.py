@@ -19,6 +19,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.records import sha256_of
@@ -86,6 +87,6 @@ def quantized_model(path: Path, role: str, batches: Iterable[NDArray[np.float32]
             )
             model = onnx.load(made)
         except Exception as error:  # the quantiser's errors share no base
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise refused(role, "must be a network that can be quantised", reason) from error
+            rule = "must be a network that can be quantised"
+            raise refused(role, rule, reason_of(error)) from error
     return without_notes(model)

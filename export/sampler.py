@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.images import check_shape
 from dualsmooth.engine.models.sources.onnx_guard import read_deployed
 from dualsmooth.engine.models.sources.onnx_session import CPU, OrtSession, make_session
@@ -99,7 +99,7 @@ class OnnxSampler(Sampler):
             raise
         except Exception as error:  # ONNX Runtime's errors share no base
             rule = "must be a graph that this ONNX Runtime can run"
-            raise FileError(path, rule, str(error).splitlines()[0]) from error
+            raise FileError(path, rule, reason_of(error)) from error
         return self._fed(session, self._outputs[role]) if fed else self._in_graph(session)
 
     def _in_graph(self, session: OrtSession) -> Count:

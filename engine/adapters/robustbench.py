@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dualsmooth.engine.checks import one_of
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.models.bundle import Bundle
 
 _SMALL, _LARGE = (32, 32, 3), (224, 224, 3)
@@ -43,14 +43,13 @@ def load_model(
     try:
         from robustbench.utils import load_model as load
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
-        received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        received = reason_of(error)
         hint = "pip install git+https://github.com/RobustBench/robustbench"
         raise ArgumentError("robustbench", "must be installed", received, hint) from error
     try:
         network = load(model_name, model_dir, dataset, threat_model)
     except Exception as error:  # of its downloads, its weights and its lists
         rule = f"must be a model of RobustBench for {dataset}, {threat_model}"
-        hint = " ".join(str(error).split())[:200]
-        raise ArgumentError("model_name", rule, model_name, hint) from error
+        raise ArgumentError("model_name", rule, model_name, reason_of(error)) from error
     network.eval()  # may return nothing
     return Bundle.from_classifier(network, num_classes=classes, input_shape=shape)

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.backends import OPENVINO, told
+from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.machine import installed_version, machine
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _speeds() -> Iterator[str]:
         try:
             name, rate, tried = _rate(make)
         except Exception as error:  # a broken driver must not cost the rest of the lines
-            yield f"votes/s      {kind} failed: {type(error).__name__}: {error}"
+            yield f"votes/s      {kind} failed: {reason_of(error)}"
             continue
         precision = make.keywords["precision"]
         yield f"votes/s      {rate:>11,.0f}  {name}, {precision}, digits-dual classifier@0.25"

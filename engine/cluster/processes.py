@@ -21,7 +21,7 @@ from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Alive, Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.heartbeat import Deadlines, Heartbeat
 from dualsmooth.engine.cluster.job import Cut, Job, facts_of
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine.errors import DualSmoothError, reason_of
 
 if TYPE_CHECKING:
     from dualsmooth.engine.runtime.session import Session
@@ -52,7 +52,7 @@ def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str])
                 end = Lost
                 _serve(pipe, beat, number, session)
     except BaseException as error:
-        line = f"{type(error).__name__}: {error}"
+        line = reason_of(error)
         with suppress(OSError):  # the driver is gone
             if isinstance(error, DualSmoothError):
                 pipe.send(Refused(number, str(error)))

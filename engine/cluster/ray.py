@@ -14,7 +14,7 @@ from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.heartbeat import ActorDeadlines
 from dualsmooth.engine.cluster.job import Cut, Job, LeaseImages, facts_of
-from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, StoppedError, reason_of
 from dualsmooth.engine.machine import install_command, installed_version
 from dualsmooth.engine.printable import printable
 
@@ -115,7 +115,7 @@ class RayPool:
                 return [Refused(worker, str(cause))]
             if lease is None and isinstance(error, self._ray.exceptions.RayTaskError):
                 return [Refused(worker, f"{type(cause).__name__}: {cause}")]
-            return [self._replace(worker, f"{type(error).__name__}: {error}".splitlines()[0])]
+            return [self._replace(worker, reason_of(error))]
         self._deadlines.rest(worker)
         if lease is None:
             return [Ready(worker, value)]
@@ -152,7 +152,7 @@ def _connect(address: str) -> Any:
             try:
                 ray.init(address=LOCAL, _node_ip_address=LOOPBACK, **quiet)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                reason = str(error).partition("\n")[0]
+                reason = reason_of(error)
                 raise StoppedError(f"Ray cannot be started on this machine: {reason}") from error
         return ray
     warn_if_reachable(address)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.readers import check_labels
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_MODEL, read_plain
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -77,7 +77,7 @@ def _from_pickle(path: Path, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np
     try:
         batch = _load_pickle(data)
     except Exception as error:  # a damaged pickle raises anything
-        received = f"{type(error).__name__}: {error}"
+        received = reason_of(error)
         raise FileError(path, "must be a CIFAR-10 batch", received) from error
     if not isinstance(batch, dict):
         raise FileError(path, "must hold a dictionary", type(batch).__name__)

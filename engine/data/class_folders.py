@@ -95,8 +95,10 @@ def _fitting(
     pixels = read_image(path, shape[2], prepare)
     if pixels.shape[:2] != shape[:2]:
         rule = f"must have the height and width of {of}: {shape[:2]}"
-        hint = "--resize N and --crop N make other images of them" if of == "the network" else ""
-        raise FileError(path, rule, pixels.shape[:2], hint or "images are not resized")
+        hint = "images are not resized here"
+        if of == "the network":
+            hint += "; certify, predict and train do so, by --resize N and --crop N"
+        raise FileError(path, rule, pixels.shape[:2], hint)
     return pixels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
-from dualsmooth.engine.errors import DualSmoothError, FileError
+from dualsmooth.engine.errors import DualSmoothError, FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_IMAGE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def read_image(
         rule = f"must be one of {', '.join(_FORMATS)}"
         raise FileError(path, rule, "something else, or a damaged file") from error
     except Exception as error:  # decoders raise many kinds
-        raise FileError(path, "must be an image", f"{type(error).__name__}: {error}") from error
+        raise FileError(path, "must be an image", reason_of(error)) from error
     if channels == 3:
         return np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels
     if channels == 1 and (pixels == pixels[..., :1]).all():

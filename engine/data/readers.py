@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.limits import check_expansion, npz_arrays, open_plain
 
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801
@@ -61,7 +61,7 @@ def _idx_array(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
     except FileError:
         raise
     except Exception as error:  # gzip and zlib raise several kinds
-        raise FileError(path, "must be readable", f"{type(error).__name__}: {error}") from error
+        raise FileError(path, "must be readable", reason_of(error)) from error
     shape = struct.unpack(f">{axes}I", head[4:])
     if len(data) != size:
         received = f"{len(data)} bytes" if len(data) < size else "more"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import SamplerError
+from dualsmooth.engine.errors import SamplerError, reason_of
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, same
 
 PROVED_ROWS = 16
@@ -62,7 +62,7 @@ def first_proved(
         except Exception as error:
             if name == plain[-1][0] or "memory" in str(error):
                 raise
-            form, wrong = itself, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+            form, wrong = itself, reason_of(error)
         if not wrong:
             if refused:
                 warnings.warn(f"network {model} runs {name}: {'; '.join(refused)}", stacklevel=2)

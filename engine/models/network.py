@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.records import sha256_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Network:
         try:
             return dict(load(self.weights))
         except Exception as error:  # the parser's errors have no common base
-            received = f"{type(error).__name__}: {error}"
+            received = reason_of(error)
             raise FileError(self.origin, "must be a safetensors file", received) from error
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.registry import create
 
 
@@ -30,7 +30,7 @@ def build_network(
             _check(expected, tensors, origin)
             module = create(architecture, kwargs)
         except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # sizes too large
-            first = str(error).partition("\n")[0]
+            first = reason_of(error)
             raise FileError(origin, f"must fit an architecture: {architecture}", first) from error
     state = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
     module.load_state_dict(state, strict=False)

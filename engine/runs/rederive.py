@@ -17,7 +17,7 @@ import numpy as np
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
@@ -61,7 +61,7 @@ def plan_of(configuration: Mapping[str, Any], given: Given = NOTHING_GIVEN) -> P
         _check_stamp(budget, configuration["alpha"], stamp)
         return Plan(bundle, method, budget, configuration["alpha"], stamp)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+        raise ValueError(reason_of(error)) from error
 
 
 def budget_of(configuration: Mapping[str, Any]) -> Budget:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
 from dualsmooth.engine.checks import one_of, positive_integer
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import check_shape, grid_steps
 from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
@@ -182,10 +182,8 @@ class CpuSampler(Sampler):
         try:
             return self._pool.submit(make).result()
         except RuntimeError as error:
-            message = str(error).splitlines()[0]
-            raise ArgumentError(
-                "precision", f"must suit the network ({message})", self._dtype, "try fp32"
-            ) from error
+            rule = f"must suit the network ({reason_of(error)})"
+            raise ArgumentError("precision", rule, self._dtype, "try fp32") from error
 
     def _fused(self, folded: torch.nn.Module) -> torch.nn.Module:
         """The network with layers fused by oneDNN."""

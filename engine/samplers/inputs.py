@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import (
     GRID_ERROR,
     AnyArray,
@@ -66,8 +66,8 @@ def share(array: Any, argument: str) -> Images:
         return from_dlpack(array)
     except Exception as error:  # libraries refuse in many ways; what they say is told
         received = f"{type(array).__name__} of {getattr(array, 'dtype', 'unknown dtype')}"
-        hint = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArgumentError(argument, "must be shareable by DLPack", received, hint) from error
+        rule = "must be shareable by DLPack"
+        raise ArgumentError(argument, rule, received, reason_of(error)) from error
 
 
 def host_image(image: Images) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.files import write_json, write_whole
 from dualsmooth.engine.json_file import parse_json, read_json
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
@@ -95,7 +95,7 @@ class Checkpoints:
             raise self._bad_state(step, error) from error
 
     def _bad_state(self, step: str, error: Exception) -> FileError:
-        received = f"{type(error).__name__}: {error}"
+        received = reason_of(error)
         return FileError(self._path(step), "must be a training state", received, "remove it")
 
     def save(self, step: str, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create
@@ -110,4 +110,4 @@ def _check_reads(network: str, image: Tensor) -> None:
             module(image)
     except RuntimeError as error:
         rule = f"must take images of shape {tuple(image.shape[1:])}"
-        raise ArgumentError("network", rule, network, str(error).splitlines()[0]) from error
+        raise ArgumentError("network", rule, network, reason_of(error)) from error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.files import check_target, whole_file
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
@@ -116,7 +116,7 @@ def read_anchors(path: str | Path) -> Anchors:
         return Anchors(arrays["x"], arrays["sigma"])
     except (KeyError, TypeError, ValueError) as error:  # ArgumentError is a ValueError
         rule = "must hold images x and noise levels sigma"
-        raise FileError(path, rule, f"{type(error).__name__}: {error}") from error
+        raise FileError(path, rule, reason_of(error)) from error
 
 
 def _squares(rows: Points) -> NDArray[np.float64]:

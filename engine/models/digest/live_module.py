@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
@@ -87,7 +87,7 @@ def _copy(module: nn.Module, found: ModuleDigest) -> Any:
     try:
         copied = copy.deepcopy(module, memo)
     except Exception as error:  # objects refuse in many ways
-        received = "; ".join([*found.opaque[:1], " ".join(str(error).split())[:200]])
+        received = "; ".join([*found.opaque[:1], reason_of(error)])
         hint = "leave the object out of it, or give it __deepcopy__"
         raise ArgumentError("module", "must be copyable", received, hint) from error
     for part, twin in zip(module.modules(), copied.modules(), strict=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
@@ -85,7 +85,7 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base; names may be no text
         rule = "must be an ONNX file that this ONNX Runtime can run"
-        raise FileError(path, rule, str(error).splitlines()[0][:200]) from error
+        raise FileError(path, rule, reason_of(error)) from error
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
         raise FileError(path, "must have one float32 input and one output", f"{kinds} to {names}")
     name = inputs[0].name

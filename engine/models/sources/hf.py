@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
@@ -116,7 +116,7 @@ def _fresh(config: Mapping[str, Any]) -> Any:
         auto_class = transformers.AutoModelForImageClassification
         return auto_class.from_config(made, attn_implementation="eager")
     except Exception as error:  # transformers checks values by many kinds of errors
-        first = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        first = reason_of(error)
         raise ArgumentError("config", f"must be one of a {kind}", first) from error
 
 
@@ -147,7 +147,7 @@ def _loaded(path: Path, config: Mapping[str, Any]) -> nn.Module:
             None, config=fresh.config, state_dict=state, **how
         )
     except Exception as error:
-        first = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        first = reason_of(error)
         raise FileError(path, f"must hold the tensors of {CONFIG}'s model", first) from error
     finally:
         told.set_verbosity(level)

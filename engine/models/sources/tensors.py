@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
@@ -22,7 +22,7 @@ def needed(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
-        received = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        received = reason_of(error)
         package, hint = name.partition(".")[0], install_command(extra)
         raise ArgumentError(
             "bundle", f"needs {package} for {extra}:NAME", received, hint
@@ -38,7 +38,7 @@ def named_tensors(path: Path) -> dict[str, torch.Tensor]:
         try:
             found: Any = load(data)
         except Exception as error:  # the parser's errors have no common base
-            received = f"{type(error).__name__}: {error}"
+            received = reason_of(error)
             raise FileError(path, "must be a safetensors file", received) from error
     else:
         found = load_torch_file(path)

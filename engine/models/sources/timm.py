@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
@@ -57,7 +57,7 @@ def read_timm(
             name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay
         )
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:  # timm's key filters
-        first = " ".join(str(error).split())[:200]
+        first = reason_of(error)
         raise FileError(path, f"must hold the tensors of timm's {name}", first) from error
     _check_all_used(path, state, network.state_dict())
     channels, height, width = settings.input_size
@@ -74,7 +74,7 @@ def read_timm(
             torch.testing.assert_close(module(probe), given(probe))
     except (RuntimeError, AssertionError) as error:  # weights may come with settings of their own
         rule = f"must be what timm makes of {architecture} without weights"
-        raise FileError(path, rule, " ".join(str(error).split())[:200]) from error
+        raise FileError(path, rule, reason_of(error)) from error
     found = network_from_module(module, "timm", kwargs)
     shape, made = (height, width, channels), _preparation(settings, height, width)
     return Bundle(f"timm-{name}", shape, classes, (), None, {CLASSIFIER: found}, made)

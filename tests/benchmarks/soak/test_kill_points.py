@@ -74,7 +74,9 @@ def test_two_workers_end_with_the_bytes_of_an_undisturbed_run(tmp_path: Path) ->
     bundle, rng = read_bundle(tmp_path / "bundle"), random.Random(7)
     run = partial(certify, bundle, load_images("digits"))
     disturbed(run, tmp_path / "whole", rng, 0)
-    done = disturbed(run, tmp_path / "run", rng, 6)
-    assert done.total() >= 6
-    for name in FILES:
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    done, runs = 0, 0
+    while done < 6:  # a run may end before it was struck so often
+        folder, runs = tmp_path / str(runs), runs + 1
+        done += disturbed(run, folder, rng, 6).total()
+        for name in FILES:
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,48 @@
+"""Errors of other libraries, told on one line; some have no words."""
+
+import numpy as np
+import pytest
+import torch
+
+from dualsmooth.engine.errors import ArgumentError, reason_of
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.inputs import share
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (AssertionError(), "AssertionError"),
+        (RuntimeError("\n"), "RuntimeError"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (KeyError("x" * 500), "KeyError: '" + 199 * "x"),
+    ],
+)
+def test_a_reason_is_one_short_line(error: Exception, line: str) -> None:
+    assert reason_of(error) == line
+
+
+class Silent(torch.nn.Module):
+    """Fails as `assert` and `raise RuntimeError` do, without a word."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError
+
+
+def test_a_network_that_fails_without_a_word_is_refused_in_one_line() -> None:
+    with pytest.raises(ArgumentError, match="precision must suit the network .RuntimeError"):
+        CpuSampler({"classifier": Silent()}, {"classifier": 2}, (4, 4, 1), seed=0, batch_size=2)
+
+
+class Unwilling:
+    def __dlpack__(self) -> object:
+        raise AssertionError
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def test_an_array_that_refuses_without_a_word_is_refused_in_one_line() -> None:
+    with pytest.raises(ArgumentError, match="image must be shareable by DLPack.*AssertionError"):
+        share(Unwilling(), "image")
+    assert share(np.zeros(3), "image").shape == (3,)
