@@ -30,7 +30,7 @@ class Silent(torch.nn.Module):
 
 
 def test_a_network_that_fails_without_a_word_is_refused_in_one_line() -> None:
-    with pytest.raises(ArgumentError, match="precision must suit the network .RuntimeError"):
+    with pytest.raises(ArgumentError, match=r"precision must suit the network .RuntimeError"):
         CpuSampler({"classifier": Silent()}, {"classifier": 2}, (4, 4, 1), seed=0, batch_size=2)
 
 
@@ -43,6 +43,6 @@ class Unwilling:
 
 
 def test_an_array_that_refuses_without_a_word_is_refused_in_one_line() -> None:
-    with pytest.raises(ArgumentError, match="image must be shareable by DLPack.*AssertionError"):
+    with pytest.raises(ArgumentError, match=r"image must be shareable by DLPack.*AssertionError"):
         share(Unwilling(), "image")
     assert share(np.zeros(3), "image").shape == (3,)
