@@ -16,7 +16,8 @@ def with_overrides(recipe: Recipe, options: Sequence[str]) -> Recipe:
 
     An option is ``path=value``: the path is field names and positions with dots between them, the
     value JSON (text may stand without quotes) of the kind that is there; lists become tuples. An
-    object makes a part that is not there: ``sizes={"widths": [64, 128], "hidden": 128}``.
+    object makes a part that is not there, ``sizes={"widths": [64, 128], "hidden": 128}``, a list of
+    objects parts of the kind that are there: ``experts=[{"sigma": 0.5}, {"sigma": 1.0}]``.
     """
     for option in options:
         path, equals, text = option.partition("=")
@@ -44,20 +45,24 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
         raise ArgumentError("set", f"must name one of {fields} fields", option)
     old = getattr(part, key)
     if old is None and not rest and isinstance(value, dict):
-        kind = get_args(get_type_hints(type(part))[key])[0]
-        try:
-            return dataclasses.replace(part, **{key: typed_record(kind, value)})
-        except ValueError as error:
-            raise ArgumentError("set", f"cannot be read: {error}", option) from error
+        made = _part(get_args(get_type_hints(type(part))[key])[0], value, option)
+        return dataclasses.replace(part, **{key: made})
     return dataclasses.replace(part, **{key: _new(old, rest, value, option)})
+
+
+def _part(kind: type[Any], value: dict[str, Any], option: str) -> Any:
+    try:
+        return typed_record(kind, value)
+    except ValueError as error:
+        raise ArgumentError("set", f"cannot be read: {error}", option) from error
 
 
 def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
     if rest:
         return _changed(old, rest, value, option)
     if isinstance(value, list):
-        floats = isinstance(old, tuple) and isinstance(next(iter(old), None), float)
-        value = tuple(float(v) if floats and type(v) is int else v for v in value)
+        like = next(iter(old), None) if isinstance(old, tuple) else None
+        value = tuple(_item(like, item, option) for item in value)
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if dataclasses.is_dataclass(old) and value is None:
@@ -68,4 +73,12 @@ def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
         fits = len(value) > 0 and {type(v) for v in value} == {type(v) for v in old}
     if not fits:
         raise ArgumentError("set", f"must be of the kind of {old!r}", option)
+    return value
+
+
+def _item(like: Any, value: Any, option: str) -> Any:
+    if isinstance(like, float) and type(value) is int:
+        return float(value)
+    if dataclasses.is_dataclass(like) and isinstance(value, dict):
+        return _part(type(like), value, option)
     return value

@@ -17,6 +17,7 @@ from dualsmooth.engine.train import run as recipes
 from dualsmooth.engine.train.checkpoints import METRICS, RECIPE, STATES, Checkpoints, Metric
 from dualsmooth.engine.train.classifier import GAUSSIAN, ClassifierRecipe
 from dualsmooth.engine.train.context import Sizes
+from dualsmooth.engine.train.experts import Expert
 from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.recipes import DUAL
 from dualsmooth.engine.train.run import RECIPES, train
@@ -262,6 +263,8 @@ def test_options_change_fields() -> None:
     assert dual.sizes == Sizes((64, 128), 32)
     assert dual.points.radii == (0.0, 0.5, 1.0)
     assert {type(radius) for radius in dual.points.radii} == {float}
+    two = with_overrides(DUAL, ['experts=[{"sigma": 0.5, "pull": 2.0}, {"sigma": 1.0}]'])
+    assert two.experts == (Expert(0.5, pull=2.0), Expert(1.0))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +273,12 @@ def test_options_change_fields() -> None:
 def test_a_part_that_is_not_there_is_an_object_of_its_fields(value: str) -> None:
     with pytest.raises(ArgumentError, match="sizes="):
         with_overrides(DUAL, [f"sizes={value}"])
+
+
+@pytest.mark.parametrize("value", ["[{}]", '[{"sigma": "a"}]', "[0.5, 1.0]", "[]", '{"sigma": 1}'])
+def test_parts_are_a_list_of_objects_of_their_fields(value: str) -> None:
+    with pytest.raises(ArgumentError, match=r"^set "):
+        with_overrides(DUAL, [f"experts={value}"])
 
 
 @pytest.mark.parametrize(
