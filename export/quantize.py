@@ -7,8 +7,7 @@ float32, because logits on 256 steps would tie.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,41 +17,9 @@ from onnx import ModelProto
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import reason_of
-from dualsmooth.engine.images import unit_float
-from dualsmooth.engine.noise.stream import standard_normal
-from dualsmooth.engine.records import sha256_of
 from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.networks import refused, without_notes
-
-SEED = 0
-"""Noise of the calibration; its phase is its own, so no vote shares it whatever the vote's seed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Int8Calibration:
-    """Images that int8 networks are calibrated on; their ids are their positions."""
-
-    images: NDArray[np.generic]
-
-    @property
-    def record(self) -> dict[str, object]:
-        """Number and digest of the images, as ``deployment.json`` states them."""
-        return {"images": len(self.images), "sha256": sha256_of(self.images.tobytes())}
-
-    def batches(self, sigmas: tuple[float, ...], rows: int) -> Iterator[NDArray[np.float32]]:
-        """Every image once with the noise of every level, as batches of a network."""
-        for level, sigma in enumerate(sigmas):
-            stream = Draw("", sigma, Phase.CALIBRATE, 0, 1, level).stream
-            for first in range(0, len(self.images), rows):
-                noisy = [
-                    unit_float(image)
-                    + np.float32(sigma)
-                    * standard_normal(SEED, first + i, stream, np.arange(1), image.shape)[0]
-                    for i, image in enumerate(self.images[first : first + rows])
-                ]
-                yield np.ascontiguousarray(np.stack(noisy).transpose(0, 3, 1, 2))
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.joint import joint_level
 from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.models.sources.onnx_session import OLDEST
+from dualsmooth.engine.quantize.calibration import Calibration, levels_of
 from dualsmooth.engine.records import digest_of
 from dualsmooth.export.deployment import (
     DUAL,
@@ -37,7 +38,7 @@ from dualsmooth.export.graph.nodes import IR_VERSION, OPSET
 from dualsmooth.export.graph.pairs import pair_model
 from dualsmooth.export.graph.votes import Voter, vote_model
 from dualsmooth.export.networks import check_network, check_rows, network_model
-from dualsmooth.export.quantize import Int8Calibration, quantized_model
+from dualsmooth.export.quantize import quantized_model
 
 LARGEST_FILE = 2**31 - 1
 """Bytes one protobuf message can hold; larger models keep their weights beside them."""
@@ -54,7 +55,7 @@ def export_bundle(
     terms: Terms,
     *,
     batch_size: int | None = None,
-    int8: Int8Calibration | None = None,
+    int8: Calibration | None = None,
 ) -> Deployment:
     """Write every network, its vote graph, the dual predictor where there is a selector, the index.
 
@@ -65,8 +66,14 @@ def export_bundle(
     """
     folder = Path(folder)
     check_target(folder)
-    for network in bundle.networks.values():
+    for role, network in bundle.networks.items():
         check_exportable(f".{network.architecture}")
+        if network.int8:
+            rule, hint = (
+                "must be in float32 to be exported",
+                "export the float32 bundle with --int8",
+            )
+            raise ArgumentError(f"network {role}", rule, "one of 8-bit integers", hint)
     method_of(bundle, terms)
     rows = batch_of(bundle.input_shape) if batch_size is None else batch_size
     rows = positive_integer("batch_size", rows)
@@ -74,7 +81,7 @@ def export_bundle(
         voters = {role: _write_network(draft, bundle, role, rows) for role in bundle.networks}
         about: dict[str, Any] = {"precision": "fp32"}
         if int8 is not None:
-            levels = {role: _levels(bundle, role, terms) for role in voters}
+            levels = {role: levels_of(bundle, role, terms.sigma) for role in voters}
             about = _about_int8(draft, int8, levels)
             voters = {
                 role: _quantize(draft, role, voter, int8.batches(levels[role], rows))
@@ -125,15 +132,8 @@ def _trial(shape: tuple[int, int, int], rows: int) -> NDArray[np.float32]:
     return noise.astype(np.float32)
 
 
-def _levels(bundle: Bundle, role: str, terms: Terms) -> tuple[float, ...]:
-    """Noise levels a network is used at; all of them if it is used at none."""
-    levels = (bundle.tau,) if role == SELECTOR else bundle.sigmas or (terms.sigma,)
-    known = tuple(level for level in levels if level is not None)
-    return tuple(s for s in known if role == SELECTOR or bundle.classifier_at(s) == role) or known
-
-
 def _about_int8(
-    draft: Path, int8: Int8Calibration, levels: dict[str, tuple[float, ...]]
+    draft: Path, int8: Calibration, levels: dict[str, tuple[float, ...]]
 ) -> dict[str, Any]:
     """What the index says of int8 networks; the float32 ones still stand in the draft."""
     return {

@@ -18,7 +18,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
     ("engine/noise", "engine/bounds", "engine/data", "engine/models", "engine/methods/regions"),
     ("engine/radius", "engine/models/architectures", "export/graph"),
     ("engine/models/sources", "engine/methods", "engine/samplers/fusion"),
-    ("engine/samplers", "engine/train"),
+    ("engine/samplers", "engine/train", "engine/quantize"),
     ("engine/runtime",),
     ("engine/cluster", "export"),
     ("engine/runs", "engine/adapters", "export/check", "export/examples"),

@@ -27,10 +27,10 @@ from dualsmooth.engine.data import load_images
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.quantize.calibration import Calibration
 from dualsmooth.engine.samplers.sampler import Sampler, Segment
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.deployment import Terms
-from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 CALIBRATED_ON, EPOCHS, BATCH = 128, 3, 64
@@ -73,9 +73,7 @@ def deploy(name: str, sigma: float, folder: Path) -> tuple[Path, Path, Images]:
     step = len(train) // CALIBRATED_ON
     terms = Terms("fixed", sigma)
     export_bundle(bundle, folder / "fp32", terms)
-    export_bundle(
-        bundle, folder / "int8", terms, int8=Int8Calibration(train[::step][:CALIBRATED_ON])
-    )
+    export_bundle(bundle, folder / "int8", terms, int8=Calibration(train[::step][:CALIBRATED_ON]))
     return folder / "fp32", folder / "int8", test
 
 

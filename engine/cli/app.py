@@ -17,6 +17,7 @@ from dualsmooth.engine.cli.frontier import frontier
 from dualsmooth.engine.cli.help import Command, meant
 from dualsmooth.engine.cli.interrupt import INTERRUPTED, STOPPED, interruptible, said, watch
 from dualsmooth.engine.cli.predict import predict
+from dualsmooth.engine.cli.quantize import quantize
 from dualsmooth.engine.cli.report import parquet, report
 from dualsmooth.engine.cli.search import search
 from dualsmooth.engine.cli.train import train
@@ -56,7 +57,18 @@ def options(
     """Options of the command itself."""
 
 
-for command in (certify, predict, report, audit, train, search, export, frontier, parquet):
+for command in (
+    certify,
+    predict,
+    report,
+    audit,
+    train,
+    quantize,
+    search,
+    export,
+    frontier,
+    parquet,
+):
     app.command(cls=Command)(command)
 
 

@@ -86,11 +86,11 @@ def export(
     from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.methods.registry import choose_method
     from dualsmooth.engine.models.operating_point import at_point
-    from dualsmooth.export.check.images import images_for_calibration, images_for_check
+    from dualsmooth.engine.quantize.calibration import Calibration
+    from dualsmooth.export.check.images import images_for_check
     from dualsmooth.export.deployment import Terms
 
     try:
-        from dualsmooth.export.quantize import Int8Calibration
         from dualsmooth.export.write import check_exportable, export_bundle
     except ImportError as error:
         hint = install_command("export")
@@ -108,8 +108,8 @@ def export(
         raise ArgumentError("calibration", "belongs to --int8", calibration)
     quantization = None
     if int8:
-        chosen = images_for_calibration(calibration, shape, calibration_images)
-        quantization = Int8Calibration(chosen)
+        names = ("calibration", "calibration_images")
+        quantization = Calibration.read(calibration, shape, calibration_images, names)
     deployment = export_bundle(loaded, out, terms, batch_size=batch_size, int8=quantization)
     typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:

@@ -21,12 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dualsmooth.engine.models.int8 import Int8Layers
 from dualsmooth.engine.models.normalize import Normalize
 
 _OWN = tuple(
     f"dualsmooth.engine.models.{name}"
     for name in (
-        *("denoised", "ensemble", "normalize", "architectures.ordered"),
+        *("denoised", "ensemble", "int8", "normalize", "architectures.ordered"),
         *("architectures.resnet", "architectures.small"),
     )
 )
@@ -41,10 +42,11 @@ MOST_OPERATORS = 2500
 
 
 class _Tracer(fx.Tracer):
-    """Keeps normalization whole, so that a convolution can take it up."""
+    """Keeps whole what is replaced as a whole: normalization, and layers of integers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is Normalize or super().is_leaf_module(m, module_qualified_name)
+        whole = type(m) in (Normalize, Int8Layers)
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphModule | None:

@@ -1,5 +1,6 @@
 """Networks: one of a bundle, with its weights and how to build it; and how methods name them."""
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,12 @@ class Network:
     def joint(self) -> bool:
         """Whether it is a selector that votes for pairs of a level and a class, level by level."""
         return self.architecture == "ordered_score" and bool(self.kwargs.get("joint"))
+
+    @property
+    def int8(self) -> bool:
+        """Whether it, or a network that it is made of, is one of 8-bit integers."""
+        parts = json.dumps(dict(self.kwargs), default=str)
+        return self.architecture == "int8" or '"architecture": "int8"' in parts
 
     def build(self) -> "nn.Module":
         """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1]."""

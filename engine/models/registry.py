@@ -22,6 +22,7 @@ _BUILT_IN = tuple(
         "architectures.small",
         "denoised",
         "ensemble",
+        "int8",
         "sources.hf",
         "sources.timm",
     )

@@ -19,7 +19,7 @@ def build_network(
 ) -> nn.Module:
     """Build an architecture and load its weights: eval mode, float32, on the CPU.
 
-    Tensors may be stored as float16; they are widened, exactly.
+    Those of float32 may be stored as float16; they are widened, exactly.
 
     Batch norm's ``num_batches_tracked`` is neither needed nor read.
     """
@@ -53,7 +53,9 @@ def _check(
         if found.shape != tuple(expected[name].shape):
             rule = f"tensor {name} must have shape {tuple(expected[name].shape)}"
             raise FileError(origin, rule, found.shape)
-        if found.dtype not in (np.float32, np.float16):
-            raise FileError(origin, f"tensor {name} must be float32 or float16", found.dtype)
+        known = [str(expected[name].dtype).removeprefix("torch.")]
+        known += ["float16"] * (known == ["float32"])
+        if found.dtype.name not in known:
+            raise FileError(origin, f"tensor {name} must be {' or '.join(known)}", found.dtype)
         if not np.isfinite(found).all():
             raise FileError(origin, f"tensor {name} must be finite", "NaN or infinity")

@@ -35,7 +35,16 @@ def placed(settings: Settings, bundle: Bundle) -> Settings:
     """The settings with the device on which the networks of a bundle run here."""
     kinds = [network.architecture for network in bundle.networks.values()]
     device, precision = place_of(kinds, settings.device, settings.precision)
+    if any(network.int8 for network in bundle.networks.values()):
+        precision = _of_integers(precision)
     return dataclasses.replace(settings, device=device_kind(device), precision=precision)
+
+
+def _of_integers(precision: str) -> str:
+    if precision not in (AUTO, "fp32"):
+        rule = "must be auto or fp32: int8 networks have a precision of their own"
+        raise ArgumentError("precision", rule, precision)
+    return "fp32"
 
 
 def resolve(settings: Settings, bundle: Bundle, exact: bool = False) -> Settings:

@@ -1,4 +1,4 @@
-"""Images that an export is checked on, and those that int8 networks are calibrated on."""
+"""Images that an export is checked on."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,6 @@ def images_for_check(
     named = named_or_digits("data", spec, shape)
     chosen = _read(named, shape)[: positive_integer("images", count)]
     check_pixels(chosen, shape)
-    return chosen
-
-
-def images_for_calibration(
-    spec: str | None, shape: tuple[int, int, int], count: int
-) -> NDArray[np.generic]:
-    """``count`` images at even steps of a data set; of digits:train if none is named."""
-    named = _read(named_or_digits("calibration", spec, shape, "digits:train"), shape)
-    step = max(1, len(named) // positive_integer("calibration_images", count))
-    check_pixels(chosen := named[::step][:count], shape)
     return chosen
 
 

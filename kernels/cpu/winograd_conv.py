@@ -94,7 +94,7 @@ class WinogradChain(torch.nn.Module):
         super().__init__()
         self.layers = cast(Sequence[WinogradConv], torch.nn.ModuleList(layers))
         self.wiring = tuple(wiring)
-        self.slots = tuple(_slots(self.wiring, inputs)[:-1])
+        self.slots = tuple(slots_of(self.wiring, inputs)[:-1])
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Outputs of the last layer, (rows, outputs, height, width) in channels-last memory.
@@ -192,7 +192,7 @@ def _group(shapes: Sequence[tuple[int, int, int]]) -> int:
     return max(CACHE // (3 * max(map(math.prod, shapes))), -(-BLOCK // fewest))
 
 
-def _slots(wiring: Sequence[tuple[int, int | None]], inputs: int) -> list[int]:
+def slots_of(wiring: Sequence[tuple[int, int | None]], inputs: int) -> list[int]:
     """A slot for each result such that none is written while it is still to be read."""
     last = {read: number for number, pair in enumerate(wiring) for read in pair}
     slots: list[int] = []

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.capture import has_hooks
+from dualsmooth.engine.models.int8 import Int8Layers
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
 from dualsmooth.engine.samplers.fusion.patterns import (
@@ -24,7 +25,7 @@ from dualsmooth.engine.samplers.fusion.patterns import (
     rewrite,
     shape_of,
 )
-from dualsmooth.kernels.cpu import direct_conv, winograd_conv
+from dualsmooth.kernels.cpu import direct_conv, int8_conv, winograd_conv
 
 DIRECT_CHANNELS = 16
 """Input channels from which on oneDNN's convolutions fill their vectors and are faster."""
@@ -47,7 +48,9 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
 
 
 def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
-    if type(layer) is nn.Linear and len(shape_of(node.args[0])) == 2:
+    if isinstance(layer, Int8Layers):
+        _fuse_integers(traced, node, layer)
+    elif type(layer) is nn.Linear and len(shape_of(node.args[0])) == 2:
         _fuse_linear(traced, node, layer)
     elif type(layer) is nn.Conv2d and _is_winograd(node, layer):
         _fuse_winograd(traced, node, layer)
@@ -55,6 +58,14 @@ def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None
         _fuse_direct(traced, node, layer)
     elif type(layer) is nn.Conv2d:
         _fuse_convolution(traced, node, layer)
+
+
+def _fuse_integers(traced: fx.GraphModule, node: fx.Node, layer: Int8Layers) -> None:
+    shape = shape_of(node.args[0])
+    if int8_conv.available() and len(shape) == 4:
+        steps = [part.as_step() for part in layer.parts()]
+        chain = int8_conv.Int8Chain(steps, layer.ends(), (*shape[2:], shape[1]))
+        replace_by_module(traced, node, node, chain, (node.args[0],))
 
 
 def _fuse_linear(traced: fx.GraphModule, node: fx.Node, layer: nn.Linear) -> None:

@@ -31,12 +31,10 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     traced = module if is_captured(module) else capture(module, example)
     if traced is None:
         return module
-    if not all("shape" in node.meta for node in traced.graph.nodes if node.op != "output"):
-        try:
-            with torch.inference_mode():
-                _Shapes(traced, len(example)).run(example[:TRIED_ROWS])
-        except Exception:  # a network may have no use for so few rows
-            return module
+    try:
+        note_shapes(traced, example)
+    except Exception:  # a network may have no use for so few rows
+        return module
     for node in list(traced.graph.nodes)[::-1]:
         if node.op == "call_module":
             layer = traced.get_submodule(str(node.target))
@@ -46,6 +44,13 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced.eval()
+
+
+def note_shapes(traced: fx.GraphModule, example: torch.Tensor) -> None:
+    """Run a few rows of an example where a graph does not know what shapes its nodes give."""
+    if not all("shape" in node.meta for node in traced.graph.nodes if node.op != "output"):
+        with torch.inference_mode():
+            _Shapes(traced, len(example)).run(example[:TRIED_ROWS])
 
 
 class _Shapes(fx.Interpreter):

@@ -18,6 +18,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.engine.noise.stream import standard_normal
+from dualsmooth.engine.quantize.calibration import Calibration
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.export.certifier import OnnxCertifier
@@ -26,11 +27,10 @@ from dualsmooth.export.check.finding import table
 from dualsmooth.export.deployment import INDEX, Terms, read_deployment
 from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.graph.nodes import PIXELS
-from dualsmooth.export.quantize import Int8Calibration
 from dualsmooth.export.write import export_bundle
 
 IMAGES = load_images("digits").images[:4]
-CALIBRATION = Int8Calibration(load_images("digits:train").images[:32])
+CALIBRATION = Calibration(load_images("digits:train").images[:32])
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,8 @@ def test_calibration_noise_has_a_phase_of_its_own(monkeypatch: pytest.MonkeyPatc
         streams.append((image_id, stream))
         return standard_normal(seed, image_id, stream, *rest)
 
-    monkeypatch.setattr("dualsmooth.export.quantize.standard_normal", noted)
-    batches = list(Int8Calibration(IMAGES).batches((0.25, 0.5), 3))
+    monkeypatch.setattr("dualsmooth.engine.quantize.calibration.standard_normal", noted)
+    batches = list(Calibration(IMAGES).batches((0.25, 0.5), 3))
     assert [batch.shape for batch in batches] == [(3, 1, 8, 8), (1, 1, 8, 8)] * 2
     assert {stream & 15 for _, stream in streams} == {Phase.CALIBRATE}
     assert len(set(streams)) == len(streams) == 8

@@ -14,8 +14,8 @@ from dualsmooth.kernels.cpu.winograd_conv import (
     WinogradConv,
     available,
     saves_products,
+    slots_of,
 )
-from dualsmooth.kernels.cpu.winograd_conv import _slots as slots_of
 from dualsmooth.kernels.errors import KernelArgumentError
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the compiled loops and AVX-512")
