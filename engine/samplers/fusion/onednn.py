@@ -27,6 +27,9 @@ from dualsmooth.engine.samplers.fusion.patterns import (
 )
 from dualsmooth.kernels.cpu import direct_conv, int8_conv, winograd_conv
 
+_POINTWISE = torch.ops.mkldnn._convolution_pointwise
+_IN_PLACE = torch.ops.mkldnn._convolution_pointwise_.binary
+
 DIRECT_CHANNELS = 16
 """Input channels from which on oneDNN's convolutions fill their vectors and are faster."""
 
@@ -44,7 +47,30 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     fused = rewrite(module, example, _fuse_layer)
     if isinstance(fused, fx.GraphModule):
         chain_convolutions(fused)
+        _add_in_place(fused)
     return fused
+
+
+def _add_in_place(traced: fx.GraphModule) -> None:
+    """Let convolutions write sums over what they add where nothing reads that again.
+
+    Only results of convolutions are written over, and only where nothing may be a view of them.
+    """
+    order = {node: number for number, node in enumerate(traced.graph.nodes)}
+    for node in traced.graph.nodes:
+        if node.target is not _POINTWISE.binary:
+            continue
+        source, other, *rest = node.args
+        last = max(other.users, key=order.__getitem__) is node and source is not other
+        if last and all(_is_convolution(traced, made) for made in (other, *other.users)):
+            node.target, node.args = _IN_PLACE, (other, source, *rest)
+    traced.recompile()
+
+
+def _is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
+    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    ours = (direct_conv.DirectConv, winograd_conv.WinogradConv, winograd_conv.WinogradChain)
+    return node.target in (_POINTWISE.default, _POINTWISE.binary, _IN_PLACE) or type(layer) in ours
 
 
 def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
@@ -175,20 +201,20 @@ def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    source, call = node.args[0], torch.ops.mkldnn._convolution_pointwise
+    source = node.args[0]
     weight = _packed_convolution(layer, shape_of(source))
     geometry = _geometry(layer)
     total = following_sum(node)
     if total is None:
         last, relu = following_relu(traced, node)
         options = (*geometry, _attribute(relu), [], "")
-        replace(traced, node, last, call.default, (source,), weight, layer.bias, options)
+        replace(traced, node, last, _POINTWISE.default, (source,), weight, layer.bias, options)
         return
     other = _other(total, node)
     last, relu = following_relu(traced, total)
     unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
     options = (*geometry, "add", 1, *unary)
-    replace(traced, total, last, call.binary, (source, other), weight, layer.bias, options)
+    replace(traced, total, last, _POINTWISE.binary, (source, other), weight, layer.bias, options)
 
 
 def _attribute(relu: bool) -> str:

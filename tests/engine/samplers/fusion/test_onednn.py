@@ -5,6 +5,7 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion import onednn
 from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.kernels.cpu import direct_conv, winograd_conv
@@ -238,3 +239,36 @@ def test_the_network_itself_is_not_changed() -> None:
     fuse_for_cpu(network, batch((3, 4, 4)))
     assert str(network) == before
     assert torch.equal(convolution.weight, weight)
+
+
+class Sums(nn.Module):
+    """A sum of two convolutions; who else reads one of them. Read later, it is not written over."""
+
+    def __init__(self, reader: str) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(32, 32, 1) for _ in range(3))
+        self.reader = reader
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = self.first(x)
+        source = {"before": self.second(kept), "view": kept[:, :], "itself": kept}
+        total = torch.relu(self.third(source.get(self.reader, x)) + kept)
+        return torch.relu(self.second(kept) + total) if self.reader == "later" else total
+
+
+@pytest.mark.parametrize(
+    ("reader", "in_place"),
+    [("none", 1), ("before", 1), ("itself", 0), ("later", 1), ("view", 0)],
+)
+def test_a_sum_is_written_over_what_nothing_reads_again(
+    reader: str, in_place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network, x = Sums(reader).eval(), batch((32, 10, 9))
+    with torch.inference_mode():
+        fused = fuse_for_cpu(network, x)
+        assert sum("_convolution_pointwise_.binary" in name for name in calls(fused)) == in_place
+        monkeypatch.setattr(onednn, "_add_in_place", lambda traced: None)
+        apart = fuse_for_cpu(network, x)
+        assert torch.equal(fused(x), apart(x))
+        torch.testing.assert_close(fused(x), network(x), rtol=0.0, atol=1e-5)
