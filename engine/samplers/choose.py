@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
+from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, check_backend
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import warn_of_missing_loops, warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
@@ -35,16 +35,20 @@ def placed(settings: Settings, bundle: Bundle) -> Settings:
     """The settings with the device on which the networks of a bundle run here."""
     kinds = [network.architecture for network in bundle.networks.values()]
     device, precision = place_of(kinds, settings.device, settings.precision)
-    if any(network.int8 for network in bundle.networks.values()):
-        precision = _of_integers(precision)
-    return dataclasses.replace(settings, device=device_kind(device), precision=precision)
+    made = dataclasses.replace(settings, device=device_kind(device), precision=precision)
+    integers = any(network.int8 for network in bundle.networks.values())
+    return _of_integers(made) if integers else made
 
 
-def _of_integers(precision: str) -> str:
-    if precision not in (AUTO, "fp32"):
-        rule = "must be auto or fp32: int8 networks have a precision of their own"
-        raise ArgumentError("precision", rule, precision)
-    return "fp32"
+def _of_integers(settings: Settings) -> Settings:
+    """The settings for int8 networks: other precisions and OpenVINO would round their sums."""
+    for name, only in (("precision", "fp32"), ("backend", LOOPS)):
+        asked = getattr(settings, name)
+        if asked in ("bf16", OPENVINO):
+            raise ArgumentError(name, f"must be auto or {only} for int8 networks", asked)
+    loops = settings.device == "cpu" and settings.backend == AUTO
+    backend = LOOPS if loops else settings.backend
+    return dataclasses.replace(settings, precision="fp32", backend=backend)
 
 
 def resolve(settings: Settings, bundle: Bundle, exact: bool = False) -> Settings:
