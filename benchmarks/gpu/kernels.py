@@ -4,6 +4,7 @@ Each round runs all contestants in random order, timed with CUDA events; the med
 range and minimum are per 100,000 draws. Not timed here: the loop of a certified run on the host.
 """
 
+import math
 import random
 import statistics
 import time
@@ -153,9 +154,9 @@ def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contest
         ("in three kernels", partial(fused_logits, *batch, whole, counts), 4.9e4),
     ]
     made = [Contestant(f"ResNet-110 {n}", CIFAR_BATCH, c, size, 0.5063e9) for n, c, size in calls]
-    for shape in SHAPES:
+    for shape, pool in SHAPES:
         size = CIFAR_BATCH if shape.height == 32 else IMAGENET_BATCH
-        choice = TiledStem.choose(shape, shared)
+        choice = TiledStem.choose(shape, shared, pool)
         assert choice is not None
         weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
         parts = (shape.outputs, 0.1), (3, 0.45), (3, 0.25)
@@ -163,9 +164,10 @@ def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contest
         images = torch.rand(16, shape.height, shape.width, 3, device=device)
         arguments = images, rows_of(size, device), key, folded, pack_stem(folded), choice
         pixels = shape.out_height * shape.out_width
-        work = 2 * pixels * shape.outputs, 2 * pixels * shape.kernel**2 * 3 * shape.outputs
-        name = f"tiled stem {shape.height}px to {shape.outputs}"
-        made.append(Contestant(name, size, partial(tiled_stem, *arguments), *work))
+        written = 2 * math.prod(choice.size) * shape.outputs
+        work = written, 2 * pixels * shape.kernel**2 * 3 * shape.outputs
+        call = partial(tiled_stem, *arguments)
+        made.append(Contestant(f"tiled stem {choice.label}", size, call, *work))
     return made
 
 

@@ -18,7 +18,7 @@ from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
-from dualsmooth.engine.samplers.fusion.stem import Stemmed, take_stem
+from dualsmooth.engine.samplers.fusion.stem import KERNELS, Stemmed, take_stem
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
@@ -71,9 +71,9 @@ def build(
     ``triton`` has CIFAR ResNets, ``onchip`` with the activations of a stage on chip, and ``fused``
     in three kernels, noise, strided blocks and votes among them; ``cudnn`` does convolution, bias,
     sum and ReLU in one call, ``stem`` and ``tiledstem`` so what is behind our own noise and first
-    convolution, in Triton or in CUDA C++; ``compile`` is torch.compile and ``eager`` the network
-    itself; in the others batch norm is folded. The network takes (rows, channels, height, width) in
-    [0, 1] units; ``batch`` is the rows of a full batch.
+    convolution, in Triton or, with the max pooling, in CUDA C++; ``compile`` is torch.compile and
+    ``eager`` the network itself; in the others batch norm is folded. The network takes (rows,
+    channels, height, width) in [0, 1] units; ``batch`` is the rows of a full batch.
     """
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend in ("fused", "onchip", "triton"):
@@ -135,28 +135,21 @@ def _stemmed(
         rule, hint = f"must not be {backend} but for bfloat16 and Gaussian noise", "use cudnn"
         raise ArgumentError("backend", rule, received, hint)
     made = folded_network(network, torch.float32, (batch, height, width, channels)).to(device)
-    taken = take_stem(made, dtype)
-    begin = None if taken is None else _beginning(backend, taken, inputs)
-    if taken is None or begin is None:
-        rule, received = f"must not be {backend} for this network", type(network).__name__
-        hint = "it has to begin with a mean, a deviation and a convolution of 1, 3 or 4 channels"
-        if taken is not None:
-            received, hint = f"{received} on {device.type}", "its first convolution fits stem only"
-        raise ArgumentError("backend", rule, received, hint)
-    tall, wide = (-(-side // taken.stride) for side in (height, width))
-    example = noisy(batch, (tall, wide, taken.stem.weight.shape[3])).to(device, dtype)
-    return _library(begin, fuse_for_cudnn(taken.rest.to(dtype), example))
-
-
-def _beginning(backend: str, taken: Stemmed, inputs: Inputs) -> Begin | None:
-    """What runs a stem: Triton's kernels, or the one in CUDA C++ where it has the shape."""
-    if backend == "stem":
-        return partial(_activations, taken)
+    rule, received = f"must not be {backend} for this network", type(network).__name__
+    taken = take_stem(made, dtype, pools=backend == "tiledstem")
+    if isinstance(taken, str):
+        raise ArgumentError("backend", rule, f"{received}: {taken}", f"the kernels have {KERNELS}")
     kernel, _, colors, outputs = taken.stem.weight.shape
-    height, width = inputs.images.shape[1:3]
     shape = StemShape(height, width, colors, outputs, kernel, taken.stride)
-    choice = TiledStem.choose(shape, shared_memory(inputs.images.device))
-    return None if choice is None else partial(_tiled, taken, pack_stem(taken.stem), choice)
+    begin, size = partial(_activations, taken), (shape.out_height, shape.out_width)
+    if backend == "tiledstem":
+        choice = TiledStem.choose(shape, shared_memory(device), taken.pool)
+        if choice is None:
+            received, hint = f"{received} on {device.type}", "its first convolution fits stem only"
+            raise ArgumentError("backend", rule, received, hint)
+        begin, size = partial(_tiled, taken, pack_stem(taken.stem), choice), choice.size
+    example = noisy(batch, (*size, outputs)).to(device, dtype)
+    return _library(begin, fuse_for_cudnn(taken.rest.to(dtype), example))
 
 
 @contextmanager

@@ -8,20 +8,20 @@
 A finding is a stack frame, an access to local memory (so a spill), a tensor-core instruction that
 is missing, a tap load that bypasses L1, shared memory above what the architecture has, or growth
 past the recorded registers, instructions or shared memory. The CUDA C++ kernels are held to the
-same gates where nvcc is installed.
+same gates where CuPy is installed, compiled as it does: by NVRTC, which needs no GPU. nvcc makes
+other code of the same sources, with fewer registers.
 """
 
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
@@ -33,6 +33,9 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CEILINGS = Path(__file__).with_name("ceilings.json")
 CUDA = "cuda"
 """Name under which the limits of the CUDA C++ kernels are recorded."""
+
+CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options of a program."""
 
 NEAR_SPILL = 200
 """Recorded registers, of 255, from which ``--quick`` builds a kernel on every architecture."""
@@ -82,22 +85,18 @@ def build_case(case, sm: int) -> Machine:
     return inspect_cubin(built.asm["cubin"], built.metadata.shared)
 
 
-def nvcc() -> str | None:
-    """Path of the CUDA C++ compiler, or None where it is not installed."""
-    return shutil.which("nvcc")
-
-
 def build_stage(program: Program, choice: Choice, sm: int) -> Machine:
-    """Compile a CUDA C++ kernel for an architecture with nvcc and read it back."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, source = Path(folder) / "stage.cubin", Path(folder) / "stage.cu"
-        source.write_text(program.source)
-        command = ["nvcc", f"-arch=sm_{sm}", *choice.definitions, "-cubin", "-o"]
-        command += [str(cubin), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"nvcc failed: {done.stderr.strip()}")
-        return inspect_cubin(cubin.read_bytes(), choice.shared)
+    """Compile a CUDA C++ kernel for an architecture as CuPy does, and read it back."""
+    from cupy.cuda import nvrtc
+
+    made = nvrtc.createProgram(program.source, f"{program.kernel}.cu", (), ())
+    try:
+        nvrtc.compileProgram(made, (*choice.definitions, *CUPY_OPTIONS, f"-arch=sm_{sm}"))
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(f"NVRTC failed: {nvrtc.getProgramLog(made).strip()}") from error
+    whole = nvrtc.getCUBIN(made) + b"\0"  # CuPy takes its last byte for the end of a string
+    nvrtc.destroyProgram(made)
+    return inspect_cubin(whole, choice.shared)
 
 
 def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
@@ -225,8 +224,8 @@ def _triton_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Buil
 
 
 def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:
-    if nvcc() is None:
-        print("CUDA C++ kernels skipped: nvcc is not installed")
+    if find_spec("cupy") is None:
+        print("CUDA C++ kernels skipped: CuPy is not installed")
         return
     for program, choice, sm in stage_builds():
         name = program.name(choice)
@@ -238,7 +237,7 @@ def stage_builds() -> list[tuple[Program, Choice, int]]:
     """CUDA C++ kernels, on the architectures whose shared memory holds them."""
     found: list[tuple[Program, Choice, int]] = []
     for sm in ARCHITECTURES:
-        stems = [TiledStem.choose(shape, SHARED_LIMIT[sm]) for shape in SHAPES]
+        stems = [TiledStem.choose(shape, SHARED_LIMIT[sm], pool) for shape, pool in SHAPES]
         every: list[tuple[Program, Choice]] = [*PROGRAMS]
         every += [(TILED, stem) for stem in stems if stem is not None]
         found += [(*pair, sm) for pair in every if pair[1].shared <= SHARED_LIMIT[sm]]

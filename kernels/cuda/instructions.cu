@@ -9,6 +9,16 @@ __device__ __forceinline__ void load_matrix(u32 (&a)[4], u32 address) {
                  : "r"(address));
 }
 
+// A word of shared memory by a 32-bit address. NVRTC has 64-bit pointers there, and keeps one per row.
+__device__ __forceinline__ u32 load_word(u32 address) {
+    u32 word;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
+    return word;
+}
+__device__ __forceinline__ void store_word(u32 address, u32 word) {
+    asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(word));
+}
+
 __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -27,6 +37,13 @@ __device__ __forceinline__ u32 pack_relu(float low, float high) {
     u32 packed;
     asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// The larger of two pairs; NaN if one is NaN.
+__device__ __forceinline__ u32 larger(u32 a, u32 b) {
+    u32 most;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+    return most;
 }
 
 __device__ __forceinline__ float square_root(float x) {

@@ -82,20 +82,21 @@ __device__ __forceinline__ void convolve(char* memory, int from, int to, int pas
 #pragma unroll
         for (int j = 0; j < 2; ++j) shift[t][j] = __ldg(bias + t * 8 + j);
 
-    const u32 base = static_cast<u32>(__cvta_generic_to_shared(memory)) + from + lane_image(lane % 16);
+    const u32 begin = static_cast<u32>(__cvta_generic_to_shared(memory)), base = begin + from + lane_image(lane % 16);
     u32 in[3][KSTEPS];
 #pragma unroll
     for (int kx = 0; kx < 3; ++kx)
 #pragma unroll
         for (int k = 0; k < KSTEPS; ++k)
             in[kx][k] = base + place(lane_column(lane % 16) + kx, 2 * k + lane / 16);
-    int out[2][TILES];
+    u32 out[2][TILES];
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
         for (int t = 0; t < TILES; ++t) {
             const int m = lane / 4 + 8 * half;
-            out[half][t] = to + lane_image(m) + LINE + place(lane_column(m) + 1, first_tile + t) + lane % 4 * 4;
+            const int chunk = place(lane_column(m) + 1, first_tile + t);
+            out[half][t] = begin + to + lane_image(m) + LINE + chunk + lane % 4 * 4;
         }
 
 #pragma unroll 1
@@ -124,15 +125,15 @@ __device__ __forceinline__ void convolve(char* memory, int from, int to, int pas
             for (int half = 0; half < 2; ++half)
 #pragma unroll
                 for (int t = 0; t < TILES; ++t) {
-                    u32* target = reinterpret_cast<u32*>(memory + out[half][t] + start + (r - 2) * LINE);
+                    const u32 target = out[half][t] + start + (r - 2) * LINE;
                     float low = sum[t][2 * half] + shift[t][0];
                     float high = sum[t][2 * half + 1] + shift[t][1];
                     if (RESIDUAL) {
-                        const u32 old = *target;
+                        const u32 old = load_word(target);
                         low += __uint_as_float(old << 16);
                         high += __uint_as_float(old & 0xffff0000u);
                     }
-                    *target = pack_relu(low, high);
+                    store_word(target, pack_relu(low, high));
                     sum[t][2 * half] = 0.0f;
                     sum[t][2 * half + 1] = 0.0f;
                 }

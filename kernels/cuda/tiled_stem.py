@@ -1,4 +1,4 @@
-"""Noise and first convolution with the noisy pixels of a tile in shared memory, for any network."""
+"""Noise, first convolution and max pooling with the noisy pixels of a tile in shared memory."""
 
 from dataclasses import asdict, dataclass
 
@@ -18,7 +18,8 @@ TILED = Program("tiled_stem", "tiled stem", ("instructions", "normals", "tiled_s
 @dataclass(frozen=True, slots=True)
 class TiledStem:
     """A launch choice: a thread block of ``warps`` makes ``tile`` rows of outputs, a warp ``tiles``
-    of 8 channels at once; ``resident`` thread blocks share a multiprocessor.
+    of 8 channels at once; ``resident`` thread blocks share a multiprocessor. Outputs are those of a
+    max pooling of stride 2, if ``pool`` is 2 or 3 (with padding 1), and not 0.
     """
 
     height: int
@@ -26,38 +27,51 @@ class TiledStem:
     outputs: int
     kernel: int
     stride: int
+    pool: int
     tile: int
     tiles: int
     warps: int = 8
     resident: int = 2
 
     @classmethod
-    def choose(cls, shape: StemShape, shared: int) -> "TiledStem | None":
+    def choose(cls, shape: StemShape, shared: int, pool: int = 0) -> "TiledStem | None":
         """The choice for a shape, if there is one that fits ``shared`` bytes per thread block.
 
-        16 output rows of a large image keep what two tiles both make to a seventh of it; tall
-        kernels leave registers for two tiles of channels, small ones for four.
+        16 rows of the convolution of a large image keep what two tiles both make to a seventh of
+        it; tall kernels leave registers for two tiles of channels, small ones for four.
         """
         tiles = 2 if shape.kernel > 3 or shape.outputs == 16 else 4
         fits = shape.lanes == 4 and 8 * tiles <= shape.outputs <= 64 * tiles
-        rows = min(16 if shape.height > 32 else 32, shape.out_height)
-        sizes = shape.height, shape.width, shape.outputs, shape.kernel, shape.stride
-        made = cls(*sizes, rows, tiles)
+        sizes = shape.height, shape.width, shape.outputs, shape.kernel, shape.stride, pool
+        rows = (16 if shape.height > 32 else 32) // (2 if pool else 1)
+        made = cls(*sizes, min(rows, cls(*sizes, 1, tiles).size[0]), tiles)
         return made if fits and shape.kernel <= 7 and made.shared <= shared else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the outputs."""
+        high, wide = ((n - 1) // self.stride + 1 for n in (self.height, self.width))
+        if self.pool:
+            high, wide = ((n + self.pool // 3 * 2 - self.pool) // 2 + 1 for n in (high, wide))
+        return high, wide
 
     @property
     def label(self) -> str:
         """Its sizes, for the ahead-of-time checks."""
         image = f"{self.height}x{self.width} {self.kernel}x{self.kernel}"
-        return f"{image} s{self.stride} to {self.outputs}"
+        pool = f" pool {self.pool}" if self.pool else ""
+        return f"{image} s{self.stride} to {self.outputs}{pool}"
 
     @property
     def shared(self) -> int:
         """Bytes of shared memory: pixels of four bf16, with all a strip of 16 may read."""
-        strips = -(-((self.width - 1) // self.stride + 1) // 16)
-        reach = (strips * 16 - 1) * self.stride + -(-self.kernel // 4) * 4
-        pitch = max(reach, self.width + self.kernel // 2 * 2)
-        return ((self.tile - 1) * self.stride + self.kernel) * pitch * 8
+        edge, strip = self.pool // 3, (16, 0, 8, 7)[self.pool]
+        rows = 2 * self.tile + edge if self.pool else self.tile
+        advance = 2 * strip if self.pool else strip
+        last = (-(-self.size[1] // strip) - 1) * advance + 15
+        reach = last * self.stride + -(-self.kernel // 4) * 4
+        pitch = max(reach, self.width + self.kernel // 2 * 2 + edge * self.stride)
+        return ((rows - 1) * self.stride + self.kernel) * pitch * 8
 
     @property
     def definitions(self) -> tuple[str, ...]:
@@ -67,11 +81,15 @@ class TiledStem:
 
 
 SHAPES = (
-    StemShape(224, 224, 3, 64, 7, 2),
-    StemShape(32, 32, 3, 64, 3, 1),
-    StemShape(32, 32, 3, 16, 3, 1),
+    (StemShape(224, 224, 3, 64, 7, 2), 3),
+    (StemShape(224, 224, 3, 64, 7, 2), 0),
+    (StemShape(224, 224, 3, 64, 3, 1), 2),
+    (StemShape(224, 224, 3, 32, 3, 2), 0),
+    (StemShape(32, 32, 3, 64, 3, 1), 0),
+    (StemShape(32, 32, 3, 16, 3, 1), 0),
 )
-"""First convolutions that are compiled ahead of time: ResNets on ImageNet and CIFAR, WRN."""
+"""First convolutions, and their pooling, that are compiled ahead of time: ResNets and DenseNets on
+ImageNet, VGG, EfficientNets and RegNets; ResNets and WRN on CIFAR."""
 
 
 def pack_stem(folded: FoldedStem) -> torch.Tensor:
@@ -93,7 +111,9 @@ def tiled_stem(
     *,
     relu: bool = True,
 ) -> torch.Tensor:
-    """What `dualsmooth.kernels.stem.stem` does, for 3 or 4 channels in bfloat16; CUDA only.
+    """What `dualsmooth.kernels.stem.stem` does, and the pooling of ``choice`` behind it.
+
+    For 3 or 4 channels in bfloat16; CUDA only.
 
     ``packed`` are the `pack_stem` of the weights. The noise has the bits of the Triton kernels';
     sums are float32, over the rows of the kernel, in them the taps, in them the channels.
@@ -105,10 +125,9 @@ def tiled_stem(
     if folded.lanes != 4 or folded.weight.shape[0] != choice.kernel:
         rule = f"must be of 3 or 4 channels and {choice.kernel} taps a side"
         raise KernelArgumentError("folded", rule, tuple(folded.weight.shape))
-    tall, wide = ((n - 1) // choice.stride + 1 for n in (choice.height, choice.width))
-    out = images.new_empty(len(rows), tall, wide, outputs, dtype=torch.bfloat16)
+    out = images.new_empty(len(rows), *choice.size, outputs, dtype=torch.bfloat16)
     columns = key, rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
-    blocks = len(rows) * -(-tall // choice.tile)
+    blocks = len(rows) * -(-choice.size[0] // choice.tile)
     weights = packed, folded.table
     launch(TILED, choice, blocks, images, *columns, *weights, out, colors, int(relu))
     return out

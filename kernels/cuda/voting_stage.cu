@@ -4,16 +4,21 @@
 // nowhere. Means are rounded to bf16, as in kernels/triton/vote.py.
 
 __device__ __forceinline__ void pool(float* means, const char* memory) {
-    for (int i = threadIdx.x; i < IMAGES * CHANNELS; i += WARPS * 32) {
+    const u32 base = static_cast<u32>(__cvta_generic_to_shared(memory));
+    for (int i = 2 * threadIdx.x; i < IMAGES * CHANNELS; i += WARPS * 64) {
         const int image = i / CHANNELS, channel = i % CHANNELS;
-        float sum = 0.0f;
+        float low = 0.0f, high = 0.0f;
         for (int y = 0; y < SIZE; ++y)
 #pragma unroll
             for (int x = 0; x < SIZE; ++x) {
-                const int at = (image * SIDE + y + 1) * LINE + place(x + 1, channel / 8) + channel % 8 * 2;
-                sum += __uint_as_float(*reinterpret_cast<const unsigned short*>(memory + at) << 16);
+                const int row = (image * SIDE + y + 1) * LINE;
+                const u32 pair = load_word(base + row + place(x + 1, channel / 8) + channel % 8 * 2);
+                low += __uint_as_float(pair << 16);
+                high += __uint_as_float(pair & 0xffff0000u);
             }
-        means[i] = __uint_as_float(pack(0.0f, sum * (1.0f / (SIZE * SIZE))) & 0xffff0000u);
+        const u32 pair = pack(low * (1.0f / (SIZE * SIZE)), high * (1.0f / (SIZE * SIZE)));
+        means[i] = __uint_as_float(pair << 16);
+        means[i + 1] = __uint_as_float(pair & 0xffff0000u);
     }
 }
 

@@ -317,9 +317,11 @@ def check_fused(device: torch.device, blocks: int, batch: int) -> None:
     assert gap(found.double(), truth) <= SUM_LIMIT + ROUNDING[torch.bfloat16]
 
 
-def check_tiled(device: torch.device, shape: StemShape, batch: int) -> None:
-    """The stem in CUDA C++ against Triton's: the same noise, float32 sums in another order."""
-    choice = TiledStem.choose(shape, shared_memory(device))
+def check_tiled(device: torch.device, shape: StemShape, pool: int, batch: int) -> None:
+    """The stem in CUDA C++ against Triton's and PyTorch's pooling: the same noise, float32 sums in
+    another order.
+    """
+    choice = TiledStem.choose(shape, shared_memory(device), pool)
     assert choice is not None, "too little shared memory, or no CuPy"
     generator = torch.Generator(device).manual_seed(1)
     size = (shape.kernel, shape.kernel, shape.channels, shape.outputs)
@@ -334,6 +336,9 @@ def check_tiled(device: torch.device, shape: StemShape, batch: int) -> None:
     found = tiled_stem(images, rows, key, folded, packed, choice)
     assert torch.equal(found, tiled_stem(images, rows, key, folded, packed, choice))
     truth = ops.stem(images, rows, key, folded, stride=shape.stride)
+    if pool:
+        pooled = functional.max_pool2d(truth.permute(0, 3, 1, 2), pool, 2, pool // 3)
+        truth = pooled.permute(0, 2, 3, 1)
     assert gap(found.float(), truth.float()) <= SUM_LIMIT + 2 * ROUNDING[torch.bfloat16]
 
 
@@ -357,7 +362,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     **{f"on-chip {RESIDUAL.name(stage)}": (check_stage, (stage, 4)) for stage in STAGES},
     "on-chip chain": (check_chain, (1, 5)),
     "on-chip fused": (check_fused, (2, 5)),
-    "on-chip tiled": (check_tiled, (StemShape(20, 37, 3, 64, 7, 2), 3)),
+    "on-chip tiled": (check_tiled, (StemShape(20, 37, 3, 64, 7, 2), 3, 3)),
 }
 REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (64, 1024)),
@@ -376,7 +381,7 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "on-chip chain 110": (check_chain, (18, 4097)),
     "on-chip fused 20": (check_fused, (3, 4097)),
     "on-chip fused 110": (check_fused, (18, 4097)),
-    **{f"on-chip tiled {s.outputs} {s.height}": (check_tiled, (s, 257)) for s in SHAPES},
+    **{f"on-chip tiled {s} pool {pool}": (check_tiled, (s, pool, 257)) for s, pool in SHAPES},
 }
 SLOW = ("stem", "strided stem", "resnet")
 """In the interpreter."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.utils import _pair
 
 from dualsmooth.engine.models.capture import has_hooks, is_captured
 from dualsmooth.engine.models.normalize import Normalize
@@ -22,23 +23,33 @@ _OVER = (operator.truediv, torch.div, _ATEN.div.Tensor)
 
 @dataclass(frozen=True, slots=True)
 class Stemmed:
-    """A network as its stem and what takes the stem's activations."""
+    """A network as its stem and what takes the stem's activations.
+
+    ``pool`` is the size of a max pooling of stride 2 behind the stem, or 0: what a kernel has.
+    """
 
     stem: FoldedStem
     stride: int
     relu: bool
+    pool: int
     rest: fx.GraphModule
 
 
-def take_stem(network: nn.Module, dtype: torch.dtype) -> Stemmed | None:
+KERNELS = (
+    "networks that begin with a mean, a deviation and a convolution of 1, 3 or 4 channels, to a"
+    " power of two from 16 on, of an odd kernel with zeros of half its size around, stride 1 or 2"
+)
+"""What our kernels have."""
+
+
+def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> Stemmed | str:
     """The parts of a captured network in float32, the stem's weights rounded to ``dtype``.
 
-    None unless it begins with (x - mean) / std, or nothing, and a convolution of 1, 3 or 4 channels
-    to a power of two of at least 16, "same" padding with zeros, stride 1 or 2. The network is
-    changed.
+    A word on how it begins instead, unless that is `KERNELS`. With ``pools`` the stem takes a max
+    pooling behind it. The network is changed.
     """
     if not is_captured(network):
-        return None
+        return "its graph cannot be captured"
     source, *others = network.graph.find_nodes(op="placeholder")
     mean, std = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     node = only_user(source)
@@ -46,20 +57,36 @@ def take_stem(network: nn.Module, dtype: torch.dtype) -> Stemmed | None:
         mean, std = mean + std * found[0], std * found[1]
         node = only_user(node)
     layer = _layer(network, node)
-    if others or node is None or not isinstance(layer, nn.Conv2d) or not _fits(layer):
-        return None
+    if others or node is None:
+        return "it reads its images more than once"
+    if not isinstance(layer, nn.Conv2d) or not _fits(layer):
+        return f"it begins with {layer or node.target}"
     channels, device = layer.in_channels, layer.weight.device
     mean, std = (v.float().expand(channels).contiguous().to(device) for v in (mean, std))
     if not bool((std > 0).all()):
-        return None
+        return f"it divides its images by {std.tolist()}"
     bias = torch.zeros(layer.out_channels, device=device)
     if layer.bias is not None:
         bias = layer.bias.detach().clone()
     weight = layer.weight.detach().permute(2, 3, 1, 0).contiguous()
     stem = fold_stem(weight, bias, mean, std, dtype=dtype)
     last, relu = following_relu(network, node)
+    pool = _pooling(network, only_user(last)) if pools else 0
+    last = next(iter(last.users)) if pool else last
     _begin_behind(network, source, last)
-    return Stemmed(stem, layer.stride[0], relu, network)
+    return Stemmed(stem, layer.stride[0], relu, pool, network)
+
+
+def _pooling(network: fx.GraphModule, node: fx.Node | None) -> int:
+    """Size of a max pooling that the kernels have: 2, or 3 with padding 1; 0 for anything else."""
+    layer = _layer(network, node)
+    if type(layer) is not nn.MaxPool2d or has_hooks(layer):
+        return 0
+    if layer.ceil_mode or layer.return_indices:
+        return 0
+    sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    found = [n for size in sizes for n in _pair(size)]
+    return next((k for k in (2, 3) if found == [k, k, 2, 2, k // 3, k // 3, 1, 1]), 0)
 
 
 def _preprocessing(network: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:

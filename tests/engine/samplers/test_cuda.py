@@ -260,7 +260,7 @@ def test_our_stem_before_a_library_casts_the_networks_votes(
             make(**options | wrong)
     others: dict[str, Any] = {"networks": NETWORKS, "outputs": CLASSES}  # eight channels
     for backend, given, message in (
-        ("stem", others, "Sequential .it has to begin"),
+        ("stem", others, "Sequential: it begins with Conv2d.3, 8,.*have networks that begin"),
         ("tiledstem", {}, "CifarResNet on cpu .its first convolution fits stem only"),
     ):
         with pytest.raises(ArgumentError, match=f"must not be {backend} for this net.*{message}"):

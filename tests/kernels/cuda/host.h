@@ -139,13 +139,16 @@ static inline std::size_t __cvta_generic_to_shared(const char* place) { return p
 static inline void __syncthreads() { host::wait(host::BLOCK); }
 static inline void atomicAdd(unsigned long long* place, unsigned long long one) { *place += one; }
 
-template <class T> static T __shfl_xor_sync(u32, T x, int mask) {
+template <class T> static T __shfl_sync(u32, T x, int lane) {
     u32 word;
     std::memcpy(&word, &x, 4);
     const int turn = host::show(&word, 1);
-    word = host::seen(turn, threadIdx.x % 32 ^ mask, 0);
+    word = host::seen(turn, lane, 0);
     std::memcpy(&x, &word, 4);
     return x;
+}
+template <class T> static T __shfl_xor_sync(u32 all, T x, int mask) {
+    return __shfl_sync(all, x, threadIdx.x % 32 ^ mask);
 }
 
 static inline bool __all_sync(u32, bool x) {
@@ -181,11 +184,22 @@ static inline void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2])
     }
 }
 
+static inline u32 load_word(u32 address) {
+    u32 word;
+    std::memcpy(&word, memory + address, 4);
+    return word;
+}
+static inline void store_word(u32 address, u32 word) { std::memcpy(memory + address, &word, 4); }
+
 static inline u32 rounded(float x) {
     const u32 bits = __float_as_uint(x);
     return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 static inline u32 pack(float low, float high) { return rounded(low) | rounded(high) << 16; }
 static inline u32 pack_relu(float low, float high) { return pack(low < 0 ? 0 : low, high < 0 ? 0 : high); }
+static inline float most(float a, float b) { return a != a || b != b ? NAN : a > b ? a : b; }
+static inline u32 larger(u32 a, u32 b) {
+    return pack(most(host::value(a, 0), host::value(b, 0)), most(host::value(a, 1), host::value(b, 1)));
+}
 static inline float square_root(float x) { return std::sqrt(x); }
 static inline void forget(const uint2*&, const float*&) {}

@@ -1,19 +1,28 @@
 """The on-chip residual stage: its own source on a processor, and what makes networks use it."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from dualsmooth.kernels.aot.__main__ import build_stage, nvcc
+from dualsmooth.kernels.aot.__main__ import SHARED_LIMIT, build_stage, stage_builds
 from dualsmooth.kernels.cuda.residual_stage import (
     StageOnChip,
     on_chip,
     pack_weights,
     residual_stage,
 )
-from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, choose_stage, shared_memory
+from dualsmooth.kernels.cuda.stages import (
+    RESIDUAL,
+    STAGES,
+    Choice,
+    Program,
+    Stage,
+    choose_stage,
+    shared_memory,
+)
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 
@@ -176,15 +185,28 @@ def test_what_does_not_fit_is_not_taken(dtype: torch.dtype, size: int, shared: i
     assert on_chip(network(dtype), size, shared) is None
 
 
+BUILDS = [*((RESIDUAL, stage, 90) for stage in WIDE), *stage_builds()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", WIDE, ids=str)
-def test_wider_stages_compile_without_spills(stage: Stage) -> None:
-    if nvcc() is None:
-        pytest.skip("nvcc is not installed")
-    machine = build_stage(RESIDUAL, stage, 90)
+@pytest.mark.parametrize(
+    ("program", "choice", "sm"), BUILDS, ids=[f"{p.name(c)} sm_{sm}" for p, c, sm in BUILDS]
+)
+def test_nvrtc_makes_no_spills(program: Program, choice: Choice, sm: int) -> None:
+    """Compiled with CuPy's options, as on a device; that takes CuPy and NVRTC, but no device."""
+    pytest.importorskip("cupy")
+    machine = build_stage(program, choice, sm)
     assert machine.stack == machine.local == 0
-    assert machine.mma.get("HMMA", 0) >= 9 * (stage.channels // 16)
-    assert stage.shared <= 227 * 1024
+    assert machine.mma.get("HMMA", 0) > 0
+    assert machine.shared <= SHARED_LIMIT[sm]
+
+
+@pytest.mark.slow
+def test_a_spill_and_a_wrong_source_are_noticed() -> None:
+    pytest.importorskip("cupy")
+    assert build_stage(RESIDUAL, replace(STAGES[0], resident=4), 90).stack > 0
+    with pytest.raises(RuntimeError, match=r"NVRTC failed: stage.cu.*undefined"):
+        build_stage(Program("stage", "", ("stage",)), STAGES[0], 90)
 
 
 @pytest.mark.gpu

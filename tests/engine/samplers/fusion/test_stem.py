@@ -61,11 +61,10 @@ FITTING: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def taken(network: nn.Module, side: int = 32) -> Stemmed | None:
+def taken(network: nn.Module, side: int = 32, pools: bool = False) -> Stemmed | str:
     channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
-    return take_stem(
-        folded_network(network, torch.float32, (3, side, side, channels)), torch.float32
-    )
+    folded = folded_network(network, torch.float32, (3, side, side, channels))
+    return take_stem(folded, torch.float32, pools)
 
 
 def gap(network: nn.Module, found: Stemmed) -> float:
@@ -75,8 +74,10 @@ def gap(network: nn.Module, found: Stemmed) -> float:
     with torch.no_grad():
         wanted = network(reference.noise(images, ROWS, key).permute(0, 3, 1, 2))
         options: Any = {"stride": found.stride, "relu": found.relu}
-        y = ops.stem(images, ROWS, key, found.stem, **options)
-        logits = found.rest(y.permute(0, 3, 1, 2))
+        y = ops.stem(images, ROWS, key, found.stem, **options).permute(0, 3, 1, 2)
+        if found.pool:
+            y = nn.functional.max_pool2d(y, found.pool, 2, found.pool // 3)
+        logits = found.rest(y)
     return float((logits - wanted).abs().max() / wanted.abs().max())
 
 
@@ -85,7 +86,7 @@ def test_stem_and_rest_are_the_network(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(1)
     network = make().eval()
     found = taken(network)
-    assert found is not None
+    assert isinstance(found, Stemmed)
     assert gap(network, found) < 1e-4
     assert sum(isinstance(m, nn.Conv2d) for m in found.rest.modules()) == (
         sum(isinstance(m, nn.Conv2d) for m in network.modules()) - 1
@@ -97,34 +98,62 @@ def test_a_forgotten_mean_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion, "_MINUS", ())
     monkeypatch.setattr(fusion, "_OVER", (*fusion._OVER, torch.ops.aten.sub.Tensor))
     found = taken(network)
-    assert found is not None
+    assert isinstance(found, Stemmed)
     assert gap(network, found) > 0.01
 
 
+POOLINGS: list[tuple[nn.Module, int]] = [
+    (nn.MaxPool2d(3, 2, 1), 3),
+    (nn.MaxPool2d(2), 2),
+    (nn.MaxPool2d(3, 2), 0),
+    (nn.MaxPool2d(3, 2, 1, ceil_mode=True), 0),
+    (nn.MaxPool2d(3, 2, 1, dilation=2), 0),
+    (nn.MaxPool2d(2, 1), 0),
+    (nn.AvgPool2d(2), 0),
+]
+
+
+@pytest.mark.parametrize(("pooling", "size"), POOLINGS, ids=str)
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_pooling_behind_the_stem_is_its_own(pooling: nn.Module, size: int, relu: bool) -> None:
+    """One that the kernels do not have, or are not asked for, stays in the rest."""
+    torch.manual_seed(1)
+    parts = [conv(outputs=32), *[nn.ReLU()][: int(relu)], pooling, nn.Flatten()]
+    network = nn.Sequential(*parts, nn.LazyLinear(5)).eval()
+    network(torch.zeros(1, 3, 32, 32))
+    for pools in (True, False):
+        found = taken(network, pools=pools)
+        assert isinstance(found, Stemmed)
+        assert (found.pool, found.relu) == (size if pools else 0, relu)
+        assert gap(network, found) < 1e-4
+
+
 @pytest.mark.parametrize(
-    "network",
+    ("network", "reason"),
     [
-        Foreign(conv(2), nn.Identity()),
-        Foreign(conv(outputs=24), nn.Identity()),
-        Foreign(conv(outputs=8), nn.Identity()),
-        Foreign(conv(padding=0), nn.Identity()),
-        Foreign(conv(kernel_size=4, padding=2), nn.Identity()),
-        Foreign(conv(dilation=2, padding=2), nn.Identity()),
-        Foreign(conv(padding_mode="reflect"), nn.Identity()),
-        Foreign(conv(stride=4), nn.Identity()),
-        Foreign(conv(), torch.sigmoid),
-        Foreign(conv(), lambda x: 0.5 - x),
-        Foreign(conv(), lambda x: (x - 0.5) / -0.25),
-        Foreign(conv(), lambda x: x - x.mean((1, 2, 3), keepdim=True)),
-        Foreign(conv(), lambda x: x - torch.ones(1, 1, 1, 32)),
-        Foreign(conv(), lambda x: torch.sub(x, 0.5, alpha=2)),
-        nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)),
+        (Foreign(conv(2), nn.Identity()), "begins with Conv2d(2, 16"),
+        (Foreign(conv(outputs=24), nn.Identity()), "begins with Conv2d(3, 24"),
+        (Foreign(conv(outputs=8), nn.Identity()), "begins with Conv2d(3, 8"),
+        (Foreign(conv(padding=0), nn.Identity()), "kernel_size=(3, 3), stride=(1, 1))"),
+        (Foreign(conv(kernel_size=4, stride=4, padding=0), nn.Identity()), "kernel_size=(4, 4)"),
+        (Foreign(conv(dilation=2, padding=2), nn.Identity()), "dilation=(2, 2)"),
+        (Foreign(conv(padding_mode="reflect"), nn.Identity()), "begins with aten.pad"),
+        (Foreign(conv(stride=4), nn.Identity()), "stride=(4, 4)"),
+        (Foreign(conv(), torch.sigmoid), "sigmoid"),
+        (Foreign(conv(), lambda x: 0.5 - x), "rsub"),
+        (Foreign(conv(), lambda x: (x - 0.5) / -0.25), "divides its images by [-0.25"),
+        (
+            Foreign(conv(), lambda x: x - x.mean((1, 2, 3), keepdim=True)),
+            "reads its images more than once",
+        ),
+        (Foreign(conv(), lambda x: x - torch.ones(1, 1, 1, 32)), "begins with aten.sub"),
+        (Foreign(conv(), lambda x: torch.sub(x, 0.5, alpha=2)), "begins with aten.sub"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), "begins with Flatten"),
     ],
 )
-def test_other_beginnings_stay(network: nn.Module) -> None:
-    images = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    if images:
-        assert taken(network.eval()) is None
-    else:
-        assert take_stem(folded_network(network.eval(), torch.float32, (3, 32, 32, 3)),
-                         torch.float32) is None  # fmt: skip
+def test_other_beginnings_stay_and_are_told(network: nn.Module, reason: str) -> None:
+    channels = next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), 3)
+    folded = folded_network(network.eval(), torch.float32, (3, 32, 32, channels))
+    found = take_stem(folded, torch.float32)
+    assert isinstance(found, str)
+    assert reason in found

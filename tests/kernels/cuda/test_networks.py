@@ -1,0 +1,144 @@
+"""Whole networks behind our noise and first convolution: logits against float64."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dualsmooth.benchmarks.speed import networks
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.fusion.stem import Stemmed, take_stem
+from dualsmooth.kernels import ops, reference
+from dualsmooth.kernels.cuda import tiled_stem as module
+from dualsmooth.kernels.cuda.tiled_stem import TiledStem, pack_stem, tiled_stem
+from dualsmooth.kernels.launch import StemShape
+from dualsmooth.kernels.rows import Rows, seed_key
+
+SIDE, KEY, ROUNDED = 32, seed_key(5), 0.03
+ROWS = Rows.pack(
+    slot=[0, 1], sigma=[0.25] * 2, stream=[3] * 2, image=[7, 8], sample=[0, 1], segment=[0, 0]
+)
+
+
+def wide_resnet() -> nn.Module:
+    """WRN-10-1: the blocks of WRN-28-10, of small width."""
+    widths = (16, 16), (16, 32), (32, 64)
+    blocks = [networks.WideBlock(*pair, 1 if pair[0] == pair[1] else 2) for pair in widths]
+    first = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+    return networks.Pooled(nn.Sequential(first, *blocks, nn.BatchNorm2d(64), nn.ReLU()), 64, 10)
+
+
+def pooled_network() -> nn.Module:
+    """The beginning of a ResNet for ImageNet."""
+    begin = Normalize([0.5] * 3, [0.25] * 3), nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64)
+    pool = nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(64, 16, 3)
+    return nn.Sequential(*begin, *pool, nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+
+
+def of_timm(name: str) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    means = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return nn.Sequential(means, timm.create_model(name, num_classes=10))
+
+
+Make = Callable[[], nn.Module]
+QUICK: dict[str, tuple[Make, int]] = {
+    "pooled": (pooled_network, 3),
+    "WRN": (wide_resnet, 0),
+}
+SLOW: dict[str, tuple[Make, int]] = {
+    "ResNet-18": (partial(create, "resnet18", {"num_classes": 10}), 3),
+    "ResNet-50": (partial(create, "resnet50", {"num_classes": 10}), 3),
+    "ResNet-18, CIFAR": (networks.resnet18_cifar, 0),
+}
+TIMM = {
+    "densenet121": 3,
+    "efficientnet_b0": 0,
+    "mobilenetv2_050": 0,
+    "mobilenetv3_small_050": 0,
+    "regnetx_002": 0,
+    "resnet26d": 0,
+    "seresnet18": 3,
+    "vgg11_bn": 2,
+}
+SLOW |= {f"timm {name}": (partial(of_timm, name), pool) for name, pool in TIMM.items()}
+CASES = [pytest.param(*case, id=name) for name, case in QUICK.items()]
+CASES += [pytest.param(*case, id=name, marks=pytest.mark.slow) for name, case in SLOW.items()]
+
+
+def noisy() -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.rand(2, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
+    return images, reference.noise(images, ROWS, KEY).permute(0, 3, 1, 2)
+
+
+def parts(network: nn.Module, dtype: torch.dtype, pools: bool) -> Stemmed:
+    found = take_stem(folded_network(network, torch.float32, (2, SIDE, SIDE, 3)), dtype, pools)
+    assert isinstance(found, Stemmed)
+    return found
+
+
+def gap(network: nn.Module, found: Stemmed, activations: torch.Tensor) -> float:
+    with torch.no_grad():
+        wanted = copy.deepcopy(network).double()(noisy()[1].double())
+        logits = found.rest(activations.float().permute(0, 3, 1, 2))
+    return float((logits - wanted).abs().max() / wanted.abs().max())
+
+
+def tiled(found: Stemmed, host: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    monkeypatch.setattr(module, "launch", host.launch)
+    kernel, _, colors, outputs = found.stem.weight.shape
+    shape = StemShape(SIDE, SIDE, colors, outputs, kernel, found.stride)
+    choice = TiledStem.choose(shape, 227 * 1024, found.pool)
+    assert choice is not None
+    packed = pack_stem(found.stem)
+    return tiled_stem(noisy()[0], ROWS, KEY, found.stem, packed, choice, relu=found.relu)
+
+
+@pytest.mark.parametrize(("make", "pool"), CASES)
+def test_a_network_takes_our_stems(
+    host: Any, monkeypatch: pytest.MonkeyPatch, make: Make, pool: int
+) -> None:
+    """Triton's in the interpreter, in float32; the tiled one, rounded to bf16, on the processor."""
+    torch.manual_seed(1)
+    network = make().eval()
+    found = parts(network, torch.float32, pools=False)
+    options: Any = {"stride": found.stride, "relu": found.relu, "backend": "triton"}
+    assert gap(network, found, ops.stem(noisy()[0], ROWS, KEY, found.stem, **options)) < 1e-4
+    found = parts(network, torch.bfloat16, pools=True)
+    assert found.pool == pool
+    assert gap(network, found, tiled(found, host, monkeypatch)) < ROUNDED
+
+
+def test_a_pooling_before_the_border_is_known_is_noticed(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    network = pooled_network().eval()
+    found = parts(network, torch.bfloat16, pools=True)
+    host.edit = lambda source: source.replace("? LEAST :", "? 0x41004100u :")
+    assert gap(network, found, tiled(found, host, monkeypatch)) > 2 * ROUNDED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("convnext_atto", "Conv2d(3, 40, kernel_size=(4, 4), stride=(4, 4))"),
+        ("vit_tiny_patch16_224", "Conv2d(3, 192, kernel_size=(16, 16), stride=(16, 16))"),
+        ("resnext26ts", "Conv2d(3, 24, kernel_size=(3, 3)"),
+        ("tf_efficientnet_b0", "aten.pad"),
+        ("repvgg_a0", "reads its images more than once"),
+    ],
+)
+def test_other_networks_are_told_why_they_are_refused(name: str, reason: str) -> None:
+    network = of_timm(name).eval()
+    side = 224 if name.startswith("vit") else SIDE
+    found = take_stem(folded_network(network, torch.float32, (2, side, side, 3)), torch.bfloat16)
+    assert isinstance(found, str)
+    assert reason in found
