@@ -292,7 +292,9 @@ def test_networks_on_chip_and_tiled_stems_are_timed(monkeypatch: pytest.MonkeyPa
     made = kernels.on_chip_kernels(cpu, network)
     assert [c.name for c in made] == [
         "ResNet-110 with stages on chip", "ResNet-110 in three kernels",
-        "tiled stem 224px to 64", "tiled stem 32px to 64", "tiled stem 32px to 16",
+        "tiled stem 224x224 7x7 s2 to 64 pool 3", "tiled stem 224x224 7x7 s2 to 64",
+        "tiled stem 224x224 3x3 s1 to 64 pool 2", "tiled stem 224x224 3x3 s2 to 32",
+        "tiled stem 32x32 3x3 s1 to 64", "tiled stem 32x32 3x3 s1 to 16",
     ]  # fmt: skip
     for contestant in made[:2]:
         contestant.call()
