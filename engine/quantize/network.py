@@ -97,7 +97,7 @@ def _fill(made: Int8Network, structure: Structure, scales: list[tuple[float, int
     (scale, zero), (last_scale, last_zero) = numbers[IMAGE], numbers[-1]
     layers.rim.fill_(zero)
     if structure.normalize is not None:
-        mean = structure.normalize.mean.flatten().double() / scale + zero
+        mean = structure.normalize[0].double() / scale + zero
         layers.rim.copy_(mean.round().clamp(0, LARGEST_VALUE))
     ends = (1 / scale, zero, last_zero, last_scale)
     for name, constant in zip(("inverse", "zero", "last_zero", "last_scale"), ends, strict=True):
@@ -113,8 +113,9 @@ def _constants(
     weight = part.weight.double()
     bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias.double()
     if normalize is not None:
-        weight = weight / normalize.std.double()
-        bias = bias - (weight * normalize.mean.double()).sum((1, 2, 3))
+        mean, std = (values.double().view(1, -1, 1, 1) for values in normalize)
+        weight = weight / std
+        bias = bias - (weight * mean).sum((1, 2, 3))
     (read, zero), (made, made_zero) = numbers[part.read], numbers[number]
     largest = weight.abs().amax((1, 2, 3))
     steps = torch.where(largest > 0, largest / LARGEST_WEIGHT, 1.0)

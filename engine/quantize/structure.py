@@ -1,6 +1,8 @@
 """A captured network read as convolutions and what follows them, which int8 networks consist of."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -9,6 +11,9 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.patterns import following_relu, following_sum, shape_of
+
+_ATEN = torch.ops.aten
+_MEANS = ("mean", _ATEN.mean.dim)
 
 IMAGE = 0
 """Number of the map that the quantized image is."""
@@ -50,7 +55,7 @@ class Structure:
     traced: fx.GraphModule
     role: str
     parts: list[Part] = field(default_factory=list)
-    normalize: Normalize | None = None
+    normalize: tuple[torch.Tensor, torch.Tensor] | None = None
     pooled: bool = False
     _maps: dict[fx.Node, int] = field(default_factory=dict)
     _flat: dict[fx.Node, int] = field(default_factory=dict)
@@ -83,22 +88,43 @@ class Structure:
             raise self._refused(node, "a hook")
         elif type(layer) is nn.Identity:
             self._same(node, source)
-        elif type(layer) is Normalize and self._maps.get(source) == IMAGE:
+        elif self._maps.get(source) == IMAGE and self._normalizes(node, layer):
             if len(source.users) > 1:
                 raise self._refused(node, "beside a reader of the image as it is")
-            self.normalize, self._maps[node] = layer, IMAGE
+            self._maps[node] = IMAGE
         elif type(layer) is nn.Conv2d and source in self._maps:
             self._convolution(node, layer)
         elif type(layer) is nn.MaxPool2d and source in self._maps:
             self._maximum(node, layer)
         elif self._flattens(node, layer) and source in self._maps:
             self._flat[node] = self._maps[source]
-        elif node.target == "mean" and source in self._maps and node.args[1:] == ((2, 3),):
+        elif node.target in _MEANS and source in self._maps and _pixels(node.args[1:]):
             self.pooled, self._flat[node] = True, self._maps[source]
         elif type(layer) is nn.Linear and source in self._flat:
             self._linear(node, layer)
         else:
             raise self._refused(node, "")
+
+    def _normalizes(self, node: fx.Node, layer: nn.Module | None) -> bool:
+        """Whether a node is a part of normalization; mean and std are then known up to it."""
+        zero, one = torch.zeros(1), torch.ones(1)
+        mean, std = (zero, one) if self.normalize is None else self.normalize
+        if type(layer) is Normalize and self.normalize is None:
+            self.normalize = layer.mean.flatten(), layer.std.flatten()
+            return True
+        constant = node.args[1] if len(node.args) == 2 and not node.kwargs else None
+        if not isinstance(constant, fx.Node) or constant.op != "get_attr":
+            return False
+        value: torch.Tensor = attrgetter(str(constant.target))(self.traced)
+        if value.numel() != value.shape[-3 if value.ndim > 2 else 0] or self.parts:
+            return False
+        if node.target is _ATEN.sub.Tensor and self.normalize is None:
+            self.normalize = value.flatten(), std
+        elif node.target is _ATEN.div.Tensor and torch.equal(std, one):
+            self.normalize = mean, value.flatten()
+        else:
+            return False
+        return True
 
     def _same(self, node: fx.Node, source: fx.Node) -> None:
         for known in (self._maps, self._flat):
@@ -185,3 +211,8 @@ def _source(node: fx.Node) -> fx.Node:
     """What a node reads first; itself if it reads nothing."""
     first = node.args[0] if node.args else node
     return first if isinstance(first, fx.Node) else node
+
+
+def _pixels(arguments: Any) -> bool:
+    """Whether a mean is over height and width, and nothing is kept of them."""
+    return len(arguments) == 1 and list(arguments[0]) == [2, 3]

@@ -36,6 +36,7 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
                        "std": (0.2, 0.3, 0.25)}, (15, 12, 3)),
     "lenet": ({"mean": (0.3,), "std": (0.4,)}, (28, 28, 1)),
     "cifar_resnet20": ({}, (16, 16, 3)),
+    "resnet18": ({"num_classes": 10}, (33, 40, 3)),
 }  # fmt: skip
 
 
