@@ -77,6 +77,12 @@ INLINE __m512i four(const uint8_t *in)
     return _mm512_set1_epi32(word);
 }
 
+/* A line of a map of so many, counted through the rows. */
+static inline int64_t line_of(const place *p, int64_t height, int64_t i)
+{
+    return p->start + i / height * p->row + i % height * p->line;
+}
+
 /* The lines above and below the rows of a map, and the pixels beside them. */
 static void frame(const map *m, int64_t rows, const uint8_t *constants, uint8_t *scratch)
 {
@@ -122,8 +128,8 @@ INLINE void write_tile(const strip *s, const __m512i *sums, const __m512 factor,
     }
 }
 
-INLINE void convolve_strip(const layer *l, const strip *s, const int64_t in_pixel, const int pixels,
-                           const int vectors)
+INLINE void convolve_strip(const layer *l, const strip *s, const int64_t in_pixel,
+                           const int pixels, const int vectors)
 {
     const __m512 factor = _mm512_set1_ps(l->factor);
     for (int64_t x = 0; x < s->width; x += pixels) {
@@ -134,12 +140,9 @@ INLINE void convolve_strip(const layer *l, const strip *s, const int64_t in_pixe
             const uint8_t *from = s->in + x * in_pixel + y * l->tap_line;
             for (int64_t i = 0; i < l->steps; i++, from += STEP, weight += vectors * BLOCK) {
                 for (int v = 0; v < vectors; v++) taps[v] = _mm512_loadu_si512(weight + v * BLOCK);
-                for (int p = 0; p < pixels; p++) {
-                    const __m512i value = four(from + p * in_pixel);
-                    for (int v = 0; v < vectors; v++)
-                        sums[p * vectors + v] =
-                            _mm512_dpbusd_epi32(sums[p * vectors + v], value, taps[v]);
-                }
+                for (int j = 0; j < pixels * vectors; j++)
+                    sums[j] = _mm512_dpbusd_epi32(sums[j], four(from + j / vectors * in_pixel),
+                                                  taps[j % vectors]);
             }
         }
         write_tile(s, sums, factor, x, pixels, vectors);
@@ -160,14 +163,12 @@ INLINE void convolve_all(const layer *l, int64_t rows, const uint8_t *constants,
         s.scale = (const float *)(constants + l->scale) + k;
         s.bias = (const float *)(constants + l->bias) + k;
         s.outputs = l->out.channels - k;
-        for (int64_t row = 0; row < (across ? 1 : rows); row++)
-            for (int64_t y = 0; y < lines; y++) {
-                s.in = scratch + in->start + row * in->row + y * in->line;
-                s.out = scratch + out->start + row * out->row + y * out->line + k;
-                s.shortcut = other->start < 0
-                    ? 0 : scratch + other->start + row * other->row + y * other->line + k;
-                convolve_strip(l, &s, in_pixel, pixels, vectors);
-            }
+        for (int64_t i = 0; i < (across ? 1 : rows * lines); i++) {
+            s.in = scratch + line_of(in, lines, i);
+            s.out = scratch + line_of(out, lines, i) + k;
+            s.shortcut = other->start < 0 ? 0 : scratch + line_of(other, lines, i) + k;
+            convolve_strip(l, &s, in_pixel, pixels, vectors);
+        }
     }
 }
 
@@ -188,9 +189,8 @@ VNNI static void maximum(const layer *l, int64_t rows, uint8_t *scratch)
 {
     const map *m = &l->out;
     for (int64_t i = 0; i < rows * m->height; i++) {
-        const int64_t row = i / m->height, y = i % m->height;
-        const uint8_t *in = scratch + l->in.start + row * l->in.row + y * l->in.line;
-        uint8_t *out = scratch + m->at.start + row * m->at.row + y * m->at.line;
+        const uint8_t *in = scratch + line_of(&l->in, m->height, i);
+        uint8_t *out = scratch + line_of(&m->at, m->height, i);
         for (int64_t x = 0; x < m->width; x++, in += l->in.pixel, out += m->channels)
             for (int64_t c = 0; c < m->channels; c += LANES) {
                 const __mmask16 mask = first_of(m->channels - c);
@@ -204,15 +204,13 @@ VNNI static void maximum(const layer *l, int64_t rows, uint8_t *scratch)
     }
 }
 
-/* Images become the first map. */
 VNNI static void quantize(const ends *e, int64_t rows, const float *images, uint8_t *scratch)
 {
     const map *m = &e->first;
     const int64_t line = m->width * m->channels;
     const __m512 inverse = _mm512_set1_ps(e->inverse), zero = _mm512_set1_ps(e->zero);
     for (int64_t i = 0; i < rows * m->height; i++, images += line) {
-        uint8_t *out =
-            scratch + m->at.start + i / m->height * m->at.row + i % m->height * m->at.line;
+        uint8_t *out = scratch + line_of(&m->at, m->height, i);
         for (int64_t x = 0; x < line; x += LANES) {
             const __m512 value = _mm512_maskz_loadu_ps(first_of(line - x), images + x);
             write_bytes(out + x, first_of(line - x),
@@ -221,15 +219,13 @@ VNNI static void quantize(const ends *e, int64_t rows, const float *images, uint
     }
 }
 
-/* The last map becomes float32. */
 VNNI static void widen(const ends *e, int64_t rows, const uint8_t *scratch, float *out)
 {
     const map *m = &e->last;
     const int64_t line = m->width * m->channels;
     const __m512 zero = _mm512_set1_ps(e->last_zero), scale = _mm512_set1_ps(e->last_scale);
     for (int64_t i = 0; i < rows * m->height; i++, out += line) {
-        const uint8_t *in =
-            scratch + m->at.start + i / m->height * m->at.row + i % m->height * m->at.line;
+        const uint8_t *in = scratch + line_of(&m->at, m->height, i);
         for (int64_t x = 0; x < line; x += LANES) {
             const __m512 value = _mm512_sub_ps(read_bytes(in + x, first_of(line - x)), zero);
             _mm512_mask_storeu_ps(out + x, first_of(line - x), _mm512_mul_ps(value, scale));

@@ -258,3 +258,24 @@ def test_the_command_writes_a_bundle_that_runs_survive_with(
     code, said = run("quantize", "digits-dual", "--images", 0, "--out", "three")
     assert code == 2
     assert not Path("three").exists()
+
+
+@pytest.mark.skipif(not int8_conv.available(), reason="needs AVX512-VNNI")
+@pytest.mark.parametrize("variant", ["one step too much", "batch mates"])
+def test_loops_that_break_the_law_do_not_vote(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sampler proves the loops against the definition before the first vote."""
+    right = int8_conv.Int8Chain.forward
+
+    def wrong(self: int8_conv.Int8Chain, x: torch.Tensor) -> torch.Tensor:
+        if variant == "batch mates":  # scales of a batch, as dynamic quantization has
+            return right(self, x / x.abs().max())
+        return right(self, x + 0.05)
+
+    monkeypatch.setattr(int8_conv.Int8Chain, "forward", wrong)
+    network, shape = network_of("small_convnet")
+    made = quantized_network(network, "it", batches(shape))[1]
+    with pytest.warns(UserWarning, match="network it runs as it is: fused"):
+        sampler = CpuSampler({"it": made}, {"it": 10}, shape, seed=5, batch_size=32, threads=1)
+    sampler.close()
