@@ -14,9 +14,10 @@ from dualsmooth.engine.models.int8 import Int8Network
 from dualsmooth.engine.quantize.structure import IMAGE, Part, Structure
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.patterns import note_shapes
+from dualsmooth.kernels.cpu.int8_conv import SUMS
 
-LARGEST_WEIGHT, LARGEST_VALUE, SUMS = 127, 255, 1 << 31
-"""Weights are -127 .. 127, values 0 .. 255, and sums of their products below the third."""
+LARGEST_WEIGHT, LARGEST_VALUE = 127, 255
+"""Weights are -127 .. 127, values 0 .. 255."""
 
 Batches = Iterable[NDArray[np.float32]]
 Range = tuple[float, float]

@@ -24,8 +24,8 @@ LANES, STEP = 16, 4
 TILES = ((8, 2), (16, 1), (4, 4), (2, 4), (7, 2), (14, 1))
 """Pixels and vectors of outputs in registers at once; the loops are compiled for each."""
 
-CACHE = 384 * 1024
-"""Bytes that the maps of a group of images may take beside the weights."""
+SUMS, CACHE = 1 << 31, 384 * 1024
+"""What sums stay below, and bytes that the maps of a group of images may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +136,8 @@ class _Layout:
         for step in steps:
             (above, left), padding = self._borders[step.read], step.padding
             self._borders[step.read] = max(above, padding[0]), max(left, padding[1])
-        rows = [
-            (height + 2 * above) * (width + 2 * left) * channels
-            for (height, width, channels), (above, left) in zip(
-                self.shapes, self._borders, strict=True
-            )
-        ]
+        around = zip(self.shapes, self._borders, strict=True)
+        rows = [(h + 2 * above) * (w + 2 * left) * c for (h, w, c), (above, left) in around]
         self.group = max(1, CACHE // (3 * max(rows)))
         wiring = [(-1, None), *((step.read, step.added) for step in steps)]
         slots = slots_of(wiring, 0)
@@ -203,12 +199,14 @@ def _shape(step: Step, shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int
         for size, padding, kernel in zip((height, width), step.padding, step.kernel, strict=True)
     ]
     shape = (sizes[0], sizes[1], outputs)
-    wanted = (outputs, channels, *step.kernel)
-    if step.weight is not None and (
-        tuple(step.weight.shape) != wanted or step.weight.dtype != torch.int8
-    ):
-        received = f"{step.weight.dtype} {tuple(step.weight.shape)}"
-        raise KernelArgumentError("weight", f"must be int8 {wanted}", received)
+    if step.weight is not None:
+        wanted = (outputs, channels, *step.kernel)
+        if tuple(step.weight.shape) != wanted or step.weight.dtype != torch.int8:
+            received = f"{step.weight.dtype} {tuple(step.weight.shape)}"
+            raise KernelArgumentError("weight", f"must be int8 {wanted}", received)
+        largest = 255 * int(step.weight.long().abs().flatten(1).sum(1).max())
+        if largest >= SUMS:
+            raise KernelArgumentError("weight", f"must have sums below {SUMS}", largest)
     if min(shape) < 1 or len(step.rim) != outputs:
         raise KernelArgumentError("steps", "must leave an output", (shape, len(step.rim)))
     if step.added is not None and shapes[step.added] != shape:

@@ -231,3 +231,22 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong, match in ((wide, "shortcut must be"), (floats, "weight must be int8")):
         with pytest.raises(KernelArgumentError, match=match):
             Int8Chain([steps[0], wrong], made.ends(), (16, 16, 16))
+
+
+def test_sums_that_could_leave_32_bits_are_refused() -> None:
+    shape, step = (1, 1, 66_400), "16 1x1 stride 1 pad 0x0 of 0"
+    made = Int8Layers(shape[2], [step])
+    weight = made.parts()[0].get_buffer("weight")
+    for value, fits in ((126, True), (127, False)):
+        weight.fill_(value)
+        made.parts()[0].get_buffer("scale").fill_(255 / (66_400 * 255 * 126))
+        made.get_buffer("zero").fill_(255.0)
+        made.get_buffer("last_scale").fill_(1.0)
+        x = torch.zeros(2, shape[2], 1, 1)
+        if fits:
+            loops = Int8Chain([part.as_step() for part in made.parts()], made.ends(), shape)
+            assert torch.equal(loops(x), made(x))
+            assert made(x).unique().tolist() == [255.0]
+        else:
+            with pytest.raises(KernelArgumentError, match="weight must have sums below 2147483648"):
+                Int8Chain([part.as_step() for part in made.parts()], made.ends(), shape)
