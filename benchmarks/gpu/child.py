@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ SHARE = 0.8
 
 STUCK = "stuck"
 """State of an item whose program did not end: whatever it left goes with this process group."""
+
+PATIENCE = 4
+"""Times the time of an item that a rehearsal has: processors are slow and shared."""
 
 LONGEST = 300
 """Characters of a reason; the traceback has the rest."""
@@ -103,7 +107,8 @@ def _one(
 
 def items_of(part: int, place: Place) -> list[Item]:
     """Items in the order in which they run: what everything else rests on comes first."""
-    return _only(_all(part, place), place.options.get("only", ""))
+    items = _only(_all(part, place), place.options.get("only", ""))
+    return [replace(i, limit=PATIENCE * i.limit) for i in items] if place.tiny else items
 
 
 def _only(items: list[Item], text: str) -> list[Item]:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.benchmarks.gpu.items import FAILED
+from dualsmooth.benchmarks.gpu.items import FAILED, Item
 from dualsmooth.benchmarks.gpu.report import Report
 
 CHILD = ("-m", "dualsmooth.benchmarks.gpu.child")
@@ -94,15 +94,36 @@ class Process:
             self._report.tell(event)
 
 
+def side_by_side(cores: int) -> int:
+    """Processes of what is not timed: three of four cores."""
+    return max(1, cores * 3 // 4)
+
+
+def latest(items: Sequence[Item], cores: int, took: Mapping[str, float]) -> list[tuple[str, float]]:
+    """When each item begins, in seconds, if all before it take what they ``took``, or else the
+    whole of their limits.
+    """
+    free, found = [0.0] * side_by_side(cores), list[tuple[str, float]]()
+    for item in [item for item in items if item.beside]:
+        begins = min(free)
+        free[free.index(begins)] = begins + took.get(item.name, item.limit)
+        found.append((item.name, begins))
+    clock = max(free)
+    for item in [item for item in items if not item.beside and not item.unless]:
+        found.append((item.name, clock))
+        clock += took.get(item.name, item.limit)
+    return [*found, ("the end", clock)]
+
+
 def conduct(plan: Plan, report: Report, beside: Sequence[str] = ()) -> None:
     """Run a part to its end, in as many processes as it takes; first the items named beside.
 
-    Those run side by side, on three of four cores, in the order given.
+    Those run side by side, in the order given.
     """
     plan.work.mkdir(parents=True, exist_ok=True)
     waiting, running = list(beside), list[Process]()
     while running or (waiting and time.monotonic() < plan.deadline):
-        while waiting and len(running) < max(1, (os.cpu_count() or 1) * 3 // 4):
+        while waiting and len(running) < side_by_side(os.cpu_count() or 1):
             running.append(Process(plan, report, waiting.pop(0)))
         time.sleep(POLL)
         running = [process for process in running if not process.ended()]

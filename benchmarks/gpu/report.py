@@ -93,6 +93,13 @@ class Report:
         return "\n".join([*lines, f"{count} of {len(self.items)} items done"]) + "\n"
 
 
+def seconds_of(folder: Path, part: int) -> dict[str, float]:
+    """What the items of a part took in the pass whose figures lie in a folder, if any do."""
+    path = folder / f"device_{part}.json"
+    items = json.loads(path.read_text("utf-8"))["items"] if path.exists() else {}
+    return {name: entry["seconds"] for name, entry in items.items() if "seconds" in entry}
+
+
 def _lines(value: Any, indent: int) -> list[str]:
     """Nested figures; rows of equal keys on one line each."""
     pad = " " * indent

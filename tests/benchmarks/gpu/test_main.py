@@ -269,6 +269,18 @@ def test_every_item_rests_on_earlier_ones(tmp_path: Path) -> None:
                 met.add(item.name)
 
 
+def test_the_plan_adds_up_what_is_before_an_item(capsys: pytest.CaptureFixture[str]) -> None:
+    beside = [Item(name, fails, limit=9.0, beside=True) for name in ("a", "b", "c", "d")]
+    items = [*beside, Item("e", fails, limit=5.0), Item("f", fails, unless="e"), Item("g", fails)]
+    found = processes.latest(items, 4, {"b": 2.0, "e": 1.0})
+    assert found == [
+        ("a", 0), ("b", 0), ("c", 0), ("d", 2), ("e", 11), ("g", 12), ("the end", 72)
+    ]  # fmt: skip
+    for part in child.PARTS:
+        assert gpu.main([str(part), "--plan"]) == 0
+        assert "the end" in capsys.readouterr().out
+
+
 def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
     items = child.items_of(1, Place(torch.device("cuda"), False, tmp_path))
     needed = {item.name: item.needs for item in items}
