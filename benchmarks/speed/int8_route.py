@@ -9,7 +9,8 @@ each sample. The bundles `resnet20` and `resnet110` are CIFAR ResNets trained he
 epochs on scikit-learn's digits enlarged to 32x32x3, `lenet` one on digits of 28x28. Networks are
 calibrated on training images and certified on test images, with the fixed method. Speeds are of one
 image's votes, noise and counting included, all interleaved in one process on the same threads;
-``--images 0`` measures nothing else. ``--epochs 0`` leaves the weights random, for speeds alone.
+``--images 0`` measures nothing else, ``--epochs 0`` leaves weights random, for speeds alone, and
+``--no-onnx`` leaves out what takes minutes on deep networks.
 """
 
 import argparse
@@ -102,6 +103,14 @@ def compare(
     }
     for name, route in routes.items():
         found[name] = [route.certify(x, n=chosen.n, image_id=i) for i, x in enumerate(images)]
+    told: dict[str, Any] = {name: accuracy(made, labels) for name, made in found.items()}
+    answers = zip(found["float32"], found["int8"], strict=True)
+    told["same_answer_int8"] = sum(a.predicted == b.predicted for a, b in answers)
+    return told | (onnx_pairs(found) if routes else {})
+
+
+def onnx_pairs(found: dict[str, Sequence[Certificate]]) -> dict[str, Any]:
+    """How often ONNX Runtime's two networks disagree, and what float32's radii lose by it."""
     pairs = [c.counts[-1] for c in found["onnx float32 from int8"] if len(c.counts) == 3]
     lost = [
         a.radius - b.radius
@@ -109,13 +118,10 @@ def compare(
         if a.predicted is not None
     ]
     drawn, differing = sum(p.count for p in pairs), sum(sum(p.votes[:-1]) for p in pairs)
-    answers = zip(found["float32"], found["int8"], strict=True)
-    return {name: accuracy(made, labels) for name, made in found.items()} | {
-        "same_answer_int8": sum(a.predicted == b.predicted for a, b in answers),
+    median, most = (round(float(f(lost)), 4) if lost else None for f in (np.median, np.max))
+    return {
         "onnx_disagreement": differing / drawn if drawn else None,
-        "onnx_radius_lost": {"median": round(float(np.median(lost)), 4), "max": round(max(lost), 4)}
-        if lost
-        else None,
+        "onnx_radius_lost": {"median": median, "max": most},
     }
 
 
@@ -141,7 +147,26 @@ def speeds(work: Work, votes: int, rounds: int) -> dict[str, Any]:
     }
     return {
         "votes_per_second": {name: quartiles(times, votes) for name, times in seconds.items()},
-        **{name: ratio(seconds[a], seconds[b]) for name, (a, b) in named.items()},
+        **{
+            name: ratio(seconds[a], seconds[b])
+            for name, (a, b) in named.items()
+            if {a, b} <= seconds.keys()
+        },
+    }
+
+
+def deployed(
+    bundle: Bundle, calibrated: Images, folder: Path, chosen: argparse.Namespace
+) -> dict[str, OnnxCertifier]:
+    """ONNX Runtime's float32 and int8 forms of a bundle, and both on each sample."""
+    fp32, int8, terms = folder / "fp32", folder / "int8", Terms("fixed", chosen.sigma)
+    export_bundle(bundle, fp32, terms)
+    export_bundle(bundle, int8, terms, int8=Calibration(calibrated))
+    common: dict[str, Any] = {"sigma": chosen.sigma, "threads": chosen.threads}
+    return {
+        "onnx float32": OnnxCertifier(fp32, **common),
+        "onnx int8": OnnxCertifier(int8, **common),
+        "onnx float32 from int8": OnnxCertifier(int8, pairs=max(1, chosen.pairs), **common),
     }
 
 
@@ -153,6 +178,7 @@ def arguments() -> argparse.Namespace:
     counts = {"images": 100, "n": 10_000, "pairs": 10_000, "rounds": 15, "votes": 8192}
     for name, count in (counts | {"threads": 1, "epochs": EPOCHS}).items():
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--no-onnx", action="store_true")
     return parser.parse_args()
 
 
@@ -171,16 +197,7 @@ def main() -> None:
     )
     bundles = {"float32": bundle, "int8": quantize(bundle, calibrated, sigma=chosen.sigma)}
     with tempfile.TemporaryDirectory() as folder:
-        fp32, int8 = Path(folder) / "fp32", Path(folder) / "int8"
-        terms = Terms("fixed", chosen.sigma)
-        export_bundle(bundle, fp32, terms)
-        export_bundle(bundle, int8, terms, int8=Calibration(calibrated))
-        common: dict[str, Any] = {"sigma": chosen.sigma, "threads": chosen.threads}
-        routes = {
-            "onnx float32": OnnxCertifier(fp32, **common),
-            "onnx int8": OnnxCertifier(int8, **common),
-            "onnx float32 from int8": OnnxCertifier(int8, pairs=max(1, chosen.pairs), **common),
-        }
+        routes = {} if chosen.no_onnx else deployed(bundle, calibrated, Path(folder), chosen)
         made: dict[str, tuple[Sampler, str]] = samplers(bundles, chosen.sigma, chosen.threads)
         for name, route in routes.items():
             made[name] = route.sampler, route.method.roles["from" in name]
