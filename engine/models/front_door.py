@@ -82,7 +82,6 @@ class _Trial:
         self.module, self.asked, self.found = module, (shape, outputs), outputs
         self._role, self._origin, self._outside = role, origin, Outside()
         self.known = is_known(module)
-        # The first operator that is watched makes PyTorch import SymPy, which takes a second.
         self._watch = nullcontext() if self.known else self._outside
 
     def first_pass(self) -> None:

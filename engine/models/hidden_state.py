@@ -104,7 +104,10 @@ def _parts(value: Any) -> list[object]:
         except Exception:  # a lock, a session of a library, an iterator over functions
             return gc.get_referents(value)
     own = [kind for kind in kinds if not _is_library(kind)]
-    return [dict(attributes or {}), held, *(dict(vars(kind)) for kind in own)]
+    kept = dict(attributes or {})
+    if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
+        kept.pop("_dispatch_cache", None)
+    return [kept, held, *(dict(vars(kind)) for kind in own)]
 
 
 def _globals(function: FunctionType) -> list[object]:

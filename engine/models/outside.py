@@ -35,6 +35,11 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.read: list[str] = []
         self._before = self._others()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not needed, as nothing is compiled while a mode watches; it imports the compiler."""
+        return False
+
     def __enter__(self) -> Any:
         self._profile, self._collects = sys.getprofile(), gc.isenabled()
         gc.disable()  # callbacks of a collection may tell the time

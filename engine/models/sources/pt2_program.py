@@ -94,7 +94,7 @@ class Pt2Program:
             (_target(node["target"]), _inputs(node), _names(node["outputs"]), []) for node in nodes
         ]
         self._constants, self._pixels, self._logits = constants, pixels, logits
-        self._own = {t.untyped_storage().data_ptr() for t in constants.values() if t.numel()}
+        self._own = {t.untyped_storage()._cdata for t in constants.values() if t.numel()}
         self._written = {step[0]: _written(step[0]) for step in self._steps}
         kept = {*constants, logits}
         for _, arguments, names, done in reversed(self._steps):
@@ -141,7 +141,7 @@ class Pt2Program:
         for name in self._written[target]:
             value = arguments.get(name)
             if isinstance(value, torch.Tensor) and value.numel():
-                if value.untyped_storage().data_ptr() in self._own:
+                if value.untyped_storage()._cdata in self._own:
                     raise ValueError(f"{target} changes the program's own tensors")
 
 

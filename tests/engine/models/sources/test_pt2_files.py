@@ -14,6 +14,10 @@ from torch import nn
 
 from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.models import front_door
+from dualsmooth.engine.models.capture import capture
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.pt2 import load_pt2
 
@@ -268,6 +272,33 @@ def test_values_without_end_are_refused_before_they_are_made(
 ) -> None:
     with pytest.raises(FileError, match=r"values of \d+ in one step|Storage size|overflow"):
         load_pt2(planted(honest, tmp_path / "bad.pt2", change))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_program_is_captured_for_faster_forms_and_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, run = list[int](), front_door._Trial.run
+
+    def counted(trial: Any) -> None:
+        trials.append(1)
+        run(trial)
+
+    monkeypatch.setattr(front_door._Trial, "run", counted)
+    program = torch.export.export(
+        create("cifar_resnet20", {}).eval(),
+        (torch.rand(2, 3, 32, 32),),
+        dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    bundle = load_bundle(tmp_path / "net.pt2")
+    captured = capture(bundle.build("classifier"), torch.zeros(2, 3, 32, 32))
+    assert captured is not None
+    assert sum(type(part) is nn.Conv2d for part in captured.modules()) == 21
+    x = noisy(2, (32, 32, 3)).contiguous()
+    with torch.inference_mode():
+        torch.testing.assert_close(captured(x), bundle.build("classifier")(x))
+    assert len(trials) == 1
 
 
 def test_a_program_that_changes_its_weights_is_refused(honest: Path, tmp_path: Path) -> None:
