@@ -97,7 +97,7 @@ def _fitting(
         rule = f"must have the height and width of {of}: {shape[:2]}"
         hint = "images are not resized here"
         if of == "the network":
-            hint += "; certify, predict and train do so, by --resize N and --crop N"
+            hint = "--resize N and --crop N of certify, train and others make other images of them"
         raise FileError(path, rule, pixels.shape[:2], hint)
     return pixels
 
