@@ -1,9 +1,9 @@
 """Networks as torch.fx graphs of layers, captured as they run.
 
-A network of somebody else's is captured by `torch.export`, which runs it, hooks and all, and whose
-operators become layers again, as the passes that fold and fuse know them. Networks made of nothing
-but the engine's own classes and plain layers of PyTorch have code that is known; torch.fx reads
-those in a fraction of the time. What cannot be captured is run as it is.
+A network of somebody else's is captured by `torch.export`, which runs it, hooks and all; operators
+become layers again, as the passes that fold and fuse know them. Of networks made of nothing but the
+engine's classes and plain layers of PyTorch the code is known, and torch.fx reads it in a fraction
+of the time. What cannot be captured is run as it is.
 """
 
 import copy
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from threading import RLock, get_ident
 from typing import Any, TypeGuard
 
 import torch
@@ -25,13 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dualsmooth.engine.models.int8 import Int8Layers
 from dualsmooth.engine.models.normalize import Normalize
 
-_OWN = tuple(
+_BUILT = [f"architectures.{name}" for name in ("ordered", "resnet", "small")]
+_OWN = [
     f"dualsmooth.engine.models.{name}"
-    for name in (
-        *("denoised", "ensemble", "int8", "normalize", "architectures.ordered"),
-        *("architectures.resnet", "architectures.small"),
-    )
-)
+    for name in ("denoised", "ensemble", "int8", "normalize", *_BUILT)
+]
 _PLAIN = (
     *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear),
     *(nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
@@ -41,9 +40,20 @@ _ATEN = torch.ops.aten
 MOST_OPERATORS = 2500
 """Operators of a pass that is captured; a loop over the rows of a batch has more."""
 
+_ALONE = RLock()
+"""Held by a capture, which sets what all threads share, as torch.fx does `Module.__call__`."""
+
 
 class _Tracer(fx.Tracer):
-    """Keeps whole what is replaced as a whole: normalization, and layers of integers."""
+    """Keeps normalization and layers of integers whole, and other threads' networks as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = get_ident()
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        ours = get_ident() == self._thread
+        return super().call_module(m, forward, args, kwargs) if ours else forward(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = type(m) in (Normalize, Int8Layers)
@@ -53,27 +63,26 @@ class _Tracer(fx.Tracer):
 def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphModule | None:
     """A copy of a network in eval mode as a graph, or None where it cannot be had.
 
-    The example is a batch of the only shape that the graph of a foreign network has to be right
-    for.
+    The example is a batch of the only shape that a foreign network's graph has to be right for.
     """
     if is_captured(module):
         return copy.deepcopy(module)
     try:
-        copied = copy.deepcopy(module)
-        if is_known(module):
-            graph = _Tracer().trace(copied)
-            for node in graph.find_nodes(op="call_method", target="clone"):
-                node.replace_all_uses_with(node.args[0])  # no known network changes its input
-                graph.erase_node(node)
-            made = fx.GraphModule(copied, graph)
-        elif example is None:
-            return None
-        else:
-            made = _exported(copied, example)
+        with _ALONE:
+            copied = copy.deepcopy(module)
+            made = _traced(copied) if is_known(module) else _exported(copied, example)
     except Exception:  # the network runs on symbols, so it can fail in any way
         return None
     made.meta[_CAPTURED] = True
     return made.eval()
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    graph = _Tracer().trace(module)
+    for node in graph.find_nodes(op="call_method", target="clone"):
+        node.replace_all_uses_with(node.args[0])  # no known network changes its input
+        graph.erase_node(node)
+    return fx.GraphModule(module, graph)
 
 
 def is_captured(module: nn.Module) -> TypeGuard[fx.GraphModule]:
@@ -116,16 +125,13 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-        if collects:
-            gc.enable()
+        (gc.enable if collects else gc.disable)()
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Stops a network of more operators than can be captured in reasonable time."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._left = MOST_OPERATORS
+    _left = MOST_OPERATORS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._left -= 1
@@ -134,7 +140,9 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _exported(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+def _exported(module: nn.Module, example: torch.Tensor | None) -> fx.GraphModule:
+    if example is None:
+        raise ValueError("it needs an example")
     with quiet(), torch.no_grad():
         copied, sizes = copy.deepcopy(module), FakeTensorMode(allow_non_fake_inputs=True)
         with sizes, _Count():
@@ -159,8 +167,7 @@ class _Layers:
             if node.op == "call_module":  # the guards of the export; what they ask is proved later
                 continue
             if node.op == "output":
-                (logits,) = node.args[0]
-                self._graph.output(self._made[logits])
+                self._graph.output(self._made[node.args[0][0]])
                 continue
             made = self._layer(node) or self._call(node)
             if made is None:
@@ -210,23 +217,16 @@ class _Layers:
         args, source = node.args, node.args[0] if node.args else None
         alone = isinstance(source, fx.Node) and len(source.users) == 1 and bool(node.users)
         shape = tuple(getattr(node.meta.get("val"), "shape", ()))
-        call: Any = None
-        if node.kwargs:
-            return None
-        if node.target is _ATEN.relu.default:
-            call = torch.relu
-        elif node.target is _ATEN.relu_.default and alone:
-            call = torch.relu_
-        elif node.target is _ATEN.add.Tensor:
-            call = torch.add
-        elif node.target is _ATEN.add_.Tensor and alone:
-            call = operator.iadd
-        elif node.target in (_ATEN.view.default, _ATEN.reshape.default, _ATEN.flatten.using_ints):
+        calls: dict[Any, Any] = {_ATEN.relu.default: torch.relu, _ATEN.add.Tensor: torch.add}
+        if alone:
+            calls |= {_ATEN.relu_.default: torch.relu_, _ATEN.add_.Tensor: operator.iadd}
+        call = calls.get(node.target)
+        if node.target in (_ATEN.view.default, _ATEN.reshape.default, _ATEN.flatten.using_ints):
             assert isinstance(source, fx.Node)
             before = source.meta["val"].shape
             flat = len(before) == 4 and shape == (before[0], before[1:].numel())
             call, args = (torch.flatten, (source, 1)) if flat else (torch.reshape, (source, shape))
-        if call is None:
+        if call is None or node.kwargs:
             return None
         return self._graph.call_function(call, fx.map_arg(args, self._made.__getitem__))
 

@@ -106,7 +106,8 @@ def _parts(value: Any) -> list[object]:
     own = [kind for kind in kinds if not _is_library(kind)]
     kept = dict(attributes or {})
     if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
-        kept.pop("_dispatch_cache", None)
+        known = kept.pop("_dispatch_cache", {}).items()
+        kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
     return [kept, held, *(dict(vars(kind)) for kind in own)]
 
 
@@ -123,6 +124,10 @@ def _globals(function: FunctionType) -> list[object]:
         inner_spaces = [vars(value) for value in values if isinstance(value, ModuleType)]
         spaces += [new for new in inner_spaces if all(new is not known for known in spaces)]
     return found
+
+
+def _is_of_torch(value: object) -> bool:
+    return str(getattr(value, "__module__", "")).split(".")[0] == "torch"
 
 
 def _is_library(definition: type | FunctionType) -> bool:

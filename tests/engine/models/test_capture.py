@@ -1,6 +1,9 @@
 """Captured networks compute what the network computes, whatever Python did on the way."""
 
+import copy
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -136,3 +139,42 @@ def test_only_known_code_is_known() -> None:
     )  # fmt: skip
     assert not any(is_known(net.eval()) for net in unknown)
     assert not is_known(nn.Sequential(nn.ReLU()))
+
+
+class Elsewhere(nn.Module):
+    """Not one of the known layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x - 0.5)
+
+
+@pytest.mark.parametrize(("layer", "error"), [(nn.ReLU(), 0.0), (Elsewhere(), 1e-6)])
+def test_threads_may_capture_and_run_networks_at_once(layer: nn.Module, error: float) -> None:
+    """Known networks to the bit; `torch.export` changes how other threads round."""
+    x = torch.rand(4, 3, 8, 8)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.Linear(144, 5)).eval()
+    voting = copy.deepcopy(network)
+    with torch.inference_mode():
+        wanted = network(x)
+    call, over = nn.Module.__call__, threading.Event()
+
+    def vote() -> int:
+        passes = 0
+        while not over.is_set():
+            with torch.inference_mode():
+                torch.testing.assert_close(voting(x), wanted, rtol=0, atol=error)
+            passes += 1
+        return passes
+
+    def graphs() -> list[fx.GraphModule | None]:
+        return [capture(network, x) for _ in range(5)]
+
+    with ThreadPoolExecutor(3) as pool:
+        votes, *made = pool.submit(vote), pool.submit(graphs), pool.submit(graphs)
+        found = [graph for future in made for graph in future.result()]
+        over.set()
+        assert votes.result() > 0
+    assert nn.Module.__call__ is call
+    for graph in found:
+        assert graph is not None
+        torch.testing.assert_close(graph(x), wanted)

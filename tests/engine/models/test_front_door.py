@@ -235,6 +235,11 @@ def in_inner_function() -> None:
     count()
 
 
+def in_operator(operator: Any = torch.ops.aten.relu.default) -> None:
+    ways = operator._dispatch_cache
+    ways["calls"] = ways.get("calls", 0) + 1
+
+
 CALLS, CONTEXT = 0, contextvars.ContextVar("calls", default=0)
 cached = functools.cache(lambda: [0])
 COUNTERS: dict[str, Callable[[], object]] = {
@@ -244,6 +249,7 @@ COUNTERS: dict[str, Callable[[], object]] = {
     "generator": functools.partial(next, in_generator()),
     "method of an iterator": itertools.count().__next__,
     "inner function": in_inner_function,
+    "cache of an operator": in_operator,
     "context": lambda: CONTEXT.set(CONTEXT.get() + 1),
     "cache of functools": lambda: in_list(cached()),
     "attribute of a module": lambda: setattr(torch, "calls_", getattr(torch, "calls_", 0) + 1),
