@@ -131,11 +131,11 @@ def quiet() -> Iterator[None]:
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Stops a network of more operators than can be captured in reasonable time."""
 
-    _left = MOST_OPERATORS
+    _seen = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._left -= 1
-        if self._left < 0:
+        self._seen += 1
+        if self._seen > MOST_OPERATORS:
             raise ValueError("it has too many operators")
         return func(*args, **(kwargs or {}))
 
@@ -145,7 +145,7 @@ def _exported(module: nn.Module, example: torch.Tensor | None) -> fx.GraphModule
         raise ValueError("it needs an example")
     with quiet(), torch.no_grad():
         copied, sizes = copy.deepcopy(module), FakeTensorMode(allow_non_fake_inputs=True)
-        with sizes, _Count():
+        with sizes, _Count():  # type: ignore[no-untyped-call]
             copied(sizes.from_tensor(example))
         program = torch.export.export(module, (example,), strict=False)
         signature = program.graph_signature
