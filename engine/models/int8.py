@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.registry import register_architecture
-from dualsmooth.kernels.cpu.int8_conv import Ends, Step
+from dualsmooth.kernels.cpu.int8_conv import Ends
+from dualsmooth.kernels.cpu.maps import Step
 
 ARCHITECTURE = "int8"
 
@@ -76,7 +77,7 @@ class Int8Step(nn.Module):
         if not self.convolves:
             return Step(*geometry)
         weight, scale, bias = (self.get_buffer(name) for name in ("weight", "scale", "bias"))
-        return Step(*geometry, weight, scale, bias, float(self.get_buffer("factor")))
+        return Step(*geometry, weight, bias, scale, float(self.get_buffer("factor")))
 
 
 class Int8Layers(nn.Module):

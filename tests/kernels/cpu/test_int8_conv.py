@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from dualsmooth.engine.models import int8
 from dualsmooth.engine.models.int8 import Int8Layers
-from dualsmooth.kernels.cpu.int8_conv import TILES, Int8Chain, available
+from dualsmooth.kernels.cpu.int8_conv import Int8Chain, available
+from dualsmooth.kernels.cpu.maps import TILES
 from dualsmooth.kernels.errors import KernelArgumentError
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the compiled loops and AVX512-VNNI")
