@@ -9,11 +9,12 @@ import pytest
 from dualsmooth.benchmarks.speed import start
 
 
-def test_a_start_is_timed_and_one_that_fails_is_not() -> None:
-    taken = start.start(["-c", "sum(range(10**6))"])
+def test_a_start_is_timed_with_bytecode_and_one_that_fails_is_not(tmp_path: Path) -> None:
+    taken = start.start(["-c", "import this"], str(tmp_path))
     assert 0 < taken["processor seconds"] < 60
+    assert list(tmp_path.rglob("this.*.pyc"))
     with pytest.raises(Exception, match="non-zero exit status 3"):
-        start.start(["-c", "raise SystemExit(3)"])
+        start.start(["-c", "raise SystemExit(3)"], str(tmp_path))
 
 
 def test_the_table_has_medians_ranges_and_what_is_beyond_pytorch() -> None:
