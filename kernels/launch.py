@@ -44,7 +44,10 @@ class VoteLaunch:
 
 @dataclass(frozen=True, slots=True)
 class StemShape:
-    """Sizes of a first convolution with "same" padding: image, channels, outputs, kernel."""
+    """Sizes of a first convolution: image, channels, outputs, kernel, stride and padding.
+
+    Padding is that of "same", half the kernel, if it is not given.
+    """
 
     height: int
     width: int
@@ -52,12 +55,30 @@ class StemShape:
     outputs: int
     kernel: int
     stride: int
+    padding: int = -1
+
+    @property
+    def pad(self) -> int:
+        """Zeros on every side."""
+        return self.kernel // 2 if self.padding < 0 else self.padding
+
+    @property
+    def same(self) -> bool:
+        """Whether it is what most networks begin with; the rest is patches, mostly."""
+        same = self.kernel % 2 == 1 and self.pad == self.kernel // 2
+        return same and self.stride in (1, 2) and self.outputs & (self.outputs - 1) == 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether every design has it; `stored` has any kernel, stride, padding and outputs."""
+        return self.same and 16 <= self.outputs <= 64
 
     @property
     def constants(self) -> dict[str, int]:
         """Sizes as the device code names them."""
         image = dict(HEIGHT=self.height, WIDTH=self.width, CHANNELS=self.channels, LANES=self.lanes)
-        return image | dict(COUT=self.outputs, KERNEL=self.kernel, STRIDE=self.stride)
+        layer = dict(KERNEL=self.kernel, STRIDE=self.stride, PAD=self.pad)
+        return image | layer | dict(COUT=self.outputs)
 
     @property
     def lanes(self) -> int:
@@ -67,12 +88,12 @@ class StemShape:
     @property
     def out_height(self) -> int:
         """Output rows."""
-        return (self.height - 1) // self.stride + 1
+        return (self.height + 2 * self.pad - self.kernel) // self.stride + 1
 
     @property
     def out_width(self) -> int:
         """Output columns."""
-        return (self.width - 1) // self.stride + 1
+        return (self.width + 2 * self.pad - self.kernel) // self.stride + 1
 
     @property
     def blocks(self) -> int:
@@ -83,6 +104,16 @@ class StemShape:
     def step(self) -> int:
         """Image values per Philox block."""
         return self.channels if self.lanes == 4 else 4
+
+
+PATCHES = {
+    "convnext_tiny": StemShape(224, 224, 3, 96, 4, 4, 0),
+    "vit_small_patch16": StemShape(224, 224, 3, 384, 16, 16, 0),
+    "vit_base_patch16": StemShape(224, 224, 3, 768, 16, 16, 0),
+    "vit_base_patch32": StemShape(224, 224, 3, 768, 32, 32, 0),
+    "resnext26ts": StemShape(224, 224, 3, 24, 3, 2, 1),
+}
+"""First convolutions on ImageNet that the stored design alone has, checked and timed by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +128,7 @@ class StemLaunch:
     chunk: int = 16  # reduction entries per dot, 16, 32 or 64 (not used by tap)
     tile_rows: int = 0  # output rows per program of tile
     warps: int = 4  # per program
+    outputs: int = 64  # channels per program of stored at most
 
     @classmethod
     def tile(cls, shape: StemShape, rows: int) -> "StemLaunch":
@@ -104,6 +136,12 @@ class StemLaunch:
         pixels = _power_of_two(rows * shape.out_width)
         strip = cls("tile", pixels, 16, rows).strip_blocks(shape)
         return cls("tile", pixels, 16, rows, 8 if max(pixels, strip) >= 512 else 4)
+
+    @classmethod
+    def any(cls, shape: StemShape) -> "StemLaunch":
+        """The stored design for a shape that only it has."""
+        outputs = next(n for n in (64, 32, 16) if n == 16 or shape.outputs % n == 0)
+        return cls("stored", 64, 64, outputs=outputs)
 
     @classmethod
     def choose(cls, shape: StemShape) -> "StemLaunch":
@@ -119,6 +157,8 @@ class StemLaunch:
 
 def stem_candidates(shape: StemShape) -> list[StemLaunch]:
     """Every launch choice considered: taps, stored, and the tallest tile that registers hold."""
+    if not shape.plain:
+        return [StemLaunch.any(shape)]
     small = _power_of_two(shape.out_height * 16)
     # a thread of `tap` owns a pixel: 128 of them make no noise twice (and 64 spill on Triton 3.6)
     taps = StemLaunch("tap", min(128, small))

@@ -103,15 +103,17 @@ def conv(
     residual: torch.Tensor | None = None,
     shortcut: tuple[torch.Tensor, torch.Tensor] | None = None,
     relu: bool = True,
+    padding: int | None = None,
 ) -> torch.Tensor:
-    """Convolution with "same" padding + bias (+ residual or 1x1 strided shortcut) + ReLU, float32.
+    """Convolution + bias (+ residual or 1x1 strided shortcut) + ReLU, float32; "same" padding.
 
     x [R, H, W, Cin], weight [K, K, Cin, Cout], bias [Cout], residual [R, OH, OW, Cout];
     shortcut is (input [R, OH s, OW s, Cs], weight [Cs, Cout]) with s its stride.
     """
     kernel = weight.permute(3, 2, 0, 1).float()
     image = x.permute(0, 3, 1, 2).float()
-    y = functional.conv2d(image, kernel, bias.float(), stride, padding=weight.shape[0] // 2)
+    pad = weight.shape[0] // 2 if padding is None else padding
+    y = functional.conv2d(image, kernel, bias.float(), stride, pad)
     y = y.permute(0, 2, 3, 1)
     if residual is not None:
         y = y + residual.float()
@@ -131,12 +133,13 @@ def stem(
     *,
     stride: int = 1,
     relu: bool = True,
+    padding: int | None = None,
 ) -> torch.Tensor:
     """Convolution of the normalised noisy image, zero padding after normalisation, float32.
 
     noisy [R, H, W, C] in input units, weight [K, K, C, Cout] unfolded, mean and std [C].
     """
-    return conv((noisy - mean) / std, weight, bias, stride=stride, relu=relu)
+    return conv((noisy - mean) / std, weight, bias, stride=stride, relu=relu, padding=padding)
 
 
 def logits(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -33,10 +33,11 @@ def stem(
     key : int32 tensor (2,)
         `seed_key(seed)`.
     folded : FoldedStem
-        Weights and preprocessing. Its dtype is the dtype of noisy values, product operands and
-        result; sums are float32.
+        Weights, padding and preprocessing. Its dtype is the dtype of noisy values, product
+        operands and result; sums are float32.
     stride : int
-        1 or 2.
+        Positive. Beyond 1 and 2, or with even kernels, other padding than "same", or outputs that
+        are no power of two up to 64, there is one design, ``stored``.
     relu : bool
         Apply the ReLU.
     backend : str
@@ -58,15 +59,19 @@ def stem(
     size, channels, outputs = folded.weight.shape[0], *folded.weight.shape[2:]
     expect("images", images, (None, None, None, channels), (torch.float32,))
     expect("folded.packed", folded.packed, (None, outputs), device=images.device)
-    if stride not in (1, 2):
-        raise KernelArgumentError("stride", "must be 1 or 2", stride)
+    height, width = images.shape[1:3]
+    if stride < 1:
+        raise KernelArgumentError("stride", "must be positive", stride)
+    if size > min(height, width) + 2 * folded.pad:
+        rule = f"must not be smaller than a kernel of {size}x{size} with its padding"
+        raise KernelArgumentError("images", rule, tuple(images.shape))
     dtype = folded.packed.dtype
     if not runs_kernel(backend, images):
         noisy = reference.noise(images, rows, key)
         parts = (folded.weight, folded.bias, folded.mean, folded.std)
-        return reference.stem(noisy, *parts, stride=stride, relu=relu).to(dtype)
-    height, width = images.shape[1:3]
-    shape = StemShape(height, width, channels, outputs, size, stride)
+        y = reference.stem(noisy, *parts, stride=stride, relu=relu, padding=folded.pad)
+        return y.to(dtype)
+    shape = StemShape(height, width, channels, outputs, size, stride, folded.pad)
     choice = launch or StemLaunch.choose(shape)
     out = torch.empty(
         (len(rows), shape.out_height, shape.out_width, outputs), dtype=dtype, device=images.device
@@ -87,9 +92,12 @@ def _launch(
     backend: str,
 ) -> None:
     from dualsmooth.kernels.triton import stem as device
+    from dualsmooth.kernels.triton import tap_stem
 
     if choice.design not in ("tile", "tap", "stored"):
         raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)
+    if choice.design != "stored" and not shape.plain:
+        raise KernelArgumentError("launch.design", f"must be stored for {shape}", choice.design)
     layer = shape.constants | dict(
         RELU=relu, PIXELS=choice.pixels, num_warps=choice.warps, num_stages=1, enable_fp_fusion=True
     )
@@ -99,11 +107,12 @@ def _launch(
     if choice.design == "stored":
         padded = shape.channels == 3
         noisy = noise(images, rows, key, dtype=folded.packed.dtype, padded=padded, backend=backend)
-        device.stem_stored_kernel[(len(rows), tiles)](
-            noisy, *parameters, CHUNK=choice.chunk, **layer
+        wide = min(choice.outputs, 1 << (shape.outputs - 1).bit_length())
+        device.stem_stored_kernel[(len(rows), tiles, -(-shape.outputs // wide))](
+            noisy, *parameters, CHUNK=choice.chunk, OUTPUTS=wide, **layer
         )
     elif choice.design == "tap":
-        device.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
+        tap_stem.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
     else:
         if choice.pixels < choice.tile_rows * shape.out_width or choice.tile_rows < 1:
             raise KernelArgumentError("launch.pixels", "must hold tile_rows rows", choice)

@@ -21,7 +21,7 @@ from dualsmooth.kernels.cuda.residual_stage import on_chip
 from dualsmooth.kernels.cuda.stages import shared_memory
 from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.launch import StemShape, stem_candidates
+from dualsmooth.kernels.launch import PATCHES, StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_votes
 from dualsmooth.kernels.rows import Rows, seed_key
 
@@ -82,21 +82,24 @@ def noise_and_stems(device: torch.device) -> list[Contestant]:
     made, key = list[Contestant](), seed_key(SEED, device)
     half = torch.randn(1 << 28, device=device, dtype=torch.bfloat16)
     made.append(Contestant("copy of 512 MB", 1, lambda: half.clone(), 4 * half.numel()))
-    kinds = ("cifar", CIFAR, CIFAR_BATCH), ("imagenet", IMAGENET, IMAGENET_BATCH)
+    kinds = [("cifar", CIFAR, CIFAR_BATCH), ("imagenet", IMAGENET, IMAGENET_BATCH)]
+    kinds += [(name, shape, IMAGENET_BATCH) for name, shape in PATCHES.items()]
     for label, shape, batch in kinds:
         side = (shape.height, shape.width, 3)
         images, rows = torch.rand(16, *side, device=device), rows_of(batch, device)
         values, pixels = side[0] * side[1] * 3, shape.out_height * shape.out_width
         randn = partial(torch.randn, batch, *side, device=device)
         noise = partial(ops.noise, images, rows, key, dtype=torch.bfloat16, padded=True)
-        made.append(Contestant(f"torch.randn {label}", batch, randn, 4 * values))
-        made.append(Contestant(f"noise {label}", batch, noise, 8 * values / 3))
+        if shape.plain:
+            made.append(Contestant(f"torch.randn {label}", batch, randn, 4 * values))
+            made.append(Contestant(f"noise {label}", batch, noise, 8 * values / 3))
         weight = torch.randn(shape.kernel, shape.kernel, 3, shape.outputs, device=device) / 10
         bias, mean, std = (
             torch.full((n,), v, device=device)
             for n, v in ((shape.outputs, 0.1), (3, 0.45), (3, 0.25))
         )
-        folded, stride = fold_stem(weight, bias, mean, std), shape.stride
+        stride = shape.stride
+        folded = fold_stem(weight, bias, mean, std, padding=shape.pad)
         for choice in stem_candidates(shape):
             stem = partial(ops.stem, images, rows, key, folded, stride=stride, launch=choice)
             flop = 2 * pixels * shape.kernel**2 * 3 * shape.outputs

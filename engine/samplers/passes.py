@@ -140,7 +140,7 @@ def _stemmed(
     if isinstance(taken, str):
         raise ArgumentError("backend", rule, f"{received}: {taken}", f"the kernels have {KERNELS}")
     kernel, _, colors, outputs = taken.stem.weight.shape
-    shape = StemShape(height, width, colors, outputs, kernel, taken.stride)
+    shape = StemShape(height, width, colors, outputs, kernel, taken.stride, taken.stem.pad)
     begin, size = partial(_activations, taken), (shape.out_height, shape.out_width)
     if backend == "tiledstem":
         choice = TiledStem.choose(shape, shared_memory(device), taken.pool)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dualsmooth.kernels.launch import (
+    PATCHES,
     ConvLaunch,
     NoiseLaunch,
     StemLaunch,
@@ -17,7 +18,7 @@ from dualsmooth.kernels.launch import (
     VoteLaunch,
     stem_candidates,
 )
-from dualsmooth.kernels.triton import conv, noise, stem, vote
+from dualsmooth.kernels.triton import conv, noise, stem, tap_stem, vote
 
 POINTERS = (
     dict.fromkeys(("key", "slot", "stream", "image", "sample", "segment", "level"), "*i32")
@@ -94,7 +95,8 @@ def _noise_cases() -> Iterator[Case]:
 
 
 def _stem_cases() -> Iterator[Case]:
-    for label, shape in (("cifar", CIFAR), ("imagenet", IMAGENET), ("digits", DIGITS)):
+    plain = {"cifar": CIFAR, "imagenet": IMAGENET, "digits": DIGITS}
+    for label, shape in (plain | PATCHES).items():
         for choice in stem_candidates(shape):
             if label == "digits" and choice.design == "tap":
                 continue
@@ -107,13 +109,16 @@ def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
     programs = math.ceil(outputs / choice.pixels)
     if choice.design != "tap":
         constants["CHUNK"] = choice.chunk
+    if choice.design == "stored":
+        constants["OUTPUTS"] = min(choice.outputs, 1 << (shape.outputs - 1).bit_length())
+        programs *= math.ceil(shape.outputs / constants["OUTPUTS"])
     if choice.design == "tile":
         blocks = choice.strip_blocks(shape)
         constants |= dict(TILE_ROWS=choice.tile_rows, BLOCKS=blocks)
         programs = math.ceil(shape.out_height / choice.tile_rows)
     read = shape.height * shape.width * shape.lanes * 2 if choice.design == "stored" else 0
     kernels = dict(
-        tile=stem.stem_tile_kernel, tap=stem.stem_tap_kernel, stored=stem.stem_stored_kernel
+        tile=stem.stem_tile_kernel, tap=tap_stem.stem_tap_kernel, stored=stem.stem_stored_kernel
     )
     suffix = f" {choice.tile_rows} rows" if choice.design == "tile" else ""
     return Case(
@@ -125,7 +130,7 @@ def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
         outputs * shape.outputs * 2 + read,
         2 * outputs * shape.kernel**2 * shape.channels * shape.outputs,
         mma=choice.design != "tap",
-        straight=choice.design != "tap",
+        straight=choice.design != "tap" and shape.kernel < 16,
     )
 
 

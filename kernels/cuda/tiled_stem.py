@@ -41,7 +41,7 @@ class TiledStem:
         it; tall kernels leave registers for two tiles of channels, small ones for four.
         """
         tiles = 2 if shape.kernel > 3 or shape.outputs == 16 else 4
-        fits = shape.lanes == 4 and 8 * tiles <= shape.outputs <= 64 * tiles
+        fits = shape.same and shape.lanes == 4 and 8 * tiles <= shape.outputs <= 64 * tiles
         sizes = shape.height, shape.width, shape.outputs, shape.kernel, shape.stride, pool
         rows = (16 if shape.height > 32 else 32) // (2 if pool else 1)
         made = cls(*sizes, min(rows, cls(*sizes, 1, tiles).size[0]), tiles)

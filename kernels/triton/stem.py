@@ -1,9 +1,10 @@
 """Device code: noise generation fused with the first convolution.
 
 Three ways to the same numbers. `stem_tile_kernel` makes the noisy strip of full-width rows that a
-tile needs, halo included, once, and gathers the taps from it on chip. `stem_tap_kernel` makes the
-noise of a pixel again for each tap that reads it. `stem_stored_kernel` reads noisy images that
-`noise_kernel` wrote. Means and deviations are folded into the weights and a table of border biases
+tile needs, halo included, once, and gathers the taps from it on chip. `stem_tap_kernel` (in
+`tap_stem`) makes the noise of a pixel again for each tap that reads it. `stem_stored_kernel` reads
+noisy images that `noise_kernel` wrote, and has any kernel, stride and padding, patches among them.
+Means and deviations are folded into the weights and a table of border biases
 (`folding.fold_stem`), so the taps outside the image are plain zeros.
 """
 
@@ -27,24 +28,28 @@ def finish(
     OUT_WIDTH: tl.constexpr,
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
     COUT: tl.constexpr,
     RELU: tl.constexpr,
     live,
+    cout,
+    OUTPUTS: tl.constexpr,  # of them
 ):
-    """Add the bias of each pixel's border class, apply the ReLU, store."""
-    PAD: tl.constexpr = KERNEL // 2
+    """Add the bias of each pixel's border class, apply the ReLU, store the outputs ``cout``."""
     SIDE: tl.constexpr = (PAD + 1) * (PAD + 1)
-    cout = tl.arange(0, COUT)
     top = pixel // OUT_WIDTH * STRIDE - PAD
     left = pixel % OUT_WIDTH * STRIDE - PAD
     vertical = tl.maximum(-top, 0) * (PAD + 1) + tl.maximum(top + KERNEL - HEIGHT, 0)
     horizontal = tl.maximum(-left, 0) * (PAD + 1) + tl.maximum(left + KERNEL - WIDTH, 0)
     entry = (vertical * SIDE + horizontal)[:, None] * COUT + cout[None, :]
-    acc += tl.load(table + entry, mask=live[:, None], other=0.0)
+    keep = live[:, None]
+    if COUT % OUTPUTS != 0:
+        keep = keep & (cout < COUT)[None, :]
+    acc += tl.load(table + entry, mask=keep, other=0.0)
     if RELU:
         acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
     at = (row * (OUT_HEIGHT * OUT_WIDTH) + pixel)[:, None] * COUT + cout[None, :]
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=live[:, None])
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=keep)
 
 
 @triton.jit
@@ -57,6 +62,7 @@ def tap_places(
     OUT_WIDTH: tl.constexpr,
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
     CHANNELS: tl.constexpr,
     LANES: tl.constexpr,
 ):
@@ -64,7 +70,6 @@ def tap_places(
 
     A pixel takes LANES places. The place is only meaningful where inside holds.
     """
-    PAD: tl.constexpr = KERNEL // 2
     tap = k // LANES
     lane = k % LANES
     iy = (pixel // OUT_WIDTH * STRIDE)[:, None] + (tap // KERNEL - PAD)[None, :]
@@ -94,6 +99,7 @@ def stem_tile_kernel(
     COUT: tl.constexpr,
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
     RELU: tl.constexpr,
     TILE_ROWS: tl.constexpr,  # output rows per program
     BLOCKS: tl.constexpr,  # power of two >= Philox blocks of the strip
@@ -101,7 +107,6 @@ def stem_tile_kernel(
     CHUNK: tl.constexpr,  # reduction entries per gather and dot
 ):
     """Noisy strip once per tile, taps gathered from it on chip."""
-    PAD: tl.constexpr = KERNEL // 2
     OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
     STEP: tl.constexpr = CHANNELS if LANES == 4 else 4
@@ -128,7 +133,7 @@ def stem_tile_kernel(
     for chunk in tl.static_range((KERNEL * KERNEL * LANES + CHUNK - 1) // CHUNK):
         k = chunk * CHUNK + tl.arange(0, CHUNK)
         place, reads = tap_places(
-            pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, CHANNELS, LANES
+            pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, PAD, CHANNELS, LANES
         )
         place = tl.where(reads, place - first_block * 4, 0)
         a = tl.reshape(tl.gather(strip, tl.reshape(place, [PIXELS * CHUNK]), 0), [PIXELS, CHUNK])
@@ -136,73 +141,8 @@ def stem_tile_kernel(
         w = tl.load(weight + k[:, None] * COUT + cout[None, :])
         acc = tl.dot(a, w, acc, input_precision="ieee")
     finish(
-        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, COUT,
-        RELU, live,
-    )  # fmt: skip
-
-
-@triton.jit
-def stem_tap_kernel(
-    images,
-    weight,
-    table,
-    out,
-    key,
-    slot,
-    sigma,
-    stream,
-    image,
-    sample,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    LANES: tl.constexpr,
-    COUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    RELU: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """Noise made again for each tap, sums by fused multiply-add in float32; 1, 3 or 4 channels.
-
-    The sums are transposed, so that neighbouring threads own neighbouring pixels. With a pixel's
-    outputs spread over a warp, every thread would make the noise of many pixels (Triton 3.6 then
-    spills) or exchange it.
-    """
-    PAD: tl.constexpr = KERNEL // 2
-    OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
-    OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
-    row = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    live = pixel < OUT_HEIGHT * OUT_WIDTH
-    cout = tl.arange(0, COUT)
-    k0, k1 = key_words(key)
-    c1, c2, c3 = row_counter(stream, image, sample, row)
-    source = images + tl.load(slot + row).to(tl.int64) * (HEIGHT * WIDTH * CHANNELS)
-    scale = tl.load(sigma + row)
-    acc = tl.zeros([COUT, PIXELS], tl.float32)
-    for ky in range(KERNEL):
-        for kx in range(KERNEL):
-            iy = pixel // OUT_WIDTH * STRIDE + (ky - PAD)
-            ix = pixel % OUT_WIDTH * STRIDE + (kx - PAD)
-            reads = live & (iy >= 0) & (iy < HEIGHT) & (ix >= 0) & (ix < WIDTH)
-            place = iy * WIDTH + ix
-            block = place if LANES == 4 else place >> 2
-            z0, z1, z2, z3 = normals(block.to(tl.uint32), c1, c2, c3, k0, k1)
-            if LANES == 1:
-                low = tl.where((place & 1) == 0, z0, z1)
-                high = tl.where((place & 1) == 0, z2, z3)
-                z0 = tl.where((place & 2) == 0, low, high)
-            for channel in tl.static_range(CHANNELS):
-                x = tl.load(source + place * CHANNELS + channel, mask=reads, other=0.0)
-                z = (z0, z1, z2, z3)[channel]
-                v = tl.where(reads, x + scale * z, 0.0)
-                v = v.to(weight.dtype.element_ty).to(tl.float32)
-                entry = ((ky * KERNEL + kx) * LANES + channel) * COUT + cout
-                acc += v[None, :] * tl.load(weight + entry).to(tl.float32)[:, None]
-    finish(
-        tl.trans(acc), table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE,
-        COUT, RELU, live,
+        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PAD,
+        COUT, RELU, live, cout, COUT,
     )  # fmt: skip
 
 
@@ -219,29 +159,38 @@ def stem_stored_kernel(
     COUT: tl.constexpr,
     KERNEL: tl.constexpr,
     STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
     RELU: tl.constexpr,
     PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,  # of a program, a power of two
     CHUNK: tl.constexpr,
 ):
-    """First convolution of noisy images in memory."""
-    PAD: tl.constexpr = KERNEL // 2
+    """First convolution of noisy images in memory, with any padding, stride and outputs."""
     OUT_HEIGHT: tl.constexpr = (HEIGHT + 2 * PAD - KERNEL) // STRIDE + 1
     OUT_WIDTH: tl.constexpr = (WIDTH + 2 * PAD - KERNEL) // STRIDE + 1
+    CHUNKS: tl.constexpr = (KERNEL * KERNEL * LANES + CHUNK - 1) // CHUNK
+    STEPS: tl.constexpr = CHUNKS if CHUNKS <= 13 else 1  # without a loop
     row = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     live = pixel < OUT_HEIGHT * OUT_WIDTH
     source = noisy + row * (HEIGHT * WIDTH * LANES)
-    cout = tl.arange(0, COUT)
-    acc = tl.zeros([PIXELS, COUT], tl.float32)
-    for chunk in tl.static_range((KERNEL * KERNEL * LANES + CHUNK - 1) // CHUNK):
-        k = chunk * CHUNK + tl.arange(0, CHUNK)
-        place, reads = tap_places(
-            pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, CHANNELS, LANES
-        )
-        a = tl.load(source + place, mask=reads, other=0.0)
-        w = tl.load(weight + k[:, None] * COUT + cout[None, :])
-        acc = tl.dot(a, w, acc, input_precision="ieee")
+    cout = tl.program_id(2) * OUTPUTS + tl.arange(0, OUTPUTS)
+    acc = tl.zeros([PIXELS, OUTPUTS], tl.float32)
+    for first in range(0, CHUNKS, STEPS):
+        for step in tl.static_range(STEPS):
+            k = (first + step) * CHUNK + tl.arange(0, CHUNK)
+            # all lanes of a pixel are read, so that they can be one load: the last of RGB is zero
+            place, reads = tap_places(
+                pixel, k, live, HEIGHT, WIDTH, OUT_WIDTH, KERNEL, STRIDE, PAD, LANES, LANES
+            )
+            a = tl.load(source + place, mask=reads, other=0.0)
+            at = k[:, None] * COUT + cout[None, :]
+            if COUT % OUTPUTS == 0:
+                w = tl.load(weight + at)
+            else:
+                w = tl.load(weight + at, mask=(cout < COUT)[None, :], other=0.0)
+            acc = tl.dot(a, w, acc, input_precision="ieee")
     finish(
-        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, COUT,
-        RELU, live,
+        acc, table, out, row, pixel, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PAD,
+        COUT, RELU, live, cout, OUTPUTS,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from dualsmooth.kernels.cuda.residual_stage import on_chip, pack_weights, residu
 from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, shared_memory
 from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.launch import StemShape, stem_candidates
+from dualsmooth.kernels.launch import PATCHES, StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 from dualsmooth.kernels.rows import Rows, seed_key
 from dualsmooth.kernels.thresholds import Thresholds
@@ -122,7 +122,7 @@ def check_stem(device: torch.device, shape: StemShape, batch: int) -> None:
         for n, v in ((shape.outputs, 0.1), (shape.channels, 0.45), (shape.channels, 0.25))
     )
     dtype = compute_dtype(device)
-    folded = fold_stem(weight, bias, mean, std, dtype=dtype)
+    folded = fold_stem(weight, bias, mean, std, dtype=dtype, padding=shape.pad)
     side = (shape.height, shape.width, shape.channels)
     images = torch.rand(2, *side, generator=generator, device=device)
     rows, key = rows_of(batch, 2, 0.5, device), seed_key(SEED, device)
@@ -134,7 +134,7 @@ def check_stem(device: torch.device, shape: StemShape, batch: int) -> None:
             noisy = images[some.slot.long()].double() + 0.5 * exact_noise(some, key, side)
             x = ((noisy - mean) / std).permute(0, 3, 1, 2)
             w = weight.double().permute(3, 2, 0, 1)
-            truth = functional.conv2d(x, w, bias.double(), shape.stride, shape.kernel // 2)
+            truth = functional.conv2d(x, w, bias.double(), shape.stride, shape.pad)
             found = gap(y[start : start + 32].double(), truth.permute(0, 2, 3, 1))
             assert found <= SUM_LIMIT + 4 * ROUNDING[dtype], launch.design
 
@@ -355,6 +355,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "noise": (check_noise, ((5, 7, 3), 3)),
     "stem": (check_stem, (StemShape(5, 3, 3, 16, 3, 1), 2)),
     "strided stem": (check_stem, (StemShape(6, 5, 3, 16, 3, 2), 2)),
+    "stem of patches": (check_stem, (StemShape(9, 6, 3, 24, 4, 4, 0), 2)),
     "conv": (check_conv, (16, 32, 4, 3)),
     "vote": (check_vote, (83, 10)),
     "resnet": (check_resnet, (1, 4, 3)),
@@ -370,6 +371,7 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "noise imagenet": (check_noise, ((224, 224, 3), 256)),
     "stem cifar": (check_stem, (StemShape(32, 32, 3, 16, 3, 1), 4096)),
     "stem imagenet": (check_stem, (StemShape(224, 224, 3, 64, 7, 2), 256)),
+    **{f"stem {name}": (check_stem, (shape, 64)) for name, shape in PATCHES.items()},
     "vote cifar": (check_vote, (4096, 10)),
     "vote imagenet": (check_vote, (4096, 1000)),
     **{f"conv {size[0]}-{size[1]}": (check_conv, (*size, 4096)) for size in CONVS},

@@ -36,8 +36,8 @@ class Stemmed:
 
 
 KERNELS = (
-    "networks that begin with a mean, a deviation and a convolution of 1, 3 or 4 channels, to a"
-    " power of two from 16 on, of an odd kernel with zeros of half its size around, stride 1 or 2"
+    "networks that begin with a mean, a deviation and a square convolution of 1, 3 or 4 channels,"
+    " of one stride, with zeros of at most half its size around"
 )
 """What our kernels have."""
 
@@ -69,7 +69,7 @@ def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> St
     if layer.bias is not None:
         bias = layer.bias.detach().clone()
     weight = layer.weight.detach().permute(2, 3, 1, 0).contiguous()
-    stem = fold_stem(weight, bias, mean, std, dtype=dtype)
+    stem = fold_stem(weight, bias, mean, std, dtype=dtype, padding=int(layer.padding[0]))
     last, relu = following_relu(network, node)
     pool = _pooling(network, only_user(last)) if pools else 0
     last = next(iter(last.users)) if pool else last
@@ -119,19 +119,17 @@ def _layer(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
 
 
 def _fits(layer: nn.Conv2d) -> bool:
-    kernel, outputs = layer.kernel_size, layer.out_channels
+    kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
     return (
         type(layer) is nn.Conv2d
         and not has_hooks(layer)
         and (layer.in_channels, layer.groups) in ((1, 1), (3, 1), (4, 1))
         and kernel[0] == kernel[1]
-        and kernel[0] % 2 == 1
-        and layer.padding == (kernel[0] // 2,) * 2
+        and stride[0] == stride[1]
+        and not isinstance(padding, str)
+        and padding[0] == padding[1] <= kernel[0] // 2
         and layer.padding_mode == "zeros"
         and layer.dilation == (1, 1)
-        and layer.stride in ((1, 1), (2, 2))
-        and outputs >= 16
-        and outputs & (outputs - 1) == 0
     )
 
 

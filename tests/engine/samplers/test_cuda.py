@@ -258,9 +258,10 @@ def test_our_stem_before_a_library_casts_the_networks_votes(
     ):
         with pytest.raises(ArgumentError, match=message):
             make(**options | wrong)
-    others: dict[str, Any] = {"networks": NETWORKS, "outputs": CLASSES}  # eight channels
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(96, 10))
+    others: dict[str, Any] = {"networks": {"m": flat}}
     for backend, given, message in (
-        ("stem", others, "Sequential: it begins with Conv2d.3, 8,.*have networks that begin"),
+        ("stem", others, "Sequential: it begins with Flatten.*have networks that begin"),
         ("tiledstem", {}, "CifarResNet on cpu .its first convolution fits stem only"),
     ):
         with pytest.raises(ArgumentError, match=f"must not be {backend} for this net.*{message}"):
@@ -269,7 +270,7 @@ def test_our_stem_before_a_library_casts_the_networks_votes(
     def meanless(weight: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor, *rest: Any) -> Any:
         return fold_stem(weight, bias, 0 * mean, *rest, dtype=torch.bfloat16)
 
-    monkeypatch.setattr(stem, "fold_stem", lambda *args, dtype: meanless(*args))
+    monkeypatch.setattr(stem, "fold_stem", lambda *args, **options: meanless(*args))
     with pytest.raises(SamplerError, match="must give the network's logits up to rounding"):
         make(**options)
 

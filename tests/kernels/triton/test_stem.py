@@ -1,6 +1,9 @@
 """Every stem design equals conv(x + sigma * noise) of the specification, borders included."""
 
+import importlib.util
+import inspect
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,18 @@ SHAPES = {
     "7x7 smaller than the kernel": StemShape(3, 4, 3, 16, 7, 2),
     "7x7 gray": StemShape(9, 10, 1, 16, 7, 2),
 }
+PATCHES = {
+    "patches": StemShape(12, 9, 3, 40, 4, 4, 0),
+    "patches, a rest": StemShape(11, 10, 3, 24, 4, 4, 0),
+    "gray patches": StemShape(7, 9, 1, 8, 3, 3, 0),
+    "RGBA, smaller than the stride": StemShape(9, 7, 4, 16, 2, 3, 0),
+    "overlapping": StemShape(9, 6, 3, 48, 7, 4, 3),
+    "AlexNet's": StemShape(15, 11, 3, 16, 11, 4, 2),
+    "8 by 8": StemShape(17, 25, 3, 48, 8, 8, 0),
+    "valid": StemShape(6, 7, 3, 16, 3, 1, 0),
+    "many outputs": StemShape(5, 4, 3, 128, 3, 1),
+}
+SHAPES |= PATCHES
 DESIGNS = ["tap", "stored", "whole tile", "row tiles"]
 SLOW = {
     "digits": ["tap", "row tiles"],
@@ -38,7 +53,7 @@ SLOW = {
 CASES = [
     pytest.param(name, design, marks=[pytest.mark.slow] if slow else [], id=f"{name}, {design}")
     for name in SHAPES
-    for design in [*DESIGNS, "reference"]
+    for design in [*(["stored"] if name in PATCHES else DESIGNS), "reference"]
     for slow in [design in SLOW.get(name, ())]
 ]
 
@@ -49,7 +64,8 @@ def launch_of(design: str, shape: StemShape) -> StemLaunch:
         return StemLaunch.tile(shape, shape.out_height)
     if design == "row tiles":
         return StemLaunch.tile(shape, min(3, shape.out_height))
-    return StemLaunch(design, 64 if design == "tap" else 32)
+    outputs = 32 if shape.plain else 16 * (1 + shape.outputs // 100)
+    return StemLaunch(design, 64 if design == "tap" else 32, outputs=outputs)
 
 
 def batch(shape: StemShape, device: torch.device) -> tuple[torch.Tensor, Rows]:
@@ -92,7 +108,7 @@ def specified(shape: StemShape, images: torch.Tensor, parts: list[torch.Tensor])
     weight, bias, mean, std = (p.double() for p in parts)
     normal = ((noisy - mean) / std).permute(0, 3, 1, 2)
     kernel = weight.permute(3, 2, 0, 1)
-    y = functional.conv2d(normal, kernel, bias, shape.stride, shape.kernel // 2)
+    y = functional.conv2d(normal, kernel, bias, shape.stride, shape.pad)
     return y.permute(0, 2, 3, 1)
 
 
@@ -112,9 +128,14 @@ def run(
     ).cpu()
 
 
-def fold(parts: list[torch.Tensor], dtype: torch.dtype, device: torch.device) -> FoldedStem:
+def fold(
+    parts: list[torch.Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    padding: int | None = None,
+) -> FoldedStem:
     weight, bias, mean, std = (p.to(device) for p in parts)
-    return fold_stem(weight, bias, mean, std, dtype=dtype)
+    return fold_stem(weight, bias, mean, std, dtype=dtype, padding=padding)
 
 
 @pytest.mark.parametrize(("name", "design"), CASES)
@@ -122,7 +143,7 @@ def test_stem_is_the_convolution_of_the_specified_noise(
     name: str, design: str, device: torch.device
 ) -> None:
     shape, parts = SHAPES[name], parameters(SHAPES[name])
-    got = run(shape, fold(parts, torch.float32, device), design, device)
+    got = run(shape, fold(parts, torch.float32, device, shape.pad), design, device)
     expected = specified(shape, batch(shape, device)[0], parts)
     assert got.shape == (3, shape.out_height, shape.out_width, shape.outputs)
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4)
@@ -136,6 +157,88 @@ def test_half_precision_and_relu(design: str, device: torch.device) -> None:
     expected = specified(shape, batch(shape, device)[0], parts).relu()
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=2e-2)
     assert (got == 0).any()
+
+
+def patched(name: str, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Activations of the kernel and the specified ones."""
+    shape, parts = SHAPES[name], parameters(SHAPES[name])
+    got = run(shape, fold(parts, dtype, device, shape.pad), "stored", device)
+    return got.double(), specified(shape, batch(shape, device)[0], parts)
+
+
+def test_patches_in_half_precision(device: torch.device) -> None:
+    got, expected = patched("patches, a rest", device, torch.float16)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-2)
+
+
+def test_a_patch_depends_on_its_pixels_and_its_row_only(device: torch.device) -> None:
+    """NaN in a pixel reaches its own patch alone, all outputs of it; a row's bits do not depend on
+    its place.
+    """
+    shape = SHAPES["patches, a rest"]
+    folded = fold(parameters(shape), torch.float32, device, 0)
+    images, rows = batch(shape, device)
+    images[1, 5, 2, 1] = float("nan")
+
+    def activations(order: list[int]) -> torch.Tensor:
+        columns = (rows.slot, rows.sigma, rows.stream, rows.image, rows.sample, rows.segment)
+        moved = Rows(*(column[order].contiguous() for column in columns))
+        options = dict(stride=4, relu=True, backend="triton", launch=launch_of("stored", shape))
+        return ops.stem(images, moved, seed_key(3, device), folded, **options)  # type: ignore[arg-type]
+
+    y, backward = activations([0, 1, 2]), activations([2, 1, 0])
+    assert torch.equal(y.nan_to_num(7), backward.flip(0).nan_to_num(7))
+    spoilt = y.isnan()
+    assert spoilt[[0, 2], 1, 0].all()
+    assert spoilt.sum() == 2 * shape.outputs
+
+
+BROKEN = {
+    "padding": ("tap // KERNEL - PAD", "tap // KERNEL"),
+    "stride": ("(pixel % OUT_WIDTH * STRIDE)[:, None]", "(pixel % OUT_WIDTH)[:, None]"),
+    "outputs": ("tl.program_id(2) * OUTPUTS", "tl.program_id(2)"),
+    "entries": ("k[:, None] * COUT + cout[None, :]", "k[:, None] * OUTPUTS + cout[None, :]"),
+    "lanes": ("PAD, LANES, LANES", "PAD, LANES - 1, LANES"),
+    "border": ("tl.maximum(-top, 0) * (PAD + 1)", "tl.maximum(-top, 0)"),
+    "steps": ("(first + step) * CHUNK", "step * CHUNK"),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        ("padding", "AlexNet's"),
+        ("stride", "patches"),
+        ("outputs", "patches"),
+        ("entries", "patches, a rest"),
+        ("lanes", "RGBA, smaller than the stride"),
+        ("border", "overlapping"),
+        ("steps", "8 by 8"),
+    ],
+)
+def test_a_broken_stem_of_patches_is_noticed(
+    fault: str,
+    name: str,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if device.type == "cuda":
+        pytest.skip("an edited kernel runs in the interpreter")
+    from dualsmooth.kernels.triton import stem as right
+
+    source, (old, new) = inspect.getsource(right), BROKEN[fault]
+    assert old in source
+    path = tmp_path / "broken_stem.py"
+    path.write_text(source.replace(old, new))
+    spec = importlib.util.spec_from_file_location("broken_stem", path)
+    assert spec is not None
+    assert spec.loader is not None
+    wrong = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(wrong)
+    monkeypatch.setattr(right, "stem_stored_kernel", wrong.stem_stored_kernel)
+    got, expected = patched(name, device, torch.float32)
+    assert not torch.allclose(got, expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["odd RGB", "7x7 stride 2"])
@@ -175,7 +278,7 @@ def test_selection_follows_the_model() -> None:
         StemShape(224, 224, 3, 64, 7, 2),
     ):
         candidates = stem_candidates(shape)
-        assert {"tap", "stored"} <= {c.design for c in candidates}
+        assert {"tap", "stored"} <= {c.design for c in candidates} or not shape.plain
         best = StemLaunch.choose(shape)
         assert all(modelled_slots(shape, best) <= modelled_slots(shape, c) for c in candidates)
         for c in candidates:
@@ -187,7 +290,9 @@ def test_selection_follows_the_model() -> None:
     ("argument", "change"),
     [
         ("images", dict(images=torch.rand(2, 6, 7, 1))),
-        ("stride", dict(stride=3)),
+        ("stride", dict(stride=0)),
+        ("launch.design", dict(stride=3, launch=StemLaunch("tap", 32))),
+        ("images", dict(images=torch.rand(2, 6, 0, 3))),
         ("launch.design", dict(launch=StemLaunch("other", 32))),
         ("launch.pixels", dict(launch=StemLaunch("tile", 16, 16, 3))),
     ],
@@ -209,7 +314,6 @@ def test_bad_arguments_are_named(
     ("argument", "index", "value"),
     [
         ("weight", 0, torch.zeros(3, 3, 2, 16)),
-        ("weight", 0, torch.zeros(2, 2, 3, 16)),
         ("bias", 1, torch.zeros(8)),
         ("mean", 2, torch.zeros(1)),
         ("std", 3, torch.zeros(3)),

@@ -58,6 +58,10 @@ FITTING: dict[str, Callable[[], nn.Module]] = {
     "constants": lambda: Foreign(conv(kernel_size=5, padding=2, stride=2), Scaled()),
     "gray": lambda: Foreign(conv(1), Normalize([0.3], [0.2])),
     "four": lambda: Foreign(conv(4, bias=False), nn.Identity()),
+    "patches": lambda: Foreign(conv(outputs=24, kernel_size=4, stride=4, padding=0), Scaled()),
+    "a rest": lambda: Foreign(conv(outputs=8, kernel_size=5, stride=6, padding=0), Scaled()),
+    "overlapping": lambda: Foreign(conv(kernel_size=7, stride=4, padding=2), Scaled()),
+    "valid": lambda: Foreign(conv(padding=0), nn.Identity()),
 }
 
 
@@ -132,13 +136,12 @@ def test_a_pooling_behind_the_stem_is_its_own(pooling: nn.Module, size: int, rel
     ("network", "reason"),
     [
         (Foreign(conv(2), nn.Identity()), "begins with Conv2d(2, 16"),
-        (Foreign(conv(outputs=24), nn.Identity()), "begins with Conv2d(3, 24"),
-        (Foreign(conv(outputs=8), nn.Identity()), "begins with Conv2d(3, 8"),
-        (Foreign(conv(padding=0), nn.Identity()), "kernel_size=(3, 3), stride=(1, 1))"),
-        (Foreign(conv(kernel_size=4, stride=4, padding=0), nn.Identity()), "kernel_size=(4, 4)"),
+        (Foreign(conv(kernel_size=(4, 2), padding=0), nn.Identity()), "kernel_size=(4, 2)"),
+        (Foreign(conv(padding=2), nn.Identity()), "padding=(2, 2)"),
+        (Foreign(conv(padding=(1, 0)), nn.Identity()), "padding=(1, 0)"),
         (Foreign(conv(dilation=2, padding=2), nn.Identity()), "dilation=(2, 2)"),
         (Foreign(conv(padding_mode="reflect"), nn.Identity()), "begins with aten.pad"),
-        (Foreign(conv(stride=4), nn.Identity()), "stride=(4, 4)"),
+        (Foreign(conv(stride=(2, 1)), nn.Identity()), "stride=(2, 1)"),
         (Foreign(conv(), torch.sigmoid), "sigmoid"),
         (Foreign(conv(), lambda x: 0.5 - x), "rsub"),
         (Foreign(conv(), lambda x: (x - 0.5) / -0.25), "divides its images by [-0.25"),
