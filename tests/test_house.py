@@ -14,7 +14,7 @@ ROOMS = (  # a room may import rooms of earlier lines, and itself
     ("kernels/cpu", "kernels/cuda"),
     ("kernels/aot",),
     ("engine",),  # nouns; its faces are told apart
-    ("engine/models/digest", "engine/terminal"),
+    ("engine/models/digest", "engine/models/graph", "engine/terminal"),
     ("engine/noise", "engine/bounds", "engine/data", "engine/models", "engine/methods/regions"),
     ("engine/radius", "engine/models/architectures", "export/graph"),
     ("engine/models/sources", "engine/methods", "engine/samplers/fusion"),

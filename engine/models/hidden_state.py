@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
 from contextvars import ContextVar
+from functools import cached_property
 from types import (
     CellType,
     CodeType,
@@ -107,6 +108,8 @@ def _parts(value: Any) -> list[object]:
     kept = dict(attributes or {})
     if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
         known = kept.pop("_dispatch_cache", {}).items()
+        names = {name for name, member in members if type(member) is cached_property}
+        kept = {name: part for name, part in kept.items() if name not in names}
         kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
     return [kept, held, *(dict(vars(kind)) for kind in own)]
 
