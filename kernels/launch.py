@@ -205,3 +205,25 @@ class ConvLaunch:
     def choose(cls, outputs: int) -> "ConvLaunch":
         """128 pixels, or 64 where 64 outputs fill the registers of sm_80."""
         return cls(64 if outputs >= 64 else 128)
+
+
+@dataclass(frozen=True, slots=True)
+class PointwiseLaunch:
+    """1x1 convolutions: pixels and outputs of a program, input channels of a step, and steps whose
+    loads are under way at once.
+    """
+
+    pixels: int
+    outputs: int
+    chunk: int
+    warps: int = 4
+    stages: int = 3
+
+    @classmethod
+    def candidates(cls, inputs: int, outputs: int) -> "tuple[PointwiseLaunch, ...]":
+        """Choices to be timed on a device."""
+        most = next(n for n in (128, 64, 32, 16) if outputs % n == 0)
+        chunk = next(n for n in (64, 32, 16) if inputs % n == 0)
+        warps = 8 if most == 128 else 4
+        wide, deep = cls(128, most, chunk, warps), cls(128, most, chunk, warps, 4)
+        return wide, cls(64, most, chunk), deep

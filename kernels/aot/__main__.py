@@ -45,12 +45,13 @@ Limits = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """One kernel compiled for one architecture; ``mma`` says tensor cores are expected."""
+    """One kernel for one architecture; ``mma``: has tensor cores, ``taps``: loads through L1."""
 
     name: str
     sm: int
     mma: bool
     machine: Machine
+    taps: bool = True
 
     @property
     def key(self) -> str:
@@ -80,7 +81,7 @@ def build_case(case, sm: int) -> Machine:
     source = ASTSource(
         fn=case.kernel, signature=signature, constexprs=case.constants, attrs=aligned
     )
-    options = dict(num_warps=case.warps, num_stages=1, enable_fp_fusion=True)
+    options = dict(num_warps=case.warps, num_stages=case.stages, enable_fp_fusion=True)
     built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     return inspect_cubin(built.asm["cubin"], built.metadata.shared)
 
@@ -108,7 +109,7 @@ def findings(built: Built, limits: Sequence[int] | None) -> list[str]:
         found.append(f"{machine.local} local-memory instructions")
     if built.mma and not machine.mma:
         found.append("no tensor-core instruction")
-    if built.mma and machine.opcodes.get("LDGSTS"):
+    if built.mma and built.taps and machine.opcodes.get("LDGSTS"):
         found.append("asynchronous copies bypass L1")
     if machine.shared > SHARED_LIMIT[built.sm]:
         found.append(f"{machine.shared} bytes of shared memory, limit {SHARED_LIMIT[built.sm]}")
@@ -220,7 +221,7 @@ def _triton_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Buil
     with ProcessPoolExecutor(options.jobs) as pool:
         machines = pool.map(build, [case.name for case, _ in jobs], [sm for _, sm in jobs])
         for (case, sm), machine in zip(jobs, machines, strict=True):
-            yield Built(case.name, sm, case.mma, machine)
+            yield Built(case.name, sm, case.mma, machine, case.stages == 1)
 
 
 def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]:

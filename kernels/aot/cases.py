@@ -13,12 +13,13 @@ from dualsmooth.kernels.launch import (
     PATCHES,
     ConvLaunch,
     NoiseLaunch,
+    PointwiseLaunch,
     StemLaunch,
     StemShape,
     VoteLaunch,
     stem_candidates,
 )
-from dualsmooth.kernels.triton import conv, noise, stem, tap_stem, vote
+from dualsmooth.kernels.triton import conv, noise, pointwise, stem, tap_stem, vote
 
 POINTERS = (
     dict.fromkeys(("key", "slot", "stream", "image", "sample", "segment", "level"), "*i32")
@@ -44,6 +45,7 @@ class Case:
     mma: bool = False  # tensor-core instructions must be there
     straight: bool = True  # the static instruction count is the executed one (no loop)
     types: dict[str, str] = field(default_factory=dict)  # of arguments, where unusual
+    stages: int = 1  # of loads under way at once; from 2 on they are asynchronous copies
 
     @property
     def signature(self) -> dict[str, str]:
@@ -60,7 +62,7 @@ DIGITS = StemShape(8, 8, 1, 16, 3, 1)
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the network."""
-    return [*_noise_cases(), *_stem_cases(), *_conv_cases(), *_vote_cases()]
+    return [*_noise_cases(), *_stem_cases(), *_conv_cases(), *_pointwise_cases(), *_vote_cases()]
 
 
 def _noise_cases() -> Iterator[Case]:
@@ -180,6 +182,31 @@ def _conv_case(
         2 * outputs * cout * (kernel**2 * cin + source),
         mma=True,
     )
+
+
+POINTWISE = ((64, 256, 56, 1), (256, 64, 56, 1), (256, 512, 56, 2))
+"""Inputs, outputs, image side and stride of 1x1 convolutions of ResNet-50."""
+
+
+def _pointwise_cases() -> Iterator[Case]:
+    for cin, cout, size, stride in POINTWISE:
+        residual, outputs = cin < cout and stride == 1, (-(-size // stride)) ** 2
+        for number, choice in enumerate(PointwiseLaunch.candidates(cin, cout)):
+            constants = dict(HEIGHT=size, WIDTH=size, CIN=cin, COUT=cout, STRIDE=stride)
+            constants |= dict(RESIDUAL=residual, RELU=True, PIXELS=choice.pixels)
+            constants |= dict(OUTPUTS=choice.outputs, CHUNK=choice.chunk)
+            yield Case(
+                f"pointwise {cin}-{cout} {size}px s{stride} choice {number}",
+                pointwise.pointwise_kernel,
+                constants,
+                choice.warps,
+                outputs / choice.pixels * (cout / choice.outputs),
+                2 * outputs * (cin + cout * (1 + residual)),
+                2 * outputs * cin * cout,
+                mma=True,
+                straight=False,
+                stages=choice.stages,
+            )
 
 
 def _vote_cases() -> Iterator[Case]:

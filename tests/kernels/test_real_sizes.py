@@ -23,7 +23,7 @@ from dualsmooth.kernels.cuda.residual_stage import on_chip, pack_weights, residu
 from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, shared_memory
 from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.launch import PATCHES, StemShape, stem_candidates
+from dualsmooth.kernels.launch import PATCHES, PointwiseLaunch, StemShape, stem_candidates
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 from dualsmooth.kernels.rows import Rows, seed_key
 from dualsmooth.kernels.thresholds import Thresholds
@@ -159,6 +159,28 @@ def check_conv(device: torch.device, cin: int, cout: int, size: int, batch: int)
         (z, reference.conv(y, second, bias, **extra)),
     ):
         assert gap(got.float(), truth) <= SUM_LIMIT + ROUNDING[dtype]
+
+
+def check_pointwise(device: torch.device, cin: int, cout: int, size: int, batch: int) -> None:
+    """Every launch choice, with and without shortcut and stride, against float32; one in bits."""
+    generator, dtype = torch.Generator(device).manual_seed(6), compute_dtype(device)
+
+    def normal(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, generator=generator, device=device)
+
+    x, weight = normal(batch, size, size, cin).to(dtype), (normal(cin, cout) / cin**0.5).to(dtype)
+    bias, half = normal(cout), (size + 1) // 2
+    shortcut = normal(batch, size, size, cout).to(dtype)
+    for extra in ({"residual": shortcut}, {"stride": 2, "relu": False}):
+        options: Any = extra
+        truth = reference.conv(x, weight[None, None], bias, **options)
+        found = [
+            ops.pointwise(x, weight, bias, backend="triton", launch=launch, **options)
+            for launch in PointwiseLaunch.candidates(cin, cout)
+        ]
+        assert found[0].shape[1] == (half if "stride" in extra else size)
+        assert gap(found[0].float(), truth) <= SUM_LIMIT + ROUNDING[dtype]
+        assert all(torch.equal(found[0], other) for other in found)
 
 
 def check_vote(device: torch.device, rows: int, classes: int) -> None:
@@ -350,6 +372,9 @@ GPU = [
 CONVS = ((16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8))
 """Inputs, outputs and image side of the 3x3 convolutions of CIFAR ResNets."""
 
+POINTWISE = ((64, 256, 56), (256, 64, 56), (512, 128, 28), (256, 1024, 14), (2048, 512, 7))
+"""The same of 1x1 convolutions of ResNet-50."""
+
 SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (4, 8)),
     "noise": (check_noise, ((5, 7, 3), 3)),
@@ -357,6 +382,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "strided stem": (check_stem, (StemShape(6, 5, 3, 16, 3, 2), 2)),
     "stem of patches": (check_stem, (StemShape(9, 6, 3, 24, 4, 4, 0), 2)),
     "conv": (check_conv, (16, 32, 4, 3)),
+    "pointwise": (check_pointwise, (32, 64, 5, 3)),
     "vote": (check_vote, (83, 10)),
     "resnet": (check_resnet, (1, 4, 3)),
     "cudnn": (check_cudnn, (16, 32, 4, 3)),
@@ -375,6 +401,7 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "vote cifar": (check_vote, (4096, 10)),
     "vote imagenet": (check_vote, (4096, 1000)),
     **{f"conv {size[0]}-{size[1]}": (check_conv, (*size, 4096)) for size in CONVS},
+    **{f"pointwise {s[0]}-{s[1]}": (check_pointwise, (*s, 128)) for s in POINTWISE},
     "resnet 20": (check_resnet, (3, 32, 4096)),
     "resnet 110": (check_resnet, (18, 32, 4096)),
     **{f"cudnn {size[0]}-{size[1]}": (check_cudnn, (*size, 4096)) for size in CONVS},
