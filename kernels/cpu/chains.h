@@ -5,10 +5,14 @@
  * four at a time for sixteen outputs. Shapes are checked by the Python wrapper.
  *
  * The file that includes this one defines
- *     TARGET            the instructions it needs,
- *     VALUE             bytes of a value,
- *     SUM, NOTHING      sixteen sums, and those of no products,
- *     MULTIPLY(s, v, w) s plus the products of four bytes of values, in each lane, and weights,
+ *     BUILT              where the compiler knows the instructions,
+ *     TARGET             the instructions,
+ *     VALUE              bytes of a value,
+ *     VALUES             sixteen values, read,
+ *     SUM, NOTHING       sixteen sums, and those of no products,
+ *     MULTIPLY(s, v, w)  s plus the products of four bytes of values, in each lane, and weights,
+ *     TILE_TARGET, TILE_BIT, MULTIPLY_TILES(s, v, w)  the same for AMX and numbers of its tiles;
+ *                        the bit is that of the fourth register of cpuid,
  * and the functions that are declared without a body below.
  */
 #include <stdint.h>
@@ -49,7 +53,7 @@ typedef struct {
     float inverse, zero, last_zero, last_scale;
 } ends;
 
-#if defined(__x86_64__)
+#ifdef BUILT
 #include <immintrin.h>
 
 #define FAST __attribute__((target(TARGET)))
@@ -66,7 +70,9 @@ typedef struct {
 /* Sums of pixels x and on, [pixels][vectors], become values of the map. */
 INLINE void write_tile(const layer *l, const strip *s, const SUM *sums, int64_t x,
                        const int pixels, const int vectors);
-FAST static void maximum(const layer *l, int64_t rows, uint8_t *scratch);
+INLINE VALUES read_values(const uint8_t *in, __mmask16 mask);
+INLINE VALUES larger(VALUES a, VALUES b);
+INLINE void write_values(uint8_t *out, __mmask16 mask, VALUES values);
 FAST static void begin(const ends *e, int64_t rows, const uint8_t *constants, const uint8_t *images,
                        uint8_t *scratch);
 FAST static void widen(const ends *e, int64_t rows, const uint8_t *scratch, float *out);
@@ -134,6 +140,8 @@ INLINE void convolve_strip(const layer *l, const strip *s, const int64_t in_pixe
     }
 }
 
+#include "tiles.h"
+
 INLINE void convolve_all(const layer *l, int64_t rows, const uint8_t *constants, uint8_t *scratch,
                          const int64_t in_pixel, const int pixels, const int vectors)
 {
@@ -152,7 +160,8 @@ INLINE void convolve_all(const layer *l, int64_t rows, const uint8_t *constants,
             s.in = scratch + line_of(in, lines, i);
             s.out = scratch + line_of(out, lines, i) + k * VALUE;
             s.shortcut = other->start < 0 ? 0 : scratch + line_of(other, lines, i) + k * VALUE;
-            convolve_strip(l, &s, in_pixel, pixels, vectors);
+            if (pixels) convolve_strip(l, &s, in_pixel, pixels, vectors);
+            else multiply_strip(l, &s, in_pixel);
         }
     }
 }
@@ -161,13 +170,36 @@ INLINE void convolve_all(const layer *l, int64_t rows, const uint8_t *constants,
 FAST static void convolve(const layer *l, int64_t n, const uint8_t *c, uint8_t *scratch)
 {
     const int64_t pixel = l->across ? l->in.row : l->in.pixel, tile = l->pixels * 10 + l->vectors;
-    if (tile == 161 && pixel == 16 * VALUE) convolve_all(l, n, c, scratch, 16 * VALUE, 16, 1);
+    if (l->tiled) {
+        shape_tiles(l);
+        convolve_all(l, n, c, scratch, pixel, 0, l->vectors);
+        release_tiles();
+    } else if (tile == 161 && pixel == 16 * VALUE) convolve_all(l, n, c, scratch, 16 * VALUE, 16, 1);
     else if (tile == 161) convolve_all(l, n, c, scratch, pixel, 16, 1);
     else if (tile == 141) convolve_all(l, n, c, scratch, pixel, 14, 1);
     else if (tile == 82) convolve_all(l, n, c, scratch, pixel, 8, 2);
     else if (tile == 72) convolve_all(l, n, c, scratch, pixel, 7, 2);
     else if (tile == 44) convolve_all(l, n, c, scratch, pixel, 4, 4);
     else convolve_all(l, n, c, scratch, pixel, 2, 4);
+}
+
+FAST static void maximum(const layer *l, int64_t rows, uint8_t *scratch)
+{
+    const map *m = &l->out;
+    for (int64_t i = 0; i < rows * m->height; i++) {
+        const uint8_t *in = scratch + line_of(&l->in, m->height, i);
+        uint8_t *out = scratch + line_of(&m->at, m->height, i);
+        for (int64_t x = 0; x < m->width; x++, in += l->in.pixel, out += m->at.pixel)
+            for (int64_t c = 0; c < m->channels; c += LANES) {
+                const __mmask16 mask = first_of(m->channels - c);
+                VALUES most = read_values(in + c * VALUE, mask);
+                for (int64_t v = 0; v < l->kernel_height; v++)
+                    for (int64_t u = 0; u < l->kernel_width; u++)
+                        most = larger(most, read_values(
+                            in + v * l->tap_line + u * m->at.pixel + c * VALUE, mask));
+                write_values(out + c * VALUE, mask, most);
+            }
+    }
 }
 
 /* Every layer for a group of rows, then for the next group. */

@@ -7,26 +7,48 @@
  * cut off at 0 and 255 (no number is 0) and rounded to a whole number, ties to even. What is read
  * beyond a line of a kernel meets weights of zero.
  */
+#if defined(__x86_64__)
+#define BUILT
+#endif
 #define TARGET "avx512f,avx512bw,avx512vl,avx512vnni"
 #define VALUE 1
+#define VALUES __m128i
 #define SUM __m512i
 #define NOTHING _mm512_setzero_si512()
 #define MULTIPLY(sums, values, weights) _mm512_dpbusd_epi32(sums, values, weights)
+#define TILE_TARGET "amx-tile,amx-int8"
+#define TILE_BIT 25
+#define MULTIPLY_TILES(sums, values, weights) _tile_dpbusd(sums, values, weights)
 #include "chains.h"
 
-#if defined(__x86_64__)
+#ifdef BUILT
+INLINE __m128i read_values(const uint8_t *in, __mmask16 mask)
+{
+    return _mm_maskz_loadu_epi8(mask, in);
+}
+
+INLINE __m128i larger(__m128i a, __m128i b)
+{
+    return _mm_max_epu8(a, b);
+}
+
+INLINE void write_values(uint8_t *out, __mmask16 mask, __m128i values)
+{
+    _mm_mask_storeu_epi8(out, mask, values);
+}
+
 /* Cut off, rounded to even and written as bytes. max(NaN, 0) is 0. */
 INLINE void write_bytes(uint8_t *out, __mmask16 mask, __m512 value)
 {
     value = _mm512_min_ps(_mm512_max_ps(value, _mm512_setzero_ps()), _mm512_set1_ps(255));
     const __m512i whole =
         _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm_mask_storeu_epi8(out, mask, _mm512_cvtepi32_epi8(whole));
+    write_values(out, mask, _mm512_cvtepi32_epi8(whole));
 }
 
 INLINE __m512 read_bytes(const uint8_t *in, __mmask16 mask)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, in)));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(read_values(in, mask)));
 }
 
 INLINE void write_tile(const layer *l, const strip *s, const SUM *sums, int64_t x,
@@ -49,25 +71,6 @@ INLINE void write_tile(const layer *l, const strip *s, const SUM *sums, int64_t 
             }
             write_bytes(out + p * s->out_pixel + k, mask, value);
         }
-    }
-}
-
-FAST static void maximum(const layer *l, int64_t rows, uint8_t *scratch)
-{
-    const map *m = &l->out;
-    for (int64_t i = 0; i < rows * m->height; i++) {
-        const uint8_t *in = scratch + line_of(&l->in, m->height, i);
-        uint8_t *out = scratch + line_of(&m->at, m->height, i);
-        for (int64_t x = 0; x < m->width; x++, in += l->in.pixel, out += m->channels)
-            for (int64_t c = 0; c < m->channels; c += LANES) {
-                const __mmask16 mask = first_of(m->channels - c);
-                __m128i most = _mm_setzero_si128();
-                for (int64_t v = 0; v < l->kernel_height; v++)
-                    for (int64_t u = 0; u < l->kernel_width; u++)
-                        most = _mm_max_epu8(most, _mm_maskz_loadu_epi8(
-                            mask, in + v * l->tap_line + u * m->channels + c));
-                _mm_mask_storeu_epi8(out + c, mask, most);
-            }
     }
 }
 
@@ -105,22 +108,22 @@ FAST static void widen(const ends *e, int64_t rows, const uint8_t *scratch, floa
 }
 #endif
 
-/* Whether this processor has the instructions. */
+/* 1 where this processor has the instructions, 3 where it has AMX, too. */
 int dualsmooth_int8_conv_available(void)
 {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
-#else
-    return 0;
+#ifdef BUILT
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        return has_tiles() ? 3 : 1;
 #endif
+    return 0;
 }
 
 void dualsmooth_int8_maps(const ends *e, const layer *layers, int64_t count, int64_t rows,
                           int64_t group, const uint8_t *constants, const float *images,
                           uint8_t *scratch, float *out)
 {
-#if defined(__x86_64__)
+#ifdef BUILT
     const int64_t image = e->first.height * e->first.width * e->first.channels;
     run_chain(e, layers, count, rows, group, constants, (const uint8_t *)images,
               image * (int64_t)sizeof *images, scratch, out);

@@ -1,20 +1,16 @@
-"""Chains of convolutions and maxima over maps, as the compiled loops of ``chains.h`` compute them.
+"""Where maps and constants of a chain lie, for the compiled loops of ``chains.h``.
 
-A chain is computed for a few images at a time, so that their maps stay in the cache. What kind of
-number a map holds is the affair of `dualsmooth.kernels.cpu.int8_conv` and
-`dualsmooth.kernels.cpu.bf16_conv`; here is where maps and constants lie.
+Maps hold a few images at a time, so that they stay in the cache.
 """
 
 import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch.nn import functional
 
-from dualsmooth.kernels.cpu.compiled import compiled, required
 from dualsmooth.kernels.cpu.winograd_conv import slots_of
 from dualsmooth.kernels.errors import KernelArgumentError
 
@@ -23,6 +19,9 @@ LANES, STEP = 16, 4
 
 TILES = ((8, 2), (16, 1), (4, 4), (2, 4), (7, 2), (14, 1))
 """Pixels and vectors of outputs in registers at once; the loops are compiled for each."""
+
+TILE, SHORTEST = 16, 32
+"""Pixels in a tile of AMX at most, and bytes of a kernel's line that are worth a tile."""
 
 CACHE = 384 * 1024
 """Bytes that the maps of a group of images may take."""
@@ -51,39 +50,6 @@ class Step:
     scale: torch.Tensor | None = None
     factor: float = 0.0
     relu: bool = False
-
-
-class Chain(torch.nn.Module):
-    """Steps from images of one shape to the last step's map, by the loops of a library."""
-
-    packed: torch.Tensor
-
-    def __init__(self, name: str, layout: "Layout", ends: "Ends", images: torch.dtype) -> None:
-        super().__init__()
-        self._name, self._images, self._ends = name, images, ends
-        self.shape, self._result = layout.shapes[0], layout.shapes[-1]
-        self.register_buffer("packed", layout.constants())
-        self._layers = (Layer * len(layout.layers))(*layout.layers)
-        self._rows, self._scratch = layout.group, layout.bytes
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps, float32 (rows, outputs, height, width) in channels-last memory; so is ``x``, or
-        copied. A row's bits do not depend on the other rows.
-        """
-        height, width, channels = self.shape
-        if x.dtype != self._images or x.shape[1:] != (channels, height, width):
-            kind = str(self._images).removeprefix("torch.")
-            rule = f"must be {kind} (rows, {channels}, {height}, {width})"
-            raise KernelArgumentError("x", rule, f"{x.dtype} {tuple(x.shape)}")
-        source = x.permute(0, 2, 3, 1).contiguous()
-        scratch = torch.empty(self._scratch, dtype=torch.uint8)
-        out = torch.empty(len(x), *self._result)
-        library = required(f"{self._name}_conv", library_of(self._name))
-        getattr(library, f"dualsmooth_{self._name}_maps")(
-            *(ctypes.byref(self._ends), self._layers, len(self._layers), len(x), self._rows),
-            *(buffer.data_ptr() for buffer in (self.packed, source, scratch, out)),
-        )
-        return out.permute(0, 3, 1, 2)
 
 
 def _structure(*parts: tuple[str, type]) -> list[tuple[str, type]]:
@@ -127,9 +93,11 @@ class Ends(ctypes.Structure):
 class Layout:
     """Where maps lie in the scratch memory, and constants in the packed ones."""
 
-    def __init__(self, steps: Sequence[Step], rim: torch.Tensor, shape: Shape) -> None:
-        self._steps, self._rims = steps, [rim, *(step.rim for step in steps)]
-        self._size = rim.element_size()
+    def __init__(
+        self, steps: Sequence[Step], rim: torch.Tensor, shape: Shape, *, tiled: bool
+    ) -> None:
+        self._rims = [rim, *(step.rim for step in steps)]
+        self._size, self._tiled = rim.element_size(), tiled
         self.shapes = [shape]
         for step in steps:
             self.shapes.append(_shape(step, self.shapes, rim.dtype))
@@ -144,7 +112,7 @@ class Layout:
         self.group = max(1, CACHE // (3 * max(rows)))
         slots = slots_of([(-1, None), *((step.read, step.added) for step in steps)], 0)
         beyond = max((16 * s.stride + s.kernel[1]) * self.shapes[s.read][2] for s in steps)
-        slot = (self.group + 8) * max(rows) + beyond * self._size + 64  # tiles read beyond rows
+        slot = (self.group + TILE) * max(rows) + beyond * self._size + 64  # tiles read beyond rows
         self.bytes = slot * (max(slots) + 1)
         self._blocks, self._end = list[torch.Tensor](), 0
         self.maps = [self._map(n, slots[n] * slot, row) for n, row in enumerate(rows)]
@@ -182,18 +150,21 @@ class Layout:
         if step.weight is None:
             return made
         made.across = height == width == 1 and out.above == out.left == 0
-        tile = _tile(self.group if made.across else width, outputs)
-        made.pixels, made.vectors = tile
-        made.weights = self.add(_packed(step.weight, tile[1]))
+        made.tiled = self._tiled and line >= SHORTEST and line % STEP == 0
+        choose = _tile_of_amx if made.tiled else _tile
+        made.pixels, made.vectors = choose(self.group if made.across else width, outputs)
+        made.weights = self.add(_packed(step.weight, made.vectors))
         for name, values in (("bias", step.bias), ("scale", step.scale)):
             if values is not None:
-                padded = functional.pad(values.float(), (0, -outputs % (tile[1] * LANES)))
+                padded = functional.pad(values.float(), (0, -outputs % (made.vectors * LANES)))
                 setattr(made, name, self.add(padded))
         return made
 
 
 def _shape(step: Step, shapes: Sequence[Shape], kind: torch.dtype) -> Shape:
     """Shape of a step's map; raises where it does not fit what it reads."""
+    if max(step.read, step.added or 0) >= len(shapes):
+        raise KernelArgumentError("steps", "must read maps that were made before", step.read)
     height, width, channels = shapes[step.read]
     outputs = channels if step.weight is None else len(step.weight)
     sizes = [
@@ -222,6 +193,11 @@ def _tile(width: int, outputs: int) -> tuple[int, int]:
     return min(TILES, key=computed)
 
 
+def _tile_of_amx(width: int, outputs: int) -> tuple[int, int]:
+    """Pixels such that tiles of a line are alike, and one or two vectors."""
+    return -(-width // -(-width // TILE)), 2 if outputs > LANES else 1
+
+
 def _packed(weight: torch.Tensor, vectors: int) -> torch.Tensor:
     """Weights as [blocks, kernel lines, steps, vectors, lanes, a step's], zero beyond a line."""
     lines, step = weight.permute(0, 2, 3, 1).flatten(2), STEP // weight.element_size()
@@ -229,16 +205,3 @@ def _packed(weight: torch.Tensor, vectors: int) -> torch.Tensor:
     padded = functional.pad(lines, (0, -line % step, 0, 0, 0, -outputs % (vectors * LANES)))
     blocks = padded.view(-1, vectors, LANES, height, padded.shape[2] // step, step)
     return blocks.permute(0, 3, 4, 1, 2, 5).contiguous()
-
-
-@cache
-def library_of(kind: str) -> ctypes.CDLL | None:
-    """The compiled loops for maps of a kind, ``int8`` or ``bf16``, if they were built from here."""
-    library = compiled(f"{kind}_conv")
-    chain = getattr(library, f"dualsmooth_{kind}_maps", None)
-    if chain is None:
-        return None
-    counts = [ctypes.c_int64] * 3
-    chain.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *counts, *([ctypes.c_void_p] * 4)]
-    chain.restype = None
-    return library

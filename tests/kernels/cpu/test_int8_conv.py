@@ -1,6 +1,7 @@
 """The compiled integer loops against their definition in plain PyTorch: every bit."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from dualsmooth.engine.models import int8
 from dualsmooth.engine.models.int8 import Int8Layers
+from dualsmooth.kernels.cpu import int8_conv
 from dualsmooth.kernels.cpu.int8_conv import Int8Chain, available
 from dualsmooth.kernels.cpu.maps import TILES
 from dualsmooth.kernels.errors import KernelArgumentError
@@ -124,7 +126,8 @@ def images(name: str, rows: int = 5) -> torch.Tensor:
 
 
 def chain(made: Int8Layers, name: str) -> Int8Chain:
-    return Int8Chain([part.as_step() for part in made.parts()], made.ends(), CASES[name][0])
+    steps = [part.as_step() for part in made.parts()]
+    return Int8Chain(steps, made.ends(), CASES[name][0], tiled=False)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,6 +147,22 @@ def test_a_row_has_the_same_bits_in_every_batch(name: str) -> None:
     assert torch.equal(loops(x.flip(0)).flip(0), together)
     assert torch.equal(loops(x.contiguous()), together)
     assert torch.equal(torch.cat([loops(row[None]) for row in x[:12]]), together[:12])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_products_of_tiles_have_the_same_bits(name: str, emulated: Callable[..., None]) -> None:
+    emulated("int8")
+    assert int8_conv.has_tiles()
+    made, x = layers(name, extreme=True), images(name, 40)
+    steps = [part.as_step() for part in made.parts()]
+    loops = Int8Chain(steps, made.ends(), CASES[name][0])
+    assert any(layer.tiled for layer in loops._layers) or CASES[name][0][2] < 16
+    assert torch.equal(loops(x), Int8Chain(steps, made.ends(), CASES[name][0], tiled=False)(x))
+
+
+def test_tiles_that_give_other_bits_are_not_used(emulated: Callable[..., None]) -> None:
+    emulated("int8", "_tile_loadd(7, weight + BLOCK, line);", "_tile_loadd(7, weight, line);")
+    assert not int8_conv.has_tiles()
 
 
 def test_every_tile_is_tried() -> None:
