@@ -6,6 +6,7 @@ contiguous tensors of float32. The rest is an error, and left to it: any other o
 that Python asks for, a write to the input or to a tensor of the network.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ _BROADCAST = frozenset("add add_ div div_ mul mul_ sub sub_".split())
 _OVER = (_ATEN.mean.dim, _ATEN.sum.dim_IntList, _ATEN.amax.default)
 
 
-def recorded(network: nn.Module, example: torch.Tensor, most: int) -> fx.GraphModule:
+def recorded(
+    network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, most: int
+) -> fx.GraphModule:
     """Operators of a pass as a graph, with the tensors of the network, for batches as the example.
 
     ``most`` is the number of operators it may have. The network keeps what the pass changes in it.

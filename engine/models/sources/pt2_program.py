@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.limits import LARGEST_VALUE, LARGEST_WORK
+from dualsmooth.engine.models.capture import MOST_OPERATORS
+from dualsmooth.engine.models.graph.recorded import recorded
 
 OPERATORS = frozenset(
     "_adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _log_softmax "
@@ -107,7 +109,7 @@ class Pt2Program:
 
     def check_sizes(self, shape: tuple[int, ...]) -> None:
         """Try a batch of a shape, with sizes alone."""
-        total = 0
+        batch, total = torch.empty(shape, device="meta"), 0
 
         def add(_: Any, __: Any, found: tuple[Any, ...]) -> None:
             nonlocal total
@@ -116,9 +118,15 @@ class Pt2Program:
             if max(sizes, default=0) > shape[0] * LARGEST_VALUE or total > shape[0] * LARGEST_WORK:
                 raise ValueError(f"{max(sizes)} values of {total} in one step")
 
-        meta = {name: tensor.to("meta") for name, tensor in self._constants.items()}
-        steps = [_on_meta(step) for step in self._steps if "_assert" not in str(step[0])]
-        self._run(steps, {**meta, self._pixels: torch.empty(shape, device="meta")}, add)
+        try:
+            noted = recorded(self, batch, MOST_OPERATORS).graph.nodes
+        except Exception:  # PyTorch knows more operators, and imports its compiler for that
+            meta = {name: tensor.to("meta") for name, tensor in self._constants.items()}
+            steps = [_on_meta(step) for step in self._steps if "_assert" not in str(step[0])]
+            self._run(steps, {**meta, self._pixels: batch}, add)
+        else:
+            for node in noted:
+                add(node.target, (), (node.meta.get("val"),))
 
     def _run(
         self, steps: list[Step], values: dict[str, Any], check: Callable[..., None]
