@@ -1,4 +1,5 @@
-/* Convolutions of few input channels on a CPU with AVX-512, with bias, ReLU and 2x2 max pooling.
+/* Convolutions on a CPU with AVX-512, with bias, ReLU and 2x2 max pooling, in chains: those of few
+ * input channels, and strided ones.
  *
  * Sixteen output channels are a vector and up to sixteen neighbouring pixels are in registers at
  * once, or up to twelve with two vectors. Of grey images with few outputs, sixteen pixels are a
@@ -11,14 +12,25 @@
 #define GREY 8 /* most outputs of a grey image for which pixels, not outputs, are a vector */
 
 typedef struct {
-    int64_t rows, height, width, channels;
+    int64_t height, width, channels;
     int64_t kernel_height, kernel_width, stride, pad_height, pad_width;
     int64_t out_height, out_width, outputs; /* before pooling */
     int64_t relu, pool;                     /* flags */
     int64_t padded_height, padded_width;    /* of the padded image: tiles may read past its edge */
     int64_t tile, wide_tile; /* pixels in registers with one block of output channels, with two */
     int64_t padded_out; /* grey images with few outputs: a multiple of 32 pixels; others: 0 */
+    int64_t part;       /* lines of the kernel whose weights are in use at once */
+    int64_t lines;      /* of the output, computed together: an even number where they are pooled */
 } geometry;
+
+/* A convolution of a chain; places count values, those of weights, bias and border (the value of
+ * each channel beyond the image) in the constants. Its image is in the scratch memory, padded, where
+ * the convolution before it wrote it; the last one writes from the start of the result on. */
+typedef struct {
+    geometry shape;
+    int64_t weights, bias, border, padded, out;
+    int64_t out_line, out_step; /* values from one line to the next, and from one row */
+} link;
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -27,66 +39,105 @@ typedef struct {
 #define AVX512 __attribute__((target("avx512f")))
 #define INLINE AVX512 static inline __attribute__((always_inline))
 
-/* A tile of neighbouring pixels of one line, `vectors` blocks of output channels. Pixels are `step`
- * values apart. */
-INLINE void one_tile(const geometry *g, const float *corner, const float *weights,
-                     const float *bias, float *line, const int tile, const int vectors,
-                     const int64_t step)
+/* One image, padded, and what is made of it. */
+typedef struct {
+    const geometry *shape;
+    const float *weights, *bias, *padded;
+    float *sums, *out;
+    int64_t out_line;
+} image;
+
+/* A line of pixels, and where its sums are kept or, where `out` is not null, go to. */
+typedef struct {
+    const float *corner, *weights; /* of some lines of the kernel */
+    const float *bias;             /* or null: the sums that are kept go on */
+    float *sums, *out;
+    int64_t kernel_lines, outputs; /* outputs: those left from this block on */
+} strip;
+
+INLINE __mmask16 first_of(int64_t count)
+{
+    return count < LANES ? (__mmask16)((1 << count) - 1) : (__mmask16)-1;
+}
+
+/* What outputs are at least; the larger of it and NaN is NaN. */
+INLINE __m512 least(const geometry *g) { return _mm512_set1_ps(g->relu ? 0.0f : -__builtin_inff()); }
+
+/* A tile of neighbouring pixels, `step` values apart, and `vectors` blocks of output channels. */
+INLINE void one_tile(const geometry *g, const strip *s, int64_t x, const int tile,
+                     const int vectors, const int64_t step)
 {
     __m512 sums[24];
-    const int64_t taps = g->kernel_width * g->channels, block = taps * g->kernel_height * LANES;
-    for (int i = 0; i < tile * vectors; i++) sums[i] = _mm512_loadu_ps(bias + i % vectors * LANES);
-    for (int64_t ky = 0; ky < g->kernel_height; ky++) {
+    const int64_t taps = g->kernel_width * g->channels;
+    const float *corner = s->corner + x * step, *weights = s->weights;
+    float *kept = s->sums + x * vectors * LANES;
+#pragma GCC unroll 24
+    for (int i = 0; i < tile * vectors; i++)
+        sums[i] = _mm512_loadu_ps(s->bias ? s->bias + i % vectors * LANES : kept + i * LANES);
+    for (int64_t ky = 0; ky < s->kernel_lines; ky++) {
         const float *pixel = corner + ky * g->padded_width * g->channels;
-        for (const float *last = pixel + taps; pixel < last; pixel++, weights += LANES)
+#pragma GCC unroll 2
+        for (const float *last = pixel + taps; pixel < last; pixel++, weights += vectors * LANES)
+#pragma GCC unroll 16
             for (int t = 0; t < tile; t++) {
                 const __m512 value = _mm512_set1_ps(pixel[t * step]);
                 for (int v = 0; v < vectors; v++)
                     sums[t * vectors + v] = _mm512_fmadd_ps(
-                        _mm512_loadu_ps(weights + v * block), value, sums[t * vectors + v]);
+                        _mm512_loadu_ps(weights + v * LANES), value, sums[t * vectors + v]);
             }
     }
-    for (int i = 0; i < tile * vectors; i++) _mm512_storeu_ps(line + i * LANES, sums[i]);
+    if (!s->out) {
+#pragma GCC unroll 24
+        for (int i = 0; i < tile * vectors; i++) _mm512_storeu_ps(kept + i * LANES, sums[i]);
+        return;
+    }
+    const __mmask16 masks[2] = {first_of(s->outputs), first_of(s->outputs - (vectors - 1) * LANES)};
+    const __m512 floor = least(g);
+    const int64_t width = g->out_width - x, outputs = g->outputs;
+    float *out = s->out + x * outputs;
+#pragma GCC unroll 16
+    for (int t = 0; t < tile; t++, out += outputs) {
+        if (t >= width) break;
+        for (int v = 0; v < vectors; v++)
+            _mm512_mask_storeu_ps(out + v * LANES, masks[v],
+                                  _mm512_max_ps(floor, sums[t * vectors + v]));
+    }
 }
 
 /* A line with constants for the compiler: sums stay in registers, addresses are simple. */
-INLINE void tiles_of(const geometry *g, const float *corner, const float *weights,
-                     const float *bias, float *line, const int tile, const int vectors)
+INLINE void tiles_of(const geometry *g, const strip *s, const int tile, const int vectors)
 {
     const int64_t step = g->stride * g->channels;
     for (int64_t x = 0; x < g->out_width; x += tile) {
-        if (vectors == 1 && step == 1)
-            one_tile(g, corner, weights, bias, line, tile, vectors, 1);
-        else if (vectors == 1 && step == 3)
-            one_tile(g, corner, weights, bias, line, tile, vectors, 3);
-        else if (vectors == 1 && step == 6)
-            one_tile(g, corner, weights, bias, line, tile, vectors, 6);
+        if (step == 1)
+            one_tile(g, s, x, tile, vectors, 1);
+        else if (step == 3)
+            one_tile(g, s, x, tile, vectors, 3);
+        else if (step == 6)
+            one_tile(g, s, x, tile, vectors, 6);
         else
-            one_tile(g, corner, weights, bias, line, tile, vectors, step);
-        corner += tile * step, line += tile * vectors * LANES;
+            one_tile(g, s, x, tile, vectors, step);
     }
 }
 
-AVX512 static void one_line(const geometry *g, const float *corner, const float *weights,
-                            const float *bias, float *line)
+AVX512 static void one_line(const geometry *g, const strip *s)
 {
     switch (g->tile) {
-    case 8: tiles_of(g, corner, weights, bias, line, 8, 1); break;
-    case 10: tiles_of(g, corner, weights, bias, line, 10, 1); break;
-    case 12: tiles_of(g, corner, weights, bias, line, 12, 1); break;
-    case 14: tiles_of(g, corner, weights, bias, line, 14, 1); break;
-    default: tiles_of(g, corner, weights, bias, line, 16, 1);
+    case 8: tiles_of(g, s, 8, 1); break;
+    case 10: tiles_of(g, s, 10, 1); break;
+    case 12: tiles_of(g, s, 12, 1); break;
+    case 14: tiles_of(g, s, 14, 1); break;
+    default: tiles_of(g, s, 16, 1);
     }
 }
 
 /* Two blocks at once: every pixel is read half as often. */
-AVX512 static void one_wide_line(const geometry *g, const float *corner, const float *weights,
-                                 const float *bias, float *line)
+AVX512 static void one_wide_line(const geometry *g, const strip *s)
 {
     switch (g->wide_tile) {
-    case 8: tiles_of(g, corner, weights, bias, line, 8, 2); break;
-    case 10: tiles_of(g, corner, weights, bias, line, 10, 2); break;
-    default: tiles_of(g, corner, weights, bias, line, 12, 2);
+    case 8: tiles_of(g, s, 8, 2); break;
+    case 10: tiles_of(g, s, 10, 2); break;
+    default: tiles_of(g, s, 12, 2);
     }
 }
 
@@ -97,44 +148,52 @@ INLINE __m512 larger(__m512 a, __m512 b)
     return _mm512_mask_mov_ps(_mm512_max_ps(a, b), nan, a);
 }
 
-/* Pooling and ReLU, which keeps NaN, of one block of a line whose pixels are `step` values apart.
- * With pooling, `line` holds two lines, one after the other. */
-INLINE void finish(const geometry *g, const float *line, int64_t step, float *out, int64_t used)
+/* A block of two lines of sums, whose pixels are `step` values apart, as one line of maxima. */
+INLINE void pool(const geometry *g, const float *line, const float *under, int64_t step, float *out,
+                 int64_t outputs)
 {
-    const float *under = line + g->out_width * step;
-    const int64_t width = g->pool ? g->out_width / 2 : g->out_width;
-    const __mmask16 mask = (__mmask16)((1u << used) - 1);
-    for (int64_t x = 0; x < width; x++, out += g->outputs, line += step) {
-        __m512 value = _mm512_loadu_ps(line);
-        if (g->pool) {
-            line += step;
-            value = larger(value, _mm512_loadu_ps(line));
-            value = larger(value, larger(_mm512_loadu_ps(under), _mm512_loadu_ps(under + step)));
-            under += 2 * step;
-        }
-        if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
-        _mm512_mask_storeu_ps(out, mask, value);
+    for (int64_t x = 0; x < g->out_width / 2; x++, line += 2 * step, under += 2 * step) {
+        const __m512 left = larger(_mm512_loadu_ps(line), _mm512_loadu_ps(under));
+        const __m512 right = larger(_mm512_loadu_ps(line + step), _mm512_loadu_ps(under + step));
+        _mm512_mask_storeu_ps(out + x * g->outputs, first_of(outputs),
+                              _mm512_max_ps(least(g), larger(left, right)));
     }
 }
 
-/* Channels beyond the last block's are weights of zero and are not written. */
-AVX512 static void one_image(const geometry *g, const float *padded, const float *weights,
-                      const float *bias, float *line, float *out)
+/* `lines` lines from y on, of `step` output channels from `first` on. */
+AVX512 static void some_lines(const image *m, int64_t y, int64_t lines, int64_t first, int64_t step)
 {
-    const int64_t lines = g->pool ? 2 : 1, pitch = g->padded_width * g->channels * g->stride;
-    const int64_t block = g->kernel_height * g->kernel_width * g->channels * LANES;
-    const int64_t height = g->out_height / lines, width = g->out_width / lines;
-    for (int64_t y = 0; y < height; y++, out += width * g->outputs)
+    const geometry *g = m->shape;
+    const int64_t line = g->padded_width * g->channels, taps = g->kernel_width * g->channels;
+    const int64_t kept = (g->out_width + LANES) * step, outputs = g->outputs - first;
+    for (int64_t ky = 0; ky < g->kernel_height; ky += g->part) {
+        const int64_t left = g->kernel_height - ky, last = left <= g->part;
+        strip s = {.weights = m->weights + (first * g->kernel_height + ky * step) * taps,
+                   .bias = ky ? 0 : m->bias + first,
+                   .kernel_lines = last ? left : g->part,
+                   .outputs = outputs};
+        for (int64_t i = 0; i < lines; i++) {
+            s.corner = m->padded + ((y + i) * g->stride + ky) * line;
+            s.sums = m->sums + i * kept;
+            s.out = last && !g->pool ? m->out + (y + i) * m->out_line + first : 0;
+            (step > LANES ? one_wide_line : one_line)(g, &s);
+        }
+    }
+    for (int64_t i = 0; g->pool && i < lines; i += 2)
+        for (int64_t v = 0; v < step; v += LANES)
+            pool(g, m->sums + i * kept + v, m->sums + (i + 1) * kept + v, step,
+                 m->out + (y + i) / 2 * m->out_line + first + v, outputs - v);
+}
+
+/* Channels beyond the last block's are weights of zero and are not written. */
+AVX512 static void one_image(const image *m)
+{
+    const geometry *g = m->shape;
+    const int64_t height = g->pool ? g->out_height / 2 * 2 : g->out_height;
+    for (int64_t y = 0; y < height; y += g->lines)
         for (int64_t first = 0, step; first < g->outputs; first += step) {
             step = g->outputs - first > LANES ? 2 * LANES : LANES;
-            for (int64_t i = 0; i < lines; i++)
-                (step > LANES ? one_wide_line : one_line)(
-                    g, padded + (y * lines + i) * pitch, weights + first / LANES * block,
-                    bias + first, line + i * g->out_width * step);
-            for (int64_t v = 0; v < step; v += LANES) {
-                const int64_t left = g->outputs - first - v;
-                finish(g, line + v, step, out + first + v, left < LANES ? left : LANES);
-            }
+            some_lines(m, y, height - y < g->lines ? height - y : g->lines, first, step);
         }
 }
 
@@ -183,48 +242,51 @@ INLINE void finish_grey(const geometry *g, float *line, float *out)
                 value = _mm512_permutex2var_ps(a, even, b);
                 value = larger(value, _mm512_permutex2var_ps(a, odd, b));
             }
-            if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
-            _mm512_storeu_ps(pixels + x, value);
+            _mm512_storeu_ps(pixels + x, _mm512_max_ps(least(g), value));
         }
     }
     for (int64_t x = 0; x < width; x++)
         for (int64_t k = 0; k < g->outputs; k++) *out++ = line[k * g->padded_out + x];
 }
 
-AVX512 static void grey_image(const geometry *g, const float *padded, const float *weights,
-                              const float *bias, float *line, float *out)
+AVX512 static void grey_image(const image *m)
 {
+    const geometry *g = m->shape;
     const int64_t lines = g->pool ? 2 : 1, height = g->out_height / lines;
-    const int64_t width = g->out_width / lines;
-    for (int64_t y = 0; y < height; y++, out += width * g->outputs) {
+    for (int64_t y = 0; y < height; y++) {
         for (int64_t i = 0; i < lines; i++) {
-            const float *corner = padded + (y * lines + i) * g->padded_width;
-            float *to = line + i * GREY * g->padded_out;
+            const float *corner = m->padded + (y * lines + i) * g->padded_width;
+            float *to = m->sums + i * GREY * g->padded_out;
             if (g->outputs <= 4)
-                grey_line(g, corner, weights, bias, to, 4);
+                grey_line(g, corner, m->weights, m->bias, to, 4);
             else if (g->outputs <= 6)
-                grey_line(g, corner, weights, bias, to, 6);
+                grey_line(g, corner, m->weights, m->bias, to, 6);
             else
-                grey_line(g, corner, weights, bias, to, GREY);
+                grey_line(g, corner, m->weights, m->bias, to, GREY);
         }
-        finish_grey(g, line, out);
+        finish_grey(g, m->sums, m->out + y * m->out_line);
     }
 }
 
-AVX512 static void all_images(const geometry *g, const float *in, const float *weights,
-                              const float *bias, const float *border, float *scratch, float *out)
+AVX512 static void all_images(const link *links, int64_t count, int64_t rows,
+                              const float *constants, const float *in, float *scratch, float *out)
 {
-    const int64_t values = g->width * g->channels, shrink = g->pool ? 2 : 1;
-    const int64_t outputs = (g->out_height / shrink) * (g->out_width / shrink) * g->outputs;
-    const int64_t padded = g->padded_height * g->padded_width;
-    float *line = scratch + padded * g->channels;
-    for (int64_t i = 0; i < padded; i++)
-        for (int64_t c = 0; c < g->channels; c++) scratch[i * g->channels + c] = border[c];
-    for (int64_t row = 0; row < g->rows; row++, out += outputs) {
+    const geometry *g = &links->shape;
+    const int64_t values = g->width * g->channels, line = g->padded_width * g->channels;
+    const int64_t corner = links->padded + g->pad_height * line + g->pad_width * g->channels;
+    for (const link *l = links; l < links + count; l++)
+        for (int64_t i = 0; i < l->shape.padded_height * l->shape.padded_width; i++)
+            memcpy(scratch + l->padded + i * l->shape.channels, constants + l->border,
+                   l->shape.channels * sizeof(float));
+    for (int64_t row = 0; row < rows; row++) {
         for (int64_t y = 0; y < g->height; y++, in += values)
-            memcpy(scratch + ((y + g->pad_height) * g->padded_width + g->pad_width) * g->channels,
-                   in, values * sizeof(float));
-        (g->padded_out ? grey_image : one_image)(g, scratch, weights, bias, line, out);
+            memcpy(scratch + corner + y * line, in, values * sizeof(float));
+        for (const link *l = links; l < links + count; l++) {
+            float *to = l + 1 < links + count ? scratch + l->out : out + row * l->out_step;
+            const image m = {&l->shape, constants + l->weights, constants + l->bias,
+                             scratch + l->padded, scratch, to, l->out_line};
+            (l->shape.padded_out ? grey_image : one_image)(&m);
+        }
     }
 }
 #endif
@@ -239,13 +301,13 @@ int dualsmooth_direct_conv_available(void)
 #endif
 }
 
-/* border: the value of each channel beyond the image.
- * scratch: room for a padded image, then for two lines and one tile.
- * weights: [blocks of 16 outputs][ky][kx][channel][16]; grey: [ky][kx][8]. */
-void dualsmooth_direct_conv(const geometry *g, const float *in, const float *weights,
-                            const float *bias, const float *border, float *scratch, float *out)
+/* Every link for a row, then for the next: what lies between them stays in the cache.
+ * scratch: sums of the lines that are computed together, then the padded images.
+ * weights: [blocks of 32 outputs, of 16 the last][ky][kx][channel][outputs]; grey: [ky][kx][8]. */
+void dualsmooth_direct_chain(const link *links, int64_t count, int64_t rows,
+                             const float *constants, const float *in, float *scratch, float *out)
 {
 #if defined(__x86_64__)
-    all_images(g, in, weights, bias, border, scratch, out);
+    all_images(links, count, rows, constants, in, scratch, out);
 #endif
 }

@@ -1,11 +1,14 @@
-"""Convolutions of few input channels on a CPU, by the compiled loops of ``direct_conv.c``.
+"""Convolutions of few input channels and strided ones on a CPU, by the loops of ``direct_conv.c``.
 
 Libraries lay channels out for networks with many of them; a first layer with one or three leaves
 most of their vectors empty. Here a vector holds output channels, and bias, ReLU and 2x2 max pooling
-happen before a line of the image leaves the cache. The library is built as ``noise_votes`` is.
+happen before a line of the image leaves the cache. Convolutions that feed each other form a chain,
+computed row by row, so that what lies between them stays in the cache. The library is built as
+``noise_votes`` is.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,11 +29,19 @@ GREY = 8
 WIDE_TILES = (12, 10, 8)
 """The same where two vectors of output channels are in registers."""
 
+PART, STRIP = 4096, 2048
+"""Weights in use at once, and sums kept meanwhile: both fit the first-level cache."""
+
 
 def available() -> bool:
     """Whether the loops were built and this processor has AVX-512."""
     library = _library()
     return library is not None and bool(library.dualsmooth_direct_conv_available())
+
+
+def fills_tiles(out_width: int) -> bool:
+    """Whether few of the pixels that tiles compute lie beyond the end of a line."""
+    return 4 * _padded(out_width, WIDE_TILES) <= 5 * out_width
 
 
 class DirectConv(torch.nn.Module):
@@ -42,9 +53,7 @@ class DirectConv(torch.nn.Module):
     go into weights and bias, and the padding, zero after normalization, is the mean before it.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    border: torch.Tensor
+    packed: torch.Tensor
 
     def __init__(
         self,
@@ -61,19 +70,55 @@ class DirectConv(torch.nn.Module):
         self.outputs, *rest = weight.shape
         self.stride, self.padding, self.relu, self.pool = stride, padding, relu, pool
         border = torch.zeros(rest[0]) if normalize is None else normalize[0].detach().clone()
-        self.register_buffer("border", border)
         if normalize is not None:
             weight, bias = _taken_up(weight.detach(), bias, *normalize)
         self.grey = rest[0] == stride == 1 and self.outputs <= GREY
         lanes = GREY if self.grey else LANES
-        blocks = -(-self.outputs // lanes)
-        padded, biases = torch.zeros(blocks * lanes, *rest), torch.zeros(blocks * lanes)
-        padded[: self.outputs] = weight.detach()
+        count = -(-self.outputs // lanes) * lanes
+        kernel, biases = torch.zeros(count, *rest), torch.zeros(count)
+        kernel[: self.outputs] = weight.detach()
         if bias is not None:
             biases[: self.outputs] = bias.detach()
-        packed = padded.view(blocks, lanes, *rest).permute(0, 3, 4, 2, 1).contiguous()
-        self.register_buffer("weight", packed)  # [blocks, height, width, channels, lanes]
-        self.register_buffer("bias", biases)
+        wide = lanes if self.grey else 2 * LANES
+        blocks = [block.permute(2, 3, 1, 0).flatten() for block in torch.split(kernel, wide)]
+        self.channels, self.kernel = rest[0], (rest[1], rest[2])
+        self.parts = (kernel.numel(), count, self.channels)
+        self.register_buffer("packed", torch.cat([*blocks, biases, border]))
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As a `DirectChain` of this convolution alone."""
+        return _run((self,), self.packed, self._plans, x)
+
+    def geometry(self, height: int, width: int) -> "_Geometry":
+        """Shapes for images of so many pixels."""
+        (kernel_height, kernel_width), (above, left) = self.kernel, self.padding
+        out_height = (height + 2 * above - kernel_height) // self.stride + 1
+        out_width = (width + 2 * left - kernel_width) // self.stride + 1
+        if min(out_height, out_width) < (2 if self.pool else 1):
+            raise KernelArgumentError("x", "must be as large as the kernel", (height, width))
+        tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
+        used = (2 * LANES,) if self.grey else tiles
+        computed = max(-(-out_width // tile) * tile for tile in used)
+        read = (computed - 1) * self.stride + kernel_width
+        kernel = (kernel_height, kernel_width, self.stride, above, left)
+        result = (out_height, out_width, self.outputs, self.relu, self.pool)
+        padded = (height + 2 * above, max(width + 2 * left, read))
+        part = max(1, PART // (kernel_width * self.channels * 2 * LANES))
+        lines = 1 if part >= kernel_height else max(1, STRIP // (2 * LANES * computed))
+        cut = (computed * self.grey, part, -(-lines // 2) * 2 if self.pool else lines)
+        return _Geometry(height, width, self.channels, *kernel, *result, *padded, *tiles, *cut)
+
+
+class DirectChain(torch.nn.Module):
+    """Convolutions each of which reads the one before."""
+
+    packed: torch.Tensor
+
+    def __init__(self, layers: Sequence[DirectConv]) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.register_buffer("packed", torch.cat([layer.packed for layer in layers]))
         self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,66 +127,94 @@ class DirectConv(torch.nn.Module):
         Each is one chain of fused multiply-adds in a fixed order, so a row's bits do not depend on
         the other rows or their number.
         """
-        shape = tuple(x.shape)
-        if shape not in self._plans or x.dtype != torch.float32:
-            self._plans[shape] = self._plan(x)
-        plan = self._plans[shape]
-        source = x.permute(0, 2, 3, 1).contiguous()
-        out, scratch = torch.empty(plan.shape), torch.empty(plan.scratch)
-        buffers = (source, self.weight, self.bias, self.border, scratch, out)
-        required("direct_conv", _library()).dualsmooth_direct_conv(
-            ctypes.byref(plan.geometry), *(buffer.data_ptr() for buffer in buffers)
-        )
-        return out.permute(0, 3, 1, 2)
-
-    def _plan(self, x: torch.Tensor) -> "_Plan":
-        g, pool = self._geometry(x), 2 if self.pool else 1
-        lines = 2 * max(LANES * (2 * g.out_width + max(TILES)), GREY * g.padded_out)
-        shape = (g.rows, g.out_height // pool, g.out_width // pool, self.outputs)
-        return _Plan(g, shape, g.padded_height * g.padded_width * g.channels + lines)
-
-    def _geometry(self, x: torch.Tensor) -> "_Geometry":
-        _, kernel_height, kernel_width, channels, _ = self.weight.shape
-        if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] != channels:
-            rule = f"must be float32 (rows, {channels}, height, width)"
-            raise KernelArgumentError("x", rule, f"{x.dtype} {tuple(x.shape)}")
-        rows, _, height, width = x.shape
-        above, left = self.padding
-        out_height = (height + 2 * above - kernel_height) // self.stride + 1
-        out_width = (width + 2 * left - kernel_width) // self.stride + 1
-        if min(out_height, out_width) < (2 if self.pool else 1):
-            raise KernelArgumentError("x", "must be as large as the kernel", tuple(x.shape))
-        tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
-        used = (2 * LANES,) if self.grey else tiles
-        computed = max(-(-out_width // tile) * tile for tile in used)
-        read = (computed - 1) * self.stride + kernel_width
-        kernel = (kernel_height, kernel_width, self.stride, above, left)
-        result = (out_height, out_width, self.outputs, self.relu, self.pool)
-        padded = (height + 2 * above, max(width + 2 * left, read))
-        used_width = computed * self.grey
-        return _Geometry(
-            *(rows, height, width, channels), *kernel, *result, *padded, *tiles, used_width
-        )
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a call needs for one input shape."""
-
-    geometry: "_Geometry"
-    shape: tuple[int, ...]
-    scratch: int
+        return _run(self.layers, self.packed, self._plans, x)
 
 
 class _Geometry(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            "rows height width channels kernel_height kernel_width stride pad_height pad_width "
+            "height width channels kernel_height kernel_width stride pad_height pad_width "
             "out_height out_width outputs relu pool padded_height padded_width tile wide_tile "
-            "padded_out"
+            "padded_out part lines"
         ).split()
     ]
+
+    def made(self) -> tuple[int, int, int]:
+        """Height, width and channels of the result."""
+        shrink = 2 if self.pool else 1
+        return self.out_height // shrink, self.out_width // shrink, self.outputs
+
+    def padded(self) -> int:
+        """Values of the padded image."""
+        return int(self.padded_height * self.padded_width * self.channels)
+
+    def sums(self) -> int:
+        """Values of the lines that are computed together."""
+        grey, line = 2 * GREY * self.padded_out, 2 * LANES * (self.out_width + LANES)
+        return int(max(grey, line * self.lines))
+
+
+class _Link(ctypes.Structure):
+    _fields_ = [
+        ("shape", _Geometry),
+        *(
+            (name, ctypes.c_int64)
+            for name in "weights bias border padded out out_line out_step".split()
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a call needs for one input shape."""
+
+    links: ctypes.Array[_Link]
+    made: tuple[int, ...]
+    scratch: int
+
+
+def _run(
+    layers: Sequence[DirectConv],
+    packed: torch.Tensor,
+    plans: dict[tuple[int, ...], _Plan],
+    x: torch.Tensor,
+) -> torch.Tensor:
+    shape, channels = tuple(x.shape), layers[0].channels
+    if len(shape) != 4 or x.dtype != torch.float32 or shape[1] != channels:
+        rule = f"must be float32 (rows, {channels}, height, width)"
+        raise KernelArgumentError("x", rule, f"{x.dtype} {shape}")
+    if shape not in plans:
+        plans[shape] = _plan(layers, shape)
+    plan, source = plans[shape], x.permute(0, 2, 3, 1).contiguous()
+    out, scratch = torch.empty(plan.made), torch.empty(plan.scratch)
+    required("direct_conv", _library()).dualsmooth_direct_chain(
+        *(plan.links, len(plan.links), len(x)),
+        *(buffer.data_ptr() for buffer in (packed, source, scratch, out)),
+    )
+    return out.permute(0, 3, 1, 2)
+
+
+def _plan(layers: Sequence[DirectConv], shape: tuple[int, ...]) -> _Plan:
+    """Links between padded images that lie one after another behind the sums."""
+    height, width = shape[2:]
+    shapes: list[_Geometry] = []
+    for layer in layers:
+        shapes.append(layer.geometry(height, width))
+        height, width, channels = shapes[-1].made()
+    links, constant, padded = [], 0, max(shape.sums() for shape in shapes)
+    for layer, now, following in zip(layers, shapes, [*shapes[1:], None], strict=True):
+        weights, outputs, _ = layer.parts
+        constants = (constant, constant + weights, constant + weights + outputs)
+        after = padded + -(-now.padded() // LANES) * LANES
+        height, width, channels = now.made()
+        place = (0, width * channels, height * width * channels)
+        if following is not None:
+            line = following.padded_width * channels
+            place = (after + following.pad_height * line + following.pad_width * channels, line, 0)
+        links.append(_Link(now, *constants, padded, *place))
+        constant, padded = constant + sum(layer.parts), after
+    return _Plan((_Link * len(links))(*links), (shape[0], *shapes[-1].made()), padded)
 
 
 def _taken_up(
@@ -159,11 +232,16 @@ def _tile(width: int, tiles: tuple[int, ...]) -> int:
     return min(tiles, key=lambda tile: -(-width // tile) * tile)
 
 
+def _padded(width: int, tiles: tuple[int, ...]) -> int:
+    return -(-width // _tile(width, tiles)) * _tile(width, tiles)
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     library = compiled("direct_conv")
     if library is None:
         return None
-    library.dualsmooth_direct_conv.argtypes = [ctypes.c_void_p] * 7
-    library.dualsmooth_direct_conv.restype = None
+    chain, count = library.dualsmooth_direct_chain, ctypes.c_int64
+    chain.argtypes = [ctypes.c_void_p, count, count, *([ctypes.c_void_p] * 4)]
+    chain.restype = None
     return library

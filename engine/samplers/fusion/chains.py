@@ -1,32 +1,41 @@
 """Convolutions of a traced network that feed each other, put into chains.
 
-A chain (`WinogradChain`) is computed for a few images at a time, so that what lies between its
-convolutions stays in the cache and one call does for all of them.
+A chain (`WinogradChain`, `DirectChain`) is computed for a few images at a time, so that what lies
+between its convolutions stays in the cache and one call does for all of them.
 """
 
 from typing import cast
 
-from torch import fx
+from torch import fx, nn
 
 from dualsmooth.engine.samplers.fusion.patterns import replace_by_module
+from dualsmooth.kernels.cpu.direct_conv import DirectChain, DirectConv
 from dualsmooth.kernels.cpu.winograd_conv import WinogradChain, WinogradConv
 
 
 def chain_convolutions(traced: fx.GraphModule) -> None:
     """Put every run of convolutions of which only the last is read elsewhere into one call."""
+    for part in [part for run in _runs(traced, WinogradConv) for part in _closed(run)]:
+        _chain(traced, part)
+    for part in [part for run in _runs(traced, DirectConv) for part in _closed(run)]:
+        layers = [cast(DirectConv, _layer(traced, node)) for node in part]
+        _replace(traced, part, DirectChain(layers), part[0].all_input_nodes)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+
+
+def _runs(traced: fx.GraphModule, kind: type) -> list[list[fx.Node]]:
+    """Layers of a kind that stand in a row, each reading the one before."""
     run: list[fx.Node] = []
     runs = [run]
     for node in traced.graph.nodes:
-        if node.op != "call_module" or type(_layer(traced, node)) is not WinogradConv:
+        if node.op != "call_module" or type(_layer(traced, node)) is not kind:
             continue
         if run and node.args[0] is not run[-1]:
             run = []
             runs.append(run)
         run.append(node)
-    for part in [part for run in runs for part in _closed(run)]:
-        _chain(traced, part)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
+    return runs
 
 
 def _closed(run: list[fx.Node]) -> list[list[fx.Node]]:
@@ -46,7 +55,12 @@ def _chain(traced: fx.GraphModule, run: list[fx.Node]) -> None:
         source, *shortcut = (numbers[cast(fx.Node, arg)] for arg in node.args)
         wiring.append((source, shortcut[0] if shortcut else None))
     layers = [cast(WinogradConv, _layer(traced, node)) for node in run]
-    chain = WinogradChain(layers, wiring, inputs=len(inputs))
+    _replace(traced, run, WinogradChain(layers, wiring, inputs=len(inputs)), inputs)
+
+
+def _replace(
+    traced: fx.GraphModule, run: list[fx.Node], chain: nn.Module, inputs: list[fx.Node]
+) -> None:
     replace_by_module(traced, run[0], run[-1], chain, tuple(inputs))
     for node in reversed(run[:-1]):
         traced.graph.erase_node(node)

@@ -14,12 +14,11 @@ from torch import fx, nn
 
 from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.models.int8 import Int8Layers
-from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
+from dualsmooth.engine.samplers.fusion.direct import fuse_direct, is_direct
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
     following_sum,
-    only_user,
     replace,
     replace_by_module,
     rewrite,
@@ -30,8 +29,12 @@ from dualsmooth.kernels.cpu import direct_conv, int8_conv, winograd_conv
 _POINTWISE = torch.ops.mkldnn._convolution_pointwise
 _IN_PLACE = torch.ops.mkldnn._convolution_pointwise_.binary
 
-DIRECT_CHANNELS = 16
-"""Input channels from which on oneDNN's convolutions fill their vectors and are faster."""
+_LOOPS = (
+    direct_conv.DirectConv,
+    direct_conv.DirectChain,
+    winograd_conv.WinogradConv,
+    winograd_conv.WinogradChain,
+)
 
 
 def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -69,8 +72,9 @@ def _add_in_place(traced: fx.GraphModule) -> None:
 
 def _is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
     layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    ours = (direct_conv.DirectConv, winograd_conv.WinogradConv, winograd_conv.WinogradChain)
-    return node.target in (_POINTWISE.default, _POINTWISE.binary, _IN_PLACE) or type(layer) in ours
+    return (
+        node.target in (_POINTWISE.default, _POINTWISE.binary, _IN_PLACE) or type(layer) in _LOOPS
+    )
 
 
 def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
@@ -80,8 +84,8 @@ def _fuse_layer(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None
         _fuse_linear(traced, node, layer)
     elif type(layer) is nn.Conv2d and _is_winograd(node, layer):
         _fuse_winograd(traced, node, layer)
-    elif type(layer) is nn.Conv2d and _is_direct(layer) and following_sum(node) is None:
-        _fuse_direct(traced, node, layer)
+    elif type(layer) is nn.Conv2d and is_direct(traced, node, layer):
+        fuse_direct(traced, node, layer)
     elif type(layer) is nn.Conv2d:
         _fuse_convolution(traced, node, layer)
 
@@ -149,55 +153,6 @@ def _fuse_winograd(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> N
 
 def _other(total: fx.Node, node: fx.Node) -> fx.Node:
     return next(arg for arg in total.all_input_nodes if arg is not node)
-
-
-def _is_direct(layer: nn.Conv2d) -> bool:
-    """Whether our loops for few channels take a convolution and are the faster ones."""
-    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
-    few = layer.in_channels < DIRECT_CHANNELS and layer.weight.dtype == torch.float32
-    return plain and few and direct_conv.available()
-
-
-def _fuse_direct(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    last, relu = following_relu(traced, node)
-    pooled = only_user(last)
-    pool = pooled is not None and _is_pooling(traced, pooled) and min(shape_of(node)[2:]) >= 2
-    last = pooled if pool and pooled is not None else last
-    source, normalize = _before_normalization(traced, node)
-    assert not isinstance(layer.padding, str)  # the layer is plain
-    padding = (layer.padding[0], layer.padding[1])
-    direct = direct_conv.DirectConv(
-        layer.weight,
-        layer.bias,
-        stride=layer.stride[0],
-        padding=padding,
-        relu=relu,
-        pool=pool,
-        normalize=normalize,
-    )
-    replace_by_module(traced, node, last, direct, (source,))
-
-
-def _before_normalization(
-    traced: fx.GraphModule, node: fx.Node
-) -> tuple[Any, tuple[torch.Tensor, torch.Tensor] | None]:
-    """What a convolution reads, or what is normalized for it alone, and then mean and std."""
-    source = node.args[0]
-    if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1:
-        layer = traced.get_submodule(str(source.target))
-        if type(layer) is Normalize and not has_hooks(layer):
-            return source.args[0], (layer.mean.flatten(), layer.std.flatten())
-    return source, None
-
-
-def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is 2x2 max pooling with stride 2, without padding."""
-    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.ceil_mode:
-        return False
-    pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in pairs)
-    return sizes == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.return_indices
 
 
 def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:

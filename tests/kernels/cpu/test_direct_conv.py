@@ -1,10 +1,12 @@
 """The compiled convolution against PyTorch's in float64, and row by row."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
 
-from dualsmooth.kernels.cpu.direct_conv import DirectConv, available
+from dualsmooth.kernels.cpu.direct_conv import DirectChain, DirectConv, available
 from dualsmooth.kernels.errors import KernelArgumentError
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs the compiled loops and AVX-512")
@@ -22,6 +24,8 @@ CASES = {
     "strided, many channels": ((16, 13, 24), (48, 3, 3), 2, (1, 1), False, False),
     "odd line dropped": ((3, 9, 11), (5, 2, 2), 1, (0, 0), False, True),
     "one pixel": ((15, 3, 3), (17, 3, 3), 1, (0, 0), True, False),
+    "kernel in parts": ((32, 17, 16), (70, 3, 3), 2, (1, 1), True, False),
+    "kernel in parts, pooled": ((24, 11, 21), (33, 3, 4), 1, (2, 1), True, True),
     "wide padding": ((1, 2, 2), (3, 3, 3), 3, (4, 5), False, False),
 }
 
@@ -67,6 +71,34 @@ def test_normalization_is_taken_up_and_padding_stays_zero_after_it(name: str) ->
     normal = (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     plain = DirectConv(weight, bias, stride=stride, padding=padding, relu=relu, pool=pool)
     torch.testing.assert_close(layer(x), plain(normal), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("lenet first", "lenet second"),
+        ("stride two, two blocks", "kernel in parts, pooled", "strided, many channels"),
+    ],
+    ids=["grey and pooled", "three"],
+)
+def test_a_chain_gives_the_bits_of_its_layers_in_turn(names: tuple[str, ...]) -> None:
+    shape, channels, layers = CASES[names[0]][0], CASES[names[0]][0][0], []
+    generator = torch.Generator().manual_seed(8)
+    for name in names:
+        _, (outputs, *kernel), stride, padding, relu, pool = CASES[name]
+        weight = torch.randn(outputs, channels, *kernel, generator=generator)
+        bias, mean = torch.randn(outputs, generator=generator), torch.full((channels,), 0.5)
+        options = {"stride": stride, "padding": padding, "relu": relu, "pool": pool}
+        normalize = (mean, 2 * mean)
+        layers.append(DirectConv(weight, bias, normalize=normalize, **options))  # type: ignore[arg-type]
+        channels = outputs
+    x = torch.randn(5, *shape, generator=generator)
+    wanted = x
+    for layer in layers:
+        wanted = layer(wanted)
+    chain = DirectChain(layers)
+    assert torch.equal(chain(x), wanted)
+    assert torch.equal(copy.deepcopy(chain)(x.flip(0)).flip(0), wanted)
 
 
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])

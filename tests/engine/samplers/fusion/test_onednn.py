@@ -112,15 +112,36 @@ def test_a_chain_ends_where_others_read_its_results() -> None:
 
 
 @pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
-def test_lenet_has_two_direct_convolutions_and_flattens_without_a_copy() -> None:
+def test_lenets_convolutions_are_one_chain_and_flattened_without_a_copy() -> None:
     fused = fuse_for_cpu(create("lenet", {}).eval(), batch((1, 28, 28), 2))
     names = calls(fused)
-    assert names[1:5] == ["fused__1", "fused__4", "permute", "flatten"]
+    assert names[1:4] == ["fused_fused__1", "permute", "flatten"]
     assert sum("_linear_pointwise" in name for name in names) == 3
-    assert len(names) == 8
+    assert len(names) == 7
     assert isinstance(fused, fx.GraphModule)
-    maps = fused.get_submodule("fused__4")(fused.get_submodule("fused__1")(batch((1, 28, 28))))
+    maps = fused.get_submodule("fused_fused__1")(batch((1, 28, 28)))
     assert maps.permute(0, 2, 3, 1).is_contiguous()
+
+
+@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
+@pytest.mark.parametrize(
+    ("side", "channels", "chained"),
+    [(32, 32, True), (8, 32, False), (32, 48, False)],
+    ids=["alike", "lines too short", "many channels"],
+)
+def test_a_strided_convolution_follows_in_the_chain_where_it_is_fast(
+    side: int, channels: int, chained: bool
+) -> None:
+    torch.manual_seed(7)
+    options = {"in_channels": 3, "image_size": [side, side], "widths": [channels, 64]}
+    network, x = create("small_convnet", options).eval(), batch((3, side, side), 9)
+    fused = fuse_for_cpu(fold_batch_norm(network), x)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), network(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(fused(x.flip(0)).flip(0), fused(x))
+    kinds = [type(part) for part in fused.modules()]
+    assert (direct_conv.DirectChain in kinds) == chained
+    assert (direct_conv.DirectConv in kinds) != chained
 
 
 class Pooled(nn.Module):
