@@ -1,4 +1,4 @@
-"""Ceilings of a device, and cuDNN's rates beside predictions; see `__main__.py`.
+"""Contests of variants, ceilings of a device, and cuDNN's rates beside predictions.
 
 They decide which program of a network can be the fastest: one that reads every activation nine
 times through the L2 cache cannot beat what the cache delivers.
@@ -15,8 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, require
-from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
+from dualsmooth.benchmarks.gpu import kernels, layers
+from dualsmooth.benchmarks.gpu.certify import compare_dual
+from dualsmooth.benchmarks.gpu.checks import gates, machine
+from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, POINTWISE, require
+from dualsmooth.benchmarks.gpu.gate import STAGES as STAGES_CHECKED
+from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops, reference
 from dualsmooth.kernels.cuda.residual_stage import pack_weights, residual_stage
@@ -178,32 +182,50 @@ def label(which: Stage) -> str:
     return " ".join(f"{name} {value}" for name, value in asdict(which).items())
 
 
-def stage(which: Stage, turn: Turn) -> dict[str, float]:
-    """The on-chip residual stage, eight blocks of two convolutions."""
-    place, c, blocks = turn.place, which.channels, 8
-    x = torch.randn(BATCH, which.size, which.size, c, device=place.device).bfloat16()
-    weight = torch.randn(2 * blocks, 3, 3, c, c, device=place.device) / (6 * c**0.5)
-    packed, bias = pack_weights(weight), torch.randn(2 * blocks, c, device=place.device) / 10
-    if which.shared > shared_memory(place.device):
-        raise Unavailable("too little shared memory, or no CuPy")
-    taken = seconds_of(partial(residual_stage, x, packed, bias, which), place)
-    flop = 2 * blocks * 18.0 * x.numel() * c
-    return {"seconds_per_convolution": taken / (2 * blocks), "flop_per_s": flop / taken}
+def stages(turn: Turn) -> dict[str, Any]:
+    """The on-chip residual stage, eight blocks of two convolutions, by launch choice."""
+    place, blocks, found = turn.place, 8, dict[str, Any]()
+    shared = shared_memory(place.device)
+    for which in (*STAGES, *VARIANTS):
+        if which.shared > shared or turn.left() < 0:
+            found[label(which)] = "not run: too little shared memory or time, or no CuPy"
+            continue
+        c = which.channels
+        x = torch.randn(BATCH, which.size, which.size, c, device=place.device).bfloat16()
+        weight = torch.randn(2 * blocks, 3, 3, c, c, device=place.device) / (6 * c**0.5)
+        packed, bias = pack_weights(weight), torch.randn(2 * blocks, c, device=place.device) / 10
+        taken = seconds_of(partial(residual_stage, x, packed, bias, which), place)
+        flop = 2 * blocks * 18.0 * x.numel() * c
+        found[label(which)] = {
+            "seconds_per_convolution": taken / (2 * blocks),
+            "flop_per_s": flop / taken,
+        }
+        turn.keep(found)
+    return found
 
 
 def items(place: Place) -> list[Item]:
-    """Ceilings, then convolutions: of each kind only what was checked in this pass."""
-    found = [
-        Item("ceiling: copy", copy_rate),
-        Item("ceiling: matrix", matrix_rate),
-        Item("ceiling: L2 reads", cache_rate),
-        Item("ceiling: launch gap", launch_gap),
-    ]
+    """Contests of variants, then dual smoothing, ceilings and convolutions: what was checked."""
+    found = [Item("machine", machine, limit=10, beside=True), *gates(place)]
+    if place.device.type == "cuda":
+        found.append(Item("1x1 compiled", layers.fill, limit=65, beside=True))
+        chip = partial(kernels.on_random_weights, kernels.on_chip_kernels)
+        every = partial(kernels.on_random_weights, kernels.noise_and_layers)
+        found.append(
+            Item("ResNet-50's layers", layers.layer_by_layer, (POINTWISE, CUDNN), limit=30)
+        )
+        found.append(Item("on-chip times", chip, ON_CHIP, limit=25))
+        found.append(Item("kernel times", every, KERNELS, limit=30))
+        found.append(Item("on-chip choices", stages, (STAGES_CHECKED,), limit=20))
+    found.append(Item("dual against fixed", compare_dual, limit=15))
+    found.append(Item("ceiling: L2 reads", cache_rate, limit=8))
+    found.append(Item("ceiling: launch gap", launch_gap, limit=8))
     for channels, side in PREDICTED:
         name = f"convolution {channels} channels, {side} pixels"
-        found.append(Item(name, partial(convolutions, channels, side)))
-    for which in (*STAGES, *VARIANTS) if place.device.type == "cuda" else ():
-        found.append(Item(f"on-chip {label(which)}", partial(stage, which), (ON_CHIP,)))
+        work, uses = partial(convolutions, channels, side), (CUDNN, *KERNELS)
+        if place.device.type == "cpu":
+            uses = KERNELS
+        found.append(Item(name, work, uses=uses, limit=6))
     return found
 
 

@@ -1,11 +1,21 @@
-"""CIFAR-10 test images certified on a device, beside published figures; see `cifar.py`."""
+"""Certified runs on a device: CIFAR-10 test images beside published figures (see `cifar.py`), and
+dual smoothing beside a fixed sigma for every budget.
+"""
 
 from time import monotonic, perf_counter
 from typing import Any
 
 from dualsmooth.benchmarks.gpu.gate import require
 from dualsmooth.benchmarks.gpu.items import Turn
-from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing
+from dualsmooth.engine import (
+    Budget,
+    Bundle,
+    Certificate,
+    DualSmoothing,
+    FixedSmoothing,
+    load_bundle,
+)
+from dualsmooth.engine.data import load_images
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runs.summary import rows_of, summarize
@@ -14,6 +24,7 @@ from dualsmooth.engine.settings import Settings
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 GROUP, N, N_FIXED = 16, 100_000, 10_000
+SIGMA, DECIDED = 0.25, (0.25, 0.5)
 PUBLISHED = {
     "Dual RS, fine-tuned (n=1e4)": (70.53, 57.48, 45.27, 34.15, 24.68, 17.84, 12.46, 8.83, 6.65),
     "Dual RS, off the shelf (n=1e4)": (69.34, 55.25, 41.28, 29.01, 19.85, 12.73, 7.62, 4.73, 3.54),
@@ -109,3 +120,51 @@ def _figures(
         },
         "radii": ",".join(f"{c.image_id}:{c.label}:{c.predicted}:{c.radius!r}" for c in done),
     }
+
+
+def compare_dual(turn: Turn) -> dict[str, Any]:
+    """Images per second of the bundled digits model under each budget, and ratios of times."""
+    tiny = turn.place.tiny
+    bundle, images = load_bundle("digits-dual"), load_images("digits").images[: 8 if tiny else 256]
+    n, found = 1000 if tiny else 100_000, dict[str, Any]()
+    budgets = {
+        "fixed": Budget.fixed(n=n),
+        "precise": Budget.precise(0.05, n=n),
+        "decide": Budget.decide(DECIDED, n=n),
+    }
+    for name, budget in budgets.items():
+        methods: dict[str, Method] = {
+            "dual": DualSmoothing(bundle),
+            "fixed sigma": FixedSmoothing(bundle, SIGMA),
+        }
+        rows = {kind: rates(method, budget, images, turn) for kind, method in methods.items()}
+        times = [row["ms_per_image"] for row in rows.values()]
+        drawn = [row["draws_per_image"] for row in rows.values()]
+        found[name] = rows | {"ratio": {"time": times[0] / times[1], "draws": drawn[0] / drawn[1]}}
+        turn.keep(found)
+    return found
+
+
+def rates(method: Method, budget: Budget, images: Any, turn: Turn) -> dict[str, Any]:
+    """One run over the images, after a check that a rerun gives the same certificates."""
+    settings = Settings(budget, device=turn.place.device.type, slots=64)
+    with Session.open(method, settings) as session:
+        first, second = (_radii(list(session.certify(images[:8]))) for _ in range(2))
+        require("certificates that a rerun changes", float(first != second), 0)
+        start = perf_counter()
+        found = list(session.certify(images))
+        taken = perf_counter() - start
+        require("certificates missing", abs(len(found) - len(images)), 0)
+        draws = sum(c.draws for c in found)
+        return {
+            "sampler": session.sampler.name,
+            "ms_per_image": 1e3 * taken / len(images),
+            "images_per_s": len(images) / taken,
+            "draws_per_s": draws / taken,
+            "draws_per_image": draws / len(images),
+            "occupancy": session.occupancy.share,
+        }
+
+
+def _radii(certificates: list[Certificate]) -> list[tuple[int | None, float, int]]:
+    return sorted((c.image_id, c.radius, c.draws) for c in certificates)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -15,13 +16,11 @@ from typing import Any
 import torch
 
 from dualsmooth.benchmarks.gpu import contest as gpu_contest
-from dualsmooth.benchmarks.gpu import kernels as gpu_kernels
-from dualsmooth.benchmarks.gpu.gate import CUDNN, KERNELS, ON_CHIP, CheckFailed
+from dualsmooth.benchmarks.gpu.gate import GATES, KERNELS, CheckFailed
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.gpu.votes import Subject
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZERS = (
@@ -31,12 +30,20 @@ SANITIZERS = (
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 SIZES = "tests/kernels/test_real_sizes.py"
-GATES = dict(
-    zip(
-        KERNELS, ("(words or noise)", "stem", "(conv and not cudnn)", "vote", "resnet"), strict=True
-    )
-) | {CUDNN: "cudnn", ON_CHIP: "on-chip"}
-"""Item -> which tests of `SIZES` it runs."""
+
+COMMANDS = {
+    "fixed, integer noise": "certify digits-dual {few} --out {out} --noise integer",
+    "decide": "certify digits-dual {few} --out {out} --budget decide --radii 0.25,0.5",
+    "precise, two workers, audited": "certify digits-dual {few} --out {out} --budget precise"
+    " --workers 2 && audit {out} --from-run --replay",
+    "predict": "predict digits-dual --data digits --max 4",
+    "train": "train gaussian --data digits --max 64 --out {out} --set classifying.epochs=1",
+    "export": "export digits-dual --out {out} --check",
+    "doctor": "doctor",
+}
+"""What a user types, one after the other where there is ``&&``."""
+VOTES = {"ResNet-110": 100.0}
+"""Seconds of a check of votes, where 60 are too few: it took 65 on an H100, of ResNet-20 28."""
 
 TAIL = 1500
 """Characters of a command's output that are kept."""
@@ -119,72 +126,80 @@ def pytest(arguments: Sequence[str], turn: Turn) -> dict[str, Any]:
     return command([*PYTEST, *arguments], turn)
 
 
-def sanitize(tool: str, turn: Turn) -> dict[str, Any]:
+def type_in(line: str, turn: Turn) -> dict[str, Any]:
+    """A line of commands, on the device of the pass."""
+    found, device = dict[str, Any](), turn.place.device.type
+    with tempfile.TemporaryDirectory(prefix="device-pass-") as folder:
+        few = f"--max 8 --n {500 if turn.place.tiny else 10_000}"
+        for text in line.format(few=few, out=Path(folder) / "out").split(" && "):
+            words = text.split()
+            if words[0] not in ("doctor", "export"):
+                words += ["--device", device]
+            found[words[0]] = command([sys.executable, "-m", "dualsmooth", *words], turn)
+            turn.keep(found)
+    return found
+
+
+def sanitize(tool: str, which: str, turn: Turn) -> dict[str, Any]:
     """The small checks under a tool of compute-sanitizer; every tensor has memory of its own."""
     found = [shutil.which("compute-sanitizer")] if shutil.which("compute-sanitizer") else []
     found += [path for pattern in SANITIZERS for path in glob.glob(pattern, recursive=True)]
     if not found or turn.place.device.type != "cuda":
         raise Unavailable("no compute-sanitizer here")
     tools = [str(found[0]), "--tool", tool, "--error-exitcode", "9"]
-    tools += [*PYTEST, SIZES, "-k", "small"]
+    tools += [*PYTEST, SIZES, "-k", f"small and {which}"]
     return command(tools, turn, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
-def kernel_times(turn: Turn) -> dict[str, Any]:
-    """Noise, stems, convolutions, votes and ResNet-110, per 100,000 draws."""
-    device = turn.place.device
-    network = folded_resnet(cifar(18, turn.place, ()).balanced(), torch.bfloat16, device)
-    assert network is not None
-    every = gpu_kernels.noise_and_stems(device) + gpu_kernels.layers(device, network)
-    return dict(gpu_kernels.timed(every, 15))
-
-
-def on_chip_times(turn: Turn) -> dict[str, Any]:
-    """Networks with stages on chip and tiled stems, per 100,000 draws."""
-    device = turn.place.device
-    network = folded_resnet(cifar(18, turn.place, ()).balanced(), torch.bfloat16, device)
-    assert network is not None
-    return dict(gpu_kernels.timed(gpu_kernels.on_chip_kernels(device, network), 15))
-
-
 def items(place: Place) -> list[Item]:
-    """What takes longest first: all of it runs side by side, but for the times."""
-    found = [Item("machine", machine, beside=True), *_programs(place)]
-    sizes = ["-k", "small and "] if place.tiny else ["-m", "gpu", "-k", "not small and "]
-    for name in GATES if place.device.type == "cuda" else KERNELS:
-        chosen = [SIZES, *sizes[:-1], sizes[-1] + GATES[name]]
-        found.append(Item(name, partial(pytest, chosen), limit=200, beside=True))
-    networks = {
-        3: ("triton", "cudnn", "onchip", "fused", "eager"),
-        18: ("triton", "cudnn", "onchip", "fused"),
-    }
-    for blocks, backends in networks.items():
-        subject = cifar(blocks, place, backends)
-        for backend in ("triton", "eager") if place.tiny else backends:
-            found.append(votes_item(f"ResNet-{6 * blocks + 2}", subject, backend))
-    if not place.tiny:
-        found.append(Item("on-chip times", on_chip_times, (ON_CHIP,), limit=40))
-        found.append(Item("kernel times", kernel_times, KERNELS, limit=60))
+    """The whole verdict: all of it runs side by side, the newest kernels first."""
+    found = [Item("machine", machine, limit=10, beside=True), *_programs(place)]
+    deep = cifar(18, place, ("fused", "onchip", "triton", "cudnn"))
+    small = cifar(3, place, ("fused", "onchip", "triton", "cudnn", "eager"))
+    if place.tiny:
+        found += [*gates(place), *(votes_item("tiny", small, b) for b in ("triton", "eager"))]
+        return [*found, _typed("predict"), _typed("decide")]
+    found += [votes_item("ResNet-110", deep, backend) for backend in deep.backends]
+    found += gates(place)
+    found += [votes_item("ResNet-20", small, backend) for backend in small.backends]
+    return [*found, *(_typed(name) for name in COMMANDS)]
+
+
+def _typed(name: str) -> Item:
+    work = partial(type_in, COMMANDS[name])
+    return Item(f"command line: {name}", work, limit=50, beside=True)
+
+
+def gates(place: Place) -> list[Item]:
+    """The tests that what is timed rests on."""
+    sizes, found = ["-k", "small and "] if place.tiny else ["-m", "gpu", "-k", "real and "], []
+    for name, which in GATES.items():
+        if place.device.type == "cuda" or name in KERNELS:
+            chosen = [SIZES, *sizes[:-1], sizes[-1] + which]
+            found.append(Item(name, partial(pytest, chosen), limit=55, beside=True))
     return found
 
 
 def votes_item(label: str, subject: Subject, backend: str) -> Item:
     """The check of a backend: what it must pass before it is timed."""
     work = partial(check_backend, subject, backend)
-    return Item(f"votes {label} {backend}", work, limit=150, beside=True)
+    return Item(f"votes {label} {backend}", work, limit=VOTES.get(label, 60), beside=True)
 
 
 def _programs(place: Place) -> list[Item]:
     """Sanitizers and tests."""
-    tools = ("racecheck", "memcheck")
-    found = [Item(f"sanitizer {t}", partial(sanitize, t), limit=220, beside=True) for t in tools]
+    found = list[Item]()
+    for which, tests in (("on chip", "on-chip"), ("Triton", "not on-chip")):
+        for tool in ("racecheck", "memcheck"):
+            work = partial(sanitize, tool, tests)
+            found.append(Item(f"{tool} {which}", work, limit=110, beside=True))
     marked = ["-m", "gpu", "tests/engine/samplers", "tests/kernels", f"--ignore={SIZES}"]
     if place.tiny:
         marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
-    found.append(Item("tests marked gpu", partial(pytest, marked), limit=220, beside=True))
+    found.append(Item("tests marked gpu", partial(pytest, marked), limit=110, beside=True))
     if not place.tiny:
         kernels = ["tests/kernels", "-m", "not slow and not gpu", "-n", "4"]
         kernels += ["--ignore=tests/kernels/cpu", "--ignore=tests/kernels/aot"]
         work = partial(pytest, kernels)
-        found.append(Item("tests of the kernels", work, limit=220, beside=True))
+        found.append(Item("tests of the kernels", work, limit=110, beside=True))
     return found

@@ -38,7 +38,7 @@ PATIENCE = 4
 LONGEST = 300
 """Characters of a reason; the traceback has the rest."""
 
-PARTS = (1, 2, 3)
+PARTS = (1, 2, 3, 4, 5)
 
 Tell = Callable[..., None]
 
@@ -123,12 +123,16 @@ def _only(items: list[Item], text: str) -> list[Item]:
 
 def _all(part: int, place: Place) -> list[Item]:
     if part == 1:
-        return [*device_checks.items(place), *device_ceilings.items(place)]
+        return device_checks.items(place)
     if part == 2:
         return device_table.items(place)
     if part == 3:
+        return device_ceilings.items(place)
+    if part == 4:
+        return device_table.rest(place)
+    if part == 5:
         return device_cifar.items(place)
-    raise ValueError(f"part must be 1, 2 or 3; received {part}")
+    raise ValueError(f"part must be one of {PARTS}; received {part}")
 
 
 def main(arguments: list[str]) -> int:

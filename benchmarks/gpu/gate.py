@@ -2,9 +2,22 @@
 
 Figures = dict[str, float]
 
+STAGES = "on-chip: stages"
+ON_CHIP = (STAGES, *(f"on-chip: {name}" for name in ("fused", "tiled stem", "chain")))
+CUDNN, POINTWISE = "cuDNN calls", "kernels: 1x1"
 KERNELS = tuple(f"kernels: {name}" for name in ("noise", "stem", "conv", "vote", "resnet"))
-CUDNN, ON_CHIP = "cuDNN calls", "on-chip stages"
-"""Items that run tests of the kernels: what is timed rests on their exit codes."""
+GATES = dict(zip(ON_CHIP, ("cuda", "fused", "tiled", "chain"), strict=True))
+GATES = {name: f"(on-chip and {text})" for name, text in GATES.items()} | {
+    "kernels: stem": "stem",
+    POINTWISE: "pointwise",
+    "kernels: resnet": "(resnet and not on-chip)",
+    "kernels: noise": "(words or noise)",
+    "kernels: conv": "(conv and not cudnn and not stem)",
+    "kernels: vote": "vote",
+    CUDNN: "cudnn",
+}
+"""Items that run tests of the kernels, the newest first, and which of `checks.SIZES` each runs:
+what is timed rests on their exit codes."""
 
 
 class CheckFailed(AssertionError):

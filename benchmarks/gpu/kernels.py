@@ -10,11 +10,14 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
-from dualsmooth.benchmarks.gpu.items import Unavailable
+from dualsmooth.benchmarks.gpu.items import Turn, Unavailable
 from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, SEED, SIGMA
+from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
 from dualsmooth.kernels.cuda.residual_stage import on_chip
@@ -142,6 +145,11 @@ def layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     return made
 
 
+def noise_and_layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
+    """Everything of Triton's."""
+    return noise_and_stems(device) + layers(device, network)
+
+
 def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     """The network with its stages on chip, and in three kernels; tiled stems beside their noise."""
     shared, key = shared_memory(device), seed_key(SEED, device)
@@ -174,9 +182,21 @@ def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contest
     return made
 
 
-def timed(contestants: list[Contestant], rounds: int) -> dict[str, dict[str, float]]:
-    """Warm up for 3 s, then interleave in random order."""
-    end = time.monotonic() + 3
+def on_random_weights(
+    kinds: Callable[[torch.device, FoldedResNet], list[Contestant]], turn: Turn
+) -> dict[str, Any]:
+    """Times of kernels, those that take a network with ResNet-110's."""
+    device = turn.place.device
+    network = folded_resnet(create("cifar_resnet110", {}).eval(), torch.bfloat16, device)
+    assert network is not None
+    return dict(timed(kinds(device, network), 15))
+
+
+def timed(
+    contestants: list[Contestant], rounds: int, warm: float = 3.0
+) -> dict[str, dict[str, float]]:
+    """Warm up for so many seconds, then interleave in random order."""
+    end = time.monotonic() + warm
     while time.monotonic() < end:
         for contestant in contestants:
             contestant.call()

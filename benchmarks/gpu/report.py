@@ -1,5 +1,6 @@
 """What a device pass has found so far, as files; see `__main__.py`."""
 
+import hashlib
 import json
 import sys
 import time
@@ -7,6 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dualsmooth.benchmarks.gpu.child import PARTS
 from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN
 
 BEGUN = "begun"
@@ -15,11 +19,24 @@ LONGEST = 200
 
 
 class Report:
-    """Items in the order in which they were met, written whenever one of them ends."""
+    """Items in the order in which they were met, written whenever one of them ends.
 
-    def __init__(self, folder: Path, name: str, minutes: float) -> None:
+    ``stamp`` says what they are about, ``earlier`` holds what is done of it already, and ``copy`` a
+    second place for the figures.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        minutes: float,
+        stamp: str = "",
+        earlier: dict[str, dict[str, Any]] | None = None,
+        copy: Path | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.items: dict[str, dict[str, Any]] = {}
+        self.stamp, self.earlier, self._copy = stamp, earlier or {}, copy or folder
         self.minutes, self.started = minutes, time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self.json, self.table = folder / f"{name}.json", folder / f"{name}.txt"
         self.failures, self.log = folder / f"{name}_failures.txt", folder / f"{name}.log"
@@ -66,15 +83,17 @@ class Report:
 
     def ended(self) -> dict[str, dict[str, Any]]:
         """Items that are over, for the next process."""
-        return {name: e for name, e in self.items.items() if e["state"] in (DONE, FAILED, NOT_RUN)}
+        return self.earlier | {
+            name: e for name, e in self.items.items() if e["state"] in (DONE, FAILED, NOT_RUN)
+        }
 
     def write(self) -> None:
         """JSON and text; the files are either the old ones or the new ones."""
-        found = {"started": self.started, "minutes": self.minutes, "items": self.items}
-        for path, text in (
-            (self.json, json.dumps(found, indent=1, default=str) + "\n"),
-            (self.table, self.text()),
-        ):
+        found = {"started": self.started, "minutes": self.minutes, "stamp": self.stamp}
+        whole = json.dumps(found | {"items": self.items}, indent=1, default=str) + "\n"
+        self._copy.mkdir(parents=True, exist_ok=True)
+        paths = {self.json: whole, self._copy / self.json.name: whole, self.table: self.text()}
+        for path, text in paths.items():
             part = path.with_suffix(".part")
             part.write_text(text, encoding="utf-8")
             part.replace(path)
@@ -91,6 +110,26 @@ class Report:
                 lines.append(f"{entry['state'].upper()} {name}: {entry.get('reason', '')}")
         count = sum(entry["state"] == DONE for entry in self.items.values())
         return "\n".join([*lines, f"{count} of {len(self.items)} items done"]) + "\n"
+
+
+def stamp_of(device: str, tiny: bool) -> str:
+    """What figures are about: these sources, on this device, with these libraries."""
+    root, seen = Path(__file__).parents[2], hashlib.sha256()
+    for room in ("engine", "kernels", "export", "benchmarks/gpu", "benchmarks/speed", "tests"):
+        for path in sorted(p for p in (root / room).rglob("*") if p.suffix in (".py", ".cu", ".h")):
+            seen.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, tiny {tiny}"
+    return f"{seen.hexdigest()[:16]} on {name} with torch {torch.__version__}"
+
+
+def done_before(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
+    """What earlier commands of the same stamp have done, of any part."""
+    found = dict[str, dict[str, Any]]()
+    for path in [folder / f"device_{part}.json" for part in PARTS]:
+        told = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if told.get("stamp") == stamp:
+            found |= {name: e for name, e in told["items"].items() if e["state"] == DONE}
+    return found
 
 
 def seconds_of(folder: Path, part: int) -> dict[str, float]:

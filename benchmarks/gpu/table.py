@@ -16,7 +16,6 @@ import torch
 from dualsmooth.benchmarks.gpu import contest
 from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
 from dualsmooth.benchmarks.gpu.checks import cifar, machine, votes_item
-from dualsmooth.benchmarks.gpu.dual import compare_dual
 from dualsmooth.benchmarks.gpu.gate import CheckFailed, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
 from dualsmooth.benchmarks.gpu.peers import Loop, careful
@@ -24,13 +23,16 @@ from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, Subject
 from dualsmooth.benchmarks.speed import networks as deep
 
 ROUNDS, FITTING = 15, 5
+SECONDS = {"ResNet-110": 40.0, "ResNet-50": 50.0, "WRN-28-10": 40.0, "ResNet-18": 25.0}
+"""Limit of each network's table."""
+
 SWEEP = (256, 512, 1024, 2048, 4096, 8192, 16384)
 TOP = 20
 """Kernels of a profile that are listed."""
 
 
 def subjects(place: Place) -> list[Subject]:
-    """ResNet-110, ResNet-50, ResNet-18 and WRN-28-10, or two tiny stand-ins."""
+    """ResNet-110, ResNet-50, WRN-28-10 and ResNet-18, or two tiny stand-ins."""
     if place.tiny:
         few: dict[str, Any] = {"batch": 32, "checked": 150, "exact": 60}
         return [
@@ -41,8 +43,8 @@ def subjects(place: Place) -> list[Subject]:
     return [
         cifar(18, place, ("fused", "onchip", "triton", "cudnn", "eager")),
         Subject("ResNet-50", deep.resnet50, 224, 512, 4000, 160, backends),
-        Subject("ResNet-18", deep.resnet18_cifar, 32, backends=backends),
         Subject("WRN-28-10", deep.wrn_28_10, 32, 2048, 20_000, 200, backends),
+        Subject("ResNet-18", deep.resnet18_cifar, 32, backends=backends),
     ]
 
 
@@ -173,28 +175,51 @@ def fill(subject: Subject, turn: Turn) -> dict[str, float]:
 
 
 def items(place: Place) -> list[Item]:
-    """The table of the deepest network first; what may take minutes to compile comes last."""
-    ceilings = [Item("ceiling: copy", copy_rate), Item("ceiling: matrix", matrix_rate)]
-    found, late = [Item("machine", machine), *ceilings], list[Item]()
-    modes = ("none",) if place.tiny else ("compile", "graph")
+    """The table of goals, the deepest network first; peers are compiled beside the checks."""
+    modes, shared, late = (
+        ("none",) if place.tiny else ("compile", "graph"),
+        ceilings(),
+        list[Item](),
+    )
+    instead = list[Item]()
+    found, checks = [Item("machine", machine, limit=10, beside=True)], list[Item]()
+    for subject in subjects(place):
+        gates = tuple(gate(subject, backend) for backend in subject.backends)
+        checks += [votes_item(subject.name, subject, backend) for backend in subject.backends]
+        work, name = partial(fill, subject), f"compiled {subject.name}"
+        fills = [Item(name, work, limit=90, beside=True)] if "compile" in modes else []
+        found += fills
+        uses = (*gates, *(item.name for item in (*shared, *fills)))
+        name, limit = f"table {subject.name}", SECONDS.get(subject.name, 40.0)
+        late.append(Item(name, partial(table, subject, modes), uses=uses, limit=limit))
+        plain = partial(table, subject, ("none",))
+        instead.append(Item(f"{name}, plain", plain, uses=uses, unless=name, limit=limit))
+    return [*found, *checks, *shared, *late, *instead]
+
+
+def ceilings() -> list[Item]:
+    """What shares of the floor are counted by."""
+    return [
+        Item(f"ceiling: {n}", w, limit=7) for n, w in (("copy", copy_rate), ("matrix", matrix_rate))
+    ]
+
+
+def rest(place: Place) -> list[Item]:
+    """What takes longest and says least, for a loan of its own: a compiler that measures, last."""
+    found, late = ceilings(), list[Item]()
     for number, subject in enumerate(subjects(place)):
         gates = tuple(gate(subject, backend) for backend in subject.backends)
-        found += [votes_item(subject.name, subject, backend) for backend in subject.backends]
-        work, name = partial(fill, subject), f"compiled {subject.name}"
-        fills = [Item(name, work, limit=200, beside=True)] if "compile" in modes else []
-        found += fills
-        uses = (*gates, *(item.name for item in (*ceilings, *fills)))
-        name, limit = f"table {subject.name}", 130.0 if number == 0 else 90.0
-        found.append(Item(name, partial(table, subject, modes), uses=uses, limit=limit))
-        plain = partial(table, subject, ("none",))
-        found.append(Item(f"{name}, plain", plain, uses=uses, unless=name, limit=60))
-        split = Item(f"profile {subject.name}", partial(profile, subject), uses=gates, limit=30)
+        found = [votes_item(subject.name, subject, b) for b in subject.backends] + found
+        late.append(split(subject))
         if number == 0:
-            batches = partial(sweep, subject)
-            found += [split, Item(f"batches {subject.name}", batches, uses=gates, limit=60)]
-            found.append(Item("dual against fixed", compare_dual, limit=60))
-        else:
-            late.append(split)
-        tuned = partial(autotuned, subject)
-        late.append(Item(f"autotuned {subject.name}", tuned, uses=uses, limit=120))
-    return found + late
+            late.append(Item(f"batches {subject.name}", partial(sweep, subject), uses=gates))
+        uses = (*gates, *(item.name for item in ceilings()))
+        work = partial(autotuned, subject)
+        late.append(Item(f"autotuned {subject.name}", work, uses=uses, limit=120))
+    return found + sorted(late, key=lambda item: item.name.startswith("autotuned"))
+
+
+def split(subject: Subject) -> Item:
+    """Time by kernel."""
+    gates = tuple(gate(subject, backend) for backend in subject.backends)
+    return Item(f"profile {subject.name}", partial(profile, subject), uses=gates, limit=20)

@@ -142,7 +142,7 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
         cifar_data.read(tmp_path, "valid")
 
 
-def test_part_three_needs_what_it_builds_on(tmp_path: Path) -> None:
-    items = {item.name: item for item in items_of(3, turn(tmp_path).place)}
+def test_training_needs_what_it_builds_on(tmp_path: Path) -> None:
+    items = {item.name: item for item in items_of(5, turn(tmp_path).place)}
     assert items["certified"].needs == ("train",)
     assert items["states"].unless == "train"

@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from dualsmooth.benchmarks.gpu import __main__ as gpu
-from dualsmooth.benchmarks.gpu import child, gate, kernels, processes
-from dualsmooth.benchmarks.gpu.ceilings import VARIANTS
+from dualsmooth.benchmarks.gpu import child, gate, kernels, layers, processes
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
-from dualsmooth.benchmarks.gpu.report import Report
+from dualsmooth.benchmarks.gpu.report import Report, done_before, stamp_of
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
-from dualsmooth.kernels.cuda.stages import STAGES
 
 CPU = torch.device("cpu")
 
@@ -190,7 +188,7 @@ def test_a_crash_and_a_hang_cost_one_item_each(
 ) -> None:
     conduct(PROGRAM, report, tmp_path, monkeypatch)
     written = json.loads(report.json.read_text())
-    assert set(written) == {"started", "minutes", "items"}
+    assert set(written) == {"started", "minutes", "stamp", "items"}
     items = written["items"]
     assert {name: entry["state"] for name, entry in items.items()} == {
         "good": "done", "crash": "failed", "hang": "failed", "child": "failed", "last": "done",
@@ -230,12 +228,49 @@ def test_nothing_timed_runs_beside_anything(tmp_path: Path) -> None:
         *("kernel times", "on-chip times", "on-chip channels", "ceiling"),
         *("table", "profile", "batches", "dual"),
     )
-    for part in (1, 2):
+    for part, votes in ((1, 9), (2, 17), (3, 0)):
         items = child.items_of(part, Place(torch.device("cuda"), False, tmp_path))
         beside = [item for item in items if item.beside]
         assert not [item.name for item in beside if item.name.startswith(timed)]
         assert all(not item.needs and not item.uses for item in beside)
-        assert sum(item.name.startswith("votes") for item in beside) == (9 if part == 1 else 17)
+        assert sum(item.name.startswith("votes") for item in beside) == votes
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_ends_in_time_even_if_every_item_takes_its_limit(part: int, tmp_path: Path) -> None:
+    """Alone, with nothing known from an earlier part; the three fit into a quarter of an hour."""
+    items = child.items_of(part, Place(torch.device("cuda"), False, tmp_path))
+    assert processes.latest(items, gpu.CORES, {})[-1][1] <= 60 * gpu.MINUTES[part]
+    assert sum(gpu.MINUTES[part] for part in (1, 2, 3)) <= 13.5
+    assert sum(item.name.startswith("command line") for item in items) == (7 if part == 1 else 0)
+
+
+def test_what_is_done_of_the_same_sources_is_not_run_again(tmp_path: Path) -> None:
+    """Of any part; what failed is, and everything of other sources."""
+    report = Report(tmp_path / "out", "device_1", 4.0, "these", {}, tmp_path / "work")
+    for name, event in (("good", "done"), ("bad", "failed")):
+        report.tell({"item": name, "event": event, "result": 1})
+    earlier = done_before(tmp_path / "work", "these")
+    assert list(earlier) == ["good"]
+    assert done_before(tmp_path / "work", "others") == {}
+    again = Report(tmp_path / "out", "device_2", 4.0, "these", earlier)
+    _, told = run(
+        [Item("good", fails), Item("timed", lambda turn: turn.passed("good"), ("good",))],
+        tmp_path,
+        known=again.ended(),
+    )
+    assert told == [["timed", "done", told[0][2]]]
+    assert told[0][2]["result"] is True
+
+
+def test_a_stamp_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "benchmarks/gpu/report.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr("dualsmooth.benchmarks.gpu.report.__file__", str(module))
+    before = stamp_of("cpu", True)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels/stem.cu").write_text("// changed")
+    assert before != stamp_of("cpu", True) == stamp_of("cpu", True) != stamp_of("cpu", False)
 
 
 def test_the_pass_ends_with_its_time(
@@ -282,13 +317,42 @@ def test_the_plan_adds_up_what_is_before_an_item(capsys: pytest.CaptureFixture[s
 
 
 def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
-    items = child.items_of(1, Place(torch.device("cuda"), False, tmp_path))
+    items = child.items_of(3, Place(torch.device("cuda"), False, tmp_path))
     needed = {item.name: item.needs for item in items}
     assert needed["kernel times"] == gate.KERNELS
-    assert needed["on-chip times"] == (gate.ON_CHIP,)
-    stages = [needs for name, needs in needed.items() if name.startswith("on-chip channels")]
-    assert len(stages) == len(STAGES) + len(VARIANTS)
-    assert set(stages) == {(gate.ON_CHIP,)}
+    assert needed["on-chip times"] == gate.ON_CHIP
+    assert needed["on-chip choices"] == (gate.STAGES,)
+    assert needed["ResNet-50's layers"] == (gate.POINTWISE, gate.CUDNN)
+
+
+@pytest.mark.parametrize("name", ["1x1 512-2048 7px", "1x1 256-512 56px, stride 2"])
+def test_our_convolutions_of_resnet_50_are_what_they_are_timed_against(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls of cuDNN stand in for themselves: there are none on a CPU."""
+    monkeypatch.setattr(layers, "IMAGENET_BATCH", 1)
+    monkeypatch.setattr(layers, "_ATEN", Cudnn())
+    torch.manual_seed(0)
+    theirs, *ours = [c.call() for c in layers.pointwise_rivals(name, CPU)]
+    assert len(ours) == 3
+    assert isinstance(theirs, torch.Tensor)
+    for found in ours:
+        assert isinstance(found, torch.Tensor)
+        gap = (found.permute(0, 3, 1, 2).float() - theirs).abs().max()
+        assert float(gap / theirs.abs().max()) < 0.02
+
+
+class Cudnn:
+    """What cuDNN's calls do, in float32."""
+
+    def cudnn_convolution_relu(self, x: Any, w: Any, b: Any, stride: Any, *rest: Any) -> Any:
+        return torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride).relu()
+
+    def cudnn_convolution_add_relu(
+        self, x: Any, w: Any, z: Any, alpha: float, b: Any, stride: Any, *rest: Any
+    ) -> Any:
+        made = torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride)
+        return (made + alpha * z.float()).relu()
 
 
 def test_networks_on_chip_and_tiled_stems_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""Convolutions of ResNet-50 by cuDNN's calls and by ours: a device says which are faster."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from dualsmooth.benchmarks.gpu.items import Turn
+from dualsmooth.benchmarks.gpu.kernels import IMAGENET_BATCH, Contestant, timed
+from dualsmooth.engine.samplers.passes import reproducible
+from dualsmooth.kernels import ops
+from dualsmooth.kernels.launch import PointwiseLaunch
+
+_ATEN = torch.ops.aten
+RESNET_50 = {
+    "1x1 64-256 56px": (64, 256, 56, 1, True),
+    "1x1 256-64 56px": (256, 64, 56, 1, False),
+    "1x1 512-128 28px": (512, 128, 28, 1, False),
+    "1x1 128-512 28px": (128, 512, 28, 1, True),
+    "1x1 1024-256 14px": (1024, 256, 14, 1, False),
+    "1x1 256-1024 14px": (256, 1024, 14, 1, True),
+    "1x1 2048-512 7px": (2048, 512, 7, 1, False),
+    "1x1 512-2048 7px": (512, 2048, 7, 1, True),
+    "1x1 256-512 56px, stride 2": (256, 512, 56, 2, False),
+}
+"""Inputs, outputs, side, stride, and whether a sum follows, of most of its 1x1 convolutions."""
+
+
+def pointwise_rivals(name: str, device: torch.device) -> list[Contestant]:
+    """A 1x1 convolution of ResNet-50 with its sum and ReLU: cuDNN's call, and ours by choice."""
+    cin, cout, side, stride, adds = RESNET_50[name]
+    batch, out = IMAGENET_BATCH, -(-side // stride)
+    x = torch.randn(batch, side, side, cin, device=device, dtype=torch.bfloat16)
+    weight = torch.randn(cin, cout, device=device, dtype=torch.bfloat16) / cin**0.5
+    bias = torch.randn(cout, device=device)
+    other = torch.randn(batch, out, out, cout, device=device, dtype=torch.bfloat16)
+    images, kernel = x.permute(0, 3, 1, 2), weight.T[:, :, None, None]
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    geometry, half = ([stride] * 2, [0, 0], [1, 1], 1), bias.bfloat16()
+    calls = {"cudnn": partial(_ATEN.cudnn_convolution_relu, images, kernel, half, *geometry)}
+    if adds:
+        parts = images, kernel, other.permute(0, 3, 1, 2), 1.0, half
+        calls = {"cudnn": partial(_ATEN.cudnn_convolution_add_relu, *parts, *geometry)}
+    for choice in PointwiseLaunch.candidates(cin, cout):
+        options: Any = dict(stride=stride, residual=other if adds else None, launch=choice)
+        calls[f"ours {choice}"] = partial(ops.pointwise, x, weight, bias, **options)
+    moved = 2 * (out * out * (cin + cout * (1 + adds)))
+    work = moved, 2 * out * out * cin * cout
+    return [Contestant(f"{name} {which}", batch, call, *work) for which, call in calls.items()]
+
+
+def wide_rivals(device: torch.device) -> list[Contestant]:
+    """The 3x3 convolution of 64 channels at 56 pixels: cuDNN's call and ours."""
+    x = torch.randn(IMAGENET_BATCH, 56, 56, 64, device=device, dtype=torch.bfloat16)
+    weight, bias = torch.randn(3, 3, 64, 64, device=device).bfloat16() / 24, x.new_zeros(64).float()
+    kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    parts = x.permute(0, 3, 1, 2), kernel, bias.bfloat16(), [1, 1], [1, 1], [1, 1], 1
+    calls = {
+        "cudnn": partial(_ATEN.cudnn_convolution_relu, *parts),
+        "ours": partial(ops.conv, x, weight, bias),
+    }
+    work = 4 * 56 * 56 * 64, 18 * 56 * 56 * 64 * 64
+    label = "3x3 64-64 56px"
+    return [Contestant(f"{label} {n}", IMAGENET_BATCH, call, *work) for n, call in calls.items()]
+
+
+def layer_by_layer(turn: Turn, rounds: int = 15) -> dict[str, Any]:
+    """Convolutions of ResNet-50, cuDNN's and ours, and which is faster at each."""
+    found, device = dict[str, Any](), turn.place.device
+    makers = {name: partial(pointwise_rivals, name, device) for name in RESNET_50}
+    for name, make in ({"3x3": partial(wide_rivals, device)} | makers).items():
+        if turn.left() < 0:
+            break
+        with reproducible():
+            times = timed(make(), rounds, 0.2)
+        fastest = min(times, key=lambda who: times[who]["median_ms"])
+        found[name] = times | {"fastest": fastest}
+        turn.keep(found)
+    return found
+
+
+def fill(turn: Turn) -> dict[str, Any]:
+    """Have our kernels of that compiled, so that they are on disk when they are timed."""
+    for number, name in enumerate(RESNET_50):
+        for contestant in pointwise_rivals(name, turn.place.device)[1:]:
+            contestant.call()
+        turn.keep({"convolutions": number + 1})
+    return {"convolutions": len(RESNET_50)}
