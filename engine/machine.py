@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dualsmooth.kernels.cpu.compiled import compiled
+
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
 
 TESTED_TORCH = (2, 13)
@@ -58,10 +60,15 @@ def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) 
 
 
 def _instructions() -> str:
-    """Digest of the processor's flags, and every switch that is set."""
+    """Digest of the processor's flags, whether bfloat16 loops were built for them, 3 being those of
+    AMX, and every switch that is set.
+    """
     flags = _cpuinfo("flags") or _cpuinfo("Features")
     digest = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
-    return " ".join([digest, *(f"{s}={os.environ[s]}" for s in SWITCHES if os.environ.get(s))])
+    loops = compiled("bf16_conv")
+    kind = loops.dualsmooth_bf16_conv_available() if loops else 0
+    switches = [f"{s}={os.environ[s]}" for s in SWITCHES if os.environ.get(s)]
+    return " ".join([digest, *([f"bf16_loops={kind}"] if kind else []), *switches])
 
 
 def _cpuinfo(field: str) -> str:

@@ -35,7 +35,7 @@ from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import available_cores, installed_version, keep_freed_memory
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.samplers.choose import make_sampler
-from dualsmooth.engine.samplers.processors import multiplies_bf16
+from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 

@@ -34,6 +34,7 @@ def examine() -> Iterator[str]:
     yield f"  processor    {about['processor']}, {about['cores']} cores"
     yield f"  instructions {found}"
     yield f"  noise loops  {_loops()}"
+    yield f"  bf16 loops   {_bf16_loops()}"
     yield from (f"  {line}" for line in _cuda())
     yield from (f"  {line}" for line in _speeds())
     yield from (f"  {line}" for line in _automatic())
@@ -51,7 +52,7 @@ def advice() -> list[str]:
     """What would make this machine faster; one line each."""
     import torch
 
-    from dualsmooth.engine.samplers.processors import multiplies_bf16
+    from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
     from dualsmooth.kernels.cpu import noise_votes
 
     lines = []
@@ -81,6 +82,15 @@ def _loops() -> str:
     return f"compiled, {noise_votes.best_version()} used"
 
 
+def _bf16_loops() -> str:
+    from dualsmooth.kernels.cpu import bf16_conv
+
+    if why := bf16_conv.trouble():
+        return f"not used: {why}"
+    why = bf16_conv.trouble(tiled=True)
+    return f"proved, by vdpbf16ps; {why}" if why else "proved, by vdpbf16ps and AMX"
+
+
 def _cuda() -> Iterator[str]:
     import torch
 
@@ -104,7 +114,7 @@ def _speeds() -> Iterator[str]:
     from dualsmooth.engine.samplers.cpu import CpuSampler
     from dualsmooth.engine.samplers.cuda import CudaSampler
     from dualsmooth.engine.samplers.eager import TorchSampler
-    from dualsmooth.engine.samplers.processors import multiplies_bf16
+    from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
     from dualsmooth.kernels.cpu import noise_votes
 
     kinds: dict[str, partial[Any]] = {"TorchSampler fp32": partial(TorchSampler, precision="fp32")}

@@ -11,9 +11,9 @@ from torch import fx, nn
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import is_captured
 from dualsmooth.engine.models.int8 import Int8Network
-from dualsmooth.engine.quantize.structure import IMAGE, Part, Structure
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.patterns import note_shapes
+from dualsmooth.engine.samplers.fusion.structure import IMAGE, Part, Structure
 from dualsmooth.kernels.cpu.int8_conv import SUMS
 
 LARGEST_WEIGHT, LARGEST_VALUE = 127, 255

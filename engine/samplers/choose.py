@@ -15,7 +15,8 @@ from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
-from dualsmooth.engine.samplers.processors import chosen, multiplies_bf16
+from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
+from dualsmooth.engine.samplers.processors import chosen
 from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.eager import dtype_of, one_thread
+from dualsmooth.engine.samplers.fusion.bf16 import in_bf16_loops, multiplies_bf16
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
@@ -177,7 +179,11 @@ class CpuSampler(Sampler):
             if self.backend == OPENVINO:
                 return openvino_network(model, folded(), network, shape, precision, self.threads)
             batch = noisy(self.batch_size, self.shape).to(self._dtype)
-            return first_proved(model, network, batch, [("fused", lambda: self._fused(folded()))])
+            forms = [("fused", lambda: self._fused(folded()))]
+            if self._dtype == torch.bfloat16 and multiplies_bf16():
+                looped = partial(in_bf16_loops, network, model, shape)
+                forms = [("in the bfloat16 loops", looped), *forms]
+            return first_proved(model, network, batch, forms)
 
         try:
             return self._pool.submit(make).result()

@@ -7,13 +7,12 @@ images where it is installed. What is chosen decides votes, so it is recorded an
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
 from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, Tried
 from dualsmooth.engine.machine import installed_version, machine
@@ -22,6 +21,7 @@ from dualsmooth.engine.models.network import UNDIGESTED
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.samplers.calibrate import fastest
 from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 from dualsmooth.engine.samplers.remembered import keep_tried, read_tried
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
@@ -33,12 +33,6 @@ MUCH = 0.9
 """Share of the time of a preferred choice that another must stay below."""
 
 ROUNDS = 3
-
-
-@cache
-def multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 dot products (AVX512-BF16 or AMX)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def chosen(settings: Settings, bundle: Bundle) -> Settings:

@@ -23,7 +23,7 @@ class Chain(torch.nn.Module):
     def __init__(self, name: str, layout: Layout, ends: Ends, images: torch.dtype) -> None:
         super().__init__()
         self._name, self._images, self._ends = name, images, ends
-        self.shape, self._result = layout.shapes[0], layout.shapes[-1]
+        self.shape, self.result = layout.shapes[0], layout.shapes[-1]
         self.register_buffer("packed", layout.constants())
         self._layers = (Layer * len(layout.layers))(*layout.layers)
         self._rows, self._scratch = layout.group, layout.bytes
@@ -39,7 +39,7 @@ class Chain(torch.nn.Module):
             raise KernelArgumentError("x", rule, f"{x.dtype} {tuple(x.shape)}")
         source = x.permute(0, 2, 3, 1).contiguous()
         scratch = torch.empty(self._scratch, dtype=torch.uint8)
-        out = torch.empty(len(x), *self._result)
+        out = torch.empty(len(x), *self.result)
         library = required(f"{self._name}_conv", library_of(self._name))
         getattr(library, f"dualsmooth_{self._name}_maps")(
             *(ctypes.byref(self._ends), self._layers, len(self._layers), len(x), self._rows),

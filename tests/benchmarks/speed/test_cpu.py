@@ -15,7 +15,7 @@ from dualsmooth.benchmarks.speed.rounds import best, interleave, ratio, share
 from dualsmooth.benchmarks.speed.tables import cpu_table, ratios
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import installed_version
-from dualsmooth.engine.samplers.processors import multiplies_bf16
+from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 
 CASE = cpu.Case("small_convnet", (8, 8, 1), 640, {"widths": [4], "hidden": 8})
 

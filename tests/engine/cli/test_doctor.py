@@ -15,7 +15,16 @@ def test_every_part_is_said_once_and_speeds_are_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "SECONDS", 0.02)
     lines = list(doctor.examine())
     assert lines[0] == "dualsmooth doctor"
-    for part in ("python", "torch", "processor", "instructions", "noise loops", "cuda", "triton "):
+    for part in (
+        "python",
+        "torch",
+        "processor",
+        "instructions",
+        "noise loops",
+        "bf16 loops",
+        "cuda",
+        "triton ",
+    ):
         assert any(line.startswith(f"  {part}") for line in lines), part
     rates = [re.search(r"votes/s +([\d,]+)  ([\w:]+)", line) for line in lines if "votes/s" in line]
     samplers = [found[2] for found in rates if found]
