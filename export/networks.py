@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, inliner
 
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.models.sources.onnx_session import make_session
 from dualsmooth.export.graph.nodes import IR_VERSION, LOGITS, OPSET, PIXELS
 
@@ -87,11 +87,10 @@ def _exported(network: "nn.Module", role: str, trial: NDArray[np.float32]) -> Mo
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost cause in a few words."""
+    """The innermost cause on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+    return reason_of(error)
 
 
 def without_notes(model: ModelProto) -> ModelProto:

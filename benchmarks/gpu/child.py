@@ -20,8 +20,8 @@ from dualsmooth.benchmarks.gpu import ceilings as device_ceilings
 from dualsmooth.benchmarks.gpu import checks as device_checks
 from dualsmooth.benchmarks.gpu import cifar as device_cifar
 from dualsmooth.benchmarks.gpu import table as device_table
-from dualsmooth.benchmarks.gpu.gate import first_line
 from dualsmooth.benchmarks.gpu.items import DONE, FAILED, NOT_RUN, Item, Place, Turn, Unavailable
+from dualsmooth.engine.errors import reason_of
 
 BROKEN = 3
 """Exit code: the device answers no more, and a fresh process may help."""
@@ -90,7 +90,7 @@ def _one(
         tell(item.name, NOT_RUN, reason=str(why))
         state = NOT_RUN
     except Exception as error:
-        reason = first_line(error)[:LONGEST]
+        reason = reason_of(error)[:LONGEST]
         taken = time.monotonic() - start
         tell(item.name, FAILED, reason=reason, traceback=traceback.format_exc(), seconds=taken)
         state = STUCK if isinstance(error, TimeoutError) else FAILED

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from dualsmooth.benchmarks.gpu import votes
-from dualsmooth.benchmarks.gpu.gate import CheckFailed, first_line
+from dualsmooth.benchmarks.gpu.gate import CheckFailed
 from dualsmooth.benchmarks.gpu.peers import Loop, careful, cohen
 from dualsmooth.benchmarks.gpu.votes import Subject
+from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.engine.samplers.sampler import Segment
@@ -65,7 +66,7 @@ def check(
         try:
             made[name] = maker(stream=stream())
         except Exception as error:  # a library may lack float32 without TF32
-            found[name] = f"not run: {first_line(error)}"
+            found[name] = f"not run: {reason_of(error)}"
     for name in ("float32", "eager float32"):
         if name in made:
             found[name] = votes.check_reference(made[name], network, subject, subject.exact)
@@ -121,7 +122,7 @@ def ready(
                     raise CheckFailed("votes do not add up")
             loops[name] = loop
         except Exception as error:  # a peer may fail in any way
-            failed[name] = first_line(error)
+            failed[name] = reason_of(error)
     return loops, failed
 
 

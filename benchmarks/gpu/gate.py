@@ -24,11 +24,6 @@ class CheckFailed(AssertionError):
     """Something that is to be timed is wrong."""
 
 
-def first_line(error: BaseException) -> str:
-    """Kind of an error and its first line, if it has words."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
 def require(what: str, value: float, limit: float) -> float:
     """The value, unless it is above its limit or NaN."""
     if not value <= limit:

@@ -54,5 +54,5 @@ def quantize(
 
     loaded = ImageOptions.take(options).load(bundle, trust=trust_model)
     chosen = Calibration.read(data, loaded.input_shape, images)
-    write_quantized(loaded, chosen.images, out, sigma=sigma)
+    write_quantized(loaded, chosen, out, sigma=sigma)
     typer.echo(f"{printable(out)}/bundle.json")

@@ -11,7 +11,7 @@ import copy
 import gc
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from threading import RLock, get_ident
@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.models.graph.layers import Layers
 from dualsmooth.engine.models.graph.recorded import recorded
 from dualsmooth.engine.models.int8 import Int8Layers
@@ -61,10 +62,15 @@ class _Tracer(fx.Tracer):
         return whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphModule | None:
+def capture(
+    module: nn.Module,
+    example: torch.Tensor | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> fx.GraphModule | None:
     """A copy of a network in eval mode as a graph, or None where it cannot be had.
 
     The example is a batch of the only shape that a foreign network's graph has to be right for.
+    ``tell`` gets the reason of a None.
     """
     if is_captured(module):
         return copy.deepcopy(module)
@@ -72,7 +78,9 @@ def capture(module: nn.Module, example: torch.Tensor | None = None) -> fx.GraphM
         with _ALONE:
             copied = copy.deepcopy(module)
             made = _traced(copied) if is_known(module) else _noted(copied, example)
-    except Exception:  # the network runs on symbols, so it can fail in any way
+    except Exception as error:  # the network runs on symbols, so it can fail in any way
+        if tell is not None:
+            tell(reason_of(error))
         return None
     made.meta[_CAPTURED] = True
     return made.eval()

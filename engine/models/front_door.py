@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.hidden_state import kept_state
 from dualsmooth.engine.models.outside import Outside
@@ -179,8 +179,7 @@ class _Trial:
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"
             rule = f"{self._role} must map images {shape}, any number of them, to {to}"
-            said = (str(error).splitlines() or [""])[0][:200]
-            raise FileError(self._origin, rule, f"{type(error).__name__}: {said}") from error
+            raise FileError(self._origin, rule, reason_of(error)) from error
 
     def _refused(self, rule: str, received: str, what: str = "") -> FileError:
         hint = f"take {what} out of it" if what else ""

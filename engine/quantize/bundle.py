@@ -47,30 +47,15 @@ def quantize(bundle: Bundle, images: NDArray[np.generic], *, sigma: float | None
     ArgumentError
         If a network has a layer that has no integer form, which is named, or ``sigma`` is missing.
     """
-    if not len(images):
-        raise ArgumentError("images", "must hold at least one", 0)
-    if not bundle.sigmas and sigma is None:
-        rule = f"must be given: bundle {bundle.name} has no noise levels of its own"
-        raise ArgumentError("sigma", rule, sigma, "the level you will certify at")
-    if sigma is not None:
-        positive("sigma", sigma)
-    calibration, networks = Calibration(images), dict[str, Network]()
-    for role, network in bundle.networks.items():
-        batches = list(calibration.batches(levels_of(bundle, role, sigma), ROWS))
-        networks[role] = _quantized(network, bundle.build(role), role, batches)
-    name = f"{bundle.name[:90]}-int8"
-    fields = (bundle.input_shape, bundle.num_classes, bundle.sigmas, bundle.tau)
-    kept: dict[str, Any] = {"preparation": bundle.preparation, "classes": bundle.classes}
-    return Bundle(name, *fields, networks, **kept)
+    return _quantized_bundle(bundle, Calibration(images), sigma)
 
 
 def write_quantized(
-    bundle: Bundle, images: NDArray[np.generic], out: str | Path, *, sigma: float | None = None
+    bundle: Bundle, calibration: Calibration, out: str | Path, *, sigma: float | None = None
 ) -> None:
     """Write the folder of the bundle that `quantize` gives, with a model card, all or nothing."""
     check_target(Path(out))
-    made = quantize(bundle, images, sigma=sigma)
-    about = Calibration(images).record
+    made, about = _quantized_bundle(bundle, calibration, sigma), calibration.record
     card = (
         f"# {made.name}\n\nThe networks of `{bundle.name}` (digest {bundle.digest}) in 8-bit "
         "integers: base classifiers of their own. Certificates are about these networks, not about "
@@ -78,6 +63,24 @@ def write_quantized(
         f"{about['sha256']}, with the noise of every level a network is used at.\n"
     )
     save_bundle(made, out, {CARD: card.encode()})
+
+
+def _quantized_bundle(bundle: Bundle, calibration: Calibration, sigma: float | None) -> Bundle:
+    if not len(calibration.images):
+        raise ArgumentError("images", "must hold at least one", 0)
+    if not bundle.sigmas and sigma is None:
+        rule = f"must be given: bundle {bundle.name} has no noise levels of its own"
+        raise ArgumentError("sigma", rule, sigma, "the level you will certify at")
+    if sigma is not None:
+        positive("sigma", sigma)
+    networks = dict[str, Network]()
+    for role, network in bundle.networks.items():
+        batches = list(calibration.batches(levels_of(bundle, role, sigma), ROWS))
+        networks[role] = _quantized(network, bundle.build(role), role, batches)
+    name = f"{bundle.name[:90]}-int8"
+    fields = (bundle.input_shape, bundle.num_classes, bundle.sigmas, bundle.tau)
+    kept: dict[str, Any] = {"preparation": bundle.preparation, "classes": bundle.classes}
+    return Bundle(name, *fields, networks, **kept)
 
 
 def _quantized(network: Network, module: nn.Module, role: str, batches: Batches) -> Network:

@@ -11,7 +11,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
@@ -115,8 +115,7 @@ def _bundle_of(function: Any, array: Images) -> Bundle:
         classes = int(found.shape[1])
     except Exception as error:  # whatever the function and its libraries raise
         rule = f"must map images (n, {channels}, {height}, {width}) to logits (n, classes)"
-        said = (str(error).splitlines() or [""])[0][:200]
         hint = "images are (count, height, width, channels)"
-        raise ArgumentError("model", rule, f"{type(error).__name__}: {said}", hint) from error
+        raise ArgumentError("model", rule, reason_of(error), hint) from error
     name = type(function).__name__
     return bundle_for(function, (channels, height, width), classes, name, "model")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualsmooth.engine.backends import AUTO, OPENVINO, check_backend
+from dualsmooth.engine.backends import AUTO, OPENVINO, Tried, check_backend
 from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import check_shape, grid_steps
@@ -74,6 +74,7 @@ class CpuSampler(Sampler):
         self._outputs, self._dtype = dict(outputs), dtype_of(precision)
         if backend == OPENVINO:
             self._dtype = torch.float32  # of its inputs; inside it keeps to the precision
+        self.tried: dict[str, Tried] = {}
         self._word3 = counter_word3(0, attempt)
         self._images = np.zeros((0, *shape), np.float32)
         self._local = threading.local()
@@ -170,10 +171,10 @@ class CpuSampler(Sampler):
     def _ready(self, model: str, network: torch.nn.Module, precision: str) -> torch.nn.Module:
         """What runs the network in this precision; made and tried once on a worker thread."""
 
-        shape = (self.batch_size, *self.shape)
+        shape, reasons = (self.batch_size, *self.shape), list[str]()
 
         def folded() -> torch.nn.Module:
-            return folded_network(network, self._dtype, shape)
+            return folded_network(network, self._dtype, shape, reasons.append)
 
         def make() -> torch.nn.Module:
             if self.backend == OPENVINO:
@@ -190,6 +191,10 @@ class CpuSampler(Sampler):
         except RuntimeError as error:
             rule = f"must suit the network ({reason_of(error)})"
             raise ArgumentError("precision", rule, self._dtype, "try fp32") from error
+        finally:
+            if reasons:
+                why = f"it cannot be captured: {reasons[0]}"
+                self.tried[f"{model} on {self.name}"] = {"fused": why}
 
     def _fused(self, folded: torch.nn.Module) -> torch.nn.Module:
         """The network with layers fused by oneDNN."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.backends import AUTO, OPENVINO
-from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError, reason_of
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.ensemble import by_stages
@@ -103,10 +103,8 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
     except DualSmoothError:
         raise
     except Exception as error:  # exporters and runtimes fail in many ways
-        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ArgumentError(
-            "backend", f"must suit the network {model} ({why})", OPENVINO, f"use --backend {AUTO}"
-        ) from error
+        rule = f"must suit the network {model} ({reason_of(error)})"
+        raise ArgumentError("backend", rule, OPENVINO, f"use --backend {AUTO}") from error
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)  # a stage has several members
     if not close(BOUNDS[torch.float32], wanted)(found, wanted):
         raise _unfaithful(model)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, Tried
+from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.machine import installed_version, machine
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import UNDIGESTED
@@ -94,7 +95,7 @@ def _timed(settings: Settings, bundle: Bundle, role: str, names: list[str]) -> T
         try:
             samplers[name] = make(batch_size=batch, noise=settings.noise, **rest)
         except Exception as error:  # libraries fail in many ways, and the next may not
-            refused[name] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            refused[name] = reason_of(error)
 
     def vote(sampler: CpuSampler) -> None:
         sampler.count(role, [Segment(0, 0, 0.25, 3, 0, batch)])

@@ -1,5 +1,8 @@
 """Errors of other libraries, told on one line; some have no words."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +23,24 @@ from dualsmooth.engine.samplers.inputs import share
 )
 def test_a_reason_is_one_short_line(error: Exception, line: str) -> None:
     assert reason_of(error) == line
+
+
+def cut_elsewhere(text: str) -> list[str]:
+    """Lines that make one line of an error by themselves; `reason_of` is for that."""
+    cuts = re.compile(r"str\((error|exc|err|e|problem)\)\)?(\.(splitlines|split|partition)|\[:)")
+    return [line.strip() for line in text.splitlines() if cuts.search(line)]
+
+
+def test_errors_of_others_are_told_by_one_function() -> None:
+    root = Path(__file__).parents[2]
+    found = {
+        file.relative_to(root).as_posix()
+        for top in ("engine", "kernels", "export", "benchmarks")
+        for file in (root / top).rglob("*.py")
+        if cut_elsewhere(file.read_text("utf-8"))
+    }
+    assert found == {"engine/errors.py"}
+    assert cut_elsewhere('said = (str(error).splitlines() or [""])[0][:200]')
 
 
 class Silent(torch.nn.Module):

@@ -83,8 +83,8 @@ def read_hf(
         with torch.inference_mode():
             torch.testing.assert_close(module(probe), given(probe), rtol=0, atol=0)
     except Exception as error:  # whatever a network raises at images it does not take
-        rule, first = f"must be a classifier of images {shape}", " ".join(str(error).split())
-        raise FileError(path, rule, f"{type(error).__name__}: {first[:200]}") from error
+        rule = f"must be a classifier of images {shape}"
+        raise FileError(path, rule, reason_of(error)) from error
     found = network_from_module(module, "hf", {"config": config, **scale})
     classes = () if all(map(re.compile(r"LABEL_\d+").fullmatch, labels)) else labels
     called = f"hf-{Path(name).resolve().name if folder.is_dir() else name.rpartition('/')[2]}"

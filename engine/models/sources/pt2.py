@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, read_plain
 from dualsmooth.engine.models.sources.pt2_program import DTYPES, Pt2Program
@@ -45,9 +45,8 @@ def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
     except FileError:
         raise
     except Exception as error:  # zip, JSON and operators raise many kinds
-        received = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         rule = "must be a program of plain tensors and known operators, saved by torch.export.save"
-        raise FileError(path, rule, received, "" if trust else _TRUST) from error
+        raise FileError(path, rule, reason_of(error), "" if trust else _TRUST) from error
 
 
 def _program(data: bytes) -> Program:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, Sparing, check_size, check_stored
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -60,8 +60,9 @@ def load_torch_file(path: Path) -> Mapping[object, object]:
         raise
     except Exception as error:  # zip, pickle and storage readers raise many kinds
         named = re.search(r"GLOBAL (\S+)", str(error))
-        first = named[0] if named else (str(error).splitlines() or [""])[0][:200]
-        received, hint = f"{type(error).__name__}: {first}", ""
+        received, hint = reason_of(error), ""
+        if named:
+            received = f"{type(error).__name__}: {named[0]}"
         if named and "torch.nn.modules" in named[0]:
             received, hint = f"a whole module ({named[0]})", "save module.state_dict() instead"
         raise FileError(path, _RULE, received, hint) from error

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import fx, nn
@@ -40,16 +41,20 @@ def _folded(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def folded_network(
-    network: torch.nn.Module, dtype: torch.dtype, shape: tuple[int, int, int, int]
+    network: torch.nn.Module,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int, int],
+    tell: Callable[[str], object] | None = None,
 ) -> torch.nn.Module:
     """A copy with batch norm folded, in one dtype, with channels-last convolutions.
 
-    ``shape`` is (rows, height, width, channels) of the batches it is for.
+    ``shape`` is (rows, height, width, channels) of the batches it is for; ``tell`` gets the reason
+    why something could not be captured, and stays as it is.
     """
 
     def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
         height, width, channels = shape[1:]
-        captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width))
+        captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width), tell)
         return stage if captured is None else _folded(captured)
 
     folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)

@@ -75,7 +75,7 @@ def test_a_failure_costs_only_what_needs_it(tmp_path: Path) -> None:
         ["check", "partly"], ["check", "failed"], ["timed", "not run"], ["tool", "not run"],
         ["other", "done"], ["instead", "done"], ["needless", "not run"],
     ]  # fmt: skip
-    assert told[1][2]["reason"] == "ValueError: first line"
+    assert told[1][2]["reason"] == "ValueError: first line second line"
     assert "second line" in told[1][2]["traceback"]
     assert told[2][2]["reason"] == "needs check"
     assert told[3][2]["reason"] == "no such tool"

@@ -23,6 +23,7 @@ from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.samplers import processors
 from dualsmooth.engine.samplers.choose import make_sampler, resolve
+from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.processors import preferred
 from dualsmooth.engine.samplers.sampler import MakeSampler, Sampler
 from dualsmooth.engine.settings import Settings
@@ -231,3 +232,20 @@ def test_without_a_doubt_nothing_is_measured(
         assert found(load_bundle(name)) == ("loops", "fp32")
     assert not list(tmp_path.iterdir())
     assert np.prod(load_bundle("fashion-dual").input_shape[:2]) < processors.LARGE
+
+
+class Branches(torch.nn.Module):
+    """Asks for a value, so that no graph of it is right for every batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :2] * (1.0 if bool(x.isfinite().all()) else 2.0)
+
+
+def test_why_a_network_runs_unfused_is_told() -> None:
+    arguments: dict[str, Any] = {"seed": 0, "batch_size": 8, "threads": 1}
+    with CpuSampler({"net": Branches().eval()}, {"net": 2}, (4, 4, 1), **arguments) as sampler:
+        (line,) = told(sampler.tried)
+    assert line.startswith("net on cpu: fused refused: it cannot be captured: ")
+    known = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    with CpuSampler({"net": known}, {"net": 2}, (4, 4, 1), **arguments) as sampler:
+        assert sampler.tried == {}
