@@ -96,7 +96,7 @@ def _check_installed() -> None:
 def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads: int) -> nn.Module:
     batch = noisy(shape[0], shape[1:])
     try:
-        converted = _exported(stage, batch)
+        converted = exported_network(stage, batch)
         exact = _compile(converted, "fp32", 1)
         with torch.inference_mode():
             found, wanted = exact(batch), stage(batch)
@@ -111,7 +111,7 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
     return _compile(converted, precision, threads)
 
 
-def _exported(stage: nn.Module, batch: torch.Tensor) -> Any:
+def exported_network(stage: nn.Module, batch: torch.Tensor) -> Any:
     """The network as OpenVINO's, rows as the sampler writes them.
 
     `torch.export` refuses branches that depend on values, which a trace would fix as they happened.

@@ -198,14 +198,14 @@ def test_networks_that_branch_on_values_are_refused() -> None:
 
 
 def test_a_conversion_that_loses_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    exported = openvino_network._exported
+    exported = openvino_network.exported_network
 
     def other(stage: torch.nn.Module, batch: torch.Tensor) -> Any:
         changed = copy.deepcopy(stage)
         next(changed.parameters()).data[0, 0, 0, 0] += 0.05
         return exported(changed, batch)
 
-    monkeypatch.setattr(openvino_network, "_exported", other)
+    monkeypatch.setattr(openvino_network, "exported_network", other)
     with pytest.raises(ArgumentError, match=r"^backend must give the logits of the network m "):
         sampler(ConvNet())
 
