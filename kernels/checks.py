@@ -54,6 +54,14 @@ def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: tor
             raise KernelArgumentError("rows.slot", rule, f"{low} .. {high}")
 
 
+def expect_programs(images: torch.Tensor, programs: int) -> int:
+    """The programs of a row, unless they are more than a grid's second axis has on a device."""
+    if programs > 65_535:
+        rule = "must not be so large: a row would take more than 65,535 programs"
+        raise KernelArgumentError("images", rule, tuple(images.shape), "use cuDNN")
+    return programs
+
+
 def runs_kernel(backend: str, tensor: torch.Tensor) -> bool:
     """Whether the Triton kernel runs: always for CUDA tensors, on request in the interpreter."""
     if backend not in ("auto", "triton", "reference"):

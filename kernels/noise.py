@@ -5,7 +5,7 @@ import math
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import FLOATS, expect, expect_batch, runs_kernel
+from dualsmooth.kernels.checks import FLOATS, expect, expect_batch, expect_programs, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import NoiseLaunch
 from dualsmooth.kernels.rows import Rows
@@ -137,7 +137,7 @@ def _run(
     step, channels = reference.block_step(images.shape[3]), out.shape[3]
     blocks = -(-images[0].numel() // step)
     choice = launch or NoiseLaunch.choose(blocks)
-    kernel[(len(rows), -(-blocks // choice.blocks))](
+    kernel[(len(rows), expect_programs(images, -(-blocks // choice.blocks)))](
         *(images, out, key, rows.slot, scale, rows.stream, rows.image, rows.sample, *tables),
         images[0].numel(),
         math.prod(out.shape[1:]),

@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, expect_batch, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_batch, expect_programs, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.launch import StemLaunch, StemShape
@@ -103,7 +103,7 @@ def _launch(
     )
     parameters = folded.packed, folded.table, out
     counters = rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
-    tiles = -(-shape.out_height * shape.out_width // choice.pixels)
+    tiles = expect_programs(images, -(-shape.out_height * shape.out_width // choice.pixels))
     if choice.design == "stored":
         padded = shape.channels == 3
         noisy = noise(images, rows, key, dtype=folded.packed.dtype, padded=padded, backend=backend)

@@ -1,7 +1,7 @@
 """On-chip stages: launch choices as data, the kernels that take them, and their launch by CuPy."""
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -141,6 +141,8 @@ PROGRAMS = tuple(
 
 def launch(program: Program, choice: Choice, blocks: int, *arguments: torch.Tensor | int) -> None:
     """Run thread blocks of a kernel on torch's current stream; the arguments are its own."""
+    if not blocks:  # an error on a device
+        return
     import cupy
 
     device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
@@ -159,9 +161,9 @@ def launch(program: Program, choice: Choice, blocks: int, *arguments: torch.Tens
         )
 
 
-@lru_cache
+@cache
 def _compiled(program: Program, choice: Choice, device: int):
-    """A kernel on a device, kept alive for captured graphs."""
+    """A kernel on a device. All are kept: a captured graph would run one that was unloaded."""
     import cupy
 
     with cupy.cuda.Device(device):

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from dualsmooth.kernels.cuda.stages import Choice, Program
 
 HOST = Path(__file__).with_name("host.h")
 DEVICE = Path(stages.__file__).with_name("instructions.cu")
-FLAGS = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC")
+CHECKED = Path(__file__).with_name("checked.h")
+KINDS = ("outside", "misaligned", "unwritten", "race")
+"""Faults that `checked.h` counts."""
+
+FLAGS = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-fPIC")
 ENTRY = """
 static void** passed;
 extern "C" long long run(int block, int order, void** arguments) {
@@ -29,11 +34,16 @@ extern "C" long long run(int block, int order, void** arguments) {
 
 
 class Host:
-    """Runs kernels block after block; ``edit`` changes a source, ``order`` the order of warps."""
+    """Runs kernels block after block; ``edit`` changes a source, ``order`` the order of warps.
+
+    With ``checked``, ``faults`` counts what `checked.h` finds.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made: dict[tuple[str, Choice], ctypes.CDLL] = {}
+        self._made: dict[tuple[str, Choice, bool], ctypes.CDLL] = {}
+        self.checked = False
+        self.faults: Counter[str] = Counter()
         self.edit: Callable[[str], str] = str
         self.order, self.conflicts = 1, 0
 
@@ -46,22 +56,32 @@ class Host:
             for a in arguments
         ]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        run = self._build(program, choice).run
-        run.restype = ctypes.c_longlong
+        library = self._build(program, choice)
+        library.run.restype = ctypes.c_longlong
+        if self.checked:
+            library.limit_to(choice.shared)
         for block in range(blocks):
-            self.conflicts += run(block, self.order, places)
+            self.conflicts += library.run(block, self.order, places)
+        if self.checked:
+            library.fault.restype = ctypes.c_longlong
+            self.faults += Counter({kind: library.fault(i) for i, kind in enumerate(KINDS)})
 
     def _build(self, program: Program, choice: Choice) -> ctypes.CDLL:
         whole, instructions = program.source, DEVICE.read_text()
         assert whole.startswith(instructions)
         source = self.edit(whole.removeprefix(instructions))
-        key = source + program.kernel, choice
+        key = source + program.kernel, choice, self.checked
         if key not in self._made:
             code = self._folder / f"{len(self._made)}.cpp"
             code.write_text(HOST.read_text() + source + ENTRY.replace("KERNEL", program.kernel))
             built = code.with_suffix(".so")
             options = [d for d in choice.definitions if d.startswith("-D")]
-            subprocess.run(["g++", *FLAGS, *options, code, "-o", built], check=True)
+            made = code.with_suffix(".o")
+            checks = (
+                ["-fsanitize=thread,alignment", f'-DCHECKED="{CHECKED}"'] if self.checked else []
+            )
+            subprocess.run(["g++", *FLAGS, *checks, *options, "-c", code, "-o", made], check=True)
+            subprocess.run(["g++", "-shared", made, "-o", built], check=True)
             self._made[key] = ctypes.CDLL(str(built))
         return self._made[key]
 
@@ -77,4 +97,5 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Host:
 def host(libraries: Host) -> Host:
     """Sources as they are, warps in order."""
     libraries.edit, libraries.order, libraries.conflicts = str, 1, 0
+    libraries.checked, libraries.faults = False, Counter()
     return libraries

@@ -16,10 +16,10 @@
 #define __launch_bounds__(threads, resident)
 
 typedef unsigned int u32;
-struct uint2 {
+struct alignas(8) uint2 {
     u32 x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
     u32 x, y, z, w;
 };
 struct Index {
@@ -42,7 +42,19 @@ struct Thread {
 static Thread threads[MOST];
 static char stacks[MOST][STACK];
 static ucontext_t scheduler;
+}  // namespace host
 
+#ifdef CHECKED
+#include CHECKED
+#else
+namespace host {
+static void begin() {}
+static void barrier() {}
+static void together(int) {}
+}  // namespace host
+#endif
+
+namespace host {
 static void wait(State state) {
     Thread& me = threads[threadIdx.x];
     me.state = state;
@@ -87,12 +99,15 @@ static void run(void (*entry)(), int count, int order) {
         makecontext(&thread.context, entry, 0);
     }
     State from = READY;
+    begin();
     for (bool any = true; any; from = BLOCK) {
         any = false;
+        barrier();
         for (int i = 0; i < count / 32; ++i) {
             const int warp = order > 0 ? i : count / 32 - 1 - i;
             any |= step(warp, from);
-            while (step(warp, WARP)) {}
+            do together(warp);
+            while (step(warp, WARP));
         }
     }
 }

@@ -120,6 +120,12 @@ def test_the_kernels_are_the_layers_whatever_the_place(
     assert torch.equal(alone[0], logits[4])
 
 
+def test_a_sanitizer_finds_nothing(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.checked = True
+    check(host, monkeypatch, 1)
+    assert not host.faults, host.faults
+
+
 @pytest.mark.slow
 def test_images_of_four_channels_and_deeper_stages(
     host: Any, monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,42 @@ def test_a_missing_barrier_is_noticed(host: Any, number: int) -> None:
     assert not max(run_stage(host, SMALL, 2, 2, order) for order in (1, -1)) < LIMIT
 
 
+def test_a_sanitizer_finds_nothing(host: Any) -> None:
+    host.checked = True
+    assert run_stage(host, SMALL, 3, 2) < LIMIT
+    assert not host.faults, host.faults
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kind"),
+    [
+        ("SIDE = SIZE + 2;", "SIDE = SIZE + 3;", "outside"),
+        ("    clear(memory, 2 * BUFFER);\n", "", "unwritten"),
+        (
+            "(column * N + (chunk ^ swizzle)) * 16",
+            "(column * N + (chunk ^ swizzle)) * 16 + 8",
+            "misaligned",
+        ),
+        *((BARRIER, number, "race") for number in range(4)),
+    ],
+)
+def test_a_sanitizer_finds_what_is_broken(
+    host: Any, right: str, wrong: str | int, kind: str
+) -> None:
+    """Races in the usual order of warps, too, where the sums are right by luck."""
+
+    def edit(source: str) -> str:
+        parts = source.split(right)
+        assert len(parts) == (5 if right == BARRIER else 2)
+        if isinstance(wrong, str):
+            return wrong.join(parts)
+        return right.join(parts[: wrong + 1]) + right.join(parts[wrong + 1 :])
+
+    host.checked, host.edit = True, edit
+    run_stage(host, SMALL, 2)
+    assert host.faults[kind], host.faults
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

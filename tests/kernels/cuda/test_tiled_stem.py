@@ -90,6 +90,34 @@ def test_pooling_keeps_what_is_not_a_number(host: Any, monkeypatch: pytest.Monke
         assert not (truth.isnan() & ~y.isnan()).any()
 
 
+@pytest.mark.parametrize("name", ["5x5", "3x3 and pooling", "pooling by two"])
+def test_a_sanitizer_finds_nothing(host: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    host.checked = True
+    assert gap(host, monkeypatch, CASES[name]) <= LIMIT
+    assert not host.faults, host.faults
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kind"),
+    [
+        ("    __syncthreads();\n", "", "race"),
+        ("i < LINES * PITCH;", "i < LINES * PITCH - 9;", "unwritten"),
+        ("i < LINES * PITCH;", "i < LINES * PITCH + 9;", "outside"),
+        ("noisy + i * 8)", "noisy + i * 8 + 4)", "misaligned"),
+    ],
+)
+def test_a_sanitizer_finds_what_is_broken(
+    host: Any, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, kind: str
+) -> None:
+    def edit(source: str) -> str:
+        assert right in source
+        return source.replace(right, wrong)
+
+    host.checked, host.edit = True, edit
+    gap(host, monkeypatch, CASES["5x5"])
+    assert host.faults[kind], host.faults
+
+
 BROKEN = [
     ("const int y = top + i / PITCH", "const int y = top + 1 + i / PITCH"),
     ("before * (PAD + 1) + behind", "behind * (PAD + 1) + before"),

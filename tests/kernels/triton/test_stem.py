@@ -293,6 +293,13 @@ def test_selection_follows_the_model() -> None:
         ("stride", dict(stride=0)),
         ("launch.design", dict(stride=3, launch=StemLaunch("tap", 32))),
         ("images", dict(images=torch.rand(2, 6, 0, 3))),
+        (
+            "images",
+            dict(
+                images=torch.zeros(2, 1, 1, 3).expand(2, 1100, 1000, 3).contiguous(),
+                launch=StemLaunch("stored", 16),
+            ),
+        ),
         ("launch.design", dict(launch=StemLaunch("other", 32))),
         ("launch.pixels", dict(launch=StemLaunch("tile", 16, 16, 3))),
     ],
