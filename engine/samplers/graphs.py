@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dualsmooth.engine.backends import AUTO, AUTOMATIC, Tried, backend_of_each
-from dualsmooth.engine.errors import ArgumentError, SamplerError, reason_of
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError, SamplerError, reason_of
 from dualsmooth.engine.models.rows import same
 from dualsmooth.engine.samplers.calibrate import AGREEMENT_LOST, Judge, fastest
 from dualsmooth.engine.samplers.passes import Inputs, Network, build, reproducible
@@ -138,7 +138,8 @@ class Capturer:
                 passes[name] = self._replay(candidate, batch, counts)
                 built[name] = candidate
             except Exception as error:  # libraries fail in many ways; what failed is told below
-                refused[name] = reason_of(error)
+                ours = isinstance(error, DualSmoothError)
+                refused[name] = str(error) if ours else reason_of(error)
         if not built:
             reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
             raise SamplerError(f"{model}: no backend can run it; {reasons}")

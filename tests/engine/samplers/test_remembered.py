@@ -68,7 +68,7 @@ def test_every_backend_is_told_with_its_time_or_its_reason(file: Path) -> None:
     assert "must not be onchip for this network; received Sequential" in str(tried["onchip"])
     lines = list(told(sampler.tried))
     assert re.fullmatch(r"a: eager \d+\.\d+ ms a batch", lines[0])
-    assert "a: triton refused: backend must not be triton for this network" in lines[-1]
+    assert "a: triton refused: backend must not be triton for this network" in "\n".join(lines)
     assert json.loads(file.read_text()).popitem()[1] == tried
     assert make(backend="eager").tried == {}
 
