@@ -10,7 +10,7 @@ from torch import nn
 from dualsmooth.engine.errors import SamplerError, reason_of
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, same
 
-PROVED_ROWS = 8
+PROVED_ROWS = 16
 """Rows of which a form's logits are compared with the network's."""
 
 OTHERWISE = "other logits than the network gives"

@@ -108,8 +108,8 @@ def _parts(value: Any) -> list[object]:
     kept = dict(attributes or {})
     if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
         known = kept.pop("_dispatch_cache", {}).items()
-        names = {name for name, member in members if type(member) is cached_property}
-        kept = {name: part for name, part in kept.items() if name not in names}
+        later = [name for name, member in members if type(member) is cached_property]
+        kept |= {name: getattr(value, name, None) for name in later}  # now, and not at a first look
         kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
     return [kept, held, *(dict(vars(kind)) for kind in own)]
 

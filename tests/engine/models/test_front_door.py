@@ -29,6 +29,7 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.front_door import admitted
+from dualsmooth.engine.models.hidden_state import kept_state
 
 SHAPE, CLASSES = (4, 3, 2), 5
 Function = Callable[[torch.Tensor], Any]
@@ -240,6 +241,10 @@ def in_operator(operator: Any = torch.ops.aten.relu.default) -> None:
     ways["calls"] = ways.get("calls", 0) + 1
 
 
+def in_name_of_operator(operator: Any = torch.ops.aten.rrelu.default) -> None:
+    operator._opname += " "
+
+
 CALLS, CONTEXT = 0, contextvars.ContextVar("calls", default=0)
 cached = functools.cache(lambda: [0])
 COUNTERS: dict[str, Callable[[], object]] = {
@@ -250,6 +255,7 @@ COUNTERS: dict[str, Callable[[], object]] = {
     "method of an iterator": itertools.count().__next__,
     "inner function": in_inner_function,
     "cache of an operator": in_operator,
+    "name of an operator": in_name_of_operator,
     "context": lambda: CONTEXT.set(CONTEXT.get() + 1),
     "cache of functools": lambda: in_list(cached()),
     "attribute of a module": lambda: setattr(torch, "calls_", getattr(torch, "calls_", 0) + 1),
@@ -280,6 +286,15 @@ def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
             return super().forward(x + self.cache)
 
     enter(Positions())
+
+
+def test_what_an_operator_finds_out_about_itself_is_no_change() -> None:
+    operator = torch.ops.aten.celu.default
+    for name in ("_namespace", "_opname", "_handle"):
+        vars(operator).pop(name, None)
+    before = kept_state(operator)
+    assert str(operator) == "aten.celu.default"
+    assert kept_state(operator) == before
 
 
 Pair = namedtuple("Pair", "logits hidden")
