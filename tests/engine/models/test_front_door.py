@@ -293,7 +293,7 @@ def test_what_an_operator_finds_out_about_itself_is_no_change() -> None:
     for name in ("_namespace", "_opname", "_handle"):
         vars(operator).pop(name, None)
     before = kept_state(operator)
-    assert str(operator) == "aten.celu.default"
+    assert operator._opname == "celu"
     assert kept_state(operator) == before
 
 
