@@ -7,11 +7,14 @@ from pathlib import Path
 
 from dualsmooth.kernels.errors import KernelArgumentError
 
+SUFFIXES = EXTENSION_SUFFIXES[::-1]
+"""Those of any version of Python first: a checkout may hold older ones with a version."""
+
 
 @cache
 def compiled(name: str) -> ctypes.CDLL | None:
     """The library built from ``name.c``, or None where it was not built or not for this machine."""
-    paths = (Path(__file__).with_name(f"_{name}{suffix}") for suffix in EXTENSION_SUFFIXES)
+    paths = (Path(__file__).with_name(f"_{name}{suffix}") for suffix in SUFFIXES)
     path = next((path for path in paths if path.exists()), None)
     try:
         return ctypes.CDLL(str(path)) if path else None
