@@ -109,9 +109,17 @@ def _parts(value: Any) -> list[object]:
     if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
         known = kept.pop("_dispatch_cache", {}).items()
         later = [name for name, member in members if type(member) is cached_property]
-        kept |= {name: getattr(value, name, None) for name in later}  # now, and not at a first look
+        kept |= {name: _found_out(value, name) for name in later}
         kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
     return [kept, held, *(dict(vars(kind)) for kind in own)]
+
+
+def _found_out(operator: torch._ops.OpOverload, name: str) -> object:
+    """What an operator finds out when it is first asked: now, so that it is no change later."""
+    try:
+        return getattr(operator, name)
+    except Exception:  # operators on plain numbers have no handle
+        return None
 
 
 def _globals(function: FunctionType) -> list[object]:
