@@ -227,3 +227,24 @@ class PointwiseLaunch:
         warps = 8 if most == 128 else 4
         wide, deep = cls(128, most, chunk, warps), cls(128, most, chunk, warps, 4)
         return wide, cls(64, most, chunk), deep
+
+
+@dataclass(frozen=True, slots=True)
+class AffineLaunch:
+    """Elementwise kernel: values of a strip, a power of two, strips of a program, and warps.
+
+    A warp reads a strip of 256 in one load of 16 bytes a thread.
+    """
+
+    width: int = 256
+    rows: int = 8
+    warps: int = 4
+
+    def period(self, channels: int) -> int:
+        """Strips until one begins at the same channel again."""
+        return channels // min(channels & -channels, self.width)
+
+    def programs(self, values: int, channels: int) -> int:
+        """Programs that take all strips: each takes strips that begin at the same channel."""
+        strips, period = -(-values // self.width), self.period(channels)
+        return -(-strips // (self.rows * period)) * period

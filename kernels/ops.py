@@ -5,10 +5,11 @@
 tuned at run time.
 """
 
+from dualsmooth.kernels.affine import affine
 from dualsmooth.kernels.conv import conv
 from dualsmooth.kernels.noise import integer_noise, noise
 from dualsmooth.kernels.pointwise import pointwise
 from dualsmooth.kernels.stem import stem
 from dualsmooth.kernels.vote import vote, vote_logits
 
-__all__ = ["conv", "integer_noise", "noise", "pointwise", "stem", "vote", "vote_logits"]
+__all__ = ["affine", "conv", "integer_noise", "noise", "pointwise", "stem", "vote", "vote_logits"]

@@ -142,6 +142,26 @@ def stem(
     return conv((noisy - mean) / std, weight, bias, stride=stride, relu=relu, padding=padding)
 
 
+def affine(
+    x: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    *,
+    other: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    relu: bool = True,
+    keep: bool = False,
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """s = x + bias + other and y = relu(s * scale + shift), float32, s and y rounded to x's dtype.
+
+    x, other [..., C]; bias, scale, shift [C]. s is None without ``keep``.
+    """
+    y = x.float() if bias is None else x.float() + bias
+    total = (y if other is None else y + other.float()).to(x.dtype)
+    y = total.float() if scale is None or shift is None else total.float() * scale + shift
+    return total if keep else None, (torch.relu(y) if relu else y).to(x.dtype)
+
+
 def logits(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Global average pooling + linear: features [R, H, W, C], weight [C, K], bias [K]; [R, K]."""
     return features.float().mean((1, 2)) @ weight.float() + bias.float()

@@ -13,7 +13,7 @@ GATES = {name: f"(on-chip and {text})" for name, text in GATES.items()} | {
     "kernels: resnet": "(resnet and not on-chip)",
     "kernels: noise": "(words or noise)",
     "kernels: conv": "(conv and not cudnn and not stem)",
-    "kernels: vote": "vote",
+    "kernels: vote": "(vote or affine)",
     CUDNN: "cudnn",
 }
 """Items that run tests of the kernels, the newest first, and which of `checks.SIZES` each runs:

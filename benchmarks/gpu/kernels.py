@@ -145,9 +145,37 @@ def layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     return made
 
 
+NORMS = ((160, 32), (320, 16), (640, 8))
+"""Channels and image side of the sums of WRN-28-10."""
+
+
+def sums_and_norms(device: torch.device) -> list[Contestant]:
+    """A sum that is kept, batch norm and ReLU: one pass of ours, three of PyTorch's."""
+    made, batch = list[Contestant](), CIFAR_BATCH // 2
+    for channels, size in NORMS:
+        x, other = torch.randn(2, batch, size, size, channels, device=device).bfloat16()
+        scale, shift = torch.rand(2, channels, device=device)
+        flat = [t.permute(0, 3, 1, 2) for t in (x, other)]
+        norm = torch.nn.BatchNorm2d(channels).eval().to(device, torch.bfloat16)
+        ours = partial(ops.affine, x, scale, shift, other=other, keep=True)
+        theirs = partial(_sum_norm_relu, norm, *flat)
+        for name, call in (("affine", ours), ("torch sum, norm, relu", theirs)):
+            moved = 8.0 * size * size * channels
+            made.append(Contestant(f"{name} {channels} {size}px", batch, call, moved))
+    return made
+
+
+def _sum_norm_relu(
+    norm: torch.nn.Module, x: torch.Tensor, other: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x + other
+    with torch.no_grad():
+        return total, torch.relu_(norm(total))
+
+
 def noise_and_layers(device: torch.device, network: FoldedResNet) -> list[Contestant]:
     """Everything of Triton's."""
-    return noise_and_stems(device) + layers(device, network)
+    return noise_and_stems(device) + layers(device, network) + sums_and_norms(device)
 
 
 def on_chip_kernels(device: torch.device, network: FoldedResNet) -> list[Contestant]:

@@ -85,12 +85,13 @@ def build(
         return _stemmed(backend, network, dtype, inputs, batch)
     shape = (batch, height, width, channels)
     made: torch.nn.Module = AsItIs(network, dtype)
-    if backend != "eager":
+    if backend == "cudnn":
+        made = folded_network(network, torch.float32, shape).to(device)
+        made = fuse_for_cudnn(made, _example(shape).to(device)).to(dtype)
+    elif backend != "eager":
         made = folded_network(network, dtype, shape)
     forward: Forward = made.to(device)
-    if backend == "cudnn":
-        forward = fuse_for_cudnn(made, noisy(batch, shape[1:]).to(device, dtype))
-    elif backend == "compile":
+    if backend == "compile":
         forward = torch.compile(made, dynamic=False)
     begin = partial(_noisy_images, dtype)
     return _library(begin, forward)
@@ -148,8 +149,13 @@ def _stemmed(
             received, hint = f"{received} on {device.type}", "its first convolution fits stem only"
             raise ArgumentError("backend", rule, received, hint)
         begin, size = partial(_tiled, taken, pack_stem(taken.stem), choice), choice.size
-    example = noisy(batch, (*size, outputs)).to(device, dtype)
-    return _library(begin, fuse_for_cudnn(taken.rest.to(dtype), example))
+    example = _example((batch, *size, outputs)).to(device)
+    return _library(begin, fuse_for_cudnn(taken.rest, example).to(dtype))
+
+
+def _example(shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """A row as many times as a batch has rows, in the memory of one."""
+    return noisy(1, shape[1:]).expand(shape[0], -1, -1, -1)
 
 
 @contextmanager

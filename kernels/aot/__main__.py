@@ -72,16 +72,10 @@ def build_case(case, sm: int) -> Machine:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature = case.signature
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, kind in enumerate(signature.values())
-        if kind.startswith("*")
-    }
     source = ASTSource(
-        fn=case.kernel, signature=signature, constexprs=case.constants, attrs=aligned
+        fn=case.kernel, signature=case.signature, constexprs=case.constants, attrs=case.aligned
     )
-    options = dict(num_warps=case.warps, num_stages=case.stages, enable_fp_fusion=True)
+    options = dict(num_warps=case.warps, num_stages=case.stages, enable_fp_fusion=case.fusion)
     built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     return inspect_cubin(built.asm["cubin"], built.metadata.shared)
 

@@ -1,16 +1,13 @@
-"""Every kernel and launch choice that ships, as data for the ahead-of-time checks.
-
-Work is counted per draw (one row of a batch): device-memory bytes if every input is read and every
-output written once, and multiply-adds counted as two operations.
-"""
+"""Every kernel and launch choice that ships, as data for the ahead-of-time checks."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
+from dualsmooth.kernels.aot.case import Case
 from dualsmooth.kernels.launch import (
     PATCHES,
+    AffineLaunch,
     ConvLaunch,
     NoiseLaunch,
     PointwiseLaunch,
@@ -19,41 +16,7 @@ from dualsmooth.kernels.launch import (
     VoteLaunch,
     stem_candidates,
 )
-from dualsmooth.kernels.triton import conv, noise, pointwise, stem, tap_stem, vote
-
-POINTERS = (
-    dict.fromkeys(("key", "slot", "stream", "image", "sample", "segment", "level"), "*i32")
-    | dict.fromkeys(("count", "lowest"), "*i32")
-    | dict.fromkeys(("images", "sigma", "table", "bias"), "*fp32")
-    | dict.fromkeys(("weight", "x", "residual", "source", "projection", "noisy"), "*bf16")
-    | dict.fromkeys(("out", "features"), "*bf16")
-    | {"counts": "*i64", "thresholds": "*i64", "logits": "*fp32"}
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One compiled form of one kernel."""
-
-    name: str
-    kernel: Any
-    constants: dict[str, Any]
-    warps: int  # per program
-    programs: float  # per draw
-    bytes: int  # of device memory per draw
-    flop: int = 0  # per draw
-    mma: bool = False  # tensor-core instructions must be there
-    straight: bool = True  # the static instruction count is the executed one (no loop)
-    types: dict[str, str] = field(default_factory=dict)  # of arguments, where unusual
-    stages: int = 1  # of loads under way at once; from 2 on they are asynchronous copies
-
-    @property
-    def signature(self) -> dict[str, str]:
-        """Type of every argument in order, by name."""
-        known = POINTERS | self.types
-        names = self.kernel.arg_names
-        return {n: "constexpr" if n in self.constants else known.get(n, "i32") for n in names}
-
+from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, tap_stem, vote
 
 CIFAR = StemShape(32, 32, 3, 16, 3, 1)
 IMAGENET = StemShape(224, 224, 3, 64, 7, 2)
@@ -62,7 +25,8 @@ DIGITS = StemShape(8, 8, 1, 16, 3, 1)
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the network."""
-    return [*_noise_cases(), *_stem_cases(), *_conv_cases(), *_pointwise_cases(), *_vote_cases()]
+    layers = *_conv_cases(), *_pointwise_cases(), *_affine_cases()
+    return [*_noise_cases(), *_stem_cases(), *layers, *_vote_cases()]
 
 
 def _noise_cases() -> Iterator[Case]:
@@ -207,6 +171,31 @@ def _pointwise_cases() -> Iterator[Case]:
                 straight=False,
                 stages=choice.stages,
             )
+
+
+def _affine_cases() -> Iterator[Case]:
+    """Sums of WRN-28-10 with norm, a norm of DenseNet-121, and one with more than 2^31 values."""
+    for name, channels, pixels, sums, values in (
+        ("sum 160", 160, 1024, True, "i32"),
+        ("sum 640", 640, 64, True, "i32"),
+        ("norm 352", 352, 784, False, "i32"),
+        ("sum 24", 24, 3136, True, "i32"),
+        ("sum 160 huge", 160, 1024, True, "i64"),
+    ):
+        choice = AffineLaunch()
+        constants = dict(CHANNELS=channels, SUM=sums, BIAS=sums, NORM=True, KEEP=sums, RELU=True)
+        sizes = dict(WIDTH=choice.width, ROWS=choice.rows, PERIOD=choice.period(channels))
+        yield Case(
+            f"affine {name}",
+            affine.affine_kernel,
+            constants | sizes,
+            choice.warps,
+            channels * pixels / (choice.width * choice.rows),
+            channels * pixels * 2 * (4 if sums else 2),
+            types={"values": values},
+            even=("values",),
+            fusion=False,
+        )
 
 
 def _vote_cases() -> Iterator[Case]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from dualsmooth.kernels.aot.cases import Case, all_cases
+from dualsmooth.kernels.aot.case import Case
+from dualsmooth.kernels.aot.cases import all_cases
 from dualsmooth.kernels.aot.sass import Machine
 
 DRAWS = 100_000

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from dualsmooth.engine.models.rows import same
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import block_words
 from dualsmooth.engine.samplers.passes import reproducible
@@ -181,6 +182,27 @@ def check_pointwise(device: torch.device, cin: int, cout: int, size: int, batch:
         assert found[0].shape[1] == (half if "stride" in extra else size)
         assert gap(found[0].float(), truth) <= SUM_LIMIT + ROUNDING[dtype]
         assert all(torch.equal(found[0], other) for other in found)
+
+
+def check_affine(device: torch.device, channels: int, size: int, batch: int) -> None:
+    """Bits of the reference, NaN and all, with and without a sum that is kept."""
+    generator, dtype = torch.Generator(device).manual_seed(7), compute_dtype(device)
+    shape = batch, size, size, channels
+    x, other = (
+        torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
+        for _ in range(2)
+    )
+    x.view(-1)[5::1009], other.view(-1)[3::2003] = math.nan, math.inf
+    bias, scale, shift = torch.randn(3, channels, generator=generator, device=device)
+    for options in ({"other": other, "bias": bias, "keep": True}, {"relu": False}):
+        poison(device, x.numel())
+        found, truth = (
+            ops.affine(x, scale, shift, backend=backend, **options)
+            for backend in ("triton", "reference")
+        )
+        for made, wanted in zip(found, truth, strict=True):
+            assert (made is None) == (wanted is None)
+            assert made is None or wanted is None or same(made, wanted)
 
 
 def check_vote(device: torch.device, rows: int, classes: int) -> None:
@@ -375,6 +397,9 @@ CONVS = ((16, 16, 32), (16, 32, 32), (32, 32, 16), (32, 64, 16), (64, 64, 8))
 POINTWISE = ((64, 256, 56), (256, 64, 56), (512, 128, 28), (256, 1024, 14), (2048, 512, 7))
 """The same of 1x1 convolutions of ResNet-50."""
 
+AFFINE = ((160, 32, 2048), (640, 8, 2048), (24, 56, 256), (23, 33, 257))
+"""Channels, image side and batch of sums and norms."""
+
 SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (4, 8)),
     "noise": (check_noise, ((5, 7, 3), 3)),
@@ -383,6 +408,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "stem of patches": (check_stem, (StemShape(9, 6, 3, 24, 4, 4, 0), 2)),
     "conv": (check_conv, (16, 32, 4, 3)),
     "pointwise": (check_pointwise, (32, 64, 5, 3)),
+    "affine": (check_affine, (36, 5, 3)),
     "vote": (check_vote, (83, 10)),
     "resnet": (check_resnet, (1, 4, 3)),
     "cudnn": (check_cudnn, (16, 32, 4, 3)),
@@ -402,6 +428,7 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "vote imagenet": (check_vote, (4096, 1000)),
     **{f"conv {size[0]}-{size[1]}": (check_conv, (*size, 4096)) for size in CONVS},
     **{f"pointwise {s[0]}-{s[1]}": (check_pointwise, (*s, 128)) for s in POINTWISE},
+    **{f"affine {s[0]} {s[1]}px": (check_affine, s) for s in AFFINE},
     "resnet 20": (check_resnet, (3, 32, 4096)),
     "resnet 110": (check_resnet, (18, 32, 4096)),
     **{f"cudnn {size[0]}-{size[1]}": (check_cudnn, (*size, 4096)) for size in CONVS},
@@ -438,6 +465,7 @@ def test_kernel(check: Check, sizes: tuple[Any, ...], device: torch.device) -> N
         ("noise", "integer_noise"),
         ("conv", "conv"),
         pytest.param("stem", "stem", marks=pytest.mark.slow),
+        ("affine", "affine"),
         ("vote", "vote_logits"),
         pytest.param("resnet", "resnet_features", marks=pytest.mark.slow),
     ],
@@ -454,8 +482,8 @@ def test_a_faulty_kernel_is_noticed(
             return out
         if out is None:
             args[2][0, 0] += 1  # one vote too many
-        else:
-            out.flatten()[-1] += 0.1  # one value of the last row
+        else:  # one value of the last row
+            (out[-1] if isinstance(out, tuple) else out).view(-1)[-1] += 0.1
         return out
 
     monkeypatch.setattr(owner, kernel, faulty)

@@ -74,7 +74,7 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         if not isinstance(conv, fx.Node) or conv.op != "call_module" or len(conv.users) != 1:
             continue
         first, second = _module(traced, conv), _module(traced, norm)
-        if type(first) not in _CONVOLUTIONS or not _is_fixed_norm(second) or calls[first] != 1:
+        if type(first) not in _CONVOLUTIONS or not is_fixed_norm(second) or calls[first] != 1:
             continue
         if not (has_hooks(first) or has_hooks(second) or _is_read(traced, conv)):
             pairs.append((conv, norm))
@@ -91,26 +91,34 @@ def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
     return traced.get_submodule(str(node.target))
 
 
-def _is_fixed_norm(module: nn.Module) -> bool:
-    # Without running statistics the output depends on the batch mates.
+def is_fixed_norm(module: nn.Module) -> bool:
+    """Whether a layer is batch norm with running statistics, so without a look at batch mates."""
     return type(module) in _NORMS and module.running_mean is not None
 
 
-def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> None:
-    conv, norm = _module(traced, conv_node), _module(traced, norm_node)
-    assert isinstance(conv, _CONVOLUTIONS)
+def scale_and_shift(
+    norm: nn.Module, bias: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What batch norm makes of x + bias, x * scale + shift: two float64 tensors (channels,)."""
     assert isinstance(norm, _NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    bias = -norm.running_mean.double()
-    if conv.bias is not None:
-        bias = conv.bias.double() + bias
-    bias = bias * scale
+    shift = -norm.running_mean.double()
+    if bias is not None:
+        shift = bias.double() + shift
+    shift = shift * scale
     if norm.bias is not None:
-        bias = bias + norm.bias.double()
+        shift = shift + norm.bias.double()
+    return scale.detach(), shift.detach()
+
+
+def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> None:
+    conv = _module(traced, conv_node)
+    assert isinstance(conv, _CONVOLUTIONS)
+    scale, bias = scale_and_shift(_module(traced, norm_node), conv.bias)
     weight = conv.weight.double() * scale.view(-1, *[1] * (conv.weight.dim() - 1))
     folded = copy.deepcopy(conv)
     folded.weight = _parameter(weight, conv.weight)

@@ -1,5 +1,6 @@
 """Layers and what follows them put into single calls of a library, in a traced network."""
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]
 """Puts operators of a library in place of a layer and what follows it."""
 
 _RELUS = (torch.relu, torch.relu_, nn.functional.relu)
-_SUMS = (operator.add, operator.iadd, torch.add)
+SUMS = (operator.add, operator.iadd, torch.add)
+"""Functions that add two tensors."""
 
 
 def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
@@ -137,7 +139,7 @@ def following_sum(node: fx.Node) -> fx.Node | None:
     The other must be computed already, so that the fused call can stand where the sum stood.
     """
     user = only_user(node)
-    if user is None or user.op != "call_function" or user.target not in _SUMS or user.kwargs:
+    if user is None or user.op != "call_function" or user.target not in SUMS or user.kwargs:
         return None
     others = [arg for arg in user.args if arg is not node]
     if len(others) != 1 or not isinstance(others[0], fx.Node):
@@ -145,6 +147,24 @@ def following_sum(node: fx.Node) -> fx.Node | None:
     if user.target is operator.iadd and user.args[0] is not node:
         return None  # the other tensor is changed in place, and an alias of it may be read later
     return user if shape_of(others[0]) == shape_of(node) else None
+
+
+def taken_bias(
+    traced: fx.GraphModule, summand: fx.Node, bias: torch.Tensor | None
+) -> torch.Tensor | None:
+    """A bias with that of a summand, if it is a convolution, which then loses its own.
+
+    PyTorch adds the bias of a convolution in a pass over memory of its own.
+    """
+    layer = traced.get_submodule(str(summand.target)) if summand.op == "call_module" else None
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    alone = len(summand.users) == 1 and calls.count(summand.target) == 1
+    if type(layer) is not nn.Conv2d or layer.bias is None or has_hooks(layer) or not alone:
+        return bias
+    bare, own = copy.deepcopy(layer), layer.bias.detach()
+    bare.register_parameter("bias", None)
+    traced.set_submodule(str(summand.target), bare)
+    return own if bias is None else (own.float() + bias.detach().float()).to(own.dtype)
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from dualsmooth.kernels.aot.__main__ import Built, build_case, findings
-from dualsmooth.kernels.aot.cases import Case
+from dualsmooth.kernels.aot.case import Case
 
 
 @triton.jit  # type: ignore[untyped-decorator]
