@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from threading import RLock, get_ident
+from types import FunctionType
 from typing import Any, TypeGuard
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.errors import reason_of
+from dualsmooth.engine.models.digest.python_names import is_unpatched
 from dualsmooth.engine.models.graph.layers import Layers
 from dualsmooth.engine.models.graph.recorded import recorded
 from dualsmooth.engine.models.int8 import Int8Layers
@@ -102,15 +104,29 @@ def is_captured(module: nn.Module) -> TypeGuard[fx.GraphModule]:
 def is_known(module: nn.Module) -> bool:
     """Whether nothing but known code decides what a network in eval mode computes."""
     everywhere = (hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks)
-    return not any(everywhere) and all(map(_is_known_part, module.modules()))
+    parts = list(_parts(module))
+    kinds = {id(type(part)): type(part) for part in parts}
+    return (
+        not any(everywhere)
+        and all(map(_is_known_part, parts))
+        and all(map(is_unpatched, kinds.values()))
+    )
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """As `modules()`, which a class may override."""
+    yield module
+    for part in module._modules.values():
+        yield from () if part is None else _parts(part)
 
 
 def _is_known_part(part: nn.Module) -> bool:
-    own = type(part).__module__ in _OWN
+    kind = type(part)
+    instead = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
-        (own or type(part) in _PLAIN)
-        and not (part.training or has_hooks(part) or {"forward", "__call__"} & vars(part).keys())
+        (kind.__module__ in _OWN or kind in _PLAIN)
+        and not (part.training or has_hooks(part) or instead or part._compiled_call_impl)
         and not (type(part) is nn.BatchNorm2d and part.running_mean is None)
         and not (type(part) is nn.Flatten and part.start_dim < 1)
         and all(t is None or type(t) in (nn.Parameter, torch.Tensor) for t in tensors)

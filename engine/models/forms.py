@@ -11,7 +11,7 @@ from dualsmooth.engine.errors import SamplerError, reason_of
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, same
 
 PROVED_ROWS = 16
-"""Rows of which a form's logits are compared with the network's."""
+"""Rows, from all places of a batch, of which a form's logits are compared with the network's."""
 
 OTHERWISE = "other logits than the network gives"
 
@@ -97,7 +97,8 @@ def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: 
             return "others at another place beside other rows, or at another pass"
         tried = (("noisy", batch, logits), ("plain", mixed[plain], beside[plain]))
         for kind, rows, found in tried:
-            wanted = network(rows[:PROVED_ROWS].clone())
-            if not close(bound, wanted)(found[: len(wanted)], wanted):
+            shown = torch.linspace(0, len(rows) - 1, min(PROVED_ROWS, len(rows))).long()
+            wanted = network(rows[shown])
+            if not close(bound, wanted)(found[shown], wanted):
                 return f"{OTHERWISE} {kind} rows"
     return ""

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Set
 from contextvars import ContextVar
 from functools import cached_property
 from types import (
+    AsyncGeneratorType,
     CellType,
     CodeType,
+    CoroutineType,
     FunctionType,
     GeneratorType,
     MemberDescriptorType,
@@ -22,8 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
+from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
+from dualsmooth.engine.models.digest.script_digest import script_parts
+
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_PAUSED = {GeneratorType: ("gi", "yieldfrom"), CoroutineType: ("cr", "await")}
+_PAUSED |= {AsyncGeneratorType: ("ag", "await")}
 _LIBRARIES = {"dualsmooth", "torch", "numpy", *sys.stdlib_module_names}
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
@@ -44,6 +52,7 @@ def _walk(root: object) -> Iterator[Any]:
         plain = _plain(value)
         if plain is not None:
             yield plain
+            waiting.extend(_noted_on(value))
         elif id(value) not in seen and not isinstance(value, ModuleType):
             seen[id(value)] = value
             yield type(value).__qualname__
@@ -54,11 +63,12 @@ def _plain(value: object) -> Any:
     """A value that holds no others, as something that compares by content."""
     if isinstance(value, _SCALARS):
         return repr(value)
-    if isinstance(value, torch.Tensor) and not value.is_sparse:
+    if isinstance(value, torch.Tensor):
         kind = str(value.dtype), tuple(value.shape)
         try:
-            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            return *kind, _sum(raw.numpy())
+            bare = value.detach().cpu()
+            dense = bare.int_repr() if bare.is_quantized else bare.to_dense()
+            return *kind, _sum(dense.contiguous().reshape(-1).view(torch.uint8).numpy())
         except RuntimeError:  # a tensor without values, as captured programs keep
             return kind
     if isinstance(value, np.ndarray) and value.dtype != object:
@@ -68,6 +78,14 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
         return _sum(pickle.dumps(value))
     return None
+
+
+def _noted_on(value: object) -> list[object]:
+    """What is kept on a tensor or array beside its values."""
+    if not isinstance(value, torch.Tensor | np.ndarray):
+        return []
+    gradient = value.grad if isinstance(value, torch.Tensor) and value.is_leaf else None
+    return [gradient, getattr(value, "__dict__", None)]
 
 
 def _sum(raw: Any) -> str:
@@ -85,11 +103,20 @@ def _parts(value: Any) -> list[object]:
     if isinstance(value, CellType):
         return [] if value == CellType() else [value.cell_contents]
     if isinstance(value, FunctionType):
-        read = [] if _is_library(value) else _globals(value)
+        read = [] if _is_library(value) else [value.__code__, *_globals(value)]
         return [*(value.__closure__ or ()), value.__defaults__, vars(value), *read]
-    if isinstance(value, GeneratorType):
-        frame = value.gi_frame
-        return [] if frame is None else [frame.f_lasti, dict(frame.f_locals)]
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_consts]
+    if type(value) in _PAUSED:
+        kind, inner = _PAUSED[type(value)]
+        frame, behind = getattr(value, f"{kind}_frame"), getattr(value, f"{kind}_{inner}")
+        return [] if frame is None else [frame.f_lasti, dict(frame.f_locals), behind]
+    if isinstance(value, type):
+        return [repr(value), type(value), *map(_own_of_class, value.__mro__)]
+    if isinstance(value, torch.jit.ScriptModule):
+        texts = (part.encode() if isinstance(part, str) else part for part in script_parts(value))
+        hooks = [vars(part).get(name) for part in value.modules() for name in HOOKS]
+        return [*map(_sum, texts), *hooks]
     if isinstance(value, ContextVar):
         return [value.get(None)]
     if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise
@@ -104,14 +131,36 @@ def _parts(value: Any) -> list[object]:
             return [pickle.dumps(value)]  # counters and cycles of itertools, for example
         except Exception:  # a lock, a session of a library, an iterator over functions
             return gc.get_referents(value)
-    own = [kind for kind in kinds if not _is_library(kind)]
     kept = dict(attributes or {})
+    if isinstance(value, fx.GraphModule):  # its graph, and the symbols of its sizes
+        kept = {name: part for name, part in kept.items() if name not in DRAWN}
     if isinstance(value, torch._ops.OpOverload):  # how PyTorch calls it, found out at a first call
         known = kept.pop("_dispatch_cache", {}).items()
         later = [name for name, member in members if type(member) is cached_property]
         kept |= {name: _found_out(value, name) for name in later}
         kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
-    return [kept, held, *(dict(vars(kind)) for kind in own)]
+    return [kept, held, type(value), *_reduced(value)]
+
+
+def _own_of_class(kind: type) -> dict[str, object]:
+    """What a class holds, and of one of a library the functions that others put there."""
+    held = dict(vars(kind))
+    if not _is_library(kind):
+        return held
+    functions = {k: v for k, v in held.items() if isinstance(v, FunctionType)}
+    return {k: v for k, v in functions.items() if not _is_library(v)}
+
+
+def _reduced(value: object) -> list[object]:
+    """What an object of a class written in C keeps beside attributes, as it would be pickled."""
+    kind = type(value)
+    pairs = (kind.__reduce__, object.__reduce__), (kind.__getstate__, object.__getstate__)
+    if all(isinstance(own, FunctionType) or own is plain for own, plain in pairs):
+        return []
+    try:
+        return [value.__reduce_ex__(4)]
+    except Exception:  # a file, a session of a library
+        return gc.get_referents(value)
 
 
 def _found_out(operator: torch._ops.OpOverload, name: str) -> object:
@@ -123,17 +172,22 @@ def _found_out(operator: torch._ops.OpOverload, name: str) -> object:
 
 
 def _globals(function: FunctionType) -> list[object]:
-    """Values of the names in its code, among its globals and in the modules named there."""
-    codes, spaces, found = [function.__code__], [function.__globals__], list[object]()
+    """Values of the names in its code: among its globals, in modules and classes named there."""
+    codes, found = [function.__code__], list[object]()
     for code in codes:
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
     texts = {c for code in codes for c in code.co_consts if isinstance(c, str)}  # as in getattr
     names = sorted(texts.union(*(code.co_names for code in codes)))
+    owners: list[Any] = [sys.modules.get(name) for name in names]  # of imports in its code
+    owners = [owner for owner in owners if isinstance(owner, ModuleType)]
+    spaces = [function.__globals__, *map(vars, owners)]
     for space in spaces:
         values = [space[name] for name in names if name in space]
         found += [value for value in values if not isinstance(value, ModuleType)]
-        inner_spaces = [vars(value) for value in values if isinstance(value, ModuleType)]
-        spaces += [new for new in inner_spaces if all(new is not known for known in spaces)]
+        new = [value for value in values if isinstance(value, ModuleType | type)]
+        new = [value for value in new if all(value is not owner for owner in owners)]
+        owners += new
+        spaces += map(vars, new)
     return found
 
 

@@ -4,6 +4,8 @@ import gc
 import random
 import sys
 import threading
+import time
+from datetime import date
 from types import FrameType
 from typing import Any
 
@@ -11,19 +13,12 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_OUTSIDE = {
-    *("urandom", "getrandom", "uuid4", "datetime.now", "datetime.utcnow", "date.today", "time"),
-    *("time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns"),
-    *(
-        "process_time",
-        "process_time_ns",
-        "thread_time",
-        "thread_time_ns",
-        "clock_gettime",
-        "Random.seed",
-    ),
-}
-"""Functions in C that read clocks and the system's random numbers, whatever calls them."""
+_OUTSIDE = set(
+    """urandom getrandom Random.seed Generator.seed Generator.initial_seed generate_time_safe times
+    getrusage getloadavg getpid""".split()
+)
+"""Functions in C that read the system's random numbers, seeds, ids and uses of time."""
+_NOW = {"now", "utcnow", "today"}
 
 
 class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,7 +58,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if event == "c_call" and frame.f_globals.get("__name__") != "logging":
             name = getattr(function, "__qualname__", "")
-            self.read += [f"{name}()"] if name in _OUTSIDE else []
+            self.read += [f"{name}()"] if name in _OUTSIDE or _tells_time(function) else []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -89,3 +84,9 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         drawn_by_torch = torch.default_generator.get_state().numpy().tobytes()  # in other threads
         numbers = {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}
         return {**numbers, "torch": drawn_by_torch}
+
+
+def _tells_time(function: Any) -> bool:
+    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    of_calendar = isinstance(owner, type) and issubclass(owner, date)
+    return (owner is time and name != "sleep") or (of_calendar and name in _NOW)

@@ -16,6 +16,7 @@ from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import in_training
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.inputs import Images, share
 
@@ -107,9 +108,9 @@ def _bundle_of(function: Any, array: Images) -> Bundle:
         rule = "must have shape (count, height, width, channels)"
         raise ArgumentError("images", rule, tuple(array.shape))
     height, width, channels = array.shape[1:]
-    if isinstance(function, torch.nn.Module):
-        function.eval()
     try:
+        if isinstance(function, torch.nn.Module) and in_training(function):
+            function.eval()
         with torch.inference_mode():
             found = Plain(function)(torch.zeros(2, channels, height, width))
         classes = int(found.shape[1])

@@ -1,6 +1,7 @@
 """Any classifier, and one input of any shape, as `dualsmooth.engine.api.Smooth` takes them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,9 +77,8 @@ def bundle_for(
             )
         if in_training(classifier):
             classifier.eval()
-    module: torch.nn.Module = _Callable(classifier, shape).eval()
-    if isinstance(classifier, torch.nn.Module) and len(shape) == 3:
-        module = classifier
+    is_module = isinstance(classifier, torch.nn.Module) and len(shape) == 3
+    module: Any = classifier if is_module else _Callable(classifier, shape).eval()
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
     networks = {CLASSIFIER: module}
     return Bundle.from_modules(networks, num_classes=classes, input_shape=size, name=name)

@@ -117,6 +117,17 @@ def test_a_module_of_ones_own() -> None:
         DualSmoothing(bundle)
 
 
+def test_an_exported_program_in_memory_is_certified_as_its_network() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    images, rows = IMAGES.astype(np.float32) / 255, {0: torch.export.Dim.AUTO}
+    program = torch.export.export(network, (torch.rand(2, 1, 8, 8),), dynamic_shapes=(rows,))
+    found, wanted = (
+        [certificate.counts for certificate in certify(module, images, sigma=0.5, n=300)]
+        for module in (program.module(), network)
+    )
+    assert found == wanted
+
+
 def test_bf16_is_its_own_base_classifier(bundle: Bundle) -> None:
     certificate = certify(FixedSmoothing(bundle, 0.25), IMAGES[:1], budget=BUDGET, precision="bf16")
     assert certificate[0].precision == "bf16"

@@ -43,4 +43,7 @@ def fields_of(module: nn.Module) -> dict[str, Any]:
         left_out |= DRAWN
     if type(module) is Exported:
         left_out.add("_run")  # is known by the digest of its file
+    compiled = vars(module).get("_compiled_call_impl")
+    if getattr(compiled, "_torchdynamo_orig_callable", None) == module._call_impl:
+        left_out.add("_compiled_call_impl")  # of Module.compile, which copies leave out
     return {name: part for name, part in vars(module).items() if name not in left_out}

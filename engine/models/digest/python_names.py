@@ -67,6 +67,14 @@ def is_known(cls: type) -> bool:
     return found is cls
 
 
+def is_unpatched(cls: type) -> bool:
+    """Whether a class is a known one, and so are all functions of it."""
+    bases = cls.__mro__
+    return all(map(is_known, bases)) and not any(
+        _foreign(f) for b in bases for f in vars(b).values()
+    )
+
+
 def base_name(cls: type) -> str:
     """Stable name of a known class, else the name alone: its parts say the rest."""
     return stable_name(cls.__module__, cls.__qualname__) if is_known(cls) else cls.__qualname__

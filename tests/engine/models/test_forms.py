@@ -73,6 +73,15 @@ WRONG: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("start", [1, 20, 63])
+def test_rows_of_all_places_are_compared(start: int) -> None:
+    """Of 64 rows the first 20 trade places among themselves, and so do the others."""
+    network = Net().eval()
+    made = Wrapped(lambda m, x: torch.cat([m.net(x[:start]), 1.01 * m.net(x[start:])]))
+    with pytest.warns(UserWarning, match="network m runs as it is: fused, "):
+        first_proved("m", network, noisy(64, SHAPE), [("fused", lambda: made)])
+
+
 @pytest.mark.parametrize("fault_of_form", WRONG)
 def test_a_form_that_is_not_the_network_is_not_taken(fault_of_form: str) -> None:
     network, made = Net().eval(), WRONG[fault_of_form]()

@@ -1,8 +1,10 @@
 """What may come in, and what is refused with one line: each kind with neighbours."""
 
 import contextvars
+import ctypes
 import functools
 import gc
+import io
 import itertools
 import logging
 import os
@@ -12,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
+import uuid
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -126,6 +130,12 @@ RANDOM: dict[str, Function] = {
     "secrets": lambda x: x if secrets.randbelow(10_000) else -x,
     "clock": lambda x: x if time.time() > 0 else -x,
     "calendar": lambda x: x if datetime.now(UTC).year < 3000 else -x,
+    "local time": lambda x: x if time.localtime().tm_year < 3000 else -x,
+    "today": lambda x: x if date.today().year < 3000 else -x,
+    "clock in a name": lambda x: x if uuid.uuid1().int else -x,
+    "fresh seed": lambda x: x if torch.Generator().seed() else -x,
+    "seed of the program": lambda x: x if torch.initial_seed() != 99 else -x,
+    "process": lambda x: x if os.getpid() else -x,
 }
 
 
@@ -202,6 +212,44 @@ def test_a_network_that_changes_is_refused(kind: str) -> None:
         enter(Keeps(kind))
 
 
+class Shared:
+    calls = 0
+
+
+def on_class(owner: Any) -> None:
+    owner.calls = getattr(owner, "calls", 0) + 1
+
+
+def in_imported_module() -> None:
+    import colorsys
+
+    colorsys.calls = getattr(colorsys, "calls", 0) + 1  # type: ignore[attr-defined]
+
+
+def in_inner_generator() -> Iterator[int]:
+    yield from itertools.count()
+
+
+async def in_coroutine() -> None:
+    calls = 0
+    while True:
+        calls += 1
+        await paused()
+
+
+@types.coroutine
+def paused() -> Iterator[None]:
+    yield
+
+
+def in_c(number: Any) -> None:
+    number.value += 1
+
+
+def in_values(tensor: Any) -> Callable[[], object]:
+    return lambda: tensor.values().add_(1)
+
+
 class Slots:
     __slots__ = ("__calls",)
 
@@ -256,6 +304,15 @@ COUNTERS: dict[str, Callable[[], object]] = {
     "inner function": in_inner_function,
     "cache of an operator": in_operator,
     "name of an operator": in_name_of_operator,
+    "class": lambda: on_class(Shared),
+    "class of a library": lambda: setattr(nn.Module, "calls", getattr(nn.Module, "calls", 0) + 1),
+    "imported module": in_imported_module,
+    "inner generator": functools.partial(next, in_inner_generator()),
+    "coroutine": functools.partial(in_coroutine().send, None),
+    "number of C": functools.partial(in_c, ctypes.c_int()),
+    "file in memory": functools.partial(io.BytesIO().write, b"1"),
+    "note on a tensor": functools.partial(on_class, torch.zeros(1)),
+    "sparse tensor": in_values(torch.eye(2).to_sparse_csr()),
     "context": lambda: CONTEXT.set(CONTEXT.get() + 1),
     "cache of functools": lambda: in_list(cached()),
     "attribute of a module": lambda: setattr(torch, "calls_", getattr(torch, "calls_", 0) + 1),
@@ -266,6 +323,7 @@ COUNTERS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("kind", COUNTERS)
 def test_what_counts_calls_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLS_", "1")
+    monkeypatch.setattr(nn.Module, "calls", 1, raising=False)
     count = COUNTERS[kind]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -274,6 +332,56 @@ def test_what_counts_calls_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(FileError, match="must not change itself"):
         enter(Head(forward))
+
+
+def test_other_code_of_a_function_is_another_state() -> None:
+    def act(x: int) -> int:
+        return x
+
+    before = kept_state(act)
+    act.__code__ = (lambda x: -x).__code__
+    assert kept_state(act) != before
+
+
+class Script(nn.Module):
+    """TorchScript, which keeps its numbers where Python does not see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x.flatten(1)[:, :5]
+
+
+def test_a_script_that_counts_is_refused() -> None:
+    with pytest.raises(FileError, match="must not change itself"):
+        enter(torch.jit.script(Script().eval()))
+
+
+@pytest.mark.parametrize("place", ["instance", "class", "submodules"])
+def test_a_known_layer_with_foreign_code_is_tried(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden(nn.Sequential):
+        def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+            return iter([])
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        on_class(Shared)
+        return x
+
+    kind = Hidden if place == "submodules" else nn.Sequential
+    network = kind(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(24, 5)).eval()
+    if place == "instance":
+        vars(network[0])["_check_input_dim"] = counted
+    elif place == "class":
+        monkeypatch.setattr(nn.BatchNorm2d, "_check_input_dim", lambda layer, x: counted(x))
+    else:
+        network[1] = Head(counted, lambda y: y.repeat(1, 5)[:, :24])
+    with pytest.raises(FileError, match="must not change itself"):
+        enter(network)
 
 
 def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:

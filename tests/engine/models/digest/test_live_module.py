@@ -61,6 +61,12 @@ def noted() -> Any:
     return module
 
 
+def compiled() -> Any:
+    module = net()
+    module.compile()
+    return module
+
+
 def noting(module: nn.Module) -> Any:
     module.register_forward_hook(lambda part, args, y: y * part[1].weight.note)
     return module
@@ -70,6 +76,7 @@ def noting(module: nn.Module) -> Any:
     "make",
     [
         net,
+        compiled,
         lambda: evaluated(Overriding()),
         lambda: noting(noted()),
         lambda: evaluated(
