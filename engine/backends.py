@@ -1,24 +1,28 @@
 """What runs the networks on a device: its names, in settings and in certificates."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from dualsmooth.engine.errors import ArgumentError
 
 AUTO = "auto"
-LOOPS, OPENVINO = "loops", "openvino"
+LOOPS, OPENVINO, PICKED = "loops", "openvino", "picked"
 
 BACKENDS = {
-    "cuda": ("fused", "onchip", "triton", "tiledstem", "stem", "cudnn", "compile", "eager"),
+    "cuda": ("fused", "onchip", "triton", PICKED, "tiledstem", "stem", "cudnn", "compile", "eager"),
     "cpu": (LOOPS, OPENVINO),
 }
 """Backends that each kind of device has beside ``auto``."""
 
-AUTOMATIC = ("onchip", "triton", "stem", "cudnn", "eager")
+AUTOMATIC = ("onchip", "triton", PICKED, "stem", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
 PyTorch's compiler may choose by timing, so another process could cast other votes. Not fused and
 tiledstem before they have run on a device: a fault there would end a process that others serve."""
+
+_CHOICE = re.compile(rf"{PICKED}\.(tiledstem|stem|cudnn)(\.[a-z]{{1,999}})?")
+"""What ``picked`` begins with, and the kernel of each kind of convolution: ``picked.stem.cpct``."""
 
 Tried: TypeAlias = Mapping[str, float | str]
 """Backend -> seconds of a full batch, or why it was refused."""
@@ -41,6 +45,11 @@ def told(every: Mapping[str, Tried]) -> Iterator[str]:
             yield f"{model}: {name} {line}"
 
 
+def is_backend(name: str, kind: str) -> bool:
+    """Whether a kind of device has this backend, or it is a choice within one of them."""
+    return name in BACKENDS[kind] or (kind == "cuda" and bool(_CHOICE.fullmatch(name)))
+
+
 def check_backend(text: str, device: str = AUTO) -> str:
     """The text, if it is ``auto`` or a backend of the device; ``auto`` lets the backends of all
     pass.
@@ -49,12 +58,12 @@ def check_backend(text: str, device: str = AUTO) -> str:
     """
     kinds = tuple(BACKENDS) if device == AUTO else (device,)
     pairs = [part.rpartition("=") for part in text.split(",")]
-    of_each = all(equals and backend in BACKENDS["cuda"] for _, equals, backend in pairs)
-    alone = text == AUTO or any(text in BACKENDS[kind] for kind in kinds)
+    of_each = all(equals and is_backend(backend, "cuda") for _, equals, backend in pairs)
+    alone = text == AUTO or any(is_backend(text, kind) for kind in kinds)
     if alone or ("cuda" in kinds and of_each):
         return text
     known = [f"{', '.join(BACKENDS[kind])} on {kind}" for kind in kinds]
-    others = [kind for kind in BACKENDS if kind not in kinds and text in BACKENDS[kind]]
+    others = [kind for kind in BACKENDS if kind not in kinds and is_backend(text, kind)]
     hint = f"use --device {others[0]}" if others else ""
     raise ArgumentError("backend", f"must be one of {AUTO}, {'; '.join(known)}", text, hint)
 
@@ -83,6 +92,24 @@ def recorded_backend(name: object) -> str:
     if name == "cpu":
         return LOOPS
     return check_backend(backend, device) if backend and device in BACKENDS else AUTO
+
+
+def answers(recorded: str, asked: str) -> bool:
+    """Whether recorded backends are those that were asked for, or choices within them."""
+    ours, theirs = (
+        {model: backend for model, _, backend in (p.rpartition("=") for p in text.split(","))}
+        for text in (recorded, asked)
+    )
+    same = "" in ours or "" in theirs or set(ours) == set(theirs)
+    return asked == AUTO or (
+        same
+        and all(
+            f"{backend}.".startswith(f"{wanted}.")
+            for model, backend in ours.items()
+            for other, wanted in theirs.items()
+            if "" in (model, other) or model == other
+        )
+    )
 
 
 def libraries_of(name: object) -> tuple[str, ...]:

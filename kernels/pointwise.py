@@ -1,4 +1,4 @@
-"""Wrapper of the 1x1 convolution as a matrix product; no backend takes it before it is timed."""
+"""Wrapper of the 1x1 convolution as a matrix product."""
 
 import torch
 

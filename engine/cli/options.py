@@ -71,8 +71,8 @@ PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
 BackendOption = Annotated[
     str,
     typer.Option(
-        help="On cuda: auto (measured), fused, onchip, triton, tiledstem, stem, cudnn, compile or "
-        "eager. On cpu: auto, loops or openvino (extra cpu)."
+        help="On cuda: auto (measured), fused, onchip, triton, picked, tiledstem, stem, cudnn, "
+        "compile or eager. On cpu: auto, loops or openvino (extra cpu)."
     ),
 ]
 

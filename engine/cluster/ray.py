@@ -8,8 +8,10 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
+from dualsmooth.engine.backends import recorded_backend
 from dualsmooth.engine.cluster import heartbeat
 from dualsmooth.engine.cluster.conductor import Certified, Done, Event, Lost, Ready, Refused
 from dualsmooth.engine.cluster.heartbeat import ActorDeadlines
@@ -60,7 +62,7 @@ class Actor:
 
 
 class RayPool:
-    """A pool of Ray actors.
+    """A pool of Ray actors. On CUDA devices the first chooses backends; the others follow.
 
     The address ``local`` starts Ray on this machine, behind a token; else it is ``HOST:PORT`` or
     ``auto``.
@@ -69,7 +71,7 @@ class RayPool:
     def __init__(self, job: Job, count: int, address: str) -> None:
         self.cut: Cut
         self._ray = _connect(address)
-        self._job = self._ray.put(job)
+        self._given, self._job = job, self._ray.put(job)
         gpus = 1 if job.settings.device == "cuda" else 0
         self._make = self._ray.remote(Actor).options(
             num_cpus=0 if gpus else job.settings.threads, num_gpus=gpus, max_concurrency=2
@@ -77,9 +79,8 @@ class RayPool:
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, int | None]] = {}
         self._deadlines = ActorDeadlines(self._ray)
-        self._next = 0
-        for _ in range(count):
-            self._start()
+        self._next, self._missing = 0, count
+        self._start_missing(1 if gpus else count)
 
     def give(self, worker: int, lease: int, image_ids: list[int]) -> None:
         """Send a lease."""
@@ -118,6 +119,7 @@ class RayPool:
             return [self._replace(worker, reason_of(error))]
         self._deadlines.rest(worker)
         if lease is None:
+            self._follow(value)
             return [Ready(worker, value)]
         lines, used, run = value
         done = Done(worker, lease, used, run)
@@ -130,6 +132,19 @@ class RayPool:
         self._ray.kill(self._actors.pop(worker))
         self._start()
         return Lost(worker, reason)
+
+    def _follow(self, facts: dict[str, Any]) -> None:
+        """Start the other actors once the first has said which backend it chose."""
+        if self._missing:
+            backend = recorded_backend(facts["sampler"])
+            settings = replace(self._given.settings, backend=backend)
+            self._job = self._ray.put(replace(self._given, settings=settings))
+            self._start_missing(self._missing)
+
+    def _start_missing(self, count: int) -> None:
+        self._missing -= count
+        for _ in range(count):
+            self._start()
 
     def _start(self) -> None:
         number, self._next = self._next, self._next + 1

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dualsmooth.engine.backends import AUTO, recorded_backend
+from dualsmooth.engine.backends import AUTO, answers, recorded_backend
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.images import check_grid, check_images, unit_float
@@ -55,8 +55,10 @@ def as_recorded(settings: Settings, bundle: Bundle, recorded: dict[str, Any] | N
     if settings.batch_size is None and type(recorded.get("batch_size")) is int:
         settings = dataclasses.replace(settings, batch_size=recorded["batch_size"])
     sampler = str(recorded.get("sampler"))
-    if settings.backend == AUTO and sampler.partition(":")[0] == settings.device:
-        settings = dataclasses.replace(settings, backend=recorded_backend(sampler))
+    if sampler.partition(":")[0] == settings.device:
+        backend = recorded_backend(sampler)
+        if answers(backend, settings.backend):
+            settings = dataclasses.replace(settings, backend=backend)
     return settings
 
 

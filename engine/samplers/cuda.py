@@ -38,9 +38,10 @@ class CudaSampler(Sampler):
     """Counts votes of torch networks on a CUDA device; takes what `TorchSampler` takes, and:
 
     ``backend``: ``fused``, ``onchip`` or ``triton`` (CIFAR ResNets in bfloat16 and Gaussian noise
-    only; they run partial batches in smaller ones, which changes no vote), ``tiledstem``, ``stem``,
-    ``cudnn``, ``compile`` or ``eager``; ``auto`` takes the fastest but compile for each network; or
-    ``selector=cudnn,classifier=eager``.
+    only; they run partial batches in smaller ones, which changes no vote), ``picked``,
+    ``tiledstem``, ``stem``, ``cudnn``, ``compile`` or ``eager``; ``auto`` takes the fastest of
+    `dualsmooth.engine.backends.AUTOMATIC` for each network; or ``selector=cudnn,classifier=eager``.
+    ``picked`` times layers and is named by what it took: ``picked.stem.cpt``, which times nothing.
     ``slots``: images held at once. ``stream``: by default one of the current device. A network that
     gives a row other logits at another place in the batch is a `SamplerError`.
     """

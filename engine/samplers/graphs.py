@@ -104,7 +104,7 @@ class Capturer:
         else:
             built = self._build(backend, network)
             self._scores(model, built, judge)
-            replay = self._replay(built, full, counts)
+            replay, backend = self._replay(built, full, counts), built.name or backend
         replays = [(full, replay)]
         replays += [(s, self._replay(built, s, counts)) for s in smaller if built.any_shape]
         return Captured(backend, counts, tuple(reversed(replays)), tried)
@@ -132,6 +132,7 @@ class Capturer:
         for name in AUTOMATIC:
             try:
                 candidate = self._build(name, network)
+                name = candidate.name or name
                 if why := judge.refusal(self._scores(model, candidate, judge)):
                     refused[name] = why
                     continue
@@ -152,8 +153,13 @@ class Capturer:
     ) -> Network:
         batch = self.table.shape[1]
         return self.stream.run(
-            lambda: build(backend, network, dtype or self.dtype, self.inputs, batch)
+            lambda: build(backend, network, dtype or self.dtype, self.inputs, batch, self._race)
         )
+
+    def _race(self, calls: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+        """Seconds of each call as part of a graph."""
+        graphs = {name: self.stream.capture(call) for name, call in calls.items()}
+        return fastest(graphs, self.stream.seconds)
 
     def _replay(self, built: Network, size: int, counts: torch.Tensor) -> Callable[[], None]:
         rows = device_rows(self.table, size)

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
+from dualsmooth.engine.backends import PICKED
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.forms import AsItIs
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.fusion.picked import Race, picked
 from dualsmooth.engine.samplers.fusion.stem import KERNELS, Stemmed, take_stem
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
@@ -29,8 +32,6 @@ from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.resnet import FoldedResNet, resnet_features, resnet_votes
 from dualsmooth.kernels.rows import Rows
 from dualsmooth.kernels.thresholds import Thresholds
-
-Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,50 +56,76 @@ class Network:
 
     Counts are int64 [segments, classes + 1]. With ``any_shape`` a row's vote is the same in a batch
     of any size, so partial batches may run in smaller ones; libraries choose their algorithm by the
-    batch size.
+    batch size. ``name`` is that of a choice that was made within the backend.
     """
 
     scores: Callable[[Inputs, Rows], torch.Tensor]
     votes: Callable[[Inputs, Rows, torch.Tensor], None]
     any_shape: bool = False
+    name: str = ""
 
 
 def build(
-    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
+    backend: str, network: nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int, race: Race
 ) -> Network:
     """Make a network ready to run on the device of the inputs; it is not changed.
 
     ``triton`` has CIFAR ResNets, ``onchip`` with the activations of a stage on chip, and ``fused``
     in three kernels, noise, strided blocks and votes among them; ``cudnn`` does convolution, bias,
     sum and ReLU in one call, ``stem`` and ``tiledstem`` so what is behind our own noise and first
-    convolution, in Triton or, with the max pooling, in CUDA C++; ``compile`` is torch.compile and
+    convolution, in Triton or, with the max pooling, in CUDA C++; ``picked`` is one of these with
+    convolutions of ours where a ``race`` or its name says so; ``compile`` is torch.compile, and
     ``eager`` the network itself; in the others batch norm is folded. The network takes (rows,
     channels, height, width) in [0, 1] units; ``batch`` is the rows of a full batch.
     """
-    device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if backend in ("fused", "onchip", "triton"):
         resnet = _resnet(backend, network, dtype, inputs)
         if isinstance(resnet, FusedResNet):
-            return Network(partial(_fused_scores, resnet), partial(_fused_votes, resnet), True)
+            return Network(partial(_fused, resnet), partial(_fused, resnet), any_shape=True)
         return Network(partial(_resnet_scores, resnet), partial(_resnet_votes, resnet), True)
+    if backend.partition(".")[0] == PICKED:
+        return _picked(backend, network, dtype, inputs, batch, race)
+    return _library(*_parts(backend, network, dtype, inputs, batch))
+
+
+def _parts(
+    backend: str, network: nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
+) -> tuple[Begin, nn.Module]:
+    """What a network begins with, and what a library runs."""
     if backend in ("tiledstem", "stem"):
         return _stemmed(backend, network, dtype, inputs, batch)
-    shape = (batch, height, width, channels)
-    made: torch.nn.Module = AsItIs(network, dtype)
+    device, shape = inputs.images.device, (batch, *inputs.images.shape[1:])
+    made: Any = AsItIs(network, dtype)
     if backend == "cudnn":
         made = folded_network(network, torch.float32, shape).to(device)
         made = fuse_for_cudnn(made, _example(shape).to(device)).to(dtype)
     elif backend != "eager":
         made = folded_network(network, dtype, shape)
-    forward: Forward = made.to(device)
     if backend == "compile":
-        forward = torch.compile(made, dynamic=False)
-    begin = partial(_noisy_images, dtype)
-    return _library(begin, forward)
+        made = torch.compile(made.to(device), dynamic=False)
+    return partial(_noisy_images, dtype), made.to(device)
+
+
+def _picked(
+    backend: str, network: nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int, race: Race
+) -> Network:
+    """Convolutions by cuDNN or kernels of ours, behind what is named or else our stem."""
+    _, named, picks = f"{backend}..".split(".")[:3]
+    if dtype == torch.float32:
+        raise ArgumentError("backend", f"must not be {backend} in float32", str(dtype), "use cudnn")
+    beginning, arguments = named or "stem", (network, dtype, inputs, batch)
+    try:
+        begin, forward = _parts(beginning, *arguments)
+    except ArgumentError:
+        if named:
+            raise
+        begin, forward = _parts(beginning := "cudnn", *arguments)
+    made, picks = picked(forward, picks, race, every=bool(named))
+    return _library(begin, made, f"{PICKED}.{beginning}.{picks}")
 
 
 def _resnet(
-    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs
+    backend: str, network: nn.Module, dtype: torch.dtype, inputs: Inputs
 ) -> FoldedResNet | FusedResNet:
     """A network as our kernels take it, or why they do not."""
     device, (height, width) = inputs.images.device, inputs.images.shape[1:3]
@@ -127,8 +154,8 @@ def _resnet(
 
 
 def _stemmed(
-    backend: str, network: torch.nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
-) -> Network:
+    backend: str, network: nn.Module, dtype: torch.dtype, inputs: Inputs, batch: int
+) -> tuple[Begin, nn.Module]:
     """Noise, preprocessing and first convolution by our kernels, the rest by cuDNN's calls."""
     device, (height, width, channels) = inputs.images.device, inputs.images.shape[1:]
     if inputs.tables is not None or dtype == torch.float32:
@@ -150,7 +177,7 @@ def _stemmed(
             raise ArgumentError("backend", rule, received, hint)
         begin, size = partial(_tiled, taken, pack_stem(taken.stem), choice), choice.size
     example = _example((batch, *size, outputs)).to(device)
-    return _library(begin, fuse_for_cudnn(taken.rest, example).to(dtype))
+    return begin, fuse_for_cudnn(taken.rest, example).to(dtype)
 
 
 def _example(shape: tuple[int, int, int, int]) -> torch.Tensor:
@@ -192,26 +219,26 @@ def _tiled(
     return tiled_stem(inputs.images, rows, inputs.key, *parts, relu=taken.relu)
 
 
-def _library(begin: Begin, forward: Forward) -> Network:
+def _library(begin: Begin, forward: nn.Module, name: str = "") -> Network:
     parts = begin, forward
-    return Network(partial(_library_scores, *parts), partial(_library_votes, *parts))
+    return Network(partial(_library_scores, *parts), partial(_library_votes, *parts), name=name)
 
 
-def _library_scores(begin: Begin, forward: Forward, inputs: Inputs, rows: Rows) -> torch.Tensor:
+def _library_scores(begin: Begin, forward: nn.Module, inputs: Inputs, rows: Rows) -> torch.Tensor:
     with torch.no_grad():
-        return forward(begin(inputs, rows).permute(0, 3, 1, 2)).contiguous()
+        logits: torch.Tensor = forward(begin(inputs, rows).permute(0, 3, 1, 2))
+    return logits.contiguous()
 
 
 def _library_votes(
-    begin: Begin, forward: Forward, inputs: Inputs, rows: Rows, counts: torch.Tensor
+    begin: Begin, forward: nn.Module, inputs: Inputs, rows: Rows, counts: torch.Tensor
 ) -> None:
     ops.vote_logits(_library_scores(begin, forward, inputs, rows), rows.segment, counts)
 
 
 def _resnet_scores(resnet: FoldedResNet, inputs: Inputs, rows: Rows) -> torch.Tensor:
     """Logits by element-wise products: a matrix product might depend on a row's position."""
-    features = resnet_features(inputs.images, rows, inputs.key, resnet)
-    pooled = features.float().mean((1, 2))
+    pooled = resnet_features(inputs.images, rows, inputs.key, resnet).float().mean((1, 2))
     return (pooled[:, :, None] * resnet.fc_weight.float()).sum(1) + resnet.fc_bias
 
 
@@ -219,9 +246,5 @@ def _resnet_votes(resnet: FoldedResNet, inputs: Inputs, rows: Rows, counts: torc
     resnet_votes(inputs.images, rows, inputs.key, resnet, counts)
 
 
-def _fused_scores(fused: FusedResNet, inputs: Inputs, rows: Rows) -> torch.Tensor:
-    return fused_logits(inputs.images, rows, inputs.key, fused)
-
-
-def _fused_votes(fused: FusedResNet, inputs: Inputs, rows: Rows, counts: torch.Tensor) -> None:
-    fused_logits(inputs.images, rows, inputs.key, fused, counts)
+def _fused(fused: FusedResNet, inputs: Inputs, rows: Rows, *counts: torch.Tensor) -> Any:
+    return fused_logits(inputs.images, rows, inputs.key, fused, *counts)

@@ -15,10 +15,10 @@ import torch
 from dualsmooth.engine.backends import (
     AUTO,
     AUTOMATIC,
-    BACKENDS,
     Tried,
     backend_of_each,
     file_of_choices,
+    is_backend,
 )
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import write_json
@@ -72,7 +72,7 @@ def _again(
     best: dict[str, str] = {}
     for model, tried in kept.items():
         times = {name: t for name, t in (tried or {}).items() if isinstance(t, float)}
-        if not times or not set(times) <= set(BACKENDS["cuda"]):
+        if not times or not all(is_backend(name, "cuda") for name in times):
             return None
         best[model] = min(times, key=times.__getitem__)
     try:

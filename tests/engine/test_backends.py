@@ -1,6 +1,7 @@
 import pytest
 
 from dualsmooth.engine.backends import (
+    answers,
     backend_of_each,
     check_backend,
     recorded_backend,
@@ -15,6 +16,10 @@ from dualsmooth.engine.settings import Settings
     [
         ({"a": "cudnn", "b": "cudnn"}, "cuda:cudnn"),
         ({"b": "eager", "classifier@0.5": "triton"}, "cuda:b=eager,classifier@0.5=triton"),
+        (
+            {"b": "picked.stem.cp", "a@1": "picked.cudnn.c"},
+            "cuda:a@1=picked.cudnn.c,b=picked.stem.cp",
+        ),
     ],
 )
 def test_a_recorded_name_gives_the_choice_back(chosen: dict[str, str], name: str) -> None:
@@ -32,7 +37,38 @@ def test_a_processors_backend_is_recorded_too() -> None:
     assert recorded_backend("cpu") == "loops"
 
 
-UNKNOWN = ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a=openvino"]
+@pytest.mark.parametrize(
+    ("recorded", "asked", "answered"),
+    [
+        ("picked.stem.cp", "auto", True),
+        ("picked.stem.cp", "picked", True),
+        ("picked.stem.cp", "picked.stem", True),
+        ("picked.stem.cp", "picked.stem.cp", True),
+        ("picked.stem.cp", "picked.stem.cc", False),
+        ("picked.stem.cp", "picked.stem.c", False),
+        ("picked.stem.cp", "picked.cudnn", False),
+        ("picked.stem.cp", "stem", False),
+        ("stem", "picked", False),
+        ("auto", "picked", False),
+        ("a=picked.stem.cp,b=eager", "auto", True),
+        ("a=picked.stem.cp,b=eager", "b=eager,a=picked", True),
+        ("a=picked.stem.cp,b=eager", "a=picked,b=stem", False),
+        ("a=picked.stem.cp,b=picked.stem.pp", "picked", True),
+        ("a=picked.stem.cp,b=eager", "picked", False),
+        ("picked.stem.cp", "a=picked,b=picked.stem", True),
+        ("picked.stem.cp", "a=picked,b=eager", False),
+        ("a=picked.stem.cp,b=eager", "a=picked,c=eager", False),
+    ],
+)
+def test_a_record_answers_what_was_asked_for_or_it_does_not(
+    recorded: str, asked: str, answered: bool
+) -> None:
+    assert answers(recorded, asked) == answered
+
+
+UNKNOWN = ["picked.", "picked.stem.", "picked.eager.c", "picked.stem.c.p", "picked.stem.C1"]
+UNKNOWN += ["stem.picked", "a=picked.stem,b=picked.stem.-", "openvino.stem"]
+UNKNOWN += ["", "magic", "a=auto", "a=cudnn,", "cudnn,b=magic", "cudnn,eager", "a=openvino"]
 
 
 @pytest.mark.parametrize("text", UNKNOWN)

@@ -12,6 +12,9 @@ from dualsmooth.engine.samplers.fusion.patterns import (
     taken_bias,
 )
 
+RELU = torch.ops.aten.cudnn_convolution_relu.default
+ADD_RELU = torch.ops.aten.cudnn_convolution_add_relu.default
+
 
 def fuse_for_cudnn(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """A network whose conv (+ sum) + ReLU patterns are single cuDNN calls.
@@ -43,12 +46,9 @@ def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -
         return
     sizes = [list(size) for size in (layer.stride, layer.padding, layer.dilation)]
     source, weight, options = (node.args[0],), layer.weight.detach(), (*sizes, layer.groups)
-    calls = torch.ops.aten
     if total is None:
-        call = calls.cudnn_convolution_relu.default
-        replace(traced, node, last, call, source, weight, layer.bias, options)
+        replace(traced, node, last, RELU, source, weight, layer.bias, options)
         return
     other = next(arg for arg in total.all_input_nodes if arg is not node)
     bias = taken_bias(traced, other, layer.bias)
-    call = calls.cudnn_convolution_add_relu.default
-    replace(traced, total, last, call, source, weight, bias, options, middle=(other, 1.0))
+    replace(traced, total, last, ADD_RELU, source, weight, bias, options, middle=(other, 1.0))

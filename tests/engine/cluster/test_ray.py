@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
 from dualsmooth.engine.cluster import ray as ray_pool
+from dualsmooth.engine.cluster.conductor import Event, Ready
+from dualsmooth.engine.cluster.job import Job
 from dualsmooth.engine.cluster.ray import _connect, warn_if_reachable
 from dualsmooth.engine.errors import ArgumentError, StoppedError
+from dualsmooth.engine.settings import Settings
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)"
@@ -93,6 +97,56 @@ def test_ray_gives_the_bytes_of_one_process(tiny_bundle: Path, tmp_path: Path, f
 def test_an_address_where_nothing_answers() -> None:
     with pytest.raises(ArgumentError, match="ray must be the address of a cluster"):
         _connect("127.0.0.1:1")
+
+
+class Actors:
+    """A stand-in for Ray on a CUDA cluster: the sampler that each actor would open, in order."""
+
+    class exceptions:
+        RayError = KeyError
+
+    def __init__(self) -> None:
+        self.asked = list[str]()
+
+    def put(self, job: Job) -> Job:
+        return job
+
+    def remote(self, actor: object) -> Any:
+        return SimpleNamespace(options=lambda **about: SimpleNamespace(remote=self._start))
+
+    def _start(self, job: Job) -> Any:
+        self.asked.append(job.settings.backend)
+        chosen = f"picked.stem.{'cp'[len(self.asked) % 2]}"
+        name = f"cuda:{chosen if job.settings.backend == 'auto' else job.settings.backend}"
+        return SimpleNamespace(facts=SimpleNamespace(remote=lambda: lambda: {"sampler": name}))
+
+    def wait(self, waiting: list[Any], **about: object) -> Any:
+        return waiting, []
+
+    def get(self, answer: Any, timeout: float) -> dict[str, str]:
+        found: dict[str, str] = answer()
+        return found
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_actors_take_the_backends_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """On devices, where they are chosen by timing: each would choose its own."""
+    actors, settings = Actors(), Settings(device=device)
+    monkeypatch.setattr(ray_pool, "_connect", lambda address: actors)
+    monkeypatch.setattr(ray_pool, "ActorDeadlines", lambda ray: MagicMock(overdue=list))
+    pool = ray_pool.RayPool(Job(cast(Any, None), settings), 3, "local")
+    assert len(actors.asked) == (1 if device == "cuda" else 3)
+    told = list[Event]()
+    while len(told) < 3:
+        told += pool.events()
+    names = {event.facts["sampler"] for event in told if isinstance(event, Ready)}
+    if device == "cuda":
+        assert names == {"cuda:picked.stem.p"}
+        assert actors.asked == ["auto", "picked.stem.p", "picked.stem.p"]
+    else:
+        assert len(names) == 2
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A device stream without a device: nothing runs before somebody waits for it."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from dualsmooth.engine.samplers.sampler import Segment
 
@@ -101,3 +102,19 @@ def _votes_stay(base: NDArray[np.int64], count: Count, segments: Sequence[Segmen
 def votes_stay() -> Callable[[NDArray[np.int64], Count, Sequence[Segment]], None]:
     """Asserts that votes depend neither on batch mates nor on order."""
     return _votes_stay
+
+
+@pytest.fixture
+def cudnn() -> Iterator[None]:
+    """cuDNN's calls, which need a device, spelt out for processors."""
+
+    def relu(x: Any, weight: Any, bias: Any, *geometry: Any) -> torch.Tensor:
+        return torch.relu(functional.conv2d(x, weight, bias, *geometry))
+
+    def add_relu(x: Any, weight: Any, z: Any, alpha: Any, bias: Any, *rest: Any) -> torch.Tensor:
+        return torch.relu(functional.conv2d(x, weight, bias, *rest) + alpha * z)
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("cudnn_convolution_relu", relu, "CPU")
+        library.impl("cudnn_convolution_add_relu", add_relu, "CPU")
+        yield
