@@ -1,5 +1,9 @@
 """Kernels run in the Triton interpreter where there is no CUDA device."""
 
+import math
+import mmap
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,3 +34,25 @@ def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+GUARD = 1 << 36
+"""Bytes around sparse memory: what an offset of 32 bits reaches, of elements of 16 bytes."""
+
+Sparse = Callable[..., torch.Tensor]
+
+
+@pytest.fixture
+def sparse() -> Sparse:
+    """Tensors of zeros, of any size: only pages that are written take memory."""
+    if sys.platform != "linux":
+        pytest.skip("memory that is not there needs Linux")
+    unreserved = 0x4000  # MAP_NORESERVE, which Python names from 3.13 on
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
+
+    def made(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        count = math.prod(shape)
+        memory = mmap.mmap(-1, 2 * GUARD + max(count, 1) * dtype.itemsize, flags=flags)
+        return torch.frombuffer(memory, dtype=dtype, count=count, offset=GUARD).view(shape)
+
+    return made

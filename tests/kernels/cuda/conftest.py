@@ -36,13 +36,14 @@ extern "C" long long run(int block, int order, void** arguments) {
 class Host:
     """Runs kernels block after block; ``edit`` changes a source, ``order`` the order of warps.
 
-    With ``checked``, ``faults`` counts what `checked.h` finds.
+    With ``last``, of every launch the last block alone; with ``checked``, ``faults`` counts what
+    `checked.h` finds.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._made: dict[tuple[str, Choice, bool], ctypes.CDLL] = {}
-        self.checked = False
+        self.checked = self.last = False
         self.faults: Counter[str] = Counter()
         self.edit: Callable[[str], str] = str
         self.order, self.conflicts = 1, 0
@@ -60,7 +61,7 @@ class Host:
         library.run.restype = ctypes.c_longlong
         if self.checked:
             library.limit_to(choice.shared)
-        for block in range(blocks):
+        for block in range(blocks)[-1:] if self.last else range(blocks):
             self.conflicts += library.run(block, self.order, places)
         if self.checked:
             library.fault.restype = ctypes.c_longlong
@@ -97,5 +98,5 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Host:
 def host(libraries: Host) -> Host:
     """Sources as they are, warps in order."""
     libraries.edit, libraries.order, libraries.conflicts = str, 1, 0
-    libraries.checked, libraries.faults = False, Counter()
+    libraries.checked, libraries.last, libraries.faults = False, False, Counter()
     return libraries
