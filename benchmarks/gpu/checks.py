@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dualsmooth.benchmarks.gpu import contest as gpu_contest
-from dualsmooth.benchmarks.gpu.gate import GATES, KERNELS, CheckFailed
+from dualsmooth.benchmarks.gpu.gate import GATES, KERNELS, NEWEST, CheckFailed
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.gpu.votes import Subject
 from dualsmooth.engine.machine import installed_version
@@ -160,7 +160,7 @@ def items(place: Place) -> list[Item]:
         found += [*gates(place), *(votes_item("tiny", small, b) for b in ("triton", "eager"))]
         return [*found, _typed("predict"), _typed("decide")]
     found += [votes_item("ResNet-110", deep, backend) for backend in deep.backends]
-    found += gates(place)
+    found += gates(place, NEWEST | GATES)
     found += [votes_item("ResNet-20", small, backend) for backend in small.backends]
     return [*found, *(_typed(name) for name in COMMANDS)]
 
@@ -170,12 +170,12 @@ def _typed(name: str) -> Item:
     return Item(f"command line: {name}", work, limit=50, beside=True)
 
 
-def gates(place: Place) -> list[Item]:
+def gates(place: Place, which: Mapping[str, str] = GATES) -> list[Item]:
     """The tests that what is timed rests on."""
     sizes, found = ["-k", "small and "] if place.tiny else ["-m", "gpu", "-k", "real and "], []
-    for name, which in GATES.items():
+    for name, tests in which.items():
         if place.device.type == "cuda" or name in KERNELS:
-            chosen = [SIZES, *sizes[:-1], sizes[-1] + which]
+            chosen = [SIZES, *sizes[:-1], sizes[-1] + tests]
             found.append(Item(name, partial(pytest, chosen), limit=55, beside=True))
     return found
 

@@ -4,6 +4,7 @@ Figures = dict[str, float]
 
 STAGES = "on-chip: stages"
 ON_CHIP = (STAGES, *(f"on-chip: {name}" for name in ("fused", "tiled stem", "chain")))
+TILED_CONV = "on-chip: 3x3"
 CUDNN, POINTWISE = "cuDNN calls", "kernels: 1x1"
 KERNELS = tuple(f"kernels: {name}" for name in ("noise", "stem", "conv", "vote", "resnet"))
 GATES = dict(zip(ON_CHIP, ("cuda", "fused", "tiled", "chain"), strict=True))
@@ -18,6 +19,9 @@ GATES = {name: f"(on-chip and {text})" for name, text in GATES.items()} | {
 }
 """Items that run tests of the kernels, the newest first, and which of `checks.SIZES` each runs:
 what is timed rests on their exit codes."""
+
+NEWEST = {TILED_CONV: "(on-chip and 3x3)"}
+"""The same, of command 1 only: what rests on it is timed in later ones, if it passed there."""
 
 
 class CheckFailed(AssertionError):

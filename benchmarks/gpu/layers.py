@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 
+from dualsmooth.benchmarks.gpu.gate import TILED_CONV
 from dualsmooth.benchmarks.gpu.items import Turn
 from dualsmooth.benchmarks.gpu.kernels import IMAGENET_BATCH, Contestant, timed
 from dualsmooth.engine.samplers.passes import reproducible
 from dualsmooth.kernels import ops
+from dualsmooth.kernels.cuda.stages import shared_memory
+from dualsmooth.kernels.cuda.tiled_conv import TiledConv, pack_taps, tiled_conv
 from dualsmooth.kernels.launch import PointwiseLaunch
 
 _ATEN = torch.ops.aten
@@ -49,26 +52,41 @@ def pointwise_rivals(name: str, device: torch.device) -> list[Contestant]:
     return [Contestant(f"{name} {which}", batch, call, *work) for which, call in calls.items()]
 
 
-def wide_rivals(device: torch.device) -> list[Contestant]:
-    """The 3x3 convolution of 64 channels at 56 pixels: cuDNN's call and ours."""
+def wide_rivals(device: torch.device, adds: bool, tiled: bool) -> list[Contestant]:
+    """The 3x3 convolution of 64 channels at 56 pixels, and a sum: cuDNN's call and ours, in tiles
+    too."""
     x = torch.randn(IMAGENET_BATCH, 56, 56, 64, device=device, dtype=torch.bfloat16)
     weight, bias = torch.randn(3, 3, 64, 64, device=device).bfloat16() / 24, x.new_zeros(64).float()
+    other = torch.randn_like(x) if adds else None
     kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-    parts = x.permute(0, 3, 1, 2), kernel, bias.bfloat16(), [1, 1], [1, 1], [1, 1], 1
-    calls = {
-        "cudnn": partial(_ATEN.cudnn_convolution_relu, *parts),
-        "ours": partial(ops.conv, x, weight, bias),
-    }
-    work = 4 * 56 * 56 * 64, 18 * 56 * 56 * 64 * 64
-    label = "3x3 64-64 56px"
+    images, geometry = x.permute(0, 3, 1, 2), ([1, 1], [1, 1], [1, 1], 1)
+    half = bias.bfloat16()
+    calls = {"cudnn": partial(_ATEN.cudnn_convolution_relu, images, kernel, half, *geometry)}
+    if other is not None:
+        parts = images, kernel, other.permute(0, 3, 1, 2), 1.0, half
+        calls = {"cudnn": partial(_ATEN.cudnn_convolution_add_relu, *parts, *geometry)}
+    calls["ours"] = partial(ops.conv, x, weight, bias, residual=other)
+    for choice in TiledConv.candidates((56, 56, 64), shared_memory(device) * tiled, adds=adds):
+        packed = pack_taps(weight, choice)
+        calls[f"tiled {choice.label}"] = partial(
+            tiled_conv, x, packed, bias, choice, residual=other
+        )
+    work = 2 * (2 + adds) * 56 * 56 * 64, 18 * 56 * 56 * 64 * 64
+    label = f"3x3 64-64 56px{' and a sum' if adds else ''}"
     return [Contestant(f"{label} {n}", IMAGENET_BATCH, call, *work) for n, call in calls.items()]
 
 
 def layer_by_layer(turn: Turn, rounds: int = 15) -> dict[str, Any]:
     """Convolutions of ResNet-50, cuDNN's and ours, and which is faster at each."""
     found, device = dict[str, Any](), turn.place.device
-    makers = {name: partial(pointwise_rivals, name, device) for name in RESNET_50}
-    for name, make in ({"3x3": partial(wide_rivals, device)} | makers).items():
+    makers = {
+        f"3x3{' and a sum' if adds else ''}": partial(
+            wide_rivals, device, adds, turn.passed(TILED_CONV)
+        )
+        for adds in (False, True)
+    }
+    makers |= {name: partial(pointwise_rivals, name, device) for name in RESNET_50}
+    for name, make in makers.items():
         if turn.left() < 0:
             break
         with reproducible():

@@ -25,11 +25,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
+from dualsmooth.kernels.cuda import tiled_conv, tiled_stem
 from dualsmooth.kernels.cuda.stages import PROGRAMS, Choice, Program
-from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TILED, TiledStem
 
 ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""That Triton's kernels are compiled for."""
+
+SHARED_LIMIT = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+"""Bytes a thread block may have, of every architecture that CUDA C++ kernels are compiled for."""
+
 CEILINGS = Path(__file__).with_name("ceilings.json")
 CUDA = "cuda"
 """Name under which the limits of the CUDA C++ kernels are recorded."""
@@ -67,7 +71,7 @@ def build(name: str, sm: int) -> Machine:
 
 
 def build_case(case, sm: int) -> Machine:
-    """Compile a `Case` for an architecture (80, 90, 100) and read it back."""
+    """Compile a `Case` for an architecture (80, 90, ..) and read it back."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -154,14 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("check", "record", "table"):
         action.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="sm_90, and on the others only cases without limits or near a spill",
-    )
-    parser.add_argument(
-        "--sm", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES)
-    )
+    near = "sm_90, and on the others only cases without limits or near a spill"
+    parser.add_argument("--quick", action="store_true", help=near)
+    every = list(SHARED_LIMIT)
+    parser.add_argument("--sm", type=int, nargs="+", choices=every, default=every)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     os.environ["TRITON_INTERPRET"] = "0"
@@ -225,17 +225,21 @@ def _cuda_builds(options: argparse.Namespace, limits: Limits) -> Iterator[Built]
     for program, choice, sm in stage_builds():
         name = program.name(choice)
         if chosen(name, sm, options, limits):
-            yield Built(name, sm, True, build_stage(program, choice, sm))
+            taps = program is not tiled_conv.CONV  # they are in shared memory there
+            yield Built(name, sm, True, build_stage(program, choice, sm), taps)
 
 
 def stage_builds() -> list[tuple[Program, Choice, int]]:
     """CUDA C++ kernels, on the architectures whose shared memory holds them."""
     found: list[tuple[Program, Choice, int]] = []
-    for sm in ARCHITECTURES:
-        stems = [TiledStem.choose(shape, SHARED_LIMIT[sm], pool) for shape, pool in SHAPES]
+    for sm, shared in SHARED_LIMIT.items():
+        stems = [tiled_stem.TiledStem.choose(s, shared, pool) for s, pool in tiled_stem.SHAPES]
         every: list[tuple[Program, Choice]] = [*PROGRAMS]
-        every += [(TILED, stem) for stem in stems if stem is not None]
-        found += [(*pair, sm) for pair in every if pair[1].shared <= SHARED_LIMIT[sm]]
+        every += [(tiled_stem.TILED, stem) for stem in stems if stem is not None]
+        for size, adds in tiled_conv.SHAPES:
+            choices = tiled_conv.TiledConv.candidates(size, shared, adds=adds)
+            every += [(tiled_conv.CONV, choice) for choice in choices]
+        found += [(*pair, sm) for pair in every if pair[1].shared <= shared]
     return found
 
 

@@ -19,6 +19,13 @@ __device__ __forceinline__ void store_word(u32 address, u32 word) {
     asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(word));
 }
 
+// 16 bytes from device to shared memory, or zeros, under way until `wait_copies`.
+__device__ __forceinline__ void copy_async(u32 address, const uint4* source, bool inside) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(address), "l"(source), "r"(inside ? 16 : 0));
+}
+// The thread's own copies have arrived; those of others after a barrier.
+__device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+
 __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

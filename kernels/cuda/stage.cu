@@ -8,14 +8,11 @@
 // in this order. Self-contained: NVRTC needs no header.
 
 constexpr int SIDE = SIZE + 2;    // rows of a buffer: a halo of zeros above and below
-constexpr int CHUNKS = CHANNELS / 8;  // 16-byte chunks of a pixel
-constexpr int KSTEPS = CHANNELS / 16;
 constexpr int WARPS_N = CHUNKS / TILES < WARPS ? CHUNKS / TILES : WARPS;
 constexpr int WARPS_M = WARPS / WARPS_N;
 constexpr int PASSES = CHUNKS / (TILES * WARPS_N);  // over the images, for other output channels each
 constexpr int STRIPS = IMAGES * SIZE / 16;  // 16 pixels wide; at SIZE 8, two images side by side
 constexpr int UNITS = STRIPS * SIZE / ROWS;
-constexpr int PIXEL = CHUNKS * 16;            // bytes
 constexpr int LINE = PITCH * PIXEL;
 constexpr int BUFFER = IMAGES * SIDE * LINE;
 constexpr int IMAGE = SIZE * SIZE * CHUNKS;   // chunks
@@ -24,16 +21,6 @@ static_assert(PITCH >= SIZE + 2, "a row holds its halo");
 static_assert(SIZE >= 16 || IMAGES % 2 == 0, "two 8-pixel images make one strip");
 static_assert(SIZE % ROWS == 0 && WARPS_M * WARPS_N == WARPS, "warps must tile the outputs");
 static_assert(PASSES * TILES * WARPS_N == CHUNKS, "passes must tile the channels");
-
-// Byte offset of a chunk in a row. The swizzle makes the 8 rows of an ldmatrix, 8 pixels side by side,
-// fall into 8 different 16-byte columns of the banks. It depends on the column alone, so an address is a
-// constant of the lane, plus the start of the unit, plus an immediate for the row.
-template <int N = CHUNKS>  // chunks of a pixel
-__device__ __forceinline__ int place(int column, int chunk) {
-    constexpr int SPREAD = N < 8 ? N : 8;  // chunks that the swizzle exchanges
-    int swizzle = column / (8 / SPREAD) % SPREAD;
-    return (column * N + (chunk ^ swizzle)) * 16;
-}
 
 // Byte offset of a unit's first row of inputs, the one above its outputs.
 __device__ __forceinline__ int unit_start(int unit) {
@@ -54,8 +41,7 @@ __device__ __forceinline__ int image_chunk(int i) {
     return (i / IMAGE * SIDE + y + 1) * LINE + place(column + 1, i % CHUNKS);
 }
 
-// One 3x3 convolution of all images, from one buffer to the other, for the output channels of a pass.
-// Each input row is read once per column shift and feeds the three output rows that need it. The
+// One 3x3 convolution of all images, from one buffer to the other, for the output channels of a pass. The
 // residual is read at the entries that this thread alone overwrites.
 template <bool RESIDUAL>
 __device__ __forceinline__ void convolve(char* memory, int from, int to, int pass, const uint2* weights,
@@ -66,17 +52,8 @@ __device__ __forceinline__ void convolve(char* memory, int from, int to, int pas
     bias += first_tile * 8 + lane % 4 * 2;
     forget(weights, bias);  // else the compiler keeps an address per load
     u32 w[9][KSTEPS][TILES][2];
+    load_taps(w, weights);
     float shift[TILES][2];
-#pragma unroll
-    for (int tap = 0; tap < 9; ++tap)
-#pragma unroll
-        for (int k = 0; k < KSTEPS; ++k)
-#pragma unroll
-            for (int t = 0; t < TILES; ++t) {
-                const uint2 pair = __ldg(weights + ((tap * KSTEPS + k) * CHUNKS + t) * 32);
-                w[tap][k][t][0] = pair.x;
-                w[tap][k][t][1] = pair.y;
-            }
 #pragma unroll
     for (int t = 0; t < TILES; ++t)
 #pragma unroll
@@ -105,20 +82,7 @@ __device__ __forceinline__ void convolve(char* memory, int from, int to, int pas
         float acc[3][TILES][4] = {};
 #pragma unroll
         for (int r = 0; r < ROWS + 2; ++r) {
-#pragma unroll
-            for (int kx = 0; kx < 3; ++kx)
-#pragma unroll
-                for (int k = 0; k < KSTEPS; ++k) {
-                    u32 a[4];
-                    load_matrix(a, in[kx][k] + start + r * LINE);
-#pragma unroll
-                    for (int ky = 0; ky < 3; ++ky) {
-                        if (r - ky < 0 || r - ky >= ROWS) continue;
-#pragma unroll
-                        for (int t = 0; t < TILES; ++t)
-                            multiply(acc[(r - ky) % 3][t], a, w[ky * 3 + kx][k][t]);
-                    }
-                }
+            add_row(acc, r, in, start + r * LINE, w);
             if (r < 2) continue;
             float(&sum)[TILES][4] = acc[(r - 2) % 3];
 #pragma unroll

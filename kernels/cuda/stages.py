@@ -127,7 +127,7 @@ class Program:
         return f"cuda {self.label} {choice.label}"
 
 
-_STAGE = ("instructions", "stage")
+_STAGE = ("instructions", "taps", "stage")
 RESIDUAL = Program("residual_stage", "stage", (*_STAGE, "residual_stage"))
 NOISY = Program("noisy_stage", "noisy stage", (*_STAGE, "normals", "strided", "noisy_stage"))
 INNER = Program("inner_stage", "inner stage", (*_STAGE, "strided", "inner_stage"))

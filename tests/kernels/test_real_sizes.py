@@ -22,6 +22,8 @@ from dualsmooth.kernels import ops, reference, resnet
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
 from dualsmooth.kernels.cuda.residual_stage import on_chip, pack_weights, residual_stage
 from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, Stage, shared_memory
+from dualsmooth.kernels.cuda.tiled_conv import SHAPES as WIDE
+from dualsmooth.kernels.cuda.tiled_conv import TiledConv, pack_taps, tiled_conv
 from dualsmooth.kernels.cuda.tiled_stem import SHAPES, TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import PATCHES, PointwiseLaunch, StemShape, stem_candidates
@@ -386,6 +388,32 @@ def check_tiled(device: torch.device, shape: StemShape, pool: int, batch: int) -
     assert gap(found.float(), truth.float()) <= SUM_LIMIT + 2 * ROUNDING[torch.bfloat16]
 
 
+def check_tiled_conv(
+    device: torch.device, size: tuple[int, int, int], adds: bool, batch: int
+) -> None:
+    """The 3x3 convolution in tiles against torch in float32, at both ends of the batch; its choices
+    in bits.
+    """
+    shared = shared_memory(device)
+    choices = TiledConv.candidates(size, shared, adds=adds)
+    choices += TiledConv.candidates(size, shared, adds=adds, relu=False)
+    assert choices, "too little shared memory, or no CuPy"
+    generator, c = torch.Generator(device).manual_seed(7), size[2]
+    options: Any = dict(generator=generator, device=device)
+    x = torch.randn((batch, *size), dtype=torch.bfloat16, **options)
+    weight = (torch.randn((3, 3, c, c), **options) / (3 * math.sqrt(c))).bfloat16()
+    bias, residual = torch.randn(c, **options), x.flip(1) if adds else None
+    kept: dict[int, torch.Tensor] = {}
+    for choice in choices:
+        poison(device, x.numel() // 2)
+        made = tiled_conv(x, pack_taps(weight, choice), bias, choice, residual=residual)
+        for at in (slice(0, 128), slice(-128, None)):
+            part = None if residual is None else residual[at]
+            truth = reference.conv(x[at], weight, bias, residual=part, relu=bool(choice.relu))
+            assert gap(made[at].float(), truth) <= SUM_LIMIT + ROUNDING[torch.bfloat16]
+        assert torch.equal(made, kept.setdefault(choice.relu, made))
+
+
 Check = Callable[..., None]
 GPU = [
     pytest.mark.gpu,
@@ -416,6 +444,7 @@ SMALL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "on-chip chain": (check_chain, (1, 5)),
     "on-chip fused": (check_fused, (2, 5)),
     "on-chip tiled": (check_tiled, (StemShape(20, 37, 3, 64, 7, 2), 3, 3)),
+    "on-chip 3x3": (check_tiled_conv, ((11, 21, 64), True, 3)),
 }
 REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "words": (check_words, (64, 1024)),
@@ -438,6 +467,8 @@ REAL: dict[str, tuple[Check, tuple[Any, ...]]] = {
     "on-chip fused 20": (check_fused, (3, 4097)),
     "on-chip fused 110": (check_fused, (18, 4097)),
     **{f"on-chip tiled {s} pool {pool}": (check_tiled, (s, pool, 257)) for s, pool in SHAPES},
+    **{f"on-chip 3x3 {size} {adds}": (check_tiled_conv, (size, adds, 257)) for size, adds in WIDE},
+    "on-chip 3x3 beyond 32 bits": (check_tiled_conv, ((56, 56, 64), False, 10_707)),
 }
 SLOW = ("stem", "strided stem", "resnet")
 """In the interpreter."""

@@ -323,6 +323,8 @@ def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
     assert needed["on-chip times"] == gate.ON_CHIP
     assert needed["on-chip choices"] == (gate.STAGES,)
     assert needed["ResNet-50's layers"] == (gate.POINTWISE, gate.CUDNN)
+    checks = [i.name for i in child.items_of(1, Place(torch.device("cuda"), False, tmp_path))]
+    assert gate.TILED_CONV in checks
 
 
 @pytest.mark.parametrize("name", ["1x1 512-2048 7px", "1x1 256-512 56px, stride 2"])
@@ -342,16 +344,39 @@ def test_our_convolutions_of_resnet_50_are_what_they_are_timed_against(
         assert float(gap / theirs.abs().max()) < 0.02
 
 
+@pytest.mark.parametrize("adds", [False, True])
+def test_tiled_convolutions_are_timed_once_their_check_has_passed(
+    adds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU ours, of which no other kernel is asked."""
+    monkeypatch.setattr(layers, "IMAGENET_BATCH", 1)
+    monkeypatch.setattr(layers, "_ATEN", Cudnn())
+    monkeypatch.setattr(layers, "shared_memory", lambda device: 227 * 1024)
+    made = layers.wide_rivals(CPU, adds, tiled=False)
+    assert [c.name.split("px ")[1].removeprefix("and a sum ") for c in made] == ["cudnn", "ours"]
+    theirs, ours = (c.call() for c in made)
+    assert isinstance(theirs, torch.Tensor)
+    assert isinstance(ours, torch.Tensor)
+    gap = (ours.permute(0, 3, 1, 2).float() - theirs).abs().max()
+    assert float(gap / theirs.abs().max()) < 0.02
+    tiled = layers.wide_rivals(CPU, adds, tiled=True)[2:]
+    assert ["4 warps" in c.name for c in tiled] == [True, False]
+    assert all(" adds " in c.name for c in tiled) is adds
+
+
 class Cudnn:
     """What cuDNN's calls do, in float32."""
 
-    def cudnn_convolution_relu(self, x: Any, w: Any, b: Any, stride: Any, *rest: Any) -> Any:
-        return torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride).relu()
+    def cudnn_convolution_relu(
+        self, x: Any, w: Any, b: Any, stride: Any, padding: Any, *rest: Any
+    ) -> Any:
+        made = torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride, padding)
+        return made.relu()
 
     def cudnn_convolution_add_relu(
-        self, x: Any, w: Any, z: Any, alpha: float, b: Any, stride: Any, *rest: Any
+        self, x: Any, w: Any, z: Any, alpha: float, b: Any, stride: Any, padding: Any, *rest: Any
     ) -> Any:
-        made = torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride)
+        made = torch.nn.functional.conv2d(x.float(), w.float(), b.float(), stride, padding)
         return (made + alpha * z.float()).relu()
 
 

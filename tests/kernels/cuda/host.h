@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ucontext.h>
 #include <utility>
+#include <vector>
 
 #define __device__
 #define __global__
@@ -51,6 +52,7 @@ namespace host {
 static void begin() {}
 static void barrier() {}
 static void together(int) {}
+static void rows_at(u32) {}
 }  // namespace host
 #endif
 
@@ -176,6 +178,7 @@ static inline bool __all_sync(u32, bool x) {
 
 // Thread l has the address of row l % 8 of matrix l / 8; rows of a matrix in one bank are conflicts.
 static inline void load_matrix(u32 (&a)[4], u32 address) {
+    host::rows_at(address);
     const int turn = host::show(&address, 1), lane = threadIdx.x % 32;
     for (int j = 0; j < 4; ++j) {
         std::memcpy(&a[j], memory + host::seen(turn, 8 * j + lane / 4, 0) + lane % 4 * 4, 4);
@@ -184,6 +187,24 @@ static inline void load_matrix(u32 (&a)[4], u32 address) {
         for (int row = 0; row < 8; ++row) banks |= 1u << host::seen(turn, 8 * j + row, 0) / 16 % 8;
         conflicts += 8 - __builtin_popcount(banks);
     }
+}
+
+struct Copy {
+    u32 address;
+    const uint4* source;
+    bool inside;
+};
+static std::vector<Copy> copies[host::MOST];  // of each thread, under way
+static inline void copy_async(u32 address, const uint4* source, bool inside) {
+    copies[threadIdx.x].push_back({address, source, inside});
+}
+static inline void wait_copies() {
+    for (const Copy& copy : copies[threadIdx.x]) {
+        const uint4 value = copy.inside ? *copy.source : uint4{};
+        host::rows_at(copy.address);
+        std::memcpy(memory + copy.address, &value, 16);
+    }
+    copies[threadIdx.x].clear();
 }
 
 static inline void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {

@@ -11,6 +11,7 @@ import torch
 
 from dualsmooth.kernels.cuda.residual_stage import pack_weights
 from dualsmooth.kernels.cuda.stages import INNER, NOISY, RESIDUAL, STAGES, VOTING, Program
+from dualsmooth.kernels.cuda.tiled_conv import CONV, TiledConv, pack_taps
 from dualsmooth.kernels.cuda.tiled_stem import TILED, TiledStem
 from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.rows import seed_key
@@ -85,6 +86,14 @@ def tiled(sparse: Sparse, rows: int, slots: int) -> list[Any]:
     return [images, *columns(sparse, rows, slots), *stem, out, 3, 1]
 
 
+def conv(sparse: Sparse, rows: int, slots: int) -> list[Any]:
+    x, other, out = (sparse(rows, 8, 8, 64, dtype=BF16) for _ in range(3))
+    x[-1], other[-1] = normal(8, 8, 64), normal(8, 8, 64) + 1
+    packed = pack_taps(normal(3, 3, 64, 64) / 24, TAPS)
+    return [x, other, out, packed, normal(64)]
+
+
+TAPS = TiledConv.candidates((8, 8, 64), 227 * 1024, adds=True)[0]
 STEM = TiledStem.choose(StemShape(32, 32, 3, 16, 3, 1), 227 * 1024)
 SLOT = "static_cast<long long>(slot[row])"
 CASES: dict[str, tuple[Program, Any, Arguments, int, int, dict[str, str]]] = {
@@ -104,6 +113,10 @@ CASES: dict[str, tuple[Program, Any, Arguments, int, int, dict[str, str]]] = {
         TILED, STEM, tiled, (1 << 18) + 1, 700_000,
         {"const long long row = blockIdx": "const int row = blockIdx", SLOT: "slot[row]"},
     ),
+    "conv": (
+        CONV, TAPS, conv, (1 << 20) + 1, 1,
+        {"long long image = static_cast<long long>(blockIdx.x)": "int image = blockIdx.x"},
+    ),
 }  # fmt: skip
 """Kernel, choice, arguments, rows and slots (or segments); the 32-bit forms of its offsets."""
 
@@ -114,7 +127,7 @@ def agrees(host: Any, sparse: Sparse, name: str) -> bool:
     found, host.last = list[list[torch.Tensor]](), True
     for count, held in ((1, 1), (rows, slots)):
         arguments = make(sparse, count, held)
-        blocks = count if program is TILED else choice.blocks(count)
+        blocks = count if program in (TILED, CONV) else choice.blocks(count)
         host.launch(program, choice, blocks, *arguments)
         tensors = [a for a in arguments if isinstance(a, torch.Tensor) and a.dtype != INT]
         found.append([tensor[-1].clone() for tensor in tensors])

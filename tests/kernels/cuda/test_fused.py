@@ -195,7 +195,7 @@ def test_a_broken_kernel_is_noticed(
     assert any(changed)
 
 
-NORMALS = Program("test_normals", "", ("instructions", "stage", "normals"))
+NORMALS = Program("test_normals", "", ("instructions", "taps", "stage", "normals"))
 TEST_NORMALS = """
 extern "C" __global__ void test_normals(
     const u32* counter, const u32* key, u32* words, float* z, int n) {

@@ -143,7 +143,7 @@ def test_a_sanitizer_finds_what_is_broken(
     ("right", "wrong"),
     [
         ("LINE + place(column + 1, i", "LINE + place(column, i"),
-        ("+ start + r * LINE", "+ start + r * (LINE - 16)"),
+        ("in, start + r * LINE", "in, start + r * (LINE - 16)"),
         ("* SIDE + top) * LINE;", "* SIDE + top + 1) * LINE;"),
         ("w[ky * 3 + kx]", "w[kx * 3 + ky]"),
     ],
