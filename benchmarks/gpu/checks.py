@@ -19,6 +19,7 @@ from dualsmooth.benchmarks.gpu import contest as gpu_contest
 from dualsmooth.benchmarks.gpu.gate import GATES, KERNELS, NEWEST, CheckFailed
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn, Unavailable
 from dualsmooth.benchmarks.gpu.votes import Subject
+from dualsmooth.benchmarks.speed import networks as deep
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.models.registry import create
 
@@ -42,8 +43,9 @@ COMMANDS = {
     "doctor": "doctor",
 }
 """What a user types, one after the other where there is ``&&``."""
-VOTES = {"ResNet-110": 100.0}
-"""Seconds of a check of votes, where 60 are too few: it took 65 on an H100, of ResNet-20 28."""
+VOTES = {"ResNet-110": 100.0, "ResNet-50": 80.0}
+"""Seconds of a check of votes, where 60 are too few: it took 65 on an H100, of ResNet-20 28; of
+ResNet-50 the kernels of 17 kinds of convolutions are compiled."""
 
 TAIL = 1500
 """Characters of a command's output that are kept."""
@@ -56,6 +58,11 @@ def cifar(blocks: int, place: Place, backends: tuple[str, ...]) -> Subject:
         make = partial(create, "cifar_resnet20", {})
         return Subject("tiny ResNet-20", make, 8, 32, 150, 60, backends)
     return Subject(f"ResNet-{6 * blocks + 2}", make, 32, backends=backends)
+
+
+def resnet50(*backends: str) -> Subject:
+    """ResNet-50 for 224 pixels."""
+    return Subject("ResNet-50", deep.resnet50, 224, 512, 4000, 160, backends)
 
 
 def machine(turn: Turn) -> dict[str, Any]:
@@ -155,12 +162,13 @@ def items(place: Place) -> list[Item]:
     """The whole verdict: all of it runs side by side, the newest kernels first."""
     found = [Item("machine", machine, limit=10, beside=True), *_programs(place)]
     deep = cifar(18, place, ("fused", "onchip", "triton", "cudnn"))
-    small = cifar(3, place, ("fused", "onchip", "triton", "cudnn", "eager"))
+    small = cifar(3, place, ("fused", "onchip", "triton", "picked", "cudnn", "eager"))
     if place.tiny:
         found += [*gates(place), *(votes_item("tiny", small, b) for b in ("triton", "eager"))]
         return [*found, _typed("predict"), _typed("decide")]
     found += [votes_item("ResNet-110", deep, backend) for backend in deep.backends]
     found += gates(place, NEWEST | GATES)
+    found.append(votes_item("ResNet-50", resnet50("picked"), "picked"))
     found += [votes_item("ResNet-20", small, backend) for backend in small.backends]
     return [*found, *(_typed(name) for name in COMMANDS)]
 

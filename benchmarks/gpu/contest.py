@@ -18,6 +18,7 @@ from dualsmooth.benchmarks.gpu import votes
 from dualsmooth.benchmarks.gpu.gate import CheckFailed
 from dualsmooth.benchmarks.gpu.peers import Loop, careful, cohen
 from dualsmooth.benchmarks.gpu.votes import Subject
+from dualsmooth.engine.backends import recorded_backend
 from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.passes import reproducible
@@ -51,15 +52,17 @@ def check(
 ) -> dict[str, object]:
     """One backend of one network; raises at the first fault."""
     make, draws = partial(subject.sampler, network), subject.checked
-    sampler, found = make(backend, stream=stream()), dict[str, object]()
+    sampler = make(backend, stream=stream())
+    chosen = recorded_backend(sampler.name)
+    found: dict[str, object] = {"backend": chosen}
     found["repeats"] = votes.check_repeats(sampler, draws)
-    found["graph"] = votes.check_same("the graph", sampler, make(backend, stream=plain()), draws)
+    found["graph"] = votes.check_same("the graph", sampler, make(chosen, stream=plain()), draws)
     if backend in ("fused", "onchip", "triton"):
         small = make(backend, batch_size=max(1, subject.batch // 8), stream=stream())
         found["batch shape"] = votes.check_same("the batch shape", sampler, small, draws)
     full = {"precision": "fp32", "batch_size": min(512, subject.batch)}
     others = {"eager float32": partial(make, "eager", **full), "eager": partial(make, "eager")}
-    if backend not in ("fused", "onchip", "triton", "tiledstem", "stem"):  # they are bfloat16's
+    if backend in ("cudnn", "compile", "eager"):  # the others are bfloat16's
         others["float32"] = partial(make, backend, **full)
     made = dict[str, CudaSampler]()
     for name, maker in others.items():

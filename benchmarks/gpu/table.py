@@ -15,7 +15,7 @@ import torch
 
 from dualsmooth.benchmarks.gpu import contest
 from dualsmooth.benchmarks.gpu.ceilings import copy_rate, matrix_rate
-from dualsmooth.benchmarks.gpu.checks import cifar, machine, votes_item
+from dualsmooth.benchmarks.gpu.checks import cifar, machine, resnet50, votes_item
 from dualsmooth.benchmarks.gpu.gate import CheckFailed, require
 from dualsmooth.benchmarks.gpu.items import Item, Place, Turn
 from dualsmooth.benchmarks.gpu.peers import Loop, careful
@@ -39,12 +39,12 @@ def subjects(place: Place) -> list[Subject]:
             cifar(18, place, ("eager", "triton")),
             Subject("tiny network", _tiny, 8, backends=("eager",), **few),
         ]
-    backends = "tiledstem", "stem", "cudnn", "eager"
+    backends = "picked", "tiledstem", "stem", "cudnn"
     return [
         cifar(18, place, ("fused", "onchip", "triton", "cudnn", "eager")),
-        Subject("ResNet-50", deep.resnet50, 224, 512, 4000, 160, backends),
+        resnet50("picked.tiledstem", *backends),
         Subject("WRN-28-10", deep.wrn_28_10, 32, 2048, 20_000, 200, backends),
-        Subject("ResNet-18", deep.resnet18_cifar, 32, backends=backends),
+        Subject("ResNet-18", deep.resnet18_cifar, 32, backends=("picked.tiledstem", *backends)),
     ]
 
 
@@ -82,10 +82,10 @@ def table(subject: Subject, compiled: tuple[str, ...], turn: Turn) -> dict[str, 
     """Peers and our backends in turns."""
     place = turn.place
     network = subject.balanced(16 if place.tiny else 64)
-    makers = contest.peers(subject, network, place.device, compiled)
+    makers, names = contest.peers(subject, network, place.device, compiled), dict[str, str]()
     for backend in passed(subject, turn):
-        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
-    return contest.contest(
+        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place, names)
+    return {"samplers": names} | contest.contest(
         makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
     )
 
@@ -99,16 +99,22 @@ def autotuned(subject: Subject, turn: Turn) -> dict[str, Any]:
         f"torch.compile {mode}": partial(careful, network, subject, place.device, mode=mode)
     }
     for backend in passed(subject, turn):
-        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
+        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place, {})
     return contest.contest(
         makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
     )
 
 
 def _ours(
-    subject: Subject, network: torch.nn.Module, backend: str, place: Place, **options: Any
+    subject: Subject,
+    network: torch.nn.Module,
+    backend: str,
+    place: Place,
+    names: dict[str, str],
+    **options: Any,
 ) -> Loop:
     made = subject.sampler(network, backend, stream=place.stream(), **options)
+    names[backend] = made.name
     return contest.ours(made, len(subject.images))
 
 
@@ -121,7 +127,7 @@ def sweep(subject: Subject, turn: Turn) -> dict[str, Any]:
         for batch in (8, 16) if place.tiny else SWEEP:
             if turn.left() < 0:
                 return found
-            loop = _ours(subject, network, backend, place, batch_size=batch)
+            loop = _ours(subject, network, backend, place, {}, batch_size=batch)
             draws, seconds = most if place.tiny else most // batch * batch, []
             for number in range(4):
                 start = time.perf_counter()

@@ -83,6 +83,23 @@ def test_a_library_without_float32_is_noted_and_its_precision_checked(
         contest.check(SMALL, NETWORK, "cudnn", HostStream, HostStream)
 
 
+def test_a_choice_within_a_backend_is_made_once_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another contest could end otherwise: other votes without a fault."""
+    sampler, asked = Subject.sampler, list[str]()
+
+    def chosen(self: Subject, network: Any, backend: str, **options: Any) -> Any:
+        asked.append(backend)
+        made = sampler(self, network, "eager", **options)
+        if backend == "picked":
+            made.name = "cuda:picked.stem.cp"
+        return made
+
+    monkeypatch.setattr(Subject, "sampler", chosen)
+    found = contest.check(SMALL, NETWORK, "picked", HostStream, HostStream)
+    assert asked == ["picked", "picked.stem.cp", "eager", "eager"]
+    assert found["backend"] == "picked.stem.cp"
+
+
 def test_triton_is_not_compiled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, asked = Subject.sampler, set[tuple[str, str]]()
 
