@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import AffineLaunch
 
@@ -72,11 +72,9 @@ def affine(
     from dualsmooth.kernels.triton.affine import affine_kernel
 
     choice = launch or AffineLaunch()
-    out, programs = torch.empty_like(x), choice.programs(x.numel(), channels)
-    total = torch.empty_like(x) if keep else None
-    if programs >= 1 << 31:
-        rule = f"must have < 2^31 programs of {choice.width * choice.rows} values"
-        raise KernelArgumentError("x", rule, tuple(x.shape), "use smaller batches")
+    programs = choice.programs(x.numel(), channels)
+    expect_words("x", programs, "programs")
+    out, total = torch.empty_like(x), torch.empty_like(x) if keep else None
     if programs:
         affine_kernel[(programs,)](
             x,

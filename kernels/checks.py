@@ -43,8 +43,7 @@ def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: tor
     expect("images", images, (None, None, None, None), (dtype,))
     if images.numel() == 0:
         raise KernelArgumentError("images", "must not be empty", tuple(images.shape))
-    if images[0].numel() >= 1 << 31:
-        raise KernelArgumentError("images", "must have < 2^31 values each", tuple(images.shape))
+    expect_words("images", images[0].numel(), "values each")
     expect("key", key, (2,), (torch.int32,), device=images.device)
     expect("rows.slot", rows.slot, (None,), (torch.int32,), device=images.device)
     if len(rows) and not rows.slot.is_cuda:
@@ -52,6 +51,12 @@ def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: tor
         if low < 0 or high >= len(images):
             rule = f"must be in [0, {len(images)})"
             raise KernelArgumentError("rows.slot", rule, f"{low} .. {high}")
+
+
+def expect_words(name: str, count: int, what: str = "values") -> None:
+    """Raise unless a number that device code counts in 32 bits fits there."""
+    if count >= 1 << 31:
+        raise KernelArgumentError(name, f"must have < 2^31 {what}", count, "use smaller batches")
 
 
 def expect_programs(images: torch.Tensor, programs: int) -> int:

@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import ConvLaunch
 
@@ -66,8 +66,8 @@ def conv(
     if stride not in (1, 2) or (stride == 2 and (height % 2 or width % 2)):
         raise KernelArgumentError("stride", "must be 1, or 2 on even sizes", stride)
     oh, ow = height // stride, width // stride
-    if rows * height * width >= 1 << 31:
-        raise KernelArgumentError("x", "must have < 2^31 pixels", tuple(x.shape))
+    expect_words("x", rows * height * width, "pixels")
+    expect_words("weight", weight.numel())
     if residual is not None:
         expect("residual", residual, (rows, oh, ow, cout), **same)  # type: ignore[arg-type]
     step = _expect_shortcut(shortcut, residual, (rows, oh, ow, cout), x)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dualsmooth.kernels.checks import FLOATS, expect
+from dualsmooth.kernels.checks import FLOATS, expect, expect_words
 from dualsmooth.kernels.errors import KernelArgumentError
 
 REDUCTION_UNIT = 64
@@ -73,6 +73,9 @@ def fold_stem(
         raise KernelArgumentError("std", "must be > 0", std.tolist())
     if dtype not in FLOATS:
         raise KernelArgumentError("dtype", "must be float32, float16 or bfloat16", dtype)
+    expect_words(
+        "weight", max(4 * size * size, (pad + 1) ** 4) * outputs, "values, or border biases"
+    )
     folded = (weight / std[:, None]).to(dtype)
     lanes = 4 if channels == 3 else channels
     entries = size * size * lanes

@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import PointwiseLaunch
 
@@ -59,8 +59,8 @@ def pointwise(
     expect("bias", bias, (cout,), (torch.float32,), device=x.device)
     if stride < 1:
         raise KernelArgumentError("stride", "must be positive", stride)
-    if rows * height * width >= 1 << 31:
-        raise KernelArgumentError("x", "must have < 2^31 pixels", tuple(x.shape))
+    expect_words("x", rows * height * width, "pixels")
+    expect_words("weight", weight.numel())
     shape = rows, (height - 1) // stride + 1, (width - 1) // stride + 1, cout
     if residual is not None:
         expect("residual", residual, shape, (x.dtype,), device=x.device)
@@ -71,10 +71,12 @@ def pointwise(
         raise KernelArgumentError("x", "must not be float32 on a GPU", tuple(x.shape), "use cuDNN")
     from dualsmooth.kernels.triton.pointwise import pointwise_kernel
 
-    out = torch.empty(shape, dtype=x.dtype, device=x.device)
     choice = launch or PointwiseLaunch.candidates(cin, cout)[0]
     pixels = rows * shape[1] * shape[2]
-    pointwise_kernel[(-(-pixels // choice.pixels) * (cout // choice.outputs),)](
+    programs = -(-pixels // choice.pixels) * (cout // choice.outputs)
+    expect_words("x", programs, "programs")
+    out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    pointwise_kernel[(programs,)](
         x,
         weight,
         bias,

@@ -25,6 +25,9 @@ class Rows:
     segment: torch.Tensor  # int32, histogram the row votes into; -1 for a row that does not vote
 
     def __post_init__(self) -> None:
+        if len(self.slot) >= 1 << 31:
+            rule, hint = "must have < 2^31 entries", "use smaller batches"
+            raise KernelArgumentError("rows.slot", rule, len(self.slot), hint)
         for field in fields(self):
             column = getattr(self, field.name)
             dtype = torch.float32 if field.name == "sigma" else torch.int32

@@ -103,20 +103,24 @@ def _launch(
     )
     parameters = folded.packed, folded.table, out
     counters = rows.slot, rows.sigma, rows.stream, rows.image, rows.sample
-    tiles = expect_programs(images, -(-shape.out_height * shape.out_width // choice.pixels))
+    tiles = -(-shape.out_height * shape.out_width // choice.pixels)
+    if choice.design == "tile":
+        if choice.pixels < choice.tile_rows * shape.out_width or choice.tile_rows < 1:
+            raise KernelArgumentError("launch.pixels", "must hold tile_rows rows", choice)
+        tiles = -(-shape.out_height // choice.tile_rows)
+    expect_programs(images, tiles)
     if choice.design == "stored":
         padded = shape.channels == 3
         noisy = noise(images, rows, key, dtype=folded.packed.dtype, padded=padded, backend=backend)
         wide = min(choice.outputs, 1 << (shape.outputs - 1).bit_length())
-        device.stem_stored_kernel[(len(rows), tiles, -(-shape.outputs // wide))](
+        parts = expect_programs(images, -(-shape.outputs // wide))
+        device.stem_stored_kernel[(len(rows), tiles, parts)](
             noisy, *parameters, CHUNK=choice.chunk, OUTPUTS=wide, **layer
         )
     elif choice.design == "tap":
         tap_stem.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
     else:
-        if choice.pixels < choice.tile_rows * shape.out_width or choice.tile_rows < 1:
-            raise KernelArgumentError("launch.pixels", "must hold tile_rows rows", choice)
-        device.stem_tile_kernel[(len(rows), -(-shape.out_height // choice.tile_rows))](
+        device.stem_tile_kernel[(len(rows), tiles)](
             images,
             *parameters,
             key,

@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import VoteLaunch
 
@@ -51,6 +51,8 @@ def vote(
     expect("weight", weight, (channels, None), device=features.device)
     classes = weight.shape[1]
     expect("bias", bias, (classes,), (torch.float32,), device=features.device)
+    expect_words("features", height * width * channels, "values each")
+    expect_words("weight", weight.numel())
     _expect_counts(segment, counts, rows, classes, features.device)
     if not runs_kernel(backend, features):
         reference.vote(reference.logits(features, weight, bias), segment, counts)

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 
+from dualsmooth.kernels.checks import expect_words
+
 
 class Choice(Protocol):
     """A launch choice."""
@@ -141,6 +143,8 @@ PROGRAMS = tuple(
 
 def launch(program: Program, choice: Choice, blocks: int, *arguments: torch.Tensor | int) -> None:
     """Run thread blocks of a kernel on torch's current stream; the arguments are its own."""
+    for number in (blocks, *(a for a in arguments if isinstance(a, int))):
+        expect_words("rows", number, f"thread blocks, and entries that {program.kernel} counts")
     if not blocks:  # an error on a device
         return
     import cupy

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from dualsmooth.kernels.checks import expect
+from dualsmooth.kernels.checks import expect, expect_words
 from dualsmooth.kernels.cuda.residual_stage import pack_weights
 from dualsmooth.kernels.cuda.stages import Program, launch
 from dualsmooth.kernels.errors import KernelArgumentError
@@ -119,6 +119,7 @@ def tiled_conv(
     """
     shape = None, choice.height, choice.width, choice.channels
     expect("x", x, shape, (torch.bfloat16,))
+    expect_words("x", choice.height * choice.width * choice.channels, "values each")
     fragments = 9, choice.channels // 16, choice.channels // 8, 32, 2, 2
     expect("packed", packed, fragments, (torch.bfloat16,), device=x.device)
     expect("bias", bias, (choice.channels,), (torch.float32,), device=x.device)

@@ -45,6 +45,7 @@ class TiledStem:
         sizes = shape.height, shape.width, shape.outputs, shape.kernel, shape.stride, pool
         rows = (16 if shape.height > 32 else 32) // (2 if pool else 1)
         made = cls(*sizes, min(rows, cls(*sizes, 1, tiles).size[0]), tiles)
+        fits = fits and made.size[0] * made.size[1] * shape.outputs < 1 << 31
         return made if fits and shape.kernel <= 7 and made.shared <= shared else None
 
     @property

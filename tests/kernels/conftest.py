@@ -51,8 +51,9 @@ def sparse() -> Sparse:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
 
     def made(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        count = math.prod(shape)
-        memory = mmap.mmap(-1, 2 * GUARD + max(count, 1) * dtype.itemsize, flags=flags)
+        if not (count := math.prod(shape)):
+            return torch.zeros(shape, dtype=dtype)
+        memory = mmap.mmap(-1, 2 * GUARD + count * dtype.itemsize, flags=flags)
         return torch.frombuffer(memory, dtype=dtype, count=count, offset=GUARD).view(shape)
 
     return made

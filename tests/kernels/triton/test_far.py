@@ -6,6 +6,7 @@ Memory is sparse, and the interpreter runs the last program alone.
 import importlib.util
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,10 @@ import torch
 from triton.runtime import interpreter
 
 from dualsmooth.engine.noise.integer import thresholds
-from dualsmooth.kernels import ops
+from dualsmooth.kernels import ops, reference
+from dualsmooth.kernels.cuda.stages import RESIDUAL, STAGES, launch
+from dualsmooth.kernels.cuda.tiled_stem import TiledStem
+from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import fold_stem
 from dualsmooth.kernels.launch import (
     AffineLaunch,
@@ -45,6 +49,8 @@ def last_program(sparse: Sparse, monkeypatch: pytest.MonkeyPatch) -> None:
     run, builder = interpreter.GridExecutor.__call__, interpreter.interpreter_builder
 
     def last(self: Any, *args: Any, **options: Any) -> None:
+        if not all(self.grid):
+            return
         place = tuple(n - 1 for n in (*self.grid, 1, 1)[:3])
         self.grid = (1,)
         with pytest.MonkeyPatch.context() as patch:
@@ -97,10 +103,9 @@ def stems(design: str) -> Callable[[Sparse, int, int], torch.Tensor]:
         images = with_last(sparse, normal(8, 16, 3), slots)
         constants = (torch.full((n,), 0.3) for n in (16, 3, 3))
         folded = fold_stem(normal(3, 3, 3, 16) / 6, *constants, dtype=HALF)
-        launch = StemLaunch(design, 64)
-        launch = StemLaunch.tile(shape, 8) if design == "tile" else launch
+        tile = StemLaunch.tile(shape, 8) if design == "tile" else StemLaunch(design, 64)
         batch = images, rows_of(sparse, rows, slots), KEY, folded
-        return ops.stem(*batch, backend="triton", launch=launch)
+        return ops.stem(*batch, backend="triton", launch=tile)
 
     return run
 
@@ -259,3 +264,134 @@ def test_offsets_of_32_bits_are_noticed(
         if name.endswith("_kernel"):
             monkeypatch.setattr(module, name, getattr(wrong, name))
     assert not agrees(sparse, case)
+
+
+def test_the_largest_image_of_a_batch_of_one(sparse: Sparse) -> None:
+    """As many programs as the second axis of a grid has, and not one more."""
+    images, rows = sparse(1, 65_535, 256, 3, dtype=FLOAT), rows_of(sparse, 1, 1)
+    block = 65_535 * 256 - 1
+    counter = torch.tensor([block, 99, 77, 3])
+    truth = 0.5 * reference.box_muller(reference.philox_words(counter, KEY))[:3]
+    y = ops.noise(images, rows, KEY, backend="triton")
+    assert float((y[0, -1, -1] - truth).abs().max()) <= 2e-6
+    wide = sparse(1, 65_536, 256, 3, dtype=FLOAT)
+    with pytest.raises(KernelArgumentError, match=r"^images must not be so large"):
+        ops.noise(wide, rows, KEY, backend="triton")
+
+
+def too_many_rows(sparse: Sparse) -> object:
+    return Rows(*[sparse(1 << 31, dtype=INT)] * 6)
+
+
+def too_many_pixels(sparse: Sparse) -> object:
+    x = sparse(1 << 31, 1, 1, 16, dtype=HALF)
+    return ops.conv(x, sparse(3, 3, 16, 16, dtype=HALF), sparse(16, dtype=FLOAT))
+
+
+def too_many_pixels_of_a_product(sparse: Sparse) -> object:
+    x = sparse(1 << 31, 1, 1, 16, dtype=HALF)
+    return ops.pointwise(x, sparse(16, 16, dtype=HALF), sparse(16, dtype=FLOAT))
+
+
+def too_many_products(sparse: Sparse) -> object:
+    x, launch = sparse(1 << 30, 1, 1, 16, dtype=HALF), PointwiseLaunch(16, 16, 16)
+    constants = sparse(16, 512, dtype=HALF), sparse(512, dtype=FLOAT)
+    return ops.pointwise(x, *constants, backend="triton", launch=launch)
+
+
+def too_many_weights(sparse: Sparse) -> object:
+    weight, bias = sparse(1 << 19, 1 << 12, dtype=HALF), sparse(1 << 12, dtype=FLOAT)
+    return ops.pointwise(sparse(1, 1, 1, 1 << 19, dtype=HALF), weight, bias)
+
+
+def too_many_strips(sparse: Sparse) -> object:
+    x = sparse(1 << 35, 1, dtype=HALF)
+    return ops.affine(x, backend="triton", launch=AffineLaunch(16, 1))
+
+
+def too_large_features(sparse: Sparse) -> None:
+    features = sparse(1, 1 << 15, 1 << 12, 16, dtype=HALF)
+    counts, head = sparse(1, 3, dtype=torch.int64), sparse(16, 2, dtype=HALF)
+    ops.vote(features, head, sparse(2, dtype=FLOAT), sparse(1, dtype=INT), counts)
+
+
+def too_many_borders(sparse: Sparse) -> object:
+    constants = (torch.ones(n) for n in (64, 3, 3))
+    return fold_stem(sparse(160, 160, 3, 64, dtype=FLOAT), *constants)
+
+
+def too_tall(sparse: Sparse) -> object:
+    images, rows = sparse(1, 65_536, 4, 3, dtype=FLOAT), rows_of(sparse, 1, 1)
+    folded = fold_stem(normal(3, 3, 3, 16), *(torch.ones(n) for n in (16, 3, 3)), dtype=HALF)
+    launch = StemLaunch.tile(StemShape(65_536, 4, 3, 16, 3, 1), 1)
+    return ops.stem(images, rows, KEY, folded, backend="triton", launch=launch)
+
+
+def too_many_outputs(sparse: Sparse) -> object:
+    images, rows = sparse(1, 1, 1, 1, dtype=FLOAT), rows_of(sparse, 1, 1)
+    outputs = 65_536 * 16
+    constants = (torch.ones(n) for n in (outputs, 1, 1))
+    folded = fold_stem(sparse(1, 1, 1, outputs, dtype=FLOAT), *constants, dtype=HALF)
+    launch = StemLaunch("stored", 16, outputs=16)
+    return ops.stem(images, rows, KEY, folded, backend="triton", launch=launch)
+
+
+def too_many_blocks(sparse: Sparse) -> None:
+    launch(RESIDUAL, STAGES[0], 1 << 31)
+
+
+def too_many_entries(sparse: Sparse) -> None:
+    launch(RESIDUAL, STAGES[0], 1 << 29, sparse(1, dtype=INT), 1 << 31)
+
+
+@pytest.mark.parametrize(
+    ("argument", "run"),
+    [
+        ("rows.slot", too_many_rows),
+        ("x", too_many_pixels),
+        ("x", too_many_pixels_of_a_product),
+        ("x", too_many_products),
+        ("weight", too_many_weights),
+        ("x", too_many_strips),
+        ("features", too_large_features),
+        ("weight", too_many_borders),
+        ("images", too_tall),
+        ("images", too_many_outputs),
+        ("rows", too_many_blocks),
+        ("rows", too_many_entries),
+    ],
+)
+def test_what_32_bits_cannot_count_is_refused_before_a_launch(
+    argument: str, run: Callable[[Sparse], object], sparse: Sparse
+) -> None:
+    with pytest.raises(KernelArgumentError, match=f"^{argument} must .*; received"):
+        run(sparse)
+
+
+def test_a_tiled_stem_leaves_images_to_others_whose_outputs_32_bits_cannot_count() -> None:
+    """Its offsets within an image are of 32 bits."""
+    tall = StemShape(1 << 18, 256, 3, 64, 3, 1)
+    assert TiledStem.choose(tall, 227 * 1024) is None
+    assert TiledStem.choose(replace(tall, height=1 << 16), 227 * 1024) is not None
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_no_rows_are_no_votes(backend: str, sparse: Sparse) -> None:
+    options: Any = dict(backend=backend)
+    rows = Rows(*(sparse(0, dtype=FLOAT if i == 1 else INT) for i in range(6)))
+    folded = fold_stem(normal(3, 3, 3, 16), *(torch.ones(n) for n in (16, 3, 3)), dtype=HALF)
+    batch, counts = (normal(2, 8, 8, 3), rows, KEY), torch.zeros(3, 11, dtype=torch.int64)
+    assert ops.noise(*batch, **options).shape == (0, 8, 8, 3)
+    tables, grid = Thresholds.pack([thresholds(0.25)]), batch[0].to(torch.uint8)
+    level = sparse(0, dtype=INT)
+    assert len(ops.integer_noise(grid, rows, KEY, level, tables, **options)) == 0
+    x = ops.stem(*batch, folded, **options)
+    x = ops.conv(x, normal(3, 3, 16, 16).half(), normal(16), residual=x, **options)
+    x = ops.pointwise(x, normal(16, 16).half(), normal(16), residual=x, **options)
+    total, x = ops.affine(x, normal(16), normal(16), other=x, keep=True, **options)
+    assert total is not None
+    assert total.shape == x.shape == (0, 8, 8, 16)
+    head = normal(16, 10).half(), normal(10)
+    ops.vote(x, *head, rows.segment, counts, **options)
+    ops.vote_logits(normal(0, 10), rows.segment, counts, **options)
+    assert not counts.any()
