@@ -8,7 +8,10 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.kernels import ops
+from dualsmooth.kernels.cuda.stages import shared_memory
+from dualsmooth.kernels.cuda.tiled_conv import TiledConv, pack_taps, tiled_conv
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,25 @@ def _narrow(kind: Convolution, weight: torch.Tensor, bias: torch.Tensor) -> Run:
     return partial(ops.conv, weight=weight, bias=bias, stride=kind.stride, relu=kind.relu)
 
 
-KERNELS = {"p": Kernel(_is_product, _product), "t": Kernel(_is_narrow, _narrow)}
+def _is_tiled(kind: Convolution) -> bool:
+    square = kind.inputs == kind.outputs and kind.inputs in (32, 64)
+    return kind.kernel == 3 and kind.stride == 1 and square
+
+
+def _tiled(kind: Convolution, weight: torch.Tensor, bias: torch.Tensor) -> Run:
+    sizes, shared = (*kind.size, kind.inputs), shared_memory(weight.device)
+    found = TiledConv.candidates(sizes, shared, adds=kind.adds, relu=kind.relu)
+    if not found:
+        rule, hint = "must not name s on this device", "the kernel needs sm_80 and CuPy: use c"
+        raise ArgumentError("backend", rule, str(weight.device), hint)
+    return partial(tiled_conv, packed=pack_taps(weight, found[0]), bias=bias, choice=found[0])
+
+
+KERNELS = {
+    "p": Kernel(_is_product, _product),
+    "t": Kernel(_is_narrow, _narrow),
+    "s": Kernel(_is_tiled, _tiled),
+}
 """By their letters, which certificates name: a letter is never given to another kernel."""
 
 FREE = "pt"

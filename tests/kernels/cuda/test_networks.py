@@ -10,11 +10,16 @@ import torch
 from torch import nn
 
 from dualsmooth.benchmarks.speed import networks
+from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion import kernels as convolutions
+from dualsmooth.engine.samplers.fusion.cudnn import fuse_for_cudnn
 from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.fusion.picked import picked
 from dualsmooth.engine.samplers.fusion.stem import Stemmed, take_stem
 from dualsmooth.kernels import ops, reference
+from dualsmooth.kernels.cuda import tiled_conv
 from dualsmooth.kernels.cuda import tiled_stem as module
 from dualsmooth.kernels.cuda.tiled_stem import TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.launch import StemShape
@@ -161,3 +166,35 @@ def test_other_networks_are_told_why_they_are_refused(name: str, reason: str) ->
     found = take_stem(folded_network(network, torch.float32, (2, SIDE, SIDE, 3)), torch.bfloat16)
     assert isinstance(found, str)
     assert reason in found
+
+
+def never(calls: object) -> dict[str, float]:
+    raise AssertionError("nothing is to be timed")
+
+
+@pytest.mark.parametrize(("letters", "right"), [("ss", True), ("tt", True), ("ss", False)])
+def test_a_network_takes_our_convolutions_in_tiles(
+    host: Any, monkeypatch: pytest.MonkeyPatch, letters: str, right: bool
+) -> None:
+    """The last one is wrong: its shortcuts are left out."""
+    torch.manual_seed(1)
+    body = nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), BasicBlock(32, 32, 1), BasicBlock(32, 32, 1)
+    network = networks.Pooled(nn.Sequential(*body), 32, 10).eval()
+    found = parts(network, torch.bfloat16, pools=False)
+    activations = ops.stem(noisy()[0], ROWS, KEY, found.stem, stride=2, relu=found.relu)
+    x = activations.permute(0, 3, 1, 2)
+    rest = fuse_for_cudnn(found.rest, x.float()).bfloat16()
+    monkeypatch.setattr(convolutions, "shared_memory", lambda device: 227 * 1024)
+    blocks = host.launch if right else partial(without_shortcut, host)
+    monkeypatch.setattr(tiled_conv, "launch", blocks)
+    made, picks = picked(rest, letters, never, every=True)
+    with torch.no_grad():
+        wanted = copy.deepcopy(network).double()(noisy()[1].double())
+        gap = (made(x).double() - wanted).abs().max() / wanted.abs().max()
+    assert picks == letters
+    assert (float(gap) < ROUNDED) is right
+
+
+def without_shortcut(host: Any, program: Any, choice: Any, rows: int, *given: Any) -> None:
+    x, other, *rest = given
+    host.launch(program, choice, rows, x, other if other is x else torch.zeros_like(other), *rest)
