@@ -25,6 +25,7 @@ from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.errors import reason_of
+from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.python_names import is_unpatched
 from dualsmooth.engine.models.graph.layers import Layers
 from dualsmooth.engine.models.graph.recorded import recorded
@@ -101,14 +102,18 @@ def is_captured(module: nn.Module) -> TypeGuard[fx.GraphModule]:
     return isinstance(module, fx.GraphModule) and _CAPTURED in module.meta
 
 
-def is_known(module: nn.Module) -> bool:
-    """Whether nothing but known code decides what a network in eval mode computes."""
+def is_known(module: nn.Module, *, read: bool = False) -> bool:
+    """Whether nothing but known code decides what a network in eval mode computes.
+
+    With ``read`` also of programs of which every operator was read and treats each row alone, which
+    torch.fx does not follow.
+    """
     everywhere = (hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks)
     parts = list(_parts(module))
     kinds = {id(type(part)): type(part) for part in parts}
     return (
         not any(everywhere)
-        and all(map(_is_known_part, parts))
+        and all(_is_known_part(part, read) for part in parts)
         and all(map(is_unpatched, kinds.values()))
     )
 
@@ -120,17 +125,21 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield from () if part is None else _parts(part)
 
 
-def _is_known_part(part: nn.Module) -> bool:
+def _is_known_part(part: nn.Module, read: bool) -> bool:
     kind = type(part)
     instead = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
-        (kind.__module__ in _OWN or kind in _PLAIN)
+        (kind.__module__ in _OWN or kind in _PLAIN or (read and _is_row_wise(part)))
         and not (part.training or has_hooks(part) or instead or part._compiled_call_impl)
         and not (type(part) is nn.BatchNorm2d and part.running_mean is None)
         and not (type(part) is nn.Flatten and part.start_dim < 1)
         and all(t is None or type(t) in (nn.Parameter, torch.Tensor) for t in tensors)
     )
+
+
+def _is_row_wise(part: nn.Module) -> bool:
+    return type(part) is Exported and part.row_wise
 
 
 def has_hooks(layer: nn.Module) -> bool:

@@ -55,14 +55,14 @@ def admitted(
     copy of; its trials are not repeated while it stays as it was.
     """
     trial = _Trial(module, input_shape, outputs, role, origin)
-    if trial.known:
+    if trial.known and owner is None:
         trial.first_pass()
         return trial.module
     owner = module if owner is None else owner
     tried, found, plain = _ADMITTED.get(owner, (None, None, False))
-    state = (input_shape, kept_state(module))
+    state = (input_shape, () if trial.known else kept_state(module))
     if tried != state or outputs not in (None, found):
-        trial.run()
+        (trial.first_pass if trial.known else trial.run)()
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
@@ -81,7 +81,7 @@ class _Trial:
     ) -> None:
         self.module, self.asked, self.found = module, (shape, outputs), outputs
         self._role, self._origin, self._outside = role, origin, Outside()
-        self.known = is_known(module)
+        self.known = is_known(module, read=True)
         self._watch = nullcontext() if self.known else self._outside
 
     def first_pass(self) -> None:

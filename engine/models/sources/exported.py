@@ -36,7 +36,7 @@ def read_exported(
     those of pixels in [0, 1], for a classifier that takes normalized ones.
     """
     plain = path.suffix.lower() == ".onnx"
-    data, (run, sizes) = _onnx(path) if plain else load_pt2(path, trust=trust)
+    data, (run, sizes, row_wise) = _onnx(path) if plain else load_pt2(path, trust=trust)
     if len(sizes) != 4 or any(size is None for size in sizes[1:]):
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
@@ -53,7 +53,7 @@ def read_exported(
             "std": list(spread("std", [1.0] if std is None else std, channels)),
         }
         run, sha256 = _normalized(run, kwargs["mean"], kwargs["std"]), digest_of([sha256, kwargs])
-    exported = Exported(run, rows or None, sha256)
+    exported = Exported(run, rows or None, sha256, row_wise)
     network = Network(path.suffix.lower()[1:], kwargs, sha256, exported, str(path))
     module = admitted(network.build(), shape, None, CLASSIFIER, str(path), network)
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
         raise FileError(path, "must have one float32 input and one output", f"{kinds} to {names}")
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
-    return b"".join([data, *beside.values()]), (
+    return b"".join([data, *beside.values()]), Program(
         lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]),
         sizes,
     )

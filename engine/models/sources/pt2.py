@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, read_plain
 from dualsmooth.engine.models.sources.pt2_program import DTYPES, Pt2Program
+from dualsmooth.engine.models.sources.pt2_rows import is_row_wise
 
 _PARTS = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/[\w.]+|models/model\.json"
@@ -31,8 +32,16 @@ _SCHEMA = 8
 _SYMBOL = re.compile(r"Symbol\('(\w+)'(?:, \w+=(?:True|False))*\)|(\w+)")
 _TRUST = "--trust-model, or load_bundle(path, trust=True), runs whatever is in it"
 
-Program = tuple[Callable[[torch.Tensor], torch.Tensor], tuple[int | None, ...]]
-"""A network as a function of one batch, and the sizes of that batch; None means any."""
+
+class Program(NamedTuple):
+    """A network as a function of one batch, and the sizes of that batch; None means any.
+
+    Of one that is seen to be ``row_wise``, for any number of rows, nothing has to be tried.
+    """
+
+    run: Callable[[torch.Tensor], torch.Tensor]
+    sizes: tuple[int | None, ...]
+    row_wise: bool = False
 
 
 def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
@@ -103,7 +112,8 @@ def _graph(model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
             raise ValueError(f"the program takes no batch of shape {tuple(x.shape)}")
         return program(x)
 
-    return run, sizes
+    free = sizes[0] is not None or (least <= 1 and most == math.inf)
+    return Program(run, sizes, free and is_row_wise(program))
 
 
 def _size(size: dict[str, Any]) -> int | None:
@@ -148,7 +158,7 @@ def _trusted(data: bytes) -> Program:
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         raise ValueError(f"an input of {getattr(value, 'dtype', type(value))}, not float32")
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return program.module(), sizes
+    return Program(program.module(), sizes)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ _STRIDED = 7
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class Result:
     """Stands in an argument for the result of an earlier operator."""
 
     name: str
@@ -92,20 +92,20 @@ class Pt2Program:
         pixels: str,
         logits: str,
     ) -> None:
-        self._steps: list[Step] = [
+        self.steps: list[Step] = [
             (_target(node["target"]), _inputs(node), _names(node["outputs"]), []) for node in nodes
         ]
-        self._constants, self._pixels, self._logits = constants, pixels, logits
+        self.constants, self.pixels, self.logits = constants, pixels, logits
         self._own = {t.untyped_storage()._cdata for t in constants.values() if t.numel()}
-        self._written = {step[0]: _written(step[0]) for step in self._steps}
+        self._written = {step[0]: _written(step[0]) for step in self.steps}
         kept = {*constants, logits}
-        for _, arguments, names, done in reversed(self._steps):
+        for _, arguments, names, done in reversed(self.steps):
             done += {*_results_in(list(arguments.values())), *names} - kept
             kept.update(done)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         pixels = x.clone() if any(self._written.values()) else x
-        return self._run(self._steps, {**self._constants, self._pixels: pixels}, self._refuse_own)
+        return self._run(self.steps, {**self.constants, self.pixels: pixels}, self._refuse_own)
 
     def check_sizes(self, shape: tuple[int, ...]) -> None:
         """Try a batch of a shape, with sizes alone."""
@@ -121,9 +121,9 @@ class Pt2Program:
         try:
             noted = recorded(self, batch, MOST_OPERATORS).graph.nodes
         except Exception:  # PyTorch knows more operators, and imports its compiler for that
-            meta = {name: tensor.to("meta") for name, tensor in self._constants.items()}
-            steps = [_on_meta(step) for step in self._steps if "_assert" not in str(step[0])]
-            self._run(steps, {**meta, self._pixels: batch}, add)
+            meta = {name: tensor.to("meta") for name, tensor in self.constants.items()}
+            steps = [_on_meta(step) for step in self.steps if "_assert" not in str(step[0])]
+            self._run(steps, {**meta, self.pixels: batch}, add)
         else:
             for node in noted:
                 add(node.target, (), (node.meta.get("val"),))
@@ -142,7 +142,7 @@ class Pt2Program:
             values.update(zip(names, found, strict=bool(names)))
             for name in done:
                 values.pop(name, None)
-        return values[self._logits]  # type: ignore[no-any-return]
+        return values[self.logits]  # type: ignore[no-any-return]
 
     def _refuse_own(self, target: Any, arguments: Mapping[str, Any], _: Any) -> None:
         """A pass that changes weights changes the next one."""
@@ -192,13 +192,13 @@ def _names(outputs: list[dict[str, Any]]) -> list[str]:
     if len(outputs) == 1 and "as_tensors" in outputs[0]:
         outputs = [{"as_tensor": entry} for entry in outputs[0]["as_tensors"]]
     found = [_argument(output) for output in outputs]
-    if not all(isinstance(result, _Result | None) for result in found):
+    if not all(isinstance(result, Result | None) for result in found):
         raise ValueError("a result that has no name")
     return ["" if result is None else result.name for result in found]
 
 
 def _results_in(value: object) -> Iterator[str]:
-    if isinstance(value, _Result):
+    if isinstance(value, Result):
         yield value.name
     for part in value if isinstance(value, list) else ():
         yield from _results_in(part)
@@ -206,23 +206,23 @@ def _results_in(value: object) -> Iterator[str]:
 
 def _filled(part: object, values: Mapping[str, Any]) -> Any:
     """An argument with results in their places."""
-    if isinstance(part, _Result):
+    if isinstance(part, Result):
         return values[part.name]
     return [_filled(entry, values) for entry in part] if isinstance(part, list) else part
 
 
 def _argument(argument: Mapping[str, Any]) -> Any:
-    """Value of an argument, with `_Result` where it is one; ValueError if it is something else."""
+    """Value of an argument, with `Result` where it is one; ValueError if it is something else."""
     ((kind, value),) = argument.items()
     match kind:
         case "as_none":
             return None
         case "as_tensor":
-            return _Result(str(value["name"]))
+            return Result(str(value["name"]))
         case "as_tensors":
             return [_argument({"as_tensor": entry}) for entry in value]
         case "as_name":
-            return _Result(str(value))
+            return Result(str(value))
         case "as_sym_int" | "as_sym_bool":
             return _argument(value)
         case "as_sym_ints" | "as_optional_tensors":

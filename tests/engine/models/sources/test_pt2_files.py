@@ -84,7 +84,7 @@ def rows_of(model: dict[str, Any]) -> dict[str, Any]:
 def test_it_computes_what_pytorch_s_reader_does(honest: Path) -> None:
     x = torch.rand(5, *SHAPE)
     kept = x.clone()
-    (_, (ours, sizes)), (_, (theirs, _)) = load_pt2(honest), load_pt2(honest, trust=True)
+    (_, (ours, sizes, _)), (_, (theirs, *_)) = load_pt2(honest), load_pt2(honest, trust=True)
     with torch.inference_mode():
         assert torch.equal(ours(x), theirs(x.clone()))
     assert torch.equal(x, kept)
@@ -275,7 +275,7 @@ def test_values_without_end_are_refused_before_they_are_made(
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_program_is_captured_for_faster_forms_and_tried_once(
+def test_a_program_is_captured_for_faster_forms_and_read_instead_of_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, run = list[int](), front_door._Trial.run
@@ -298,7 +298,22 @@ def test_a_program_is_captured_for_faster_forms_and_tried_once(
     x = noisy(2, (32, 32, 3)).contiguous()
     with torch.inference_mode():
         torch.testing.assert_close(captured(x), bundle.build("classifier")(x))
-    assert len(trials) == 1
+    assert not trials
+    load_bundle(tmp_path / "net.pt2", trust=True)  # by PyTorch's reader
+    assert trials
+
+
+def test_programs_for_some_numbers_of_rows_are_tried(tmp_path: Path) -> None:
+    def read(rows: Any, change: Change = lambda _: None) -> bool:
+        module = nn.Sequential(nn.Flatten(), nn.Linear(90, 4)).eval()
+        program = torch.export.export(module, (torch.rand(3, *SHAPE),), dynamic_shapes=(rows,))
+        torch.export.save(program, tmp_path / "net.pt2")
+        return load_pt2(planted(tmp_path / "net.pt2", tmp_path / "other.pt2", change))[1].row_wise
+
+    assert read(None)  # of three rows at a time
+    assert read({0: torch.export.Dim("n", min=1)})
+    assert not read({0: torch.export.Dim("n", min=1, max=16)})
+    assert not read({0: torch.export.Dim("n", min=3)})
 
 
 def test_a_program_that_changes_its_weights_is_refused(honest: Path, tmp_path: Path) -> None:
