@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from dualsmooth.benchmarks.speed import networks
+from dualsmooth.engine.models.architectures.deep_resnet import Bottleneck
 from dualsmooth.engine.models.architectures.resnet import BasicBlock
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import create
@@ -172,27 +174,42 @@ def never(calls: object) -> dict[str, float]:
     raise AssertionError("nothing is to be timed")
 
 
+def behind_our_stem(blocks: list[nn.Module], letters: str, dtype: torch.dtype) -> float:
+    """Gap to float64 of a network of blocks, with our stem and the convolutions of the letters."""
+    layers = [m for block in blocks for m in block.modules() if isinstance(m, nn.Conv2d)]
+    first = nn.Conv2d(3, layers[0].in_channels, 3, 2, 1)
+    body = nn.Sequential(first, nn.ReLU(), *blocks)
+    network = networks.Pooled(body, layers[-1].out_channels, 10).eval()
+    found = parts(network, dtype, pools=False)
+    activations = ops.stem(noisy()[0], ROWS, KEY, found.stem, stride=2, relu=found.relu)
+    x = activations.permute(0, 3, 1, 2)
+    rest = fuse_for_cudnn(found.rest, x.float()).to(dtype)
+    made, picks = picked(rest, letters, never, every=True)
+    assert picks == letters
+    with torch.no_grad():
+        wanted = copy.deepcopy(network).double()(noisy()[1].double())
+        return float((made(x).double() - wanted).abs().max() / wanted.abs().max())
+
+
+def test_a_network_takes_our_convolutions_in_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter, in float32."""
+    torch.manual_seed(1)
+    product, narrow = (partial(call, backend="triton") for call in (ops.pointwise, ops.conv))
+    monkeypatch.setattr(convolutions, "ops", SimpleNamespace(pointwise=product, conv=narrow))
+    assert behind_our_stem([Bottleneck(16, 16, 2)], "pptp", torch.float32) < 1e-4
+
+
 @pytest.mark.parametrize(("letters", "right"), [("ss", True), ("tt", True), ("ss", False)])
 def test_a_network_takes_our_convolutions_in_tiles(
     host: Any, monkeypatch: pytest.MonkeyPatch, letters: str, right: bool
 ) -> None:
     """The last one is wrong: its shortcuts are left out."""
     torch.manual_seed(1)
-    body = nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), BasicBlock(32, 32, 1), BasicBlock(32, 32, 1)
-    network = networks.Pooled(nn.Sequential(*body), 32, 10).eval()
-    found = parts(network, torch.bfloat16, pools=False)
-    activations = ops.stem(noisy()[0], ROWS, KEY, found.stem, stride=2, relu=found.relu)
-    x = activations.permute(0, 3, 1, 2)
-    rest = fuse_for_cudnn(found.rest, x.float()).bfloat16()
     monkeypatch.setattr(convolutions, "shared_memory", lambda device: 227 * 1024)
-    blocks = host.launch if right else partial(without_shortcut, host)
-    monkeypatch.setattr(tiled_conv, "launch", blocks)
-    made, picks = picked(rest, letters, never, every=True)
-    with torch.no_grad():
-        wanted = copy.deepcopy(network).double()(noisy()[1].double())
-        gap = (made(x).double() - wanted).abs().max() / wanted.abs().max()
-    assert picks == letters
-    assert (float(gap) < ROUNDED) is right
+    launch = host.launch if right else partial(without_shortcut, host)
+    monkeypatch.setattr(tiled_conv, "launch", launch)
+    blocks: list[nn.Module] = [BasicBlock(32, 32, 1), BasicBlock(32, 32, 1)]
+    assert (behind_our_stem(blocks, letters, torch.bfloat16) < ROUNDED) is right
 
 
 def without_shortcut(host: Any, program: Any, choice: Any, rows: int, *given: Any) -> None:
