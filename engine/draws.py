@@ -34,9 +34,9 @@ class Draw:
     """A request for the votes of samples ``first .. first + count - 1`` of one network.
 
     ``sigma`` is the noise standard deviation per pixel, in [0, 1] pixel units; each ``level``, 0 ..
-    15, reads counters of its own. ``ahead`` has the counts of the draws that continue this one if
-    its votes settle nothing: a hint, rows to spare may vote on them early, and no vote depends on
-    it.
+    15, reads counters of its own. ``then`` is the draw that follows whatever it finds, as a rule,
+    and ``ahead`` has the counts of those that continue it if its votes settle nothing: hints, rows
+    to spare may vote on them early, and no vote depends on them.
     """
 
     model: str
@@ -46,6 +46,7 @@ class Draw:
     count: int
     level: int = 0
     ahead: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    then: "Draw | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.level < LEVELS:

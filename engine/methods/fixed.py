@@ -16,7 +16,7 @@ Failure budget. One Clopper-Pearson bound at the full alpha; two at alpha / 2 wi
 test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.decide`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
@@ -82,20 +82,21 @@ class FixedSmoothing(Method):
         ledger = AlphaLedger("single", alpha, {"classifier": alpha})
         if self.runner_up:
             ledger = AlphaLedger("sum", alpha, {"classifier": alpha / 2, "rival": alpha / 2})
-        guess = yield self.classify(Phase.CLASS_GUESS, self.sigma, budget.n0)
+        estimate = self.classify(Phase.CLASS_ESTIMATE, self.sigma, budget.n)
+        then = estimate if budget.kind == "fixed" else None
+        guess = yield replace(self.classify(Phase.CLASS_GUESS, self.sigma, budget.n0), then=then)
         candidate = top_class(guess)
         if candidate is None:
             return Claim.of(None, 0.0, self.sigma, ledger)
         if budget.kind == "decide":
-            stream = VoteStream(self.classify(Phase.CLASS_ESTIMATE, self.sigma, budget.n), guess)
-            trial = EventTests("classifier", ("=", candidate), stream, alpha)
+            trial = EventTests("classifier", ("=", candidate), VoteStream(estimate, guess), alpha)
             radius = (yield from decide(budget.radii, [[trial]])).radius
             return Claim.of(candidate, radius, self.sigma, ledger, [trial.bound])
         n = budget.n
         if budget.tolerance is not None:
             pilot = Pilot(int(guess[candidate]), budget.n0, self.sigma, alpha)
             n = planned_votes(None, pilot, n, budget.tolerance)[1]
-        counts = yield self.classify(Phase.CLASS_ESTIMATE, self.sigma, n)
+        counts = yield replace(estimate, count=n)
         radius, bounds = class_radius(counts, candidate, self.sigma, alpha, self.runner_up)
         return Claim.of(candidate, radius, self.sigma, ledger, bounds)
 

@@ -63,7 +63,7 @@ class Flight(Generic[Result]):
         draw = self.draw
         if draw is None or self._tally.counted < draw.count:
             return False
-        self._record(draw, self._tally.votes)
+        self.records.append(DrawRecord.of(draw, self._tally.votes))
         self._advance(self._tally.votes)
         return True
 
@@ -80,9 +80,6 @@ class Flight(Generic[Result]):
             rule = f"votes must be >= 0 and sum to {count}"
             raise SamplerError(f"image {self.image_id}: {rule}; received {votes.tolist()}")
 
-    def _record(self, draw: Draw, votes: Counts) -> None:
-        self.records.append(DrawRecord.of(draw, votes))
-
     def _advance(self, votes: Counts | None) -> None:
         """Run the procedure up to a draw whose votes are not known."""
         try:
@@ -95,6 +92,6 @@ class Flight(Generic[Result]):
                     self.draw, self.asked = draw, self._tally.counted
                     return
                 votes = self._tally.votes
-                self._record(draw, votes)
+                self.records.append(DrawRecord.of(draw, votes))
         except StopIteration as stop:
             self.draw, self.asked, self._result = None, 0, stop.value

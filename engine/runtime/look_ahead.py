@@ -27,8 +27,8 @@ def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result
     """Segments for at most ``room`` rows to spare, of draws that follow those of the flights.
 
     A test undecided after m votes goes on beyond e > m votes with a chance of about m / e, so the
-    next samples go to the flight with the largest m / e. The flights' current draws have all been
-    handed to the sampler.
+    next samples go to the flight with the largest m / e, and first to draws that follow as a rule.
+    The flights' current draws have all been handed to the sampler.
     """
     parts: list[Part[Result]] = []
     waiting: list[tuple[float, int, Draw, int]] = []
@@ -38,7 +38,8 @@ def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result
         if (step := next(following[index], None)) is not None:
             current = flights[index].draw
             assert current is not None
-            heappush(waiting, (-current.first / step[0].first, index, *step))
+            chance = 1.0 if step[0] == current.then else current.first / step[0].first
+            heappush(waiting, (-chance, index, *step))
 
     for index in range(len(flights)):
         push(index)
@@ -54,11 +55,13 @@ def look_ahead(flights: Sequence[Flight[Result]], room: int) -> list[Part[Result
 
 
 def _following(flight: Flight[Result]) -> Iterator[tuple[Draw, int]]:
-    """Draws that continue a flight's current one, and how many samples of each have voted early."""
+    """Draws that follow a flight's current one, and how many samples of each have voted early."""
     if flight.draw is None:
         return
+    draws = [] if flight.draw.then is None else [flight.draw.then]
     first = flight.draw.first + flight.draw.count
     for count in flight.draw.ahead:
-        draw = replace(flight.draw, first=first, count=count, ahead=())
-        yield draw, flight.early[draw].counted if draw in flight.early else 0
+        draws.append(replace(flight.draw, first=first, count=count, ahead=(), then=None))
         first += count
+    for draw in draws:
+        yield draw, flight.early[draw].counted if draw in flight.early else 0

@@ -1,6 +1,7 @@
 """Rows to spare vote early; what is answered never depends on it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.runtime.drive import drive
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.look_ahead import look_ahead
@@ -166,6 +168,36 @@ def test_rows_go_to_those_who_will_probably_need_them() -> None:
     assert [(p.segment.first, p.segment.count) for p in more] == [(180, 20), (200, 100)]
     assert [one.unread for one in flights] == [80, 250]
     assert look_ahead([Flight(2, asking(0, ()))], 10) == []
+
+
+@pytest.mark.parametrize("votes", [500, 5000])
+def test_the_estimate_votes_beside_the_guess(votes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image, 100 votes to guess: they leave 924 rows of their batch to the estimate."""
+
+    def certify(sampler: Late) -> tuple[Flight[Claim], Flight[Claim], Scheduler[Claim]]:
+        def fresh() -> Flight[Claim]:
+            procedure = FixedSmoothing(ThreeLevels(), 0.5).certify(Budget.fixed(100, votes), 1e-3)
+            return Flight(7, procedure, slot=0)
+
+        scheduler: Scheduler[Claim] = Scheduler(sampler, 1)
+        (found,) = scheduler.run([(fresh(), lambda: np.zeros((1, 1, 1), np.float32))])
+        return found, drive(fresh(), Late()), scheduler
+
+    found, wanted, scheduler = certify(Late())
+    assert (found.result, found.records) == (wanted.result, wanted.records)
+    assert [record.count for record in found.records] == [100, votes]
+    assert (scheduler.occupancy.run, scheduler.occupancy.used) == (
+        1024 * -(-(votes + 100) // 1024), votes + 100
+    )  # fmt: skip
+    fake = Late.count
+
+    def shifted(sampler: Late, model: str, segments: Sequence[Segment]) -> Any:
+        others = [replace(s, first=s.first + (s.stream != segments[0].stream)) for s in segments]
+        return fake(sampler, model, others)
+
+    monkeypatch.setattr(Late, "count", shifted)  # early votes of other samples are other votes
+    found, wanted, _ = certify(Late())
+    assert found.records != wanted.records
 
 
 def test_a_network_that_few_images_need_does_not_starve(monkeypatch: pytest.MonkeyPatch) -> None:
