@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,13 +13,14 @@ from dualsmooth.engine.machine import warn_of_missing_loops, warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
-from dualsmooth.engine.samplers.cuda import CudaSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 from dualsmooth.engine.samplers.processors import chosen
-from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.samplers.cuda import CudaSampler
 
 
 def device_kind(wanted: str) -> str:
@@ -79,14 +80,17 @@ def make_sampler(
     slots: int = 16,
     threads: int | None = None,
     **settings: Any,
-) -> TorchSampler | CpuSampler | CudaSampler:
+) -> "TorchSampler | CpuSampler | CudaSampler":
     """The fastest sampler this machine has for a kind of device.
 
     Arguments are those of `TorchSampler`, `CpuSampler` and `CudaSampler`; threads are the CPU's.
     """
     check_backend(backend, device)
     warn_of_untested(torch.__version__)
-    if device == "cuda":
+    if device == "cuda":  # whose kernels and graphs a processor does not wait for
+        from dualsmooth.engine.samplers.cuda import CudaSampler
+        from dualsmooth.engine.samplers.remembered import choose_once
+
         make = partial(CudaSampler, networks, outputs, shape, slots=slots, **settings)
         about = {name: settings.get(name) for name in ("batch_size", "precision", "noise")}
         return choose_once(make, networks, backend, about | {"shape": list(shape)})

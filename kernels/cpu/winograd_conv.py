@@ -203,7 +203,10 @@ def slots_of(wiring: Sequence[tuple[int, int | None]], inputs: int) -> list[int]
 
 
 def _at_points(weight: torch.Tensor) -> torch.Tensor:
-    """Weights at the points, [points, blocks, channels, outputs of a block]; made in float64."""
+    """Weights at the points, [points, blocks, channels, outputs of a block]; made in float64.
+
+    Block by block, so that what lies between stays in the cache.
+    """
     near, far = math.sqrt(0.5), math.sqrt(2.0)
     finite = (0.0, near, -near, far, -far)
     rows = []
@@ -211,11 +214,14 @@ def _at_points(weight: torch.Tensor) -> torch.Tensor:
         scale = math.prod(point - other for other in finite if other != point)
         rows.append([1 / scale, point / scale, point * point / scale])
     transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
-    points = torch.einsum("ia,kcab,jb->ijck", transform, weight.double(), transform)
     outputs, channels = weight.shape[:2]
     width = 2 * LANES if outputs % (2 * LANES) == 0 else LANES
-    blocks = points.reshape(POINTS, channels, -1, width).permute(0, 2, 1, 3)
-    return blocks.float().contiguous()
+    blocks = torch.empty(POINTS, outputs // width, channels, width)
+    for block, taps in enumerate(torch.split(weight.permute(2, 3, 1, 0), width, 3)):
+        halves = transform @ taps.double().reshape(3, -1)
+        points = transform @ halves.view(len(transform), 3, -1)
+        blocks[:, block] = points.view(POINTS, channels, width)
+    return blocks
 
 
 @cache

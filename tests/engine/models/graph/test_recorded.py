@@ -102,7 +102,7 @@ def test_what_it_does_not_know_is_an_error(kind: str) -> None:
     assert torch.equal(X, kept)
 
 
-def test_a_convolutional_network_is_captured_without_the_compiler() -> None:
+def test_processors_wait_for_neither_the_compiler_nor_what_cuda_needs() -> None:
     code = (
         "import sys, torch\nfrom torch import nn\n"
         "from dualsmooth.engine.models.capture import capture\n"
@@ -110,7 +110,9 @@ def test_a_convolutional_network_is_captured_without_the_compiler() -> None:
         "net = Mine(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),\n"
         "           nn.Flatten(), nn.Linear(72, 5)).eval()\n"
         "assert capture(net, torch.zeros(2, 3, 8, 8)) is not None\n"
-        "print(*{'torch._dynamo', 'sympy'} & sys.modules.keys())\n"
+        "import dualsmooth.engine.samplers.choose\n"
+        "late = {'torch._dynamo', 'sympy', 'dualsmooth.engine.samplers.cuda'}\n"
+        "print(*late & sys.modules.keys())\n"
     )
     run = [sys.executable, "-c", code]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "\n"
