@@ -15,7 +15,7 @@ from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
 from dualsmooth.engine.cli.frontier import frontier
 from dualsmooth.engine.cli.help import Command, meant
-from dualsmooth.engine.cli.interrupt import INTERRUPTED, STOPPED, interruptible, said, watch
+from dualsmooth.engine.cli.interrupt import INTERRUPTED, interruptible, said, stopped, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.quantize import quantize
 from dualsmooth.engine.cli.report import parquet, report
@@ -151,14 +151,14 @@ def _run() -> NoReturn:
     except RecursionError:
         _fail("an argument or file is nested too deeply", 2)
     except MemoryError:
-        _fail("out of memory; what was reached is on disk, go on with --resume", 3)
+        _fail(stopped("out of memory"), 3)
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 3
     except OSError as error:
         if error.errno in _OF_NAMES:
             _fail(f"{error.filename}: must be readable; received {error.strerror}", 2)
-        _fail(f"{error}; what was reached is on disk, go on with --resume", 3)
+        _fail(stopped(str(error)), 3)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -166,7 +166,7 @@ def _run() -> NoReturn:
         path = "dualsmooth" if context is None else context.command_path
         _fail(f"{meant(error)} (see {path} --help)", 2)
     if code == INTERRUPTED:
-        _fail(STOPPED, code)
+        _fail(stopped("interrupted"), code)
     sys.exit(code)
 
 

@@ -20,9 +20,14 @@ INTERRUPTED = 130
 GRACE = 1.0
 """Seconds after Ctrl-C until the process ends as if it were killed, which loses nothing."""
 
-STOPPED = "interrupted; what was reached is on disk, go on with --resume"
 INTERRUPTS = (bytes([signal.SIGINT]), bytes([signal.SIGTERM]))
 _state = {"interrupted": False, "said": False}
+
+
+def stopped(why: str) -> str:
+    """Why a command stopped, and how to go on where it can."""
+    resumable = bool({"certify", "train"}.intersection(sys.argv[1:2]))
+    return why + "; what was reached is on disk, go on with --resume" * resumable
 
 
 def end_at_once() -> None:
@@ -80,7 +85,7 @@ def _wait_for_signal(ours: "socket") -> None:
                 return
         _state["interrupted"] = True
         time.sleep(GRACE)
-        _say(f"\ndualsmooth: {STOPPED}\n")
+        _say(f"\ndualsmooth: {stopped('interrupted')}\n")
         _end_now()
 
 

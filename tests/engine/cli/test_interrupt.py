@@ -38,17 +38,19 @@ def test_only_a_signal_to_a_running_command_ends_its_process() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
-def test_a_command_that_python_cannot_interrupt_is_ended() -> None:
+@pytest.mark.parametrize(("name", "resumable"), [("certify", True), ("quantize", False)])
+def test_a_command_that_python_cannot_interrupt_is_ended(name: str, resumable: bool) -> None:
     deaf = _CHILD.partition("with inter")[0] + (
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
         "with interrupt.watch():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(30)\n"
     )
-    command = [sys.executable, "-c", deaf]
+    command = [sys.executable, "-c", deaf, name]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert ended.returncode == 130
-    assert "go on with --resume" in ended.stderr
+    assert ("go on with --resume" in ended.stderr) == resumable
+    assert "dualsmooth: interrupted" in ended.stderr
 
 
 _COMMAND = """
