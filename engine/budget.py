@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dualsmooth.engine.checks import check_votes, open_unit, positive
+from dualsmooth.engine.checks import check_votes, keep_plain, open_unit, positive
 from dualsmooth.engine.errors import ArgumentError
 
 KINDS = ("fixed", "decide", "precise")
@@ -45,6 +45,7 @@ class Budget:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        keep_plain(self, "n0", "n", "radii", "tolerance")
         for name in ("n0", "n"):
             check_votes(name, getattr(self, name))
         for radius in self.radii:

@@ -45,11 +45,19 @@ def non_negative(argument: str, value: object) -> float:
     return _within(argument, value, "must be a finite number >= 0", lambda x: 0.0 <= x < math.inf)
 
 
-def positive_integer(argument: str, value: object) -> int:
-    """Return ``value`` as an int >= 1; floats are refused, even whole ones."""
+def positive_integer(argument: str, value: object, most: float = math.inf) -> int:
+    """Return ``value`` as an int >= 1, at most ``most``; floats are refused, even whole ones."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise ArgumentError(argument, "must be an integer >= 1", value)
+    if int(value) > most:
+        raise ArgumentError(argument, f"must be at most {most:,}", value)
     return int(value)
+
+
+def below(argument: str, value: object, stop: int) -> None:
+    """Refuse what is no int in [0, stop)."""
+    if type(value) is not int or not 0 <= value < stop:
+        raise ArgumentError(argument, f"must be an integer in [0, {stop})", value)
 
 
 def one_of(argument: str, value: str, known: Sequence[str]) -> str:
@@ -96,6 +104,20 @@ def _number(argument: str, value: object) -> float:
 
 def check_votes(name: str, count: int) -> int:
     """Return a vote count; raise `ArgumentError` unless it is an integer in [1, 2^32)."""
-    if type(count) is not int or not 1 <= count < 1 << 32:
+    if type(_plain(count)) is not int or not 1 <= count < 1 << 32:
         raise ArgumentError(name, "must be an integer in [1, 2^32)", count)
-    return count
+    return int(count)
+
+
+def keep_plain(record: object, *names: str) -> None:
+    """Make NumPy's numbers in fields of a frozen dataclass Python's, which JSON has."""
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            object.__setattr__(record, name, tuple(map(_plain, value)))
+        else:
+            object.__setattr__(record, name, _plain(value))
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,5 +1,6 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, Protocol, TypeAlias
@@ -109,7 +110,7 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         return
     if not dtype.startswith(("float", "bfloat")):
         raise ArgumentError("images", "must be uint8 or floating point", dtype)
-    inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), -1).all(1)
+    inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), math.prod(shape)).all(1)
     if not inside.all():
         worst = inside.tolist().index(False)
         low, high = float(array[worst].min()), float(array[worst].max())

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from dualsmooth.engine.backends import Tried, check_backend
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.checks import error_level, one_of, positive_integer
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.checks import below, error_level, keep_plain, one_of, positive_integer
 
 NOISES = ("gaussian", "integer")
 """What is added to images: sigma z, or the exact noise of `dualsmooth.engine.noise.integer`."""
@@ -69,14 +68,13 @@ class Settings:
     tried: Mapping[str, Tried] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        keep_plain(self, "alpha", "seed", "attempt", "batch_size", "threads", "slots")
         error_level("alpha", self.alpha)
         for name, stop in (("seed", 1 << 64), ("attempt", 1 << 16)):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value < stop:
-                raise ArgumentError(name, f"must be an integer in [0, {stop})", value)
+            below(name, getattr(self, name), stop)
         for name in ("batch_size", "threads", "slots"):
             if getattr(self, name) is not None:
-                positive_integer(name, getattr(self, name))
+                positive_integer(name, getattr(self, name), most=1 << 20)
         for name, known in (("device", DEVICES), ("precision", PRECISIONS), ("noise", NOISES)):
             one_of(name, getattr(self, name), known)
         check_backend(self.backend, self.device)

@@ -22,7 +22,7 @@ from typing import Annotated
 from dualsmooth.engine.bounds.sample_size import Pilot, planned_votes
 from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.checks import positive
+from dualsmooth.engine.checks import keep_plain, positive
 from dualsmooth.engine.draws import Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
@@ -59,6 +59,7 @@ class FixedSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
+        keep_plain(self, "sigma")
         positive("sigma", self.sigma)
         self.networks.classifier_at(self.sigma)
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
-from dualsmooth.engine.checks import non_negative, positive, positive_integer
+from dualsmooth.engine.checks import keep_plain, non_negative, positive, positive_integer
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
@@ -88,6 +88,7 @@ class SemielasticAt(Method):
     name = "semielastic"
 
     def __post_init__(self) -> None:
+        keep_plain(self, "sigma", "rate", "dim")
         positive("sigma", self.sigma)
         non_negative("rate", self.rate)
         positive_integer("dim", self.dim)

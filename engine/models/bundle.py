@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.checks import ascending
+from dualsmooth.engine.checks import ascending, keep_plain
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.records import digest_of
@@ -58,6 +58,7 @@ class Bundle:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        keep_plain(self, "input_shape", "num_classes", "sigmas", "tau")
         if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):
             rule = "must be (height, width, channels), each >= 1"
             raise ArgumentError("input_shape", rule, self.input_shape)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import SamplerError, reason_of
-from dualsmooth.engine.models.rows import BOUNDS, close, extremes, same
+from dualsmooth.engine.models.rows import BOUNDS, close, extremes, noisy, same
 
 PROVED_ROWS = 16
 """Rows, from all places of a batch, of which a form's logits are compared with the network's."""
@@ -95,10 +95,14 @@ def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: 
         logits, beside = run(batch).clone(), run(mixed)
         if not same(beside[moved], logits[origins]):
             return "others at another place beside other rows, or at another pass"
+        scale = []
+        if len(batch) < PROVED_ROWS:  # one row alone does not show how far logits move
+            channels, height, width = batch.shape[1:]
+            scale = [network(noisy(PROVED_ROWS, (height, width, channels)).to(batch.dtype))]
         tried = (("noisy", batch, logits), ("plain", mixed[plain], beside[plain]))
         for kind, rows, found in tried:
             shown = torch.linspace(0, len(rows) - 1, min(PROVED_ROWS, len(rows))).long()
             wanted = network(rows[shown])
-            if not close(bound, wanted)(found[shown], wanted):
+            if not close(bound, torch.cat([wanted, *scale]))(found[shown], wanted):
                 return f"{OTHERWISE} {kind} rows"
     return ""

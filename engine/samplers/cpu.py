@@ -189,7 +189,10 @@ class CpuSampler(Sampler):
         try:
             return self._pool.submit(make).result()
         except RuntimeError as error:
-            rule = f"must suit the network ({reason_of(error)})"
+            if "memory" in (why := reason_of(error)):
+                rule = f"must fit into memory ({why})"
+                raise ArgumentError("batch_size", rule, self.batch_size) from error
+            rule = f"must suit the network ({why})"
             raise ArgumentError("precision", rule, self._dtype, "try fp32") from error
         finally:
             if reasons:

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,7 @@ def test_bf16_is_its_own_base_classifier(bundle: Bundle) -> None:
         ({"alpha": 0.0}, "alpha"),
         ({"seed": 2**64}, "seed"),
         ({"slots": 0}, "slots"),
+        ({"batch_size": 10**9}, "batch_size must be at most"),
         ({"device": "cuda:9"}, "device"),
     ],
 )
@@ -152,6 +154,21 @@ def test_bad_arguments(bundle: Bundle, change: dict[str, object], argument: str)
     arguments = {"images": IMAGES, "budget": BUDGET} | change
     with pytest.raises(ArgumentError, match=f"^{argument} "):
         certify(FixedSmoothing(bundle, 0.25), **arguments)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers(bundle: Bundle) -> None:
+    """float32 and int64 ended in a traceback after the last vote, or were refused."""
+    numpy: list[Any] = [np.float32(0.5), np.float32(0.125), np.int64(3), np.int64(300)]
+    found, wanted = (
+        certify(bundle, IMAGES, sigma=a, alpha=b, seed=c, budget=Budget(c, d, (b,)))
+        for a, b, c, d in (numpy, [number.item() for number in numpy])
+    )
+    assert [c.to_json() for c in timeless(found)] == [c.to_json() for c in timeless(wanted)]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_no_images_give_no_certificates(bundle: Bundle, kind: type) -> None:
+    assert not certify(bundle, IMAGES[:0].astype(kind), sigma=0.5, budget=BUDGET)
 
 
 @pytest.mark.parametrize(

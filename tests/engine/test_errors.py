@@ -55,6 +55,18 @@ def test_a_network_that_fails_without_a_word_is_refused_in_one_line() -> None:
         CpuSampler({"classifier": Silent()}, {"classifier": 2}, (4, 4, 1), seed=0, batch_size=2)
 
 
+class Large(torch.nn.Module):
+    """Asks for more memory than there is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+
+def test_a_batch_beyond_memory_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"^batch_size must fit into memory .*; received 2$"):
+        CpuSampler({"classifier": Large()}, {"classifier": 2}, (4, 4, 1), seed=0, batch_size=2)
+
+
 class Unwilling:
     def __dlpack__(self) -> object:
         raise AssertionError

@@ -82,6 +82,17 @@ def test_rows_of_all_places_are_compared(start: int) -> None:
         first_proved("m", network, noisy(64, SHAPE), [("fused", lambda: made)])
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_small_batches_are_no_reason_to_refuse_a_form(rows: int) -> None:
+    """Their rows alone do not show how far logits move: rounding was more than that."""
+    network = Wrapped(lambda m, x: m.net(x) - 1000)
+    rounded = Wrapped(lambda m, x: (m.net(x) - 1000) * (1 + 2**-18))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = noisy(rows, SHAPE)
+        assert first_proved("m", network, batch, [("fused", lambda: rounded)]) is rounded
+
+
 @pytest.mark.parametrize("fault_of_form", WRONG)
 def test_a_form_that_is_not_the_network_is_not_taken(fault_of_form: str) -> None:
     network, made = Net().eval(), WRONG[fault_of_form]()
