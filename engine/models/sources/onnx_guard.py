@@ -25,6 +25,9 @@ MOST_FIELDS, MOST_DIMS = 1 << 20, 64
 """Fields of a model in all, and sizes of one tensor."""
 
 LOOPS = frozenset((b"Loop", b"Scan", b"SequenceMap"))
+CHANCE = frozenset((b"Bernoulli", b"Multinomial", b"Sampling"))
+"""And ``Random..``, and a ``Dropout`` that is told whether it trains: their numbers are hidden in
+ONNX Runtime, where no trial of a network sees them."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR, _SPARSE = "tensor", "sparse tensor"
@@ -38,7 +41,7 @@ _PARTS: dict[str, dict[int, str]] = {
     "attribute": {5: _TENSOR, 6: "graph", 10: _TENSOR, 11: "graph", 22: _SPARSE, 23: _SPARSE},
     _TENSOR: {},
 }
-_OPERATOR, _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 4, 1, 13, 14
+_INPUT, _OPERATOR, _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 4, 1, 13, 14
 # Numbers of name and domain.
 _NAMED = {"node": (_OPERATOR, 7), "function": (1, 10)}
 _Name = tuple[bytes, bytes]
@@ -102,7 +105,7 @@ class _Walk:
                 elif kind == _TENSOR:
                     self._tensor_field(number, value, dims)
                 elif kind == "node" and number == _OPERATOR:
-                    self._operator(bytes(_as_bytes(value)))
+                    self._operator(bytes(_as_bytes(value)), data)
         except ValueError as error:
             raise FileError(self._path, "must be an ONNX file", error) from error
         if kind == "node":
@@ -167,9 +170,13 @@ class _Walk:
         hint = "keep both names, or write it with external_data=False"
         raise FileError(self._path, rule, received, hint)
 
-    def _operator(self, name: bytes) -> None:
+    def _operator(self, name: bytes, node: memoryview) -> None:
         if name in LOOPS and not self._loops:
             raise FileError(self._path, "must not loop", name.decode(), "unroll it")
+        trains = b"Dropout" in name and any(_texts(node, _INPUT)[2:])
+        if trains or name in CHANCE or name.startswith(b"Random"):
+            rule, hint = "must not draw random numbers", "export the network in eval mode"
+            raise FileError(self._path, rule, name.decode(errors="replace"), hint)
 
 
 def _names(kind: str, data: memoryview) -> list[_Name]:

@@ -131,7 +131,7 @@ def one_class(nodes: Nodes, x: str) -> str:
     [
         (centered, "must give an image the same logits whatever else is in the batch"),
         (scaled, "whatever else is in the batch; received others at another place"),
-        (random, "must give a batch the same logits every time"),
+        (random, "must not draw random numbers; received RandomNormalLike"),
         (logarithm, "received NaN or infinity for most images with noise"),
         (one_class, r"must return a tensor of logits \(rows, classes\); received \(8, 1\)"),
         (lambda nodes, x: nodes.add("Relu", x), r"must return a tensor of logits \(rows, class"),

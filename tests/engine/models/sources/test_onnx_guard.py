@@ -1,7 +1,7 @@
 """ONNX files from elsewhere: what names other files, states absurd shapes or loops is refused."""
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +143,37 @@ def test_loops_are_refused_where_they_must_not_be(tmp_path: Path, kind: str) -> 
     assert read_deployed(path) == path.read_bytes()
     with pytest.raises(FileError, match=f"must not loop; received {kind}"):
         read_with_data(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "refused"),
+    [
+        *(
+            (f"Random{law}{like}", "x", True)
+            for law in ("Normal", "Uniform")
+            for like in ("", "Like")
+        ),
+        *(("Bernoulli", "x", True), ("Multinomial", "x", True), ("Dropout", "x ratio", False)),
+        *(("Dropout", "x ratio training", True), ("Dropout", "x  training", True)),
+    ],
+)
+@pytest.mark.parametrize("where", ["graph", "branch", "function"])
+def test_random_numbers_are_refused_wherever_they_are_drawn(
+    tmp_path: Path, kind: str, inputs: str, refused: bool, where: str
+) -> None:
+    """ONNX Runtime draws them unseen, and what changes one vote in a million no trial shows."""
+    node, proto = helper.make_node(kind, inputs.split(" "), ["r"]), model()
+    if where == "graph":
+        proto.graph.node.append(node)
+    elif where == "branch":
+        branch = helper.make_graph([node], "b", [], [])
+        proto.graph.node.append(helper.make_node("If", ["c"], ["r"], then_branch=branch))
+    else:
+        proto.functions.append(
+            helper.make_function("f", "g", ["x"], ["r"], [node], [helper.make_opsetid("", 17)])
+        )
+    with pytest.raises(FileError, match="random numbers") if refused else nullcontext():
+        read_with_data(saved(tmp_path, proto))
 
 
 def field(number: int, content: bytes) -> bytes:
