@@ -63,3 +63,6 @@ __device__ __forceinline__ float square_root(float x) {
 __device__ __forceinline__ void forget(const uint2*& first, const float*& second) {
     asm volatile("" : "+l"(first), "+l"(second));
 }
+
+// Counts that a compiler does not know.
+__device__ __forceinline__ void forget(int& first, int& second) { asm volatile("" : "+r"(first), "+r"(second)); }

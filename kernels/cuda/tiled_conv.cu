@@ -79,14 +79,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, RESIDENT)
     x += image;
     shortcut += image * 4 + pair;
     out += image * 4 + pair;
+    int tiles = DOWN * ACROSS, units = UNITS;
+    forget(tiles, units);  // else loops that run once are none, and what is read early spills
     u32 start = 0;  // of the unit; the addresses are kept there, as a second set of them would spill
 #pragma unroll 1
-    for (int tile = 0; tile < DOWN * ACROSS; ++tile) {
+    for (int tile = 0; tile < tiles; ++tile) {
         const int top = tile / ACROSS * TILE, left = tile % ACROSS * SPAN;
         load_tile(begin, x, top, left);
         __syncthreads();
 #pragma unroll 1
-        for (int unit = warp / WARPS_N; unit < UNITS; unit += WARPS_M) {
+        for (int unit = warp / WARPS_N; unit < units; unit += WARPS_M) {
             const int row = unit / COLUMNS * ROWS, column = unit % COLUMNS * 8;
             const u32 step = row * LINE + column * PIXEL - start;
             start += step;

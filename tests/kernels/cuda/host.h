@@ -239,3 +239,4 @@ static inline u32 larger(u32 a, u32 b) {
 }
 static inline float square_root(float x) { return std::sqrt(x); }
 static inline void forget(const uint2*&, const float*&) {}
+static inline void forget(int&, int&) {}

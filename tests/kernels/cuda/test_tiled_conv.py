@@ -1,5 +1,6 @@
 """The tiled 3x3 convolution: its own source on a processor, in bits against sums in order."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from torch.nn.functional import pad
 
 from dualsmooth.kernels import ops
+from dualsmooth.kernels.aot.__main__ import SHARED_LIMIT, build_stage
 from dualsmooth.kernels.cuda import tiled_conv as module
-from dualsmooth.kernels.cuda.tiled_conv import TiledConv, pack_taps, tiled_conv
+from dualsmooth.kernels.cuda.tiled_conv import CONV, TiledConv, pack_taps, tiled_conv
 from dualsmooth.kernels.errors import KernelArgumentError
 
 KIB, NAN = 1024, float("nan")
@@ -218,6 +220,23 @@ def test_a_missing_swizzle_is_noticed(host: Any) -> None:
     host.edit = edited("(chunk ^ swizzle)", "chunk")
     assert same(outputs(host, SMALL, parts), in_order(SMALL, parts))
     assert host.conflicts > 0
+
+
+KINDS = ((False, False), (False, True), (True, True))
+"""Whether there are a shortcut and a ReLU: what networks have."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [7, 16, 28, 112])
+def test_no_size_spills(side: int) -> None:
+    """The likely fastest choice; the ahead-of-time checks keep limits for all of `SHAPES`."""
+    pytest.importorskip("cupy")
+    for sm in (80, 90, 120):
+        for channels, (adds, relu) in itertools.product((32, 64), KINDS):
+            size, shared = (side, side, channels), SHARED_LIMIT[sm]
+            choice = TiledConv.candidates(size, shared, adds=adds, relu=relu)[0]
+            machine = build_stage(CONV, choice, sm)
+            assert machine.stack == machine.local == 0, choice
 
 
 def test_choices_fit_as_many_thread_blocks_as_they_name() -> None:
