@@ -17,6 +17,7 @@ import torch
 from dualsmooth.benchmarks.gpu.items import Turn, Unavailable
 from dualsmooth.benchmarks.gpu.votes import COPY_BYTES, MATRIX_FLOP, SEED, SIGMA
 from dualsmooth.engine.models.registry import create
+from dualsmooth.engine.samplers.fusion.fold import scale_and_shift
 from dualsmooth.engine.samplers.fusion.triton import folded_resnet
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits
@@ -154,9 +155,9 @@ def sums_and_norms(device: torch.device) -> list[Contestant]:
     made, batch = list[Contestant](), CIFAR_BATCH // 2
     for channels, size in NORMS:
         x, other = torch.randn(2, batch, size, size, channels, device=device).bfloat16()
-        scale, shift = torch.rand(2, channels, device=device)
         flat = [t.permute(0, 3, 1, 2) for t in (x, other)]
         norm = torch.nn.BatchNorm2d(channels).eval().to(device, torch.bfloat16)
+        scale, shift = (constant.float() for constant in scale_and_shift(norm))
         ours = partial(ops.affine, x, scale, shift, other=other, keep=True)
         theirs = partial(_sum_norm_relu, norm, *flat)
         for name, call in (("affine", ours), ("torch sum, norm, relu", theirs)):

@@ -401,6 +401,23 @@ def test_networks_on_chip_and_tiled_stems_are_timed(monkeypatch: pytest.MonkeyPa
         contestant.call()
 
 
+def test_what_is_timed_beside_each_other_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the processor, where ours are the references."""
+    monkeypatch.setattr(kernels, "CIFAR_BATCH", 4)
+    monkeypatch.setattr(kernels, "NORMS", ((24, 3),))
+    cpu = torch.device("cpu")
+    ours, theirs = kernels.sums_and_norms(cpu)
+    assert ours.batch == theirs.batch == 2
+    found: Any = ours.call(), theirs.call()
+    (total, y), (other_total, z) = found
+    assert torch.equal(total.permute(0, 3, 1, 2), other_total)
+    assert float((y.permute(0, 3, 1, 2) - z).abs().max()) <= 2.0**-6 * float(z.abs().max())
+    network = folded_resnet(create("cifar_resnet20", {}).eval(), torch.bfloat16, cpu)
+    assert network is not None
+    for contestant in kernels.layers(cpu, network):
+        contestant.call()
+
+
 def test_only_some_items_and_what_they_use(tmp_path: Path) -> None:
     options = {"only": "table ResNet-18"}
     place = Place(torch.device("cuda"), False, tmp_path, options)

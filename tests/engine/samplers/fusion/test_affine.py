@@ -152,6 +152,17 @@ def summed_in_place(self: Behind, a: torch.Tensor, b: torch.Tensor) -> torch.Ten
     return torch.relu(self.norm(a)).mean(1, True) + view
 
 
+def grown(self: Behind, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    a += b
+    return torch.relu(self.norm(a))
+
+
+def grown_elsewhere(self: Behind, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    c = torch.tanh(a)
+    c += b
+    return torch.relu(self.norm(c))
+
+
 USES: dict[str, tuple[Callable[..., torch.Tensor], dict[str, int]]] = {
     "norm without ReLU": (lambda self, a, b: self.norm(a + b), {"Affine": 1}),
     "sum read again": (lambda self, a, b: (s := a + b) + torch.relu(self.norm(s)), {"Affine": 1}),
@@ -170,6 +181,8 @@ USES: dict[str, tuple[Callable[..., torch.Tensor], dict[str, int]]] = {
         lambda self, a, b: torch.relu(self.norm(a + b.mean((2, 3), True))),
         {"Affine": 1, "add": 1},
     ),
+    "summed in place": (grown, {"Affine": 1, "iadd": 0}),
+    "summed in place of another layer": (grown_elsewhere, {"Affine": 1, "iadd": 1}),
     "changed behind": (in_place, {"Affine": 2}),
     "changed before": (before, {}),
     "changed through a view": (seen, {}),
