@@ -79,8 +79,8 @@ def capture(
         return copy.deepcopy(module)
     try:
         with _ALONE:
-            copied = copy.deepcopy(module)
-            made = _traced(copied) if is_known(module) else _noted(copied, example)
+            known = is_known(module)
+            made = _traced(copy.deepcopy(module)) if known else _noted(module, example)
     except Exception as error:  # the network runs on symbols, so it can fail in any way
         if tell is not None:
             tell(reason_of(error))
@@ -180,7 +180,7 @@ def _noted(module: nn.Module, example: torch.Tensor | None) -> fx.GraphModule:
     try:
         return Layers(recorded(copy.deepcopy(module), example, MOST_OPERATORS)).graph_module()
     except Exception:  # it may ask for anything on the way
-        return Layers(_exported(module, example)).graph_module()
+        return Layers(_exported(copy.deepcopy(module), example)).graph_module()
 
 
 def _exported(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:

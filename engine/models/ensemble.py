@@ -10,6 +10,7 @@ The rows that need all members are gathered into sub-batches of one fixed padded
 depends neither on its batch mates nor on how many of them were unsure.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -103,16 +104,17 @@ def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 def by_stages(
     network: nn.Module, rewrite: Callable[[nn.Module, int | None], nn.Module]
 ) -> nn.Module:
-    """Rewrite a network, or in place each of the two stages of a `Consensus`, which is no single
-    graph.
+    """Rewrite a network, or each of the two stages of a `Consensus`, which is no single graph.
 
     The rewriting function takes a network and the rows of its batches, None for those of the whole.
     """
     if type(network) is not Consensus:
         return rewrite(network, None)
-    network.first = rewrite(network.first, None)  # type: ignore[assignment]
-    network.rest = rewrite(network.rest, network.rows)  # type: ignore[assignment]
-    return network
+    made = copy.copy(network)
+    made._modules = dict(network._modules)
+    made.first = rewrite(network.first, None)  # type: ignore[assignment]
+    made.rest = rewrite(network.rest, network.rows)  # type: ignore[assignment]
+    return made
 
 
 @register_architecture("soft_voting")

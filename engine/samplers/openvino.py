@@ -56,10 +56,10 @@ def openvino_network(
 ) -> nn.Module:
     """A network run by OpenVINO, proved against the network itself.
 
-    ``folded`` is the network with batch norm folded, float32; a `Consensus` is changed in place.
-    ``shape`` is (rows, height, width, channels) of every batch, and ``threads`` call it at once.
-    What OpenVINO loses or cannot run is an `ArgumentError`; rows that depend on each other or on
-    their place, or batches divided among threads, are a `SamplerError`.
+    ``folded`` is the network with batch norm folded, float32. ``shape`` is (rows, height, width,
+    channels) of every batch, and ``threads`` call it at once. What OpenVINO loses or cannot run is
+    an `ArgumentError`; rows that depend on each other or on their place, or batches divided among
+    threads, are a `SamplerError`.
     """
     _check_installed()
 

@@ -10,6 +10,7 @@ from torch import fx, nn
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import capture, has_hooks
 from dualsmooth.engine.models.ensemble import by_stages
+from dualsmooth.engine.models.network import in_training
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -55,9 +56,10 @@ def folded_network(
     def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
         height, width, channels = shape[1:]
         captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width), tell)
-        return stage if captured is None else _folded(captured)
+        return copy.deepcopy(stage).eval() if captured is None else _folded(captured)
 
-    folded = by_stages(copy.deepcopy(network).eval(), fold).to(dtype)
+    still = copy.deepcopy(network).eval() if in_training(network) else network
+    folded = by_stages(still, fold).to(dtype)
     for parameter in folded.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -120,10 +122,7 @@ def _fold(traced: fx.GraphModule, conv_node: fx.Node, norm_node: fx.Node) -> Non
     assert isinstance(conv, _CONVOLUTIONS)
     scale, bias = scale_and_shift(_module(traced, norm_node), conv.bias)
     weight = conv.weight.double() * scale.view(-1, *[1] * (conv.weight.dim() - 1))
-    folded = copy.deepcopy(conv)
-    folded.weight = _parameter(weight, conv.weight)
-    folded.bias = _parameter(bias, conv.weight)
-    traced.set_submodule(str(conv_node.target), folded)
+    conv.weight, conv.bias = _parameter(weight, conv.weight), _parameter(bias, conv.weight)
     norm_node.replace_all_uses_with(conv_node)
     traced.graph.erase_node(norm_node)
 

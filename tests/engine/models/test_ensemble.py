@@ -186,9 +186,10 @@ def norms(network: nn.Module) -> int:
 
 
 def test_members_of_a_consensus_are_folded() -> None:
-    sampler = TorchSampler({"m": Consensus(members(4)).eval()}, {"m": CLASSES}, SHAPE, seed=0)
+    network = Consensus(members(4)).eval()
+    sampler = TorchSampler({"m": network}, {"m": CLASSES}, SHAPE, seed=0)
     assert norms(sampler._networks["m"]) == 0
-    assert norms(Consensus(members(4))) == 4
+    assert norms(network) == 4
 
 
 def test_certify_and_predict_use_the_same_rule() -> None:
