@@ -65,7 +65,8 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
-        given = [g for g in (kwargs or {}).values() if isinstance(g, torch.Generator)]
+        every = (*args, *(kwargs or {}).values())
+        given = [value for value in every if isinstance(value, torch.Generator)]
         generator = given[0] if given else torch.default_generator
         before = generator.get_state()
         result = func(*args, **(kwargs or {}))

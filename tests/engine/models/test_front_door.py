@@ -118,6 +118,7 @@ RANDOM: dict[str, Function] = {
     "dropout": lambda x: functional.dropout(x, 0.001),
     "gumbel": lambda x: x + 1e-9 * functional.gumbel_softmax(x, dim=1),
     "own generator": lambda x: x + torch.rand(1, generator=torch.Generator().manual_seed(1)),
+    "own generator, by place": lambda x: x + 0 * torch.poisson(x.abs(), torch.Generator()),
     "seeded": lambda x: torch.manual_seed(3) and x + torch.rand(1),
     "numpy": lambda x: x + 1e-9 * np.random.rand(),  # noqa: NPY002 (what is refused)
     "python": lambda x: x + 1e-9 * random.random(),
