@@ -1,6 +1,7 @@
 """Ctrl-C ends a command soon and in one line; the watch over it knows its own process only."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,6 +52,33 @@ def test_a_command_that_python_cannot_interrupt_is_ended(name: str, resumable: b
     assert ended.returncode == 130
     assert ("go on with --resume" in ended.stderr) == resumable
     assert "dualsmooth: interrupted" in ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX streams")
+def test_closed_streams_are_no_files(tmp_path: Path) -> None:
+    """As under cron: a file that got number 2 would hold what is said, its own lines beside it."""
+    code = (
+        "import sys\nfrom dualsmooth.engine import cli\n"
+        "from dualsmooth.engine.cli import app\n"
+        "app.main = lambda: (print('said'), print('warned', file=sys.stderr), look())\n"
+        f"def look():\n    with open({str(tmp_path / 'file')!r}, 'w') as file:\n"
+        "        file.write(str(file.fileno() > 2))\n"
+        "cli.main()\n"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "True"
+
+
+def test_triton_has_nothing_to_say_at_the_end() -> None:
+    """It listed objects that Python had been told not to look at: 26 lines below `doctor`."""
+    pytest.importorskip("triton")
+    code = (
+        "from dualsmooth.engine import cli\nfrom dualsmooth.engine.cli import app\n"
+        "app.main = lambda: __import__('triton')\ncli.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "")
 
 
 _COMMAND = """
