@@ -136,7 +136,10 @@ BROKEN = {
     "a sum that is not rounded": ("y = y.to(out.dtype.element_ty).to(tl.float32)", "pass"),
     "bias left out": ("y += tl.load(bias + channel)[None, :]", "pass"),
     "other left out": ("y += tl.load(other + at", "y += 0 * tl.load(other + at * 0"),
-    "NaN lost": (", propagate_nan=tl.PropagateNan.ALL", ""),
+    "NaN lost": (
+        "tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL)",
+        "tl.where(y > 0, y, 0.0)",
+    ),
     "sum stored behind the norm": ("tl.store(total + at, y.to", "tl.store(total + at, (y + 1).to"),
     "channels of the strip": ("program % PERIOD * WIDTH % CHANNELS", "program * 0"),
     "strips": ("* PERIOD + program % PERIOD", "+ program % PERIOD"),
@@ -174,6 +177,8 @@ def test_a_broken_kernel_is_noticed(
         ("other", dict(other=torch.zeros(1, 4))),
         ("other", dict(other=torch.zeros(2, 4).half())),
         ("x", dict(x=torch.zeros(4, 2).T)),
+        ("other", dict(other=torch.zeros(2, 4, device="meta"))),
+        ("backend", dict(backend="cuda")),
     ],
 )
 def test_bad_arguments_are_named(argument: str, change: dict[str, object]) -> None:
