@@ -6,7 +6,7 @@ A new method is one file in this folder and one line in `METHODS` (CONTRIBUTING.
 from collections.abc import Mapping
 from typing import Any
 
-from dualsmooth.engine.checks import one_of
+from dualsmooth.engine.checks import did_you_mean, one_of
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.cascade import CascadeOptions, CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualOptions, DualSmoothing
@@ -17,6 +17,7 @@ from dualsmooth.engine.methods.options import Given, Options, Recorded
 from dualsmooth.engine.methods.semielastic import SemielasticOptions
 from dualsmooth.engine.methods.variational import VariationalOptions
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
+from dualsmooth.engine.settings import Settings
 
 METHODS: dict[str, type[Options]] = {
     "fixed": FixedOptions,
@@ -43,7 +44,10 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
     for name in options:
         owners = [known for known, kind in METHODS.items() if name in kind.names()]
         if not owners:
-            raise TypeError(f"choose_method() got an unexpected option {name!r}")
+            every = [option for kind in METHODS.values() for option in kind.names()]
+            others = [*Settings.__dataclass_fields__, "method", "n", "labels", "image_ids"]
+            hint = did_you_mean(name, [*every, *others])
+            raise TypeError(f"unexpected option {name!r}" + (f" ({hint})" if hint else ""))
         if name in given and method not in owners:
             rule = f"belongs to --method {' or '.join(owners)}"
             hint = "the selector picks the noise level of dual" if name == "sigma" else ""

@@ -146,5 +146,7 @@ def test_a_zero_is_an_option_that_was_given(dual: Bundle) -> None:
         choose_method(dual, sigma=0)
     with pytest.raises(ArgumentError, match=r"^threshold belongs to --method cascade; received 0"):
         choose_method(dual, method="dual", threshold=0.0)
-    with pytest.raises(TypeError, match="unexpected option 'treshold'"):
-        choose_method(dual, method="cascade", treshold=None)
+    for wrong, meant in (("treshold", "threshold"), ("batchsize", "batch_size")):
+        message = rf"^unexpected option '{wrong}' \(did you mean {meant}\?\)"
+        with pytest.raises(TypeError, match=message):
+            choose_method(dual, method="cascade", **{wrong: None})
