@@ -4,6 +4,7 @@ Noise, preprocessing and that convolution then are our own kernels (`dualsmooth.
 library runs the rest.
 """
 
+import math
 import operator
 from dataclasses import dataclass
 
@@ -17,8 +18,12 @@ from dualsmooth.engine.samplers.fusion.patterns import following_relu, only_user
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 
 _ATEN = torch.ops.aten
-_MINUS = (operator.sub, torch.sub, _ATEN.sub.Tensor)
-_OVER = (operator.truediv, torch.div, _ATEN.div.Tensor)
+_CALLS = {
+    **dict.fromkeys((operator.sub, torch.sub, _ATEN.sub.Tensor), "-"),
+    **dict.fromkeys((operator.truediv, torch.div, _ATEN.div.Tensor), "/"),
+    **dict.fromkeys((operator.add, torch.add, _ATEN.add.Tensor), "+"),
+    **dict.fromkeys((operator.mul, torch.mul, _ATEN.mul.Tensor), "*"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,8 @@ class Stemmed:
 
 
 KERNELS = (
-    "networks that begin with a mean, a deviation and a square convolution of 1, 3 or 4 channels,"
-    " of one stride, with zeros of at most half its size around"
+    "networks that begin with sums and products with constants, and a square convolution of 1, 3 or"
+    " 4 channels, of one stride, with zeros of at most half its size around"
 )
 """What our kernels have."""
 
@@ -63,7 +68,7 @@ def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> St
         return f"it begins with {layer or node.target}"
     channels, device = layer.in_channels, layer.weight.device
     mean, std = (v.float().expand(channels).contiguous().to(device) for v in (mean, std))
-    if not bool((std > 0).all()):
+    if not bool(((std > 0) & (std + mean.abs() < math.inf)).all()):
         return f"it divides its images by {std.tolist()}"
     bias = torch.zeros(layer.out_channels, device=device)
     if layer.bias is not None:
@@ -91,25 +96,33 @@ def _pooling(network: fx.GraphModule, node: fx.Node | None) -> int:
 
 def _preprocessing(network: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:
     """What a node subtracts and then divides by, float64, one value or one per channel."""
-    layer = _layer(network, node)
+    layer, none = _layer(network, node), torch.zeros(1, dtype=torch.float64)
     if type(layer) is Normalize and not has_hooks(layer):
         return layer.mean.double().cpu().flatten(), layer.std.double().cpu().flatten()
-    minus = node.target in _MINUS
-    if node.op != "call_function" or node.kwargs or not (minus or node.target in _OVER):
+    if type(layer) is nn.Identity and not has_hooks(layer):
+        return none, none + 1
+    call = _CALLS.get(node.target) if node.op == "call_function" and not node.kwargs else None
+    if call is None or len(node.args) != 2:
         return None
-    constant = node.args[1] if len(node.args) == 2 else None
-    if isinstance(constant, fx.Node):
-        if constant.op != "get_attr" or node.args[0] is constant:
-            return None
-        value = operator.attrgetter(str(constant.target))(network).detach().double().cpu()
-        if value.ndim not in (0, 4) or value.numel() != (value.shape[1] if value.ndim else 1):
-            return None
-    elif isinstance(constant, int | float):
-        value = torch.tensor(float(constant), dtype=torch.float64)
-    else:
+    value = _constant(network, node.args[1])
+    if value is None and call in "+*":
+        value = _constant(network, node.args[0])
+    if value is None:
         return None
-    value, none = value.flatten(), torch.zeros(1, dtype=torch.float64)
-    return (value, none + 1) if minus else (none, value)
+    if call in "+-":
+        return (value if call == "-" else -value), none + 1
+    return none, (value if call == "/" else 1 / value)
+
+
+def _constant(network: fx.GraphModule, argument: object) -> torch.Tensor | None:
+    """A number, or a tensor of the network with one value or one per channel: float64, flat."""
+    if isinstance(argument, int | float):
+        return torch.tensor([float(argument)], dtype=torch.float64)
+    if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+        return None
+    value: torch.Tensor = operator.attrgetter(str(argument.target))(network)
+    per_channel = value.ndim == 4 and value.numel() == value.shape[1]
+    return value.detach().double().cpu().flatten() if per_channel or value.ndim == 0 else None
 
 
 def _layer(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:

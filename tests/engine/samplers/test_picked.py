@@ -194,16 +194,16 @@ def test_a_run_records_its_choice_and_an_audit_draws_the_same(
     certified: tuple[Path, Callable[..., None]], picky: Picky
 ) -> None:
     folder, _ = certified
-    assert read_configuration(folder)["sampler"] == "cuda:picked.cudnn.ct"
+    assert read_configuration(folder)["sampler"] == "cuda:picked.stem.t"
     lines = (folder / "certificates.jsonl").read_text().splitlines()
-    assert {json.loads(line)["sampler"] for line in lines} == {"cuda:picked.cudnn.ct"}
+    assert {json.loads(line)["sampler"] for line in lines} == {"cuda:picked.stem.t"}
     seen = picky({"c": 1.0})
     bundle, data = load_bundle("digits-dual"), load_images("digits")
     found = audit(folder, data)
     assert found.plan is not None
     replay(found, found.plan, bundle, data, Choice(1.0, 3, "exact"))
     assert found.findings == []
-    assert "sampler cuda:picked.cudnn.ct, compared exactly" in found.passed[-1]
+    assert "sampler cuda:picked.stem.t, compared exactly" in found.passed[-1]
     assert len(seen) == 1
 
 
@@ -214,10 +214,10 @@ def test_a_run_goes_on_with_its_choice_whatever_is_faster_today(
     seen = picky({"c": 1.0})
     for backend in ("auto", "picked"):
         certify(backend=backend)
-        assert read_configuration(folder)["sampler"] == "cuda:picked.cudnn.ct"
+        assert read_configuration(folder)["sampler"] == "cuda:picked.stem.t"
     assert len(seen) == 1
-    for backend in ("picked.cudnn.cc", "cudnn"):
-        with pytest.raises(DualSmoothError, match=r"sampler.*cuda:picked.cudnn.ct"):
+    for backend in ("picked.stem.c", "cudnn"):
+        with pytest.raises(DualSmoothError, match=r"sampler.*cuda:picked.stem.t"):
             certify(backend=backend)
 
 
@@ -227,7 +227,7 @@ def test_a_choice_that_is_not_taken_again_is_noticed(
     """Broken: a resumed run has a contest of its own."""
     picky({"c": 1.0})
     monkeypatch.setattr(describe, "answers", lambda recorded, asked: asked == "auto")
-    with pytest.raises(DualSmoothError, match=r"sampler.*cuda:picked.cudnn.ct"):
+    with pytest.raises(DualSmoothError, match=r"sampler.*cuda:picked.stem.t"):
         certified[1](backend="picked")
 
 

@@ -51,11 +51,19 @@ class Scaled(nn.Module):
         return (x - self.mean) / 0.25 - 0.125
 
 
+class Products(Scaled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.25 + self.mean * (x + -0.5)
+
+
 FITTING: dict[str, Callable[[], nn.Module]] = {
     "cifar": lambda: create("cifar_resnet20", {}),
     "imagenet": lambda: create("resnet18", {}),
     "two readers": lambda: Foreign(conv(), nn.Identity()),
     "constants": lambda: Foreign(conv(kernel_size=5, padding=2, stride=2), Scaled()),
+    "to both sides": lambda: Foreign(conv(), lambda x: 2 * x - 1),
+    "products": lambda: Foreign(conv(), Products()),
+    "a layer for nothing": lambda: create("lenet", {"in_channels": 3, "image_size": (32, 32)}),
     "gray": lambda: Foreign(conv(1), Normalize([0.3], [0.2])),
     "four": lambda: Foreign(conv(4, bias=False), nn.Identity()),
     "patches": lambda: Foreign(conv(outputs=24, kernel_size=4, stride=4, padding=0), Scaled()),
@@ -99,8 +107,7 @@ def test_stem_and_rest_are_the_network(make: Callable[[], nn.Module]) -> None:
 
 def test_a_forgotten_mean_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     network = Foreign(conv(), Scaled()).eval()
-    monkeypatch.setattr(fusion, "_MINUS", ())
-    monkeypatch.setattr(fusion, "_OVER", (*fusion._OVER, torch.ops.aten.sub.Tensor))
+    monkeypatch.setitem(fusion._CALLS, torch.ops.aten.sub.Tensor, "/")
     found = taken(network)
     assert isinstance(found, Stemmed)
     assert gap(network, found) > 0.01
@@ -145,6 +152,9 @@ def test_a_pooling_behind_the_stem_is_its_own(pooling: nn.Module, size: int, rel
         (Foreign(conv(), torch.sigmoid), "sigmoid"),
         (Foreign(conv(), lambda x: 0.5 - x), "rsub"),
         (Foreign(conv(), lambda x: (x - 0.5) / -0.25), "divides its images by [-0.25"),
+        (Foreign(conv(), lambda x: x * -4), "divides its images by [-0.25"),
+        (Foreign(conv(), lambda x: x * 0.0), "divides its images by [inf"),
+        (Foreign(conv(), lambda x: x + x), "begins with <built-in method add"),
         (
             Foreign(conv(), lambda x: x - x.mean((1, 2, 3), keepdim=True)),
             "reads its images more than once",
