@@ -16,6 +16,7 @@
 #define TARGET "avx512f,avx512bw,avx512vl,avx512bf16"
 #define VALUE 2
 #define VALUES __m512
+#define LARGER(a, b) larger(a, b)
 #define SUM __m512
 #define NOTHING _mm512_setzero_ps()
 #define MULTIPLY(sums, values, weights) \
@@ -32,13 +33,6 @@ INLINE __m512 read_values(const uint8_t *in, __mmask16 mask)
 {
     const __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
     return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-}
-
-/* NaN if either is. */
-INLINE __m512 larger(__m512 a, __m512 b)
-{
-    const __mmask16 missing = _mm512_cmp_ps_mask(b, b, _CMP_UNORD_Q);
-    return _mm512_mask_mov_ps(_mm512_max_ps(b, a), missing, b);
 }
 
 INLINE void write_values(uint8_t *out, __mmask16 mask, __m512 values)

@@ -9,6 +9,7 @@
  *     TARGET             the instructions,
  *     VALUE              bytes of a value,
  *     VALUES             sixteen values, read,
+ *     LARGER(a, b)       the larger of those, or NaN if either is,
  *     SUM, NOTHING       sixteen sums, and those of no products,
  *     MULTIPLY(s, v, w)  s plus the products of four bytes of values, in each lane, and weights,
  *     TILE_TARGET, TILE_BIT, MULTIPLY_TILES(s, v, w)  the same for AMX and numbers of its tiles;
@@ -18,7 +19,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
 #define STEP 4  /* bytes multiplied at once, for each lane */
 #define TILE 16 /* sums in registers; pixels of a tile */
 #define BLOCK (LANES * STEP)
@@ -54,10 +54,7 @@ typedef struct {
 } ends;
 
 #ifdef BUILT
-#include <immintrin.h>
-
-#define FAST __attribute__((target(TARGET)))
-#define INLINE FAST static inline __attribute__((always_inline))
+#include "lanes.h"
 
 /* Outputs k and on of a line of pixels: one line of a map, or one pixel of every row. */
 typedef struct {
@@ -71,16 +68,10 @@ typedef struct {
 INLINE void write_tile(const layer *l, const strip *s, const SUM *sums, int64_t x,
                        const int pixels, const int vectors);
 INLINE VALUES read_values(const uint8_t *in, __mmask16 mask);
-INLINE VALUES larger(VALUES a, VALUES b);
 INLINE void write_values(uint8_t *out, __mmask16 mask, VALUES values);
 FAST static void begin(const ends *e, int64_t rows, const uint8_t *constants, const uint8_t *images,
                        uint8_t *scratch);
 FAST static void widen(const ends *e, int64_t rows, const uint8_t *scratch, float *out);
-
-INLINE __mmask16 first_of(int64_t count)
-{
-    return count < LANES ? (__mmask16)((1 << count) - 1) : (__mmask16)-1;
-}
 
 /* A line of a map of so many, counted through the rows. */
 static inline int64_t line_of(const place *p, int64_t height, int64_t i)
@@ -195,8 +186,9 @@ FAST static void maximum(const layer *l, int64_t rows, uint8_t *scratch)
                 VALUES most = read_values(in + c * VALUE, mask);
                 for (int64_t v = 0; v < l->kernel_height; v++)
                     for (int64_t u = 0; u < l->kernel_width; u++)
-                        most = larger(most, read_values(
-                            in + v * l->tap_line + u * m->at.pixel + c * VALUE, mask));
+                        most = LARGER(
+                            read_values(in + v * l->tap_line + u * m->at.pixel + c * VALUE, mask),
+                            most);
                 write_values(out + c * VALUE, mask, most);
             }
     }

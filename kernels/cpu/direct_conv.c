@@ -8,7 +8,6 @@
  */
 #include <stdint.h>
 
-#define LANES 16
 #define GREY 8 /* most outputs of a grey image for which pixels, not outputs, are a vector */
 
 typedef struct {
@@ -33,11 +32,10 @@ typedef struct {
 } link;
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 #include <string.h>
 
-#define AVX512 __attribute__((target("avx512f")))
-#define INLINE AVX512 static inline __attribute__((always_inline))
+#define TARGET "avx512f"
+#include "lanes.h"
 
 /* One image, padded, and what is made of it. */
 typedef struct {
@@ -54,11 +52,6 @@ typedef struct {
     float *sums, *out;
     int64_t kernel_lines, outputs; /* outputs: those left from this block on */
 } strip;
-
-INLINE __mmask16 first_of(int64_t count)
-{
-    return count < LANES ? (__mmask16)((1 << count) - 1) : (__mmask16)-1;
-}
 
 /* What outputs are at least; the larger of it and NaN is NaN. */
 INLINE __m512 least(const geometry *g) { return _mm512_set1_ps(g->relu ? 0.0f : -__builtin_inff()); }
@@ -120,7 +113,7 @@ INLINE void tiles_of(const geometry *g, const strip *s, const int tile, const in
     }
 }
 
-AVX512 static void one_line(const geometry *g, const strip *s)
+FAST static void one_line(const geometry *g, const strip *s)
 {
     switch (g->tile) {
     case 8: tiles_of(g, s, 8, 1); break;
@@ -132,20 +125,13 @@ AVX512 static void one_line(const geometry *g, const strip *s)
 }
 
 /* Two blocks at once: every pixel is read half as often. */
-AVX512 static void one_wide_line(const geometry *g, const strip *s)
+FAST static void one_wide_line(const geometry *g, const strip *s)
 {
     switch (g->wide_tile) {
     case 8: tiles_of(g, s, 8, 2); break;
     case 10: tiles_of(g, s, 10, 2); break;
     default: tiles_of(g, s, 12, 2);
     }
-}
-
-/* The larger, or NaN if either is, as in PyTorch's pooling: the instruction returns b then. */
-INLINE __m512 larger(__m512 a, __m512 b)
-{
-    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), nan, a);
 }
 
 /* A block of two lines of sums, whose pixels are `step` values apart, as one line of maxima. */
@@ -161,7 +147,7 @@ INLINE void pool(const geometry *g, const float *line, const float *under, int64
 }
 
 /* `lines` lines from y on, of `step` output channels from `first` on. */
-AVX512 static void some_lines(const image *m, int64_t y, int64_t lines, int64_t first, int64_t step)
+FAST static void some_lines(const image *m, int64_t y, int64_t lines, int64_t first, int64_t step)
 {
     const geometry *g = m->shape;
     const int64_t line = g->padded_width * g->channels, taps = g->kernel_width * g->channels;
@@ -186,7 +172,7 @@ AVX512 static void some_lines(const image *m, int64_t y, int64_t lines, int64_t 
 }
 
 /* Channels beyond the last block's are weights of zero and are not written. */
-AVX512 static void one_image(const image *m)
+FAST static void one_image(const image *m)
 {
     const geometry *g = m->shape;
     const int64_t height = g->pool ? g->out_height / 2 * 2 : g->out_height;
@@ -199,8 +185,8 @@ AVX512 static void one_image(const image *m)
 
 #include "grey_conv.h"
 
-AVX512 static void all_images(const link *links, int64_t count, int64_t rows,
-                              const float *constants, const float *in, float *scratch, float *out)
+FAST static void all_images(const link *links, int64_t count, int64_t rows,
+                            const float *constants, const float *in, float *scratch, float *out)
 {
     const geometry *g = &links->shape;
     const int64_t values = g->width * g->channels, line = g->padded_width * g->channels;

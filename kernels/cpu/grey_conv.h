@@ -52,7 +52,7 @@ INLINE void finish_grey(const geometry *g, float *line, float *out)
         for (int64_t k = 0; k < g->outputs; k++) *out++ = line[k * g->padded_out + x];
 }
 
-AVX512 static void grey_image(const image *m)
+FAST static void grey_image(const image *m)
 {
     const geometry *g = m->shape;
     const int64_t lines = g->pool ? 2 : 1, height = g->out_height / lines;

@@ -13,6 +13,7 @@
 #define TARGET "avx512f,avx512bw,avx512vl,avx512vnni"
 #define VALUE 1
 #define VALUES __m128i
+#define LARGER(a, b) _mm_max_epu8(a, b)
 #define SUM __m512i
 #define NOTHING _mm512_setzero_si512()
 #define MULTIPLY(sums, values, weights) _mm512_dpbusd_epi32(sums, values, weights)
@@ -25,11 +26,6 @@
 INLINE __m128i read_values(const uint8_t *in, __mmask16 mask)
 {
     return _mm_maskz_loadu_epi8(mask, in);
-}
-
-INLINE __m128i larger(__m128i a, __m128i b)
-{
-    return _mm_max_epu8(a, b);
 }
 
 INLINE void write_values(uint8_t *out, __mmask16 mask, __m128i values)

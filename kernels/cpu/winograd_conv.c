@@ -8,7 +8,6 @@
  */
 #include <stdint.h>
 
-#define LANES 16
 #define POINTS 36
 #define SIDE 4 /* outputs of a tile, and the step from tile to tile */
 #define PATCH 6
@@ -28,14 +27,10 @@ typedef struct {
 } link;
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#define AVX512 __attribute__((target("avx512f")))
-#define INLINE AVX512 static inline __attribute__((always_inline))
+#define TARGET "avx512f"
+#include "lanes.h"
 
 static const float NEAR = 0.70710678118654752f, FAR = 1.4142135623730950f;
-
-INLINE __m512 times(float factor, __m512 a) { return _mm512_mul_ps(_mm512_set1_ps(factor), a); }
 
 INLINE __m512 plus(__m512 a, float factor, __m512 b)
 {
@@ -47,22 +42,22 @@ INLINE void to_points(const __m512 *d, __m512 *p, const int step)
 {
     const __m512 even_near = plus(d[4], -2.0f, d[2]), odd_near = plus(d[3], -2.0f, d[1]);
     const __m512 even_far = plus(d[4], -0.5f, d[2]), odd_far = plus(d[3], -0.5f, d[1]);
-    p[0] = _mm512_add_ps(plus(d[4], -2.5f, d[2]), d[0]);
+    p[0] = plus(d[4], -2.5f, d[2]) + d[0];
     p[1 * step] = plus(even_near, NEAR, odd_near);
     p[2 * step] = plus(even_near, -NEAR, odd_near);
     p[3 * step] = plus(even_far, FAR, odd_far);
     p[4 * step] = plus(even_far, -FAR, odd_far);
-    p[5 * step] = _mm512_add_ps(plus(d[5], -2.5f, d[3]), d[1]);
+    p[5 * step] = plus(d[5], -2.5f, d[3]) + d[1];
 }
 
 /* Products at the six points as four outputs. */
 INLINE void from_points(const __m512 *p, __m512 *y)
 {
-    const __m512 near = _mm512_add_ps(p[1], p[2]), far = _mm512_add_ps(p[3], p[4]);
-    const __m512 slope_near = _mm512_sub_ps(p[1], p[2]), slope_far = _mm512_sub_ps(p[3], p[4]);
-    y[0] = _mm512_add_ps(_mm512_add_ps(p[0], near), far);
-    y[1] = plus(times(NEAR, slope_near), FAR, slope_far);
-    y[2] = plus(times(0.5f, near), 2.0f, far);
+    const __m512 near = p[1] + p[2], far = p[3] + p[4];
+    const __m512 slope_near = p[1] - p[2], slope_far = p[3] - p[4];
+    y[0] = p[0] + near + far;
+    y[1] = plus(NEAR * slope_near, FAR, slope_far);
+    y[2] = plus(0.5f * near, 2.0f, far);
     y[3] = plus(plus(p[5], 0.5f * NEAR, slope_near), 2.0f * FAR, slope_far);
 }
 
@@ -97,8 +92,8 @@ INLINE void read_patch(const geometry *g, const float *image, int64_t top, int64
     }
 }
 
-AVX512 static void read_tile(const geometry *g, const float *image, int64_t top, int64_t left,
-                             float *out, int64_t pitch)
+FAST static void read_tile(const geometry *g, const float *image, int64_t top, int64_t left,
+                           float *out, int64_t pitch)
 {
     const int64_t line = g->width * g->channels;
     if (top >= 0 && left >= 0 && top + PATCH <= g->height && left + PATCH <= g->width) {
@@ -134,8 +129,8 @@ INLINE void write_tile(const geometry *g, const float *in, int64_t pitch, const 
         for (int x = 0; x < SIDE; x++) {
             if (x >= width) break;
             const int64_t at = first + x * g->outputs;
-            __m512 value = _mm512_add_ps(values[x], offset);
-            if (shortcut) value = _mm512_add_ps(value, _mm512_loadu_ps(shortcut + at));
+            __m512 value = values[x] + offset;
+            if (shortcut) value += _mm512_loadu_ps(shortcut + at);
             if (g->relu) value = _mm512_max_ps(_mm512_setzero_ps(), value); /* keeps NaN */
             _mm512_storeu_ps(out + at, value);
         }
@@ -171,8 +166,8 @@ INLINE void multiply_all(const float *in, const int64_t channels, const float *w
 }
 
 /* One point of the first `tiles` tiles of a block; common widths are constants for the compiler. */
-AVX512 static void multiply_point(const geometry *g, const float *in, const float *weights,
-                                  float *out, int64_t tiles)
+FAST static void multiply_point(const geometry *g, const float *in, const float *weights,
+                                float *out, int64_t tiles)
 {
     const int64_t channels = g->channels, outputs = g->outputs;
     if (channels == 16 && outputs == 16)
@@ -201,8 +196,8 @@ INLINE void next(const geometry *g, place *at)
     at->row++;
 }
 
-AVX512 static void convolve(const link *l, int64_t first, int64_t rows, int64_t block,
-                            float *scratch)
+FAST static void convolve(const link *l, int64_t first, int64_t rows, int64_t block,
+                          float *scratch)
 {
     const geometry *g = &l->shape;
     const float *in = l->in + first * l->in_step;

@@ -33,8 +33,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, st
     def build(kind: str, old: str, new: str) -> ctypes.CDLL:
         if (kind, old, new) not in built:
             folder = tmp_path_factory.mktemp("loops")
-            texts = {name: (SOURCES / name).read_text() for name in ("chains.h", "tiles.h")}
-            texts |= {f"{kind}_conv.c": (SOURCES / f"{kind}_conv.c").read_text()}
+            names = ("chains.h", "lanes.h", "tiles.h", f"{kind}_conv.c")
+            texts = {name: (SOURCES / name).read_text() for name in names}
             assert not old or sum(text.count(old) for text in texts.values()) == 1, old
             for name, text in texts.items():
                 (folder / name).write_text(text.replace(old, new) if old else text)

@@ -290,8 +290,8 @@ BROKEN = {
         "_mm512_max_ps(value, _mm512_setzero_ps())",
     ),
     "maximum hides NaN": (
-        "_mm512_mask_mov_ps(_mm512_max_ps(b, a), missing, b)",
-        "(void)missing, _mm512_max_ps(b, a)",
+        "_mm512_mask_mov_ps(_mm512_max_ps(a, b), nan, a)",
+        "(void)nan, _mm512_max_ps(a, b)",
     ),
     "no bias": ("_mm512_add_ps(sums[p * vectors], bias)", "sums[p * vectors]"),
     "ReLU always": ("if (l->relu) value", "value"),
