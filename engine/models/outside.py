@@ -1,5 +1,6 @@
 """What a network may not read: random numbers, clocks and the system's entropy."""
 
+import cProfile
 import gc
 import random
 import sys
@@ -36,7 +37,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __enter__(self) -> Any:
-        self._profile, self._collects = sys.getprofile(), gc.isenabled()
+        self._profiles, self._collects = (sys.getprofile(), threading.getprofile()), gc.isenabled()
         gc.disable()  # callbacks of a collection may tell the time
         self._watches = True
         sys.setprofile(self._note)
@@ -46,8 +47,13 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         self._watches = False
-        threading.setprofile(None)
-        sys.setprofile(self._profile)
+        own, of_threads = self._profiles
+        threading.setprofile(of_threads)
+        if isinstance(own, cProfile.Profile):  # which Python shows, but does not take back
+            sys.setprofile(None)
+            own.enable()
+        else:
+            sys.setprofile(own)
         if self._collects:
             gc.enable()
 

@@ -1,12 +1,14 @@
 """What may come in, and what is refused with one line: each kind with neighbours."""
 
 import contextvars
+import cProfile
 import ctypes
 import functools
 import gc
 import io
 import itertools
 import logging
+import math
 import os
 import random
 import secrets
@@ -167,6 +169,22 @@ def test_random_numbers_are_refused_whatever_the_seed(name: str) -> None:
             FileError, match="classifier must not draw random numbers or read a clock; received"
         ):
             enter(Head(RANDOM[name]))
+
+
+def test_profilers_count_on_behind_a_trial() -> None:
+    own = cProfile.Profile()
+    threading.setprofile(quiet := lambda *_: None)
+    own.enable()
+    enter(Head())
+    math.gcd(3, 4)
+    own.disable()
+    assert threading.getprofile() is quiet
+    threading.setprofile(None)
+    assert any("gcd" in str(entry.code) for entry in own.getstats())
+    sys.setprofile(quiet)
+    enter(Head())
+    assert sys.getprofile() is quiet
+    sys.setprofile(None)
 
 
 def test_callbacks_of_collections_are_not_the_network() -> None:
