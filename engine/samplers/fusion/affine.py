@@ -14,9 +14,14 @@ from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.samplers.fusion.fold import is_fixed_norm, scale_and_shift
 from dualsmooth.engine.samplers.fusion.patterns import (
     SUMS,
+    channels_last,
     following_relu,
+    layer_of,
     only_user,
+    put_module,
+    replace_by_module,
     shape_of,
+    take_place,
     taken_bias,
 )
 from dualsmooth.kernels import ops
@@ -46,14 +51,10 @@ class Affine(nn.Module):
     def forward(
         self, x: torch.Tensor, other: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        second = None if other is None else _channels_last(other)
-        total, y = ops.affine(_channels_last(x), *self.norm, other=second, **self.options)
+        second = None if other is None else channels_last(other)
+        total, y = ops.affine(channels_last(x), *self.norm, other=second, **self.options)
         y = y.permute(0, 3, 1, 2)
         return y if total is None else (total.permute(0, 3, 1, 2), y)
-
-
-def _channels_last(maps: torch.Tensor) -> torch.Tensor:
-    return maps.permute(0, 2, 3, 1).contiguous()
 
 
 def fuse_norm(traced: fx.GraphModule, node: fx.Node, layer: nn.BatchNorm2d) -> None:
@@ -68,17 +69,18 @@ def fuse_norm(traced: fx.GraphModule, node: fx.Node, layer: nn.BatchNorm2d) -> N
     last, relu = following_relu(traced, node)
     scale, shift = (constant.float() for constant in scale_and_shift(layer))
     if not _is_sum(traced, source):
-        fused = _put(traced, node, Affine((scale, shift), relu=relu), (source,))
+        fused = put_module(traced, node, node, Affine((scale, shift), relu=relu), (source,))
     else:
         keep, bias = only_user(source) is None, _biases(traced, source)
-        fused = _put(traced, source, Affine((scale, shift), bias, relu, keep), source.args)
+        made = Affine((scale, shift), bias, relu, keep)
+        fused = put_module(traced, source, source, made, source.args)
         if keep:
             with traced.graph.inserting_after(fused):
                 total = traced.graph.call_function(operator.getitem, (fused, 0))
             with traced.graph.inserting_after(total):
                 fused = traced.graph.call_function(operator.getitem, (fused, 1))
-            _take_place(total, source)
-    _take_place(fused, last)
+            take_place(total, source)
+    take_place(fused, last)
     for done in dict.fromkeys((last, node, source)):
         if not done.users:
             traced.graph.erase_node(done)
@@ -88,8 +90,7 @@ def fuse_biases(traced: fx.GraphModule, total: fx.Node) -> None:
     """Have the biases of convolutions added with their sum, which has no norm or ReLU behind it."""
     bias = _biases(traced, total)
     if bias is not None:
-        _take_place(_put(traced, total, Affine(bias=bias), total.args), total)
-        traced.graph.erase_node(total)
+        replace_by_module(traced, total, total, Affine(bias=bias), total.args)
 
 
 def _biases(traced: fx.GraphModule, total: fx.Node) -> torch.Tensor | None:
@@ -97,20 +98,6 @@ def _biases(traced: fx.GraphModule, total: fx.Node) -> torch.Tensor | None:
     for summand in total.all_input_nodes:
         bias = taken_bias(traced, summand, bias)
     return bias
-
-
-def _take_place(new: fx.Node, old: fx.Node) -> None:
-    new.meta = dict(old.meta)
-    old.replace_all_uses_with(new)
-
-
-def _put(
-    traced: fx.GraphModule, place: fx.Node, module: nn.Module, inputs: tuple[Any, ...]
-) -> fx.Node:
-    name = f"fused_{place.name}"
-    traced.add_submodule(name, module)
-    with traced.graph.inserting_before(place):
-        return traced.graph.call_module(name, inputs)
 
 
 def _is_sum(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -121,7 +108,7 @@ def _is_sum(traced: fx.GraphModule, node: fx.Node) -> bool:
     if len(node.args) != 2 or len(parts) != 2 or shape_of(parts[0]) != shape_of(parts[1]):
         return False
     if node.target is operator.iadd:  # an alias of what is changed may be read later
-        first = _layer(traced, parts[0])
+        first = layer_of(traced, parts[0])
         if parts[0] is not node.args[0] or type(first) is not nn.Conv2d or not only_user(parts[0]):
             return False
     return all(_reads(traced, user) for user in node.users)
@@ -129,14 +116,10 @@ def _is_sum(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _reads(traced: fx.GraphModule, user: fx.Node) -> bool:
     """Whether a node gives a new tensor and changes none."""
-    layer, call = _layer(traced, user), user.target
+    layer, call = layer_of(traced, user), user.target
     if layer is not None:
         return type(layer) in (*_READERS, Affine) and not has_hooks(layer)
     if isinstance(call, torch._ops.OpOverload):
         returned = (value.alias_info for value in call._schema.returns)
         return not call._schema.is_mutable and not any(returned)
     return user.op == "call_function" and call in _CALLS
-
-
-def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None

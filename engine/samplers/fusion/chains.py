@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import fx, nn
 
-from dualsmooth.engine.samplers.fusion.patterns import replace_by_module
+from dualsmooth.engine.samplers.fusion.patterns import layer_of, replace_by_module
 from dualsmooth.kernels.cpu.direct_conv import DirectChain, DirectConv
 from dualsmooth.kernels.cpu.winograd_conv import WinogradChain, WinogradConv
 
@@ -18,7 +18,7 @@ def chain_convolutions(traced: fx.GraphModule) -> None:
     for part in [part for run in _runs(traced, WinogradConv) for part in _closed(run)]:
         _chain(traced, part)
     for part in [part for run in _runs(traced, DirectConv) for part in _closed(run)]:
-        layers = [cast(DirectConv, _layer(traced, node)) for node in part]
+        layers = [cast(DirectConv, layer_of(traced, node)) for node in part]
         _replace(traced, part, DirectChain(layers), part[0].all_input_nodes)
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -29,7 +29,7 @@ def _runs(traced: fx.GraphModule, kind: type) -> list[list[fx.Node]]:
     run: list[fx.Node] = []
     runs = [run]
     for node in traced.graph.nodes:
-        if node.op != "call_module" or type(_layer(traced, node)) is not kind:
+        if type(layer_of(traced, node)) is not kind:
             continue
         if run and node.args[0] is not run[-1]:
             run = []
@@ -54,7 +54,7 @@ def _chain(traced: fx.GraphModule, run: list[fx.Node]) -> None:
     for node in run:
         source, *shortcut = (numbers[cast(fx.Node, arg)] for arg in node.args)
         wiring.append((source, shortcut[0] if shortcut else None))
-    layers = [cast(WinogradConv, _layer(traced, node)) for node in run]
+    layers = [cast(WinogradConv, layer_of(traced, node)) for node in run]
     _replace(traced, run, WinogradChain(layers, wiring, inputs=len(inputs)), inputs)
 
 
@@ -64,7 +64,3 @@ def _replace(
     replace_by_module(traced, run[0], run[-1], chain, tuple(inputs))
     for node in reversed(run[:-1]):
         traced.graph.erase_node(node)
-
-
-def _layer(traced: fx.GraphModule, node: fx.Node) -> object:
-    return traced.get_submodule(str(node.target))

@@ -10,6 +10,7 @@ from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
     following_sum,
+    layer_of,
     only_user,
     replace_by_module,
     shape_of,
@@ -36,7 +37,7 @@ def _reads_direct(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a convolution alone reads what another makes that the loops take."""
     source, made = node.args[0], node.args[0]
     while isinstance(made, fx.Node) and made.args:
-        layer = traced.get_submodule(str(made.target)) if made.op == "call_module" else None
+        layer = layer_of(traced, made)
         if type(layer) is nn.Conv2d:
             alone = isinstance(source, fx.Node) and only_user(source) is node
             return alone and _end(traced, made)[0] is source and is_direct(traced, made, layer)
@@ -76,8 +77,8 @@ def _before_normalization(
 ) -> tuple[Any, tuple[torch.Tensor, torch.Tensor] | None]:
     """What a convolution reads, or what is normalized for it alone, and then mean and std."""
     source = node.args[0]
-    if isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1:
-        layer = traced.get_submodule(str(source.target))
+    if isinstance(source, fx.Node) and len(source.users) == 1:
+        layer = layer_of(traced, source)
         if type(layer) is Normalize and not has_hooks(layer):
             return source.args[0], (layer.mean.flatten(), layer.std.flatten())
     return source, None
@@ -85,7 +86,7 @@ def _before_normalization(
 
 def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is 2x2 max pooling with stride 2, without padding."""
-    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = layer_of(traced, node)
     if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.ceil_mode:
         return False
     pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.samplers.fusion.patterns import channels_last
 from dualsmooth.kernels import ops
 from dualsmooth.kernels.cuda.stages import shared_memory
 from dualsmooth.kernels.cuda.tiled_conv import TiledConv, pack_taps, tiled_conv
@@ -110,9 +111,5 @@ class Ours(nn.Module):
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """What the kernel gives."""
-        residual = None if other is None else _last(other)
-        return self._run(_last(x), residual=residual).permute(0, 3, 1, 2)
-
-
-def _last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).contiguous()
+        residual = None if other is None else channels_last(other)
+        return self._run(channels_last(x), residual=residual).permute(0, 3, 1, 2)

@@ -19,6 +19,7 @@ from dualsmooth.engine.samplers.fusion.direct import fuse_direct, is_direct
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
     following_sum,
+    layer_of,
     replace,
     replace_by_module,
     rewrite,
@@ -71,7 +72,7 @@ def _add_in_place(traced: fx.GraphModule) -> None:
 
 
 def _is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
-    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = layer_of(traced, node)
     return (
         node.target in (_POINTWISE.default, _POINTWISE.binary, _IN_PLACE) or type(layer) in _LOOPS
     )

@@ -38,10 +38,9 @@ def rewrite(module: nn.Module, example: torch.Tensor, fuse: Fuse) -> nn.Module:
     except Exception:  # a network may have no use for so few rows
         return module
     for node in list(traced.graph.nodes)[::-1]:
-        if node.op == "call_module":
-            layer = traced.get_submodule(str(node.target))
-            if not has_hooks(layer) and _is_plain(layer):
-                fuse(traced, node, layer)
+        layer = layer_of(traced, node)
+        if layer is not None and not has_hooks(layer) and _is_plain(layer):
+            fuse(traced, node, layer)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -96,7 +95,8 @@ def replace(
             constants.append(attribute)
         arguments = (*inputs, constants[0], *middle, constants[1], *options)
         fused = traced.graph.call_function(call, arguments)
-    _take_place(traced, fused, last)
+    take_place(fused, last)
+    traced.graph.erase_node(last)
 
 
 def replace_by_module(
@@ -107,24 +107,47 @@ def replace_by_module(
     inputs: tuple[Any, ...],
 ) -> None:
     """Put module(*inputs) in place of the nodes up to ``last``."""
+    take_place(put_module(traced, first, last, module, inputs), last)
+    traced.graph.erase_node(last)
+
+
+def put_module(
+    traced: fx.GraphModule,
+    first: fx.Node,
+    place: fx.Node,
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+) -> fx.Node:
+    """Call a module before a node; ``first`` is the first of those that it is put in place of."""
     name = f"fused_{first.name}"
     traced.add_submodule(name, module)
-    with traced.graph.inserting_before(last):
-        fused = traced.graph.call_module(name, inputs)
-    _take_place(traced, fused, last)
+    with traced.graph.inserting_before(place):
+        return traced.graph.call_module(name, inputs)
 
 
-def _take_place(traced: fx.GraphModule, fused: fx.Node, last: fx.Node) -> None:
-    fused.meta = dict(last.meta)
-    last.replace_all_uses_with(fused)
-    traced.graph.erase_node(last)
+def take_place(new: fx.Node, old: fx.Node) -> None:
+    """Let all that read one node read another."""
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+
+
+def layer_of(traced: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    """The layer that a node calls, if it calls one."""
+    if node is None or node.op != "call_module":
+        return None
+    return traced.get_submodule(str(node.target))
+
+
+def channels_last(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (rows, channels, height, width) as our kernels take them, (rows, height, width, ...)."""
+    return maps.permute(0, 2, 3, 1).contiguous()
 
 
 def following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool]:
     """The ReLU that alone reads a node, and True; else the node, and False."""
     user = only_user(node)
     if user is not None:
-        layer = traced.get_submodule(str(user.target)) if user.op == "call_module" else None
+        layer = layer_of(traced, user)
         module = type(layer) is nn.ReLU and not has_hooks(layer)
         function = user.op == "call_function" and user.target in _RELUS
         method = user.op == "call_method" and user.target in ("relu", "relu_")
@@ -156,7 +179,7 @@ def taken_bias(
 
     PyTorch adds the bias of a convolution in a pass over memory of its own.
     """
-    layer = traced.get_submodule(str(summand.target)) if summand.op == "call_module" else None
+    layer = layer_of(traced, summand)
     calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     alone = len(summand.users) == 1 and calls.count(summand.target) == 1
     if type(layer) is not nn.Conv2d or layer.bias is None or has_hooks(layer) or not alone:

@@ -17,7 +17,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.samplers.fusion.cudnn import ADD_RELU, RELU
 from dualsmooth.engine.samplers.fusion.kernels import FREE, KERNELS, Convolution, Ours
-from dualsmooth.engine.samplers.fusion.patterns import replace_by_module, shape_of
+from dualsmooth.engine.samplers.fusion.patterns import layer_of, replace_by_module, shape_of
 
 CUDNN = "c"
 MARGIN = 0.03
@@ -131,7 +131,7 @@ def _ours(network: fx.GraphModule, node: fx.Node, kind: Convolution, name: str) 
 
 def _kind(network: fx.GraphModule, node: fx.Node) -> Convolution | None:
     """The kind of a node; None if it is no convolution, or one of another geometry."""
-    layer = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = layer_of(network, node)
     if type(layer) is nn.Conv2d and not has_hooks(layer) and layer.padding_mode == "zeros":
         geometry: Any = layer.stride, layer.padding, layer.dilation, layer.groups
     elif node.target in (RELU, ADD_RELU):

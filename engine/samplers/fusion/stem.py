@@ -14,7 +14,7 @@ from torch.nn.modules.utils import _pair
 
 from dualsmooth.engine.models.capture import has_hooks, is_captured
 from dualsmooth.engine.models.normalize import Normalize
-from dualsmooth.engine.samplers.fusion.patterns import following_relu, only_user
+from dualsmooth.engine.samplers.fusion.patterns import following_relu, layer_of, only_user
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 
 _ATEN = torch.ops.aten
@@ -61,7 +61,7 @@ def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> St
     while node is not None and (found := _preprocessing(network, node)) is not None:
         mean, std = mean + std * found[0], std * found[1]
         node = only_user(node)
-    layer = _layer(network, node)
+    layer = layer_of(network, node)
     if others or node is None:
         return "it reads its images more than once"
     if not isinstance(layer, nn.Conv2d) or not _fits(layer):
@@ -84,7 +84,7 @@ def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> St
 
 def _pooling(network: fx.GraphModule, node: fx.Node | None) -> int:
     """Size of a max pooling that the kernels have: 2, or 3 with padding 1; 0 for anything else."""
-    layer = _layer(network, node)
+    layer = layer_of(network, node)
     if type(layer) is not nn.MaxPool2d or has_hooks(layer):
         return 0
     if layer.ceil_mode or layer.return_indices:
@@ -96,7 +96,7 @@ def _pooling(network: fx.GraphModule, node: fx.Node | None) -> int:
 
 def _preprocessing(network: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:
     """What a node subtracts and then divides by, float64, one value or one per channel."""
-    layer, none = _layer(network, node), torch.zeros(1, dtype=torch.float64)
+    layer, none = layer_of(network, node), torch.zeros(1, dtype=torch.float64)
     if type(layer) is Normalize and not has_hooks(layer):
         return layer.mean.double().cpu().flatten(), layer.std.double().cpu().flatten()
     if type(layer) is nn.Identity and not has_hooks(layer):
@@ -123,12 +123,6 @@ def _constant(network: fx.GraphModule, argument: object) -> torch.Tensor | None:
     value: torch.Tensor = operator.attrgetter(str(argument.target))(network)
     per_channel = value.ndim == 4 and value.numel() == value.shape[1]
     return value.detach().double().cpu().flatten() if per_channel or value.ndim == 0 else None
-
-
-def _layer(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
-    if node is None or node.op != "call_module":
-        return None
-    return network.get_submodule(str(node.target))
 
 
 def _fits(layer: nn.Conv2d) -> bool:
