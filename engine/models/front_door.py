@@ -12,8 +12,8 @@ from torch import nn
 
 from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
-from dualsmooth.engine.models.hidden_state import kept_state
-from dualsmooth.engine.models.outside import Outside
+from dualsmooth.engine.models.hidden_state import kept_state, reached
+from dualsmooth.engine.models.outside import LEFT, Outside, unseen_clock
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
@@ -110,7 +110,8 @@ class _Trial:
         except FileError:
             if not self._outside.taken():
                 raise
-        if taken := self._outside.taken():
+        named = filter(None, map(unseen_clock, reached(self.module)))
+        if taken := [*self._outside.taken(), *named]:
             rule = "must not draw random numbers or read a clock"
             raise self._refused(rule, taken[0], "noise, dropout and augmentation")
 
@@ -144,6 +145,11 @@ class _Trial:
                     "must not depend on the order of calls",
                     "other logits after another first batch",
                 )
+        for left in LEFT if self._outside.left_some else ():
+            self._outside.left = left
+            if not agree(self._pass(batch), wanted):
+                received = f"other logits where torch.empty holds {left:g}"
+                raise self._refused("must not read memory that nothing was written to", received)
 
     def _rows(self) -> int:
         rows = self._fitting(FEWEST, SLOW)

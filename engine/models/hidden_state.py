@@ -42,20 +42,25 @@ def kept_state(root: object) -> tuple[Any, ...]:
 
     Two results of one network differ if a pass between changed anything of it.
     """
-    return tuple(_walk(root))
+    return tuple(plain for plain, _ in _walk(root))
 
 
-def _walk(root: object) -> Iterator[Any]:
+def reached(root: object) -> Iterator[object]:
+    """The objects behind which `kept_state` looks."""
+    return (value for _, value in _walk(root) if value is not None)
+
+
+def _walk(root: object) -> Iterator[tuple[Any, object]]:
     waiting, seen = deque([root]), dict[int, object]()  # held, so that no address comes twice
     while waiting and len(seen) < MOST:
         value = waiting.popleft()
         plain = _plain(value)
         if plain is not None:
-            yield plain
+            yield plain, None
             waiting.extend(_noted_on(value))
         elif id(value) not in seen and not isinstance(value, ModuleType):
             seen[id(value)] = value
-            yield type(value).__qualname__
+            yield type(value).__qualname__, value
             waiting.extend(_parts(value))
 
 

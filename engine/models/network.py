@@ -49,14 +49,15 @@ class Network:
 
     def build(self) -> "nn.Module":
         """A fresh copy: eval mode, float32, on the CPU, NCHW input in [0, 1]."""
+        # torch takes seconds to import, and a bundle can be read without it.
+        from dualsmooth.engine.models.weights import build_network, check_defaults
+
+        check_defaults()
         if not isinstance(self.weights, bytes):
             from dualsmooth.engine.models.digest.live_module import build_copy
 
             digest = self.kwargs.get("structure", self.sha256)
             return build_copy(self.weights, self.architecture, digest)
-        # torch takes seconds to import, and a bundle can be read without it.
-        from dualsmooth.engine.models.weights import build_network
-
         try:
             return build_network(self.architecture, self.kwargs, self.tensors(), self.origin)
         except ArgumentError as error:

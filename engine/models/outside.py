@@ -2,11 +2,14 @@
 
 import cProfile
 import gc
+import os
 import random
+import re
 import sys
 import threading
 import time
 from datetime import date
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -20,15 +23,27 @@ _OUTSIDE = set(
 )
 """Functions in C that read the system's random numbers, seeds, ids and uses of time."""
 _NOW = {"now", "utcnow", "today"}
+_FILES = re.compile(r"/dev/(\w*random|rtc|hwrng)|/proc/(uptime|loadavg|stat|sys/kernel/random)")
+"""Files of the system that are random numbers or clocks."""
+_aten = torch.ops.aten
+_UNFILLED = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.empty_permuted}
+_UNFILLED |= {_aten.new_empty, _aten.new_empty_strided, _aten.resize_}
+LEFT = float("inf"), float("-inf"), float("nan"), 1.0
+"""What memory may hold that nobody filled, beside zeros."""
+_WATCHING = list["Outside"]()
 
 
 class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes who takes random numbers or the time: operators, generators, clocks, the system."""
+    """Notes who takes random numbers or the time: operators, generators, clocks, the system.
+
+    Memory that operators leave as it was is filled with ``left``.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._found: list[str] = []
         self.read: list[str] = []
+        self.left, self.left_some = 0.0, False
         self._before = self._others()
 
     @classmethod
@@ -40,6 +55,9 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._profiles, self._collects = (sys.getprofile(), threading.getprofile()), gc.isenabled()
         gc.disable()  # callbacks of a collection may tell the time
         self._watches = True
+        self._strangers = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
+        _listen()
+        _WATCHING.append(self)
         sys.setprofile(self._note)
         threading.setprofile(self._note)
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -47,6 +65,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         self._watches = False
+        _WATCHING.remove(self)
         own, of_threads = self._profiles
         threading.setprofile(of_threads)
         if isinstance(own, cProfile.Profile):  # which Python shows, but does not take back
@@ -70,7 +89,11 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
+            held = args[0].numel() if func.overloadpacket is _aten.resize_ else 0
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket in _UNFILLED and result.layout is torch.strided:
+                self._fill(result.view(-1)[held:] if held else result)
+            return result
         every = (*args, *(kwargs or {}).values())
         given = [value for value in every if isinstance(value, torch.Generator)]
         generator = given[0] if given else torch.default_generator
@@ -79,6 +102,17 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not torch.equal(before, generator.get_state()):
             self._found.append(str(func))
         return result
+
+    def _fill(self, memory: torch.Tensor) -> None:
+        self.left_some = True
+        whole = not (memory.is_floating_point() or memory.is_complex())
+        memory.fill_(self.left != 0.0 if whole else self.left)
+
+    def opens(self, file: Any) -> None:
+        """Note a file that is opened, unless by threads that were there before."""
+        if not isinstance(file, int) and threading.get_ident() not in self._strangers:
+            name = os.path.normpath(os.fsdecode(file))
+            self.read += [name] if _FILES.match(name) else []
 
     def taken(self) -> list[str]:
         """What was taken so far."""
@@ -97,3 +131,23 @@ def _tells_time(function: Any) -> bool:
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     of_calendar = isinstance(owner, type) and issubclass(owner, date)
     return (owner is time and name != "sleep") or (of_calendar and name in _NOW)
+
+
+@cache
+def _listen() -> None:
+    """Hear of every file that Python opens, from now on: such hooks stay."""
+    sys.addaudithook(_hear)
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _WATCHING and event == "open":
+        for watch in _WATCHING:
+            watch.opens(arguments[0])
+
+
+def unseen_clock(value: object) -> str:
+    """Name of a clock that no profile sees a call of; empty for all other values."""
+    if isinstance(value, partial):
+        name = getattr(value.func, "__qualname__", "")
+        return f"partial({name})" if name in _OUTSIDE or _tells_time(value.func) else ""
+    return "numpy.datetime64" if value is np.datetime64 else ""

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dualsmooth.engine.errors import FileError, reason_of
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.registry import create
 
 
@@ -35,6 +35,16 @@ def build_network(
     state = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
     module.load_state_dict(state, strict=False)
     return module.eval()
+
+
+def check_defaults() -> None:
+    """Refuse other defaults than PyTorch's own: networks and noise would be made in them."""
+    for name, wanted in (("dtype", torch.float32), ("device", torch.device("cpu"))):
+        found = getattr(torch, f"get_default_{name}")()
+        if found != wanted:
+            hint = f"torch.set_default_{name}({str(wanted)!r})"
+            hint = f"torch.set_default_dtype({wanted})" if name == "dtype" else hint
+            raise ArgumentError(f"torch's default {name}", f"must be {wanted}", found, hint)
 
 
 def _check(

@@ -196,6 +196,21 @@ def test_a_bundle_travels_to_another_process() -> None:
     assert torch.equal(copied.build("classifier")(x), made.build("classifier")(x))
 
 
+@pytest.mark.parametrize("name", ["dtype", "device"])
+def test_other_defaults_of_pytorch_are_named(name: str) -> None:
+    made = bundle()
+    try:
+        torch.set_default_dtype(torch.float64 if name == "dtype" else torch.float32)
+        torch.set_default_device("meta" if name == "device" else None)
+        for loaded in (load_bundle("digits-dual"), made):
+            with pytest.raises(ArgumentError, match=f"torch's default {name} must be") as error:
+                loaded.build("selector")
+            assert f"(torch.set_default_{name}(" in str(error.value)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
 def test_unknown_source() -> None:
     with pytest.raises(ArgumentError, match="bundled") as error:
         load_bundle("no-such-bundle")

@@ -21,6 +21,7 @@ import uuid
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -115,6 +116,7 @@ def test_rows_of_trials_are_what_the_time_allows(monkeypatch: pytest.MonkeyPatch
     assert sizes == [front_door.FEWEST]
 
 
+BOUND = functools.partial(time.time)
 RANDOM: dict[str, Function] = {
     "flip": lambda x: x.flip(3) if torch.rand(()) < 0.5 else x,
     "dropout": lambda x: functional.dropout(x, 0.001),
@@ -139,6 +141,11 @@ RANDOM: dict[str, Function] = {
     "fresh seed": lambda x: x if torch.Generator().seed() else -x,
     "seed of the program": lambda x: x if torch.initial_seed() != 99 else -x,
     "process": lambda x: x if os.getpid() else -x,
+    "bound clock": lambda x: x if BOUND() > 0 else -x,
+    "NumPy's clock": lambda x: x if np.datetime64("now") > np.datetime64(0, "s") else -x,
+    "the system's, as a file": lambda x: x if Path("/dev/urandom").open("rb").read(1) else -x,
+    "the system's, by NumPy": lambda x: x if np.fromfile("/dev/urandom", "u1", 1).size else -x,
+    "uptime": lambda x: x if Path("/proc/uptime").read_text() else -x,
 }
 
 
@@ -185,6 +192,41 @@ def test_profilers_count_on_behind_a_trial() -> None:
     enter(Head())
     assert sys.getprofile() is quiet
     sys.setprofile(None)
+
+
+UNFILLED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "empty": lambda x: torch.empty(1, 1),
+    "like": torch.empty_like,
+    "new": lambda x: x.new_empty(x.shape),
+    "strided": lambda x: torch.empty_strided((1,), (1,)),
+    "whole numbers": lambda x: torch.empty(1, dtype=torch.int64),
+    "grown": lambda x: torch.zeros(1).resize_(2)[1:],
+}
+
+
+@pytest.mark.parametrize("name", UNFILLED)
+def test_memory_that_nobody_filled_is_seen(name: str) -> None:
+    """A system's fresh memory is zero, until it is not."""
+    with pytest.raises(FileError, match="must not read memory that nothing was written to"):
+        enter(Head(lambda x: x + (UNFILLED[name](x).reshape(-1)[:1].double() == 1.0).float()))
+    enter(Head(lambda x: UNFILLED[name](x).reshape(-1)[:1].double().zero_().float() + x))
+
+
+def test_files_that_other_threads_open_are_not_the_networks() -> None:
+    over, opened = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            Path("/dev/urandom").open("rb").close()
+            opened.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        enter(Head(lambda x: x if opened.wait(9) else -x))
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_callbacks_of_collections_are_not_the_network() -> None:
