@@ -1,9 +1,13 @@
 """Kernels run in the Triton interpreter where there is no CUDA device."""
 
+import importlib.util
+import inspect
 import math
 import mmap
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +38,32 @@ def no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+Edit = Callable[[ModuleType, str, str], None]
+
+
+@pytest.fixture
+def edit(device: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Edit:
+    """Puts one text of a module in place of another, in its kernels."""
+    if device.type == "cuda":
+        pytest.skip("an edited kernel runs in the interpreter")
+
+    def put(module: ModuleType, old: str, new: str) -> None:
+        source = inspect.getsource(module)
+        assert old in source
+        path = tmp_path / "edited.py"
+        path.write_text(source.replace(old, new))
+        spec = importlib.util.spec_from_file_location("edited", path)
+        assert spec is not None
+        assert spec.loader is not None
+        edited = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(edited)
+        for name in vars(module):
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, getattr(edited, name))
+
+    return put
 
 
 GUARD = 1 << 36

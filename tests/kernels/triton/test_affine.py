@@ -1,9 +1,6 @@
 """Sum, scale, shift and ReLU in one pass: bits of the passes one by one, at any size."""
 
-import importlib.util
-import inspect
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from dualsmooth.kernels import ops
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import AffineLaunch
 from dualsmooth.kernels.triton import affine as right
+from tests.kernels.conftest import Edit
 
 DTYPES = (torch.float16, torch.float32)
 
@@ -148,21 +146,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_kernel_is_noticed(
-    fault: str, device: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    if device.type == "cuda":
-        pytest.skip("an edited kernel runs in the interpreter")
-    source, (old, new) = inspect.getsource(right), BROKEN[fault]
-    assert old in source
-    path = tmp_path / "broken_affine.py"
-    path.write_text(source.replace(old, new))
-    spec = importlib.util.spec_from_file_location("broken_affine", path)
-    assert spec is not None
-    assert spec.loader is not None
-    broken = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(broken)
-    monkeypatch.setattr(right, "affine_kernel", broken.affine_kernel)
+def test_a_broken_kernel_is_noticed(fault: str, device: torch.device, edit: Edit) -> None:
+    edit(right, *BROKEN[fault])
     assert wrong(CASES["few strips"], torch.float16, device) != ""
 
 

@@ -3,11 +3,9 @@
 Memory is sparse, and the interpreter runs the last program alone.
 """
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +30,7 @@ from dualsmooth.kernels.launch import (
 from dualsmooth.kernels.rows import Rows, seed_key
 from dualsmooth.kernels.thresholds import Thresholds
 from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, tap_stem, vote
-from tests.kernels.conftest import Sparse
+from tests.kernels.conftest import Edit, Sparse
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
 HALF, FLOAT, INT = torch.float16, torch.float32, torch.int32
@@ -243,26 +241,12 @@ def test_every_conversion_is_in_the_table() -> None:
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize(("module", "number", "case"), WRONG)
 def test_offsets_of_32_bits_are_noticed(
-    module: ModuleType,
-    number: int,
-    case: str,
-    sparse: Sparse,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    module: ModuleType, number: int, case: str, sparse: Sparse, edit: Edit
 ) -> None:
-    parts = inspect.getsource(module).split(WIDE)
+    source = inspect.getsource(module)
+    parts = source.split(WIDE)
     before, behind = parts[: number + 1], parts[number + 1 :]
-    source = WIDE.join(before) + WIDE.join(behind)
-    path = tmp_path / "narrow.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location("narrow", path)
-    assert spec is not None
-    assert spec.loader is not None
-    wrong = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(wrong)
-    for name in vars(module):
-        if name.endswith("_kernel"):
-            monkeypatch.setattr(module, name, getattr(wrong, name))
+    edit(module, source, WIDE.join(before) + WIDE.join(behind))
     assert not agrees(sparse, case)
 
 

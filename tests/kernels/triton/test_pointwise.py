@@ -1,9 +1,6 @@
 """The 1x1 convolution as a matrix product equals the convolution, shortcut and ReLU included."""
 
-import importlib.util
-import inspect
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ from dualsmooth.kernels import ops
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import PointwiseLaunch
 from dualsmooth.kernels.triton import pointwise as right
+from tests.kernels.conftest import Edit
 
 
 @dataclass(frozen=True)
@@ -96,21 +94,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_kernel_is_noticed(
-    fault: str, device: torch.device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    if device.type == "cuda":
-        pytest.skip("an edited kernel runs in the interpreter")
-    source, (old, new, name) = inspect.getsource(right), BROKEN[fault]
-    assert old in source
-    path = tmp_path / "broken_pointwise.py"
-    path.write_text(source.replace(old, new))
-    spec = importlib.util.spec_from_file_location("broken_pointwise", path)
-    assert spec is not None
-    assert spec.loader is not None
-    wrong = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(wrong)
-    monkeypatch.setattr(right, "pointwise_kernel", wrong.pointwise_kernel)
+def test_a_broken_kernel_is_noticed(fault: str, device: torch.device, edit: Edit) -> None:
+    *texts, name = BROKEN[fault]
+    edit(right, *texts)
     assert not gap(CASES[name], torch.float32, device) <= 100 * LIMIT[torch.float32]
 
 

@@ -1,9 +1,6 @@
 """Every stem design equals conv(x + sigma * noise) of the specification, borders included."""
 
-import importlib.util
-import inspect
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 from dualsmooth.kernels.launch import StemLaunch, StemShape, modelled_slots, stem_candidates
 from dualsmooth.kernels.rows import Rows, seed_key
+from tests.kernels.conftest import Edit
 
 SEED, SIGMAS, IMAGE_IDS, SAMPLES = (9 << 32) | 5, [0.25, 1.0, 0.0], [4, 1 << 31, 9], [0, 3, 77]
 SLOTS, PHASES = [1, 0, 1], [2, 3 + 32, 3]
@@ -217,26 +215,11 @@ BROKEN = {
     ],
 )
 def test_a_broken_stem_of_patches_is_noticed(
-    fault: str,
-    name: str,
-    device: torch.device,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    fault: str, name: str, device: torch.device, edit: Edit
 ) -> None:
-    if device.type == "cuda":
-        pytest.skip("an edited kernel runs in the interpreter")
     from dualsmooth.kernels.triton import stem as right
 
-    source, (old, new) = inspect.getsource(right), BROKEN[fault]
-    assert old in source
-    path = tmp_path / "broken_stem.py"
-    path.write_text(source.replace(old, new))
-    spec = importlib.util.spec_from_file_location("broken_stem", path)
-    assert spec is not None
-    assert spec.loader is not None
-    wrong = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(wrong)
-    monkeypatch.setattr(right, "stem_stored_kernel", wrong.stem_stored_kernel)
+    edit(right, *BROKEN[fault])
     got, expected = patched(name, device, torch.float32)
     assert not torch.allclose(got, expected, rtol=0, atol=1e-3)
 
