@@ -105,8 +105,10 @@ class Timeless(FakeSampler):
 class Silence:
     """The longest time without a new certificate, a fault, a start or an end of a driver."""
 
+    since: float
+
     def __init__(self) -> None:
-        self.since, self.longest = time.monotonic(), 0.0
+        self.longest = 0.0
 
     def broken(self) -> None:
         """Something has happened."""
@@ -128,7 +130,7 @@ class Silence:
                     driver.kill()
 
         thread = threading.Thread(target=look)
-        self.broken()
+        self.since = time.monotonic()
         thread.start()
         try:
             yield

@@ -15,6 +15,7 @@ from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.draws import Draw
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -46,15 +47,22 @@ def fixed(tiny_bundle: Path) -> Method:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of votes as samplers cast them for a draw."""
+    """Numbers of votes as samplers cast them for a draw, early ones among them."""
     counts: list[int] = []
-    add = Flight.add
+    add, add_early = Flight.add, Flight.add_early
 
     def counted(flight: Flight[object], votes: NDArray[np.int64], count: int) -> bool:
         counts.append(count)
         return add(flight, votes, count)
 
+    def counted_early(
+        flight: Flight[object], draw: Draw, votes: NDArray[np.int64], count: int
+    ) -> None:
+        counts.append(count)
+        add_early(flight, draw, votes, count)
+
     monkeypatch.setattr(Flight, "add", counted)
+    monkeypatch.setattr(Flight, "add_early", counted_early)
     return counts
 
 
