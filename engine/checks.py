@@ -68,9 +68,14 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
+_OTHER_NAMES = {"gpu": "cuda"}
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """A hint at the known name that is nearest to one received; empty if none is near."""
-    nearest = get_close_matches(str(value), list(known), n=1)
+    listed = list(known)
+    other = _OTHER_NAMES.get(str(value))
+    nearest = [other] if other in listed else get_close_matches(str(value), listed, n=1)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
 

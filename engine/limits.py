@@ -215,6 +215,8 @@ def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
     except FileError:
         raise
     except Exception as error:  # zip, header and array readers raise many kinds
-        hint = f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names)})"
+        hint = (
+            f"write it with numpy.savez(path, {', '.join(f'{name}={name}' for name in names[:2])})"
+        )
         received = reason_of(error)
         raise FileError(path, "must be an .npz archive of plain arrays", received, hint) from error

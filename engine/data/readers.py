@@ -23,6 +23,7 @@ _IDX_FILES = {
 }
 _NPZ_PAIRS = (("x", "images"), ("y", "labels"))
 _MOST_CLASSES = 1 << 16
+_NORMALIZED = "undo the normalization; a bundle holds its own"
 
 
 def read_idx(folder: Path, split: str, name: str) -> ImageSet:
@@ -127,7 +128,7 @@ def _ids(path: Path, index: NDArray[np.generic], count: int) -> NDArray[np.int64
 def check_images(path: Path, images: NDArray[np.generic]) -> None:
     """Refuse images that are not a non-empty NHWC array of pixels in range."""
     if images.ndim != 4:
-        hint = "grey images need a last axis of length 1"
+        hint = "grey images need a last axis of length 1" if images.ndim == 3 else ""
         raise FileError(
             path, "images must have axes (n, height, width, channels)", images.shape, hint
         )
@@ -137,8 +138,9 @@ def check_images(path: Path, images: NDArray[np.generic]) -> None:
         return
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # false for NaN as well
-        rule, hint = "float pixels must be in [0, 1] and not NaN", "divide by 255, or store uint8"
-        raise FileError(path, rule, f"{low} .. {high}", hint)
+        hint = "divide by 255, or store uint8" if low >= 0 else "" if low != low else _NORMALIZED
+        received = "NaN" if low != low else f"{low} .. {high}"
+        raise FileError(path, "float pixels must be in [0, 1] and not NaN", received, hint)
 
 
 def check_labels(path: Path, labels: NDArray[np.generic], classes: int) -> None:

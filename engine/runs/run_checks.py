@@ -20,6 +20,8 @@ def check_folder(folder: Path, may_hold_run: bool) -> None:
     if (folder / RUN).exists():
         if not may_hold_run:
             raise FileError(folder, "holds a run already", hint="add --resume or --fresh")
+    elif folder.exists() and not folder.is_dir():
+        raise FileError(folder, "must be a run folder, empty or new", "a file")
     elif folder.exists() and not _is_empty(folder, REPORTS if may_hold_run else ()):
         raise FileError(folder, "must be a run folder, empty or new", "other files in it")
 
@@ -50,6 +52,6 @@ def check_equal(path: Path, what: str, stored: Mapping[str, Any], here: Mapping[
 def _is_empty(folder: Path, besides: Sequence[str]) -> bool:
     try:
         left_by_a_kill = {LOCK, RUN + PART, *besides, *(name + PART for name in besides)}
-        return folder.is_dir() and {path.name for path in folder.iterdir()} <= left_by_a_kill
+        return {path.name for path in folder.iterdir()} <= left_by_a_kill
     except OSError as error:
         raise FileError(folder, "must be readable", error.strerror or error) from error

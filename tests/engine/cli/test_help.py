@@ -56,6 +56,10 @@ def test_what_is_no_whole_number(written: str) -> None:
         ("certify digits-dual --data digits --budget decid", "did you mean decide?"),
         ("certify digits-dual --data digits --noise gausian", "did you mean gaussian?"),
         ("certify digits-dual --data digits --n 1.5", "'1.5' must be a whole number"),
+        ("certify digits-dual --data digits --sigma 0,5", "parse string as a number; received 0,5"),
+        ("certify digits-dual --data digits --device gpu", "did you mean cuda?"),
+        ("certify digits-dual --data digits --device cup", "did you mean cpu?"),
+        (f"certify digits-dual --data digits --out {__file__}", "empty or new; received a file"),
         ("certify digits-dual --data digits --resume --fresh", "fresh must be left out"),
     ],
 )

@@ -176,8 +176,9 @@ GOOD = np.zeros((2, 3, 3, 1))
         ({"x": GOOD[..., 0]}, "axes"),
         ({"x": GOOD[:0]}, "at least one image"),
         ({"x": GOOD.astype(np.int16)}, "uint8, float32 or float64"),
-        ({"x": GOOD + np.nan}, "not NaN"),
-        ({"x": GOOD - 1e-9}, r"\[0, 1\]"),
+        ({"x": GOOD.reshape(2, 9)}, r"axes .*received \(2, 9\)$"),
+        ({"x": GOOD + np.nan}, "not NaN; received NaN$"),
+        ({"x": GOOD - 1e-9}, r"\[0, 1\].*undo the normalization"),
         ({"x": GOOD + 255}, "divide by 255"),
         ({"x": GOOD, "y": np.array([0, 1, 2])}, "one label for each of the 2"),
         ({"x": GOOD, "y": np.array([0.0, 1.0])}, "integers"),
@@ -192,6 +193,12 @@ def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], rule: str) -> No
     with pytest.raises(FileError, match=rule) as error:
         load_images(spec)
     assert "bad.npz" in str(error.value)
+
+
+def test_an_npy_file_is_told_how_archives_are_written(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", GOOD)
+    with pytest.raises(FileError, match=r"numpy\.savez\(path, x=x, y=y\)"):
+        load_images(f"npz:{tmp_path / 'a.npy'}")
 
 
 def cifar_batch(labels: list[int], *, protocol: int = 2) -> bytes:
