@@ -42,8 +42,11 @@ def work(pipe: "Connection[Any, Any]", number: int, environment: dict[str, str])
     os.environ.update(environment)  # before torch makes use of it
     end: type[Lost | Refused] = Refused  # another worker would not start, either
     try:
+        from tqdm import tqdm
+
         from dualsmooth.engine.runtime.session import Session
 
+        tqdm.set_lock(threading.RLock())  # torch.fx makes bars; killed, theirs would be left over
         job = pipe.recv()
         with Session.open(job.method, job.settings, job.make) as session:
             beat = Heartbeat(pipe, number, lambda: session.occupancy.run, heartbeat.INTERVAL)

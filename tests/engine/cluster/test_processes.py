@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import active_children
@@ -163,3 +165,15 @@ def test_a_bad_number_of_workers(bundle: Bundle, data: ImageSet, tmp_path: Path)
     with pytest.raises(ArgumentError, match="workers must be an integer >= 1"):
         certify(tmp_path / "run", bundle, data, FakeSampler, 0)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_worker_leaves_nothing_to_clean_up() -> None:
+    """Python warned of a semaphore of a bar that torch.fx makes, below the line of Ctrl-C."""
+    code = (
+        "import multiprocessing, os\nfrom dualsmooth.engine.cluster.processes import work\n"
+        "multiprocessing.set_start_method('spawn')\nours, theirs = multiprocessing.Pipe()\n"
+        "ours.close()\nwork(theirs, 0, {})\nfrom tqdm.auto import tqdm\n"
+        "tqdm(disable=True)\nos._exit(0)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
