@@ -1,6 +1,6 @@
 """How many votes each stage of a certificate may use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,9 +76,9 @@ class Budget:
         radii are fixed before the votes are seen: finite, > 0, increasing. The largest one
         certified is reported.
         """
-        grid = tuple(radii)
+        grid = tuple(radii) if isinstance(radii, Iterable) else ()
         if not grid:
-            raise ArgumentError("radii", "must hold at least one radius", grid)
+            raise ArgumentError("radii", "must hold at least one radius", radii, "such as [0.5]")
         return cls(n0, n, grid)
 
     @classmethod

@@ -1,6 +1,6 @@
 """What one call names: a model of any kind, and images of any kind."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -44,6 +44,9 @@ def method_and_images(
     source = load_bundle(model) if isinstance(model, str | Path) else model
     inside = _bundle_in(source)
     shape = None if inside is None else inside.input_shape
+    if images is None or isinstance(images, Mapping):
+        rule = "must be an array, an image set, a data set or a SPEC as a text"
+        raise ArgumentError("images", rule, type(images).__name__)
     if isinstance(images, str):
         known = () if inside is None else inside.classes
         images = load_images(images, shape=shape, known=known)
@@ -57,15 +60,24 @@ def method_and_images(
         if named:
             rule, hint = "must be left out with a method", "it has options of its own"
             raise ArgumentError(named[0], rule, options[named[0]], hint)
-        return source, array, _as_set(images, array, *given)
-    bundle = _bundle_of(source, array) if inside is None else inside
-    return choose_method(bundle, **options), array, _as_set(images, array, *given)
+        method = source
+    else:
+        inside = _bundle_of(source, array) if inside is None else inside
+        method = choose_method(inside, **options)
+    data = _as_set(images, array, *given)
+    highest = int(data.labels.max(initial=UNKNOWN_LABEL))
+    if inside is not None and highest >= inside.num_classes:
+        raise ArgumentError("labels", f"must be below {inside.num_classes}, the classes", highest)
+    return method, array, data
 
 
 def budget_of(budget: Budget | None, n: int | None) -> Budget:
     """The votes asked for: a budget, or n of a fixed one."""
     if budget is None:
         return Budget.fixed() if n is None else Budget.fixed(n=n)
+    if not isinstance(budget, Budget):
+        hint = "such as Budget.fixed(n=10_000)"
+        raise ArgumentError("budget", "must be a Budget", repr(budget), hint)
     if n is not None:
         raise ArgumentError("n", "must be left out beside a budget", n, "it has an n of its own")
     return budget

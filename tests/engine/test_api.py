@@ -148,12 +148,23 @@ def test_bf16_is_its_own_base_classifier(bundle: Bundle) -> None:
         ({"slots": 0}, "slots"),
         ({"batch_size": 10**9}, "batch_size must be at most"),
         ({"device": "cuda:9"}, "device"),
+        ({"budget": "fixed"}, "budget must be a Budget"),
+        ({"images": None}, "images must be an array"),
+        ({"images": {"x": IMAGES}}, "images must be an array"),
+        ({"labels": [0, 0, 0, 0, 0, 10]}, "labels must be below 10, the classes; received 10$"),
     ],
 )
 def test_bad_arguments(bundle: Bundle, change: dict[str, object], argument: str) -> None:
     arguments = {"images": IMAGES, "budget": BUDGET} | change
-    with pytest.raises(ArgumentError, match=f"^{argument} "):
+    with pytest.raises(ArgumentError, match=f"^{argument}\\b"):
         certify(FixedSmoothing(bundle, 0.25), **arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_no_list_and_no_name_is_refused_in_words() -> None:
+    with pytest.raises(ArgumentError, match=r"radii must hold at least one radius; received 0.5"):
+        Budget.decide(0.5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="bundle must be a name or a path; received NoneType"):
+        load_bundle(None)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_are_numbers(bundle: Bundle) -> None:

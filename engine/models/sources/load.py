@@ -46,6 +46,8 @@ def load_bundle(
     FileError
         If a file is missing, damaged, tampered with or not what it claims to be.
     """
+    if not isinstance(source, str | Path):
+        raise ArgumentError("bundle", "must be a name or a path", type(source).__name__)
     known: dict[str, Any] = {"bundle": str(source)}
     known |= {k: list(v) for k, v in (("mean", mean), ("std", std)) if v is not None}
     return replace(_load(source, trust, mean, std), source=known)
