@@ -24,15 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
+from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _PAUSED = {GeneratorType: ("gi", "yieldfrom"), CoroutineType: ("cr", "await")}
 _PAUSED |= {AsyncGeneratorType: ("ag", "await")}
-_LIBRARIES = {"dualsmooth", "torch", "numpy", *sys.stdlib_module_names}
+_LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 
@@ -148,12 +149,19 @@ def _parts(value: Any) -> list[object]:
 
 
 def _own_of_class(kind: type) -> dict[str, object]:
-    """What a class holds, and of one of a library the functions that others put there."""
+    """What a class holds, and of one of a library the functions that others put in its way.
+
+    Others may add what no code of the library calls; who calls it names it (`_globals`).
+    """
     held = dict(vars(kind))
     if not _is_library(kind):
         return held
-    functions = {k: v for k, v in held.items() if isinstance(v, FunctionType)}
-    return {k: v for k, v in functions.items() if not _is_library(v)}
+    put = {k: v for k, v in held.items() if isinstance(v, FunctionType) and not _is_library(v)}
+    called = set[str]()
+    for base in kind.__mro__ if put else ():
+        functions = (f for f in vars(base).values() if isinstance(f, FunctionType))
+        called.update(*(f.__code__.co_names for f in functions if _is_library(f)))
+    return {k: v for k, v in put.items() if k in called or k.startswith("__")}
 
 
 def _reduced(value: object) -> list[object]:
@@ -185,7 +193,7 @@ def _globals(function: FunctionType) -> list[object]:
     names = sorted(texts.union(*(code.co_names for code in codes)))
     owners: list[Any] = [sys.modules.get(name) for name in names]  # of imports in its code
     owners = [owner for owner in owners if isinstance(owner, ModuleType)]
-    spaces = [function.__globals__, *map(vars, owners)]
+    spaces = [function.__globals__, vars(nn.Module), *map(vars, owners)]
     for space in spaces:
         values = [space[name] for name in names if name in space]
         found += [value for value in values if not isinstance(value, ModuleType)]

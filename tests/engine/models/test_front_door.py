@@ -445,6 +445,33 @@ def test_a_known_layer_with_foreign_code_is_tried(
         enter(network)
 
 
+def test_what_others_add_to_modules_counts_where_it_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As transformers does; what lies behind it may change, and be large."""
+    calls = [0]
+
+    def added(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return x
+
+    class Calls(Head):
+        added: Function
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(self.added(x))
+
+    monkeypatch.setattr(nn.Module, "added", added, raising=False)
+    network, caller = Head(), Calls()
+    before, of_caller = kept_state(network), kept_state(caller)
+    calls[0] += 1
+    assert kept_state(network) == before
+    assert kept_state(caller) != of_caller
+    enter(network)
+    with pytest.raises(FileError, match="must not change itself"):
+        enter(caller)
+
+
 def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
     class Positions(Head):
         cache: torch.Tensor | None = None
