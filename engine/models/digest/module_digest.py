@@ -8,6 +8,7 @@ Python, and are equal in all its processes (but a module scripted anew may get a
 """
 
 import enum
+import functools
 import hashlib
 import logging
 import os
@@ -71,6 +72,8 @@ class ModuleDigest:
             self._code(value, path)
         elif kind is types.MethodType:
             self._sequence("method", (value.__func__, value.__self__), path)
+        elif kind is functools.partial and not vars(value):  # a value: copies are not shared alike
+            self._sequence("partial", (value.func, value.args, *value.keywords.items()), path)
         elif kind in (set, frozenset):
             parts = [ModuleDigest(part) for part in value]  # in no order, so each alone
             self._put("set", *sorted(part.sha256 for part in parts))

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -94,6 +95,20 @@ def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None
     built = network_from_module(module).build()
     with torch.no_grad():
         torch.testing.assert_close(built(X), module(X), rtol=0, atol=0)
+
+
+def test_a_partial_that_is_a_default_too_is_copied() -> None:
+    """As torchvision's VisionTransformer keeps the kind of its norms."""
+    norm = partial(nn.LayerNorm, eps=1e-6)
+
+    class Normed(nn.Linear):
+        def __init__(self, norm: Callable[..., Any] = norm) -> None:
+            super().__init__(4, 3)
+            self.norm = norm
+
+    others = partial(nn.LayerNorm, eps=1e-5), nn.LayerNorm
+    modules = [Normed().eval(), *(Normed(other).eval() for other in others)]
+    assert len({network_from_module(module).sha256 for module in modules}) == 3
 
 
 def test_later_changes_of_the_module_do_not_matter() -> None:
