@@ -1,5 +1,6 @@
 """Convolutions of ResNet-50 by cuDNN's calls and by ours: a device says which are faster."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,17 +40,29 @@ def pointwise_rivals(name: str, device: torch.device) -> list[Contestant]:
     other = torch.randn(batch, out, out, cout, device=device, dtype=torch.bfloat16)
     images, kernel = x.permute(0, 3, 1, 2), weight.T[:, :, None, None]
     kernel = kernel.contiguous(memory_format=torch.channels_last)
-    geometry, half = ([stride] * 2, [0, 0], [1, 1], 1), bias.bfloat16()
-    calls = {"cudnn": partial(_ATEN.cudnn_convolution_relu, images, kernel, half, *geometry)}
-    if adds:
-        parts = images, kernel, other.permute(0, 3, 1, 2), 1.0, half
-        calls = {"cudnn": partial(_ATEN.cudnn_convolution_add_relu, *parts, *geometry)}
+    geometry = [stride] * 2, [0, 0], [1, 1], 1
+    calls = {"cudnn": _cudnn(images, kernel, bias, other if adds else None, geometry)}
     for choice in PointwiseLaunch.candidates(cin, cout):
         options: Any = dict(stride=stride, residual=other if adds else None, launch=choice)
         calls[f"ours {choice}"] = partial(ops.pointwise, x, weight, bias, **options)
     moved = 2 * (out * out * (cin + cout * (1 + adds)))
     work = moved, 2 * out * out * cin * cout
     return [Contestant(f"{name} {which}", batch, call, *work) for which, call in calls.items()]
+
+
+def _cudnn(
+    images: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor,
+    other: torch.Tensor | None,
+    geometry: tuple[list[int], list[int], list[int], int],
+) -> Callable[[], torch.Tensor]:
+    """cuDNN's call for a convolution, a sum with other activations if there are any, and ReLU."""
+    half = bias.bfloat16()
+    if other is None:
+        return partial(_ATEN.cudnn_convolution_relu, images, kernel, half, *geometry)
+    parts = images, kernel, other.permute(0, 3, 1, 2), 1.0, half
+    return partial(_ATEN.cudnn_convolution_add_relu, *parts, *geometry)
 
 
 def wide_rivals(device: torch.device, adds: bool, tiled: bool) -> list[Contestant]:
@@ -60,11 +73,7 @@ def wide_rivals(device: torch.device, adds: bool, tiled: bool) -> list[Contestan
     other = torch.randn_like(x) if adds else None
     kernel = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
     images, geometry = x.permute(0, 3, 1, 2), ([1, 1], [1, 1], [1, 1], 1)
-    half = bias.bfloat16()
-    calls = {"cudnn": partial(_ATEN.cudnn_convolution_relu, images, kernel, half, *geometry)}
-    if other is not None:
-        parts = images, kernel, other.permute(0, 3, 1, 2), 1.0, half
-        calls = {"cudnn": partial(_ATEN.cudnn_convolution_add_relu, *parts, *geometry)}
+    calls = {"cudnn": _cudnn(images, kernel, bias, other, geometry)}
     calls["ours"] = partial(ops.conv, x, weight, bias, residual=other)
     for choice in TiledConv.candidates((56, 56, 64), shared_memory(device) * tiled, adds=adds):
         packed = pack_taps(weight, choice)

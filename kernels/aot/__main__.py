@@ -26,7 +26,7 @@ from pathlib import Path
 
 from dualsmooth.kernels.aot.sass import Machine, inspect_cubin
 from dualsmooth.kernels.cuda import tiled_conv, tiled_stem
-from dualsmooth.kernels.cuda.stages import PROGRAMS, Choice, Program
+from dualsmooth.kernels.cuda.stages import PROGRAMS, Choice, Program, definitions
 
 ARCHITECTURES = (80, 90, 100)
 """That Triton's kernels are compiled for."""
@@ -90,7 +90,7 @@ def build_stage(program: Program, choice: Choice, sm: int) -> Machine:
 
     made = nvrtc.createProgram(program.source, f"{program.kernel}.cu", (), ())
     try:
-        nvrtc.compileProgram(made, (*choice.definitions, *CUPY_OPTIONS, f"-arch=sm_{sm}"))
+        nvrtc.compileProgram(made, (*definitions(choice), *CUPY_OPTIONS, f"-arch=sm_{sm}"))
     except nvrtc.NVRTCError as error:
         raise RuntimeError(f"NVRTC failed: {nvrtc.getProgramLog(made).strip()}") from error
     whole = nvrtc.getCUBIN(made) + b"\0"  # CuPy takes its last byte for the end of a string

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -12,7 +12,9 @@ from dualsmooth.kernels.checks import expect_words
 
 
 class Choice(Protocol):
-    """A launch choice."""
+    """A launch choice: a frozen dataclass of sizes."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __hash__(self) -> int:
         """Equal choices make one kernel."""
@@ -29,9 +31,11 @@ class Choice(Protocol):
     def label(self) -> str:
         """Its sizes, for the ahead-of-time checks."""
 
-    @property
-    def definitions(self) -> tuple[str, ...]:
-        """Compiler options that fix the sizes."""
+
+def definitions(choice: Choice) -> tuple[str, ...]:
+    """Compiler options that fix the sizes of a launch choice."""
+    sizes = asdict(choice).items()
+    return (*(f"-D{name.upper()}={value}" for name, value in sizes), "-std=c++17")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,6 @@ class Stage:
     def shared(self) -> int:
         """Bytes of shared memory: two buffers of bf16 images with a halo."""
         return 2 * self.images * (self.size + 2) * self.pitch * self.channels * 2
-
-    @property
-    def definitions(self) -> tuple[str, ...]:
-        """Compiler options that fix the sizes."""
-        sizes = asdict(self).items()
-        return (*(f"-D{name.upper()}={value}" for name, value in sizes), "-std=c++17")
 
 
 STAGES = (
@@ -171,7 +169,7 @@ def _compiled(program: Program, choice: Choice, device: int):
     import cupy
 
     with cupy.cuda.Device(device):
-        module = cupy.RawModule(code=program.source, options=choice.definitions)
+        module = cupy.RawModule(code=program.source, options=definitions(choice))
         kernel = module.get_function(program.kernel)
         kernel.max_dynamic_shared_size_bytes = choice.shared
     return kernel

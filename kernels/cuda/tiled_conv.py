@@ -1,6 +1,6 @@
 """3x3 convolutions of few channels, with the inputs of a tile in shared memory."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -75,12 +75,6 @@ class TiledConv:
     def shared(self) -> int:
         """Bytes of shared memory: bf16 pixels of a tile with its halo."""
         return (self.tile + 2) * (self.span + 2) * self.channels * 2
-
-    @property
-    def definitions(self) -> tuple[str, ...]:
-        """Compiler options that fix the sizes."""
-        sizes = asdict(self).items()
-        return (*(f"-D{name.upper()}={value}" for name, value in sizes), "-std=c++17")
 
 
 SHAPES = (

@@ -1,6 +1,6 @@
 """Noise, first convolution and max pooling with the noisy pixels of a tile in shared memory."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -73,12 +73,6 @@ class TiledStem:
         reach = last * self.stride + -(-self.kernel // 4) * 4
         pitch = max(reach, self.width + self.kernel // 2 * 2 + edge * self.stride)
         return ((rows - 1) * self.stride + self.kernel) * pitch * 8
-
-    @property
-    def definitions(self) -> tuple[str, ...]:
-        """Compiler options that fix the sizes."""
-        sizes = asdict(self).items()
-        return (*(f"-D{name.upper()}={value}" for name, value in sizes), "-std=c++17")
 
 
 SHAPES = (

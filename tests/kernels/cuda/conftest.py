@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dualsmooth.kernels.cuda import stages
-from dualsmooth.kernels.cuda.stages import Choice, Program
+from dualsmooth.kernels.cuda.stages import Choice, Program, definitions
 
 HOST = Path(__file__).with_name("host.h")
 DEVICE = Path(stages.__file__).with_name("instructions.cu")
@@ -76,7 +76,7 @@ class Host:
             code = self._folder / f"{len(self._made)}.cpp"
             code.write_text(HOST.read_text() + source + ENTRY.replace("KERNEL", program.kernel))
             built = code.with_suffix(".so")
-            options = [d for d in choice.definitions if d.startswith("-D")]
+            options = [d for d in definitions(choice) if d.startswith("-D")]
             made = code.with_suffix(".o")
             checks = (
                 ["-fsanitize=thread,alignment", f'-DCHECKED="{CHECKED}"'] if self.checked else []
