@@ -16,6 +16,7 @@ from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 from dualsmooth.engine.samplers.processors import chosen
+from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
 
@@ -89,7 +90,6 @@ def make_sampler(
     warn_of_untested(torch.__version__)
     if device == "cuda":  # whose kernels and graphs a processor does not wait for
         from dualsmooth.engine.samplers.cuda import CudaSampler
-        from dualsmooth.engine.samplers.remembered import choose_once
 
         make = partial(CudaSampler, networks, outputs, shape, slots=slots, **settings)
         about = {name: settings.get(name) for name in ("batch_size", "precision", "noise")}

@@ -23,6 +23,7 @@ from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.samplers.calibrate import fastest
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
+from dualsmooth.engine.samplers.remembered import keep_tried, read_tried
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 
@@ -66,8 +67,6 @@ def preferred(names: list[str], every: Mapping[str, Tried]) -> str:
 
 def _tried(settings: Settings, bundle: Bundle, names: list[str]) -> dict[str, Tried]:
     """Seconds of a batch, or why it was refused, of every choice for every network."""
-    from dualsmooth.engine.samplers.remembered import keep_tried, read_tried  # imports CUDA's road
-
     batch, about = settings.padded_batch(bundle.input_shape), machine()
     facts: dict[str, Any] = {name: about[name] for name in ("processor", "instructions")}
     packages = ("dualsmooth", "torch", OPENVINO)

@@ -8,7 +8,7 @@ written costs nothing else.
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +25,9 @@ from dualsmooth.engine.files import write_json
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.machine import installed_version, machine
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.samplers.cuda import CudaSampler
+
+if TYPE_CHECKING:
+    from dualsmooth.engine.samplers.cuda import CudaSampler
 
 VERSIONS = ("dualsmooth", "torch", "triton", "cupy-cuda13x")
 MOST = 1000
@@ -33,11 +35,11 @@ MOST = 1000
 
 
 def choose_once(
-    make: Callable[..., CudaSampler],
+    make: "Callable[..., CudaSampler]",
     networks: Mapping[str, torch.nn.Module],
     backend: str,
     about: Mapping[str, Any],
-) -> CudaSampler:
+) -> "CudaSampler":
     """``make(backend=..)``, with the backends chosen before where ``auto`` is asked for.
 
     ``about`` is what speed and agreement depend on beside networks, device and versions.
@@ -66,8 +68,8 @@ def keep_tried(kept: Mapping[str, Tried], fresh: Mapping[str, Tried]) -> None:
 
 
 def _again(
-    make: Callable[..., CudaSampler], kept: Mapping[str, Tried | None]
-) -> CudaSampler | None:
+    make: "Callable[..., CudaSampler]", kept: Mapping[str, Tried | None]
+) -> "CudaSampler | None":
     """The sampler of what was chosen before; None where something is new, or fails today."""
     best: dict[str, str] = {}
     for model, tried in kept.items():
