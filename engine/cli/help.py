@@ -72,9 +72,7 @@ def meant(error: Any) -> str:
     option, known = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
     closest = get_close_matches(option, known or (), n=1)
     if not closest:
-        parsed: list[Any] = getattr(
-            error.__cause__, "errors", list
-        )()  # of the type that was not met
-        received = f"; received {parsed[0]['input']}" if parsed else ""
+        parsed = getattr(error.__cause__, "errors", None)  # of the type that was not met
+        received = f"; received {parsed()[0]['input']}" if parsed else ""
         return " ".join(error.format_message().split()) + received
     return f"{' '.join(error.message.split())}. Did you mean {closest[0]}?"

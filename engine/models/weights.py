@@ -39,11 +39,11 @@ def build_network(
 
 def check_defaults() -> None:
     """Refuse other defaults than PyTorch's own: networks and noise would be made in them."""
-    for name, wanted in (("dtype", torch.float32), ("device", torch.device("cpu"))):
+    cpu = torch.device("cpu")
+    for name, wanted, said in (("dtype", torch.float32, "torch.float32"), ("device", cpu, "'cpu'")):
         found = getattr(torch, f"get_default_{name}")()
         if found != wanted:
-            hint = f"torch.set_default_{name}({str(wanted)!r})"
-            hint = f"torch.set_default_dtype({wanted})" if name == "dtype" else hint
+            hint = f"torch.set_default_{name}({said})"
             raise ArgumentError(f"torch's default {name}", f"must be {wanted}", found, hint)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.models.graph.layers import arguments_of
-from dualsmooth.engine.models.sources.pt2_program import Pt2Program, Result
+from dualsmooth.engine.models.sources.pt2_program import Pt2Program, Result, Step
 
 _ATEN = torch.ops.aten
 _BY_VALUE = frozenset(
@@ -37,7 +37,7 @@ class _Rows:
     constants: Mapping[str, torch.Tensor]
     axes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, step: tuple[Any, dict[str, Any], list[str], list[str]]) -> bool:
+    def add(self, step: Step) -> bool:
         """Take in an operator; False if its result may not consist of rows."""
         target, given, names, _ = step
         if not isinstance(target, torch._ops.OpOverload) or len(names) != 1:
