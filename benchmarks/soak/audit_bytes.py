@@ -70,10 +70,7 @@ def main() -> None:
         make_run(place / "run", place / "bundle")
         honest = honest_runs(place, place / "bundle", options.honest)
         changed = changed_bytes(place / "run", options.trials, options.seed)
-    result = {
-        "changed_bytes": changed,
-        "honest_runs": honest,
-    }
+    result = {"changed_bytes": changed, "honest_runs": honest}
     print(json.dumps(result, indent=1))
     tell(result, options.out, start)
     raise SystemExit(1 if changed["missed"] or honest["alarms"] else 0)

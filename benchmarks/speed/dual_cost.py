@@ -26,14 +26,7 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.benchmarks.speed.rounds import about_machine, interleave, ratio
-from dualsmooth.engine import (
-    Budget,
-    Bundle,
-    Certificate,
-    DualSmoothing,
-    FixedSmoothing,
-    certify,
-)
+from dualsmooth.engine import Budget, Bundle, Certificate, DualSmoothing, FixedSmoothing, certify
 from dualsmooth.engine.data import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import write_json

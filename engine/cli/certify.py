@@ -51,8 +51,7 @@ def certify(
         ),
     ] = "fixed",
     radii: Annotated[
-        str | None,
-        typer.Option(help="Radii of --budget decide, increasing, for example 0.25,0.5."),
+        str | None, typer.Option(help="Radii of --budget decide, increasing, for example 0.25,0.5.")
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Share of the radius --budget precise may lose [0.05].")

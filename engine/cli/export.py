@@ -20,18 +20,10 @@ def export(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="As for `dualsmooth certify`.")],
     out: Annotated[Path, typer.Option(help="Deployment folder to write; must not exist yet.")],
     n0: Annotated[
-        int,
-        typer.Option(
-            parser=whole_number,
-            help="Votes that choose, by default.",
-        ),
+        int, typer.Option(parser=whole_number, help="Votes that choose, by default.")
     ] = 100,
     n: Annotated[
-        int,
-        typer.Option(
-            parser=whole_number,
-            help="Votes that enter the bounds, by default.",
-        ),
+        int, typer.Option(parser=whole_number, help="Votes that enter the bounds, by default.")
     ] = 10_000,
     alpha: Annotated[
         float, typer.Option(help="Failure probability per image, by default.")
@@ -41,8 +33,7 @@ def export(
         typer.Option(help="Rows of every pass; part of what is certified. Default: by image size."),
     ] = None,
     int8: Annotated[
-        bool,
-        typer.Option("--int8", help="Quantise the networks: base classifiers of their own."),
+        bool, typer.Option("--int8", help="Quantise the networks: base classifiers of their own.")
     ] = False,
     calibration: Annotated[
         str | None,

@@ -27,18 +27,10 @@ def frontier(
         bool, typer.Option("--runner-up", help="Bound the classifiers' strongest rival too.")
     ] = False,
     n0: Annotated[
-        int,
-        typer.Option(
-            parser=whole_number,
-            help="Votes that choose class and noise level.",
-        ),
+        int, typer.Option(parser=whole_number, help="Votes that choose class and noise level.")
     ] = 100,
     n: Annotated[
-        int,
-        typer.Option(
-            parser=whole_number,
-            help="Fresh votes that enter the bounds.",
-        ),
+        int, typer.Option(parser=whole_number, help="Fresh votes that enter the bounds.")
     ] = 10_000,
     alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
     skip: Annotated[int, typer.Option(help="Take every SKIP-th image.")] = 1,

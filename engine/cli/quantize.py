@@ -30,8 +30,7 @@ def quantize(
         ),
     ] = 128,
     sigma: Annotated[
-        float | None,
-        typer.Option(help="Noise level, for a BUNDLE without levels of its own."),
+        float | None, typer.Option(help="Noise level, for a BUNDLE without levels of its own.")
     ] = None,
     trust_model: TrustOption = False,
     **options: Any,

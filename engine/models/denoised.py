@@ -143,11 +143,7 @@ class Diffusion:
 
 
 def denoised_bundle(
-    bundle: Bundle,
-    diffusion: Diffusion,
-    *,
-    sigmas: tuple[float, ...] = (),
-    selector: bool = False,
+    bundle: Bundle, diffusion: Diffusion, *, sigmas: tuple[float, ...] = (), selector: bool = False
 ) -> Bundle:
     """A bundle with a denoised expert for every noise level: for fixed, dual and cascade methods.
 

@@ -48,9 +48,7 @@ def check_defaults() -> None:
 
 
 def _check(
-    expected: Mapping[str, torch.Tensor],
-    tensors: Mapping[str, NDArray[np.generic]],
-    origin: object,
+    expected: Mapping[str, torch.Tensor], tensors: Mapping[str, NDArray[np.generic]], origin: object
 ) -> None:
     names = {name for name in expected if not name.endswith("num_batches_tracked")}
     missing, unknown = sorted(names - tensors.keys()), sorted(tensors.keys() - names)

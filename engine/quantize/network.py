@@ -128,9 +128,4 @@ def _constants(
     bias = bias / made + made_zero - zero * whole.sum((1, 2, 3)) * scale
     other, other_zero = (0.0, 0) if part.added is None else numbers[part.added]
     factor = torch.tensor(other / made, dtype=torch.float64)
-    return {
-        "weight": whole,
-        "scale": scale,
-        "bias": bias - other_zero * factor,
-        "factor": factor,
-    }
+    return {"weight": whole, "scale": scale, "bias": bias - other_zero * factor, "factor": factor}

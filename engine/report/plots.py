@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dualsmooth.engine.report.drawing import (
-    ABSTAINED,
-    COLOURS,
-    DASHES,
-    RADIUS,
-    Plot,
-    plain,
-    tidy,
-)
+from dualsmooth.engine.report.drawing import ABSTAINED, COLOURS, DASHES, RADIUS, Plot, plain, tidy
 from dualsmooth.engine.report.panels import conditions, radii_plot, sigmas_plot
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import BAND, Row, bounds_of_shares

@@ -20,12 +20,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
-from dualsmooth.engine.models.operating_point import (
-    BALANCED,
-    at_point,
-    points_of,
-    thresholds_at,
-)
+from dualsmooth.engine.models.operating_point import BALANCED, at_point, points_of, thresholds_at
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.summary import Row, Summary, rows_of, summarize

@@ -77,12 +77,7 @@ class TiledConv:
         return (self.tile + 2) * (self.span + 2) * self.channels * 2
 
 
-SHAPES = (
-    ((56, 56, 64), False),
-    ((56, 56, 64), True),
-    ((32, 32, 64), True),
-    ((32, 32, 32), True),
-)
+SHAPES = (((56, 56, 64), False), ((56, 56, 64), True), ((32, 32, 64), True), ((32, 32, 32), True))
 """Height, width and channels, and whether a shortcut is added, of what is compiled ahead of time:
 ResNet-18 and -50 on ImageNet; ResNet-18 and WRN on CIFAR."""
 

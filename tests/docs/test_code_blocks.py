@@ -105,10 +105,7 @@ def parameters() -> Iterator[object]:
 
 @pytest.mark.parametrize("page", list(parameters()))
 def test_code_blocks_run(
-    page: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "--html" in page.read_text(encoding="utf-8"):
         pytest.importorskip("matplotlib", reason="needs the extra report")

@@ -172,9 +172,7 @@ def test_digits_are_certified_with_the_votes_of_the_cpu_sampler(
         assert CALM * stats.norm.ppf(p_lower) > 0.05
 
 
-def test_other_samples_give_other_votes(
-    problem: tuple[Digits, torch.Tensor, list[int]],
-) -> None:
+def test_other_samples_give_other_votes(problem: tuple[Digits, torch.Tensor, list[int]]) -> None:
     """The comparison above has power: counters one sample off change votes and counts."""
     net, images, _ = problem
     true, shifted = (sampler_counts(net, images, segments(67, sample)) for sample in (0, 1000))

@@ -94,11 +94,7 @@ def ordered_score(
 
 @register_architecture("ordered_levels")
 def ordered_levels(
-    *,
-    architecture: str,
-    kwargs: Mapping[str, object],
-    levels: Sequence[float],
-    target: float,
+    *, architecture: str, kwargs: Mapping[str, object], levels: Sequence[float], target: float
 ) -> OrderedLevels:
     """A network of one output as a selector of ordered levels.
 

@@ -91,6 +91,5 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
     return b"".join([data, *beside.values()]), Program(
-        lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]),
-        sizes,
+        lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes
     )

@@ -386,10 +386,7 @@ BAD_OPTIONS = {
     "radii zero": (("--budget", "decide", "--radii", "0,0.5"), "radii must be a finite number > 0"),
     "radii nan": (("--budget", "decide", "--radii", "nan"), "radii must be a finite number > 0"),
     "radii inf": (("--budget", "decide", "--radii", "1,inf"), "radii must be a finite number > 0"),
-    "radii text": (
-        ("--budget", "decide", "--radii", "0.1;0.2"),
-        "radii must be numbers with",
-    ),
+    "radii text": (("--budget", "decide", "--radii", "0.1;0.2"), "radii must be numbers with"),
     "radii too large": (("--budget", "decide", "--radii", "0.1,9"), "radii must be below 0.7"),
     "tolerance with decide": (
         ("--budget", "decide", "--radii", "0.1", "--tolerance", 0.1),
@@ -572,14 +569,7 @@ def test_a_killed_process_resumes_to_the_same_files(
     """SIGKILL at whatever moment the third certificate is on disk, three times over."""
     options = ("certify", tiny_bundle, "--data", "digits", "--n", 5_000, "--max", 14)
     run(*options, "--out", "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "dualsmooth",
-        *map(str, options),
-        "--out",
-        "killed",
-    ]
+    command = [sys.executable, "-m", "dualsmooth", *map(str, options), "--out", "killed"]
     log = tmp_path / "killed" / "certificates.jsonl"
     for kills in range(1, 4):
         process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stdout=subprocess.DEVNULL)

@@ -70,10 +70,7 @@ def test_both_sides_and_grey() -> None:
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        (
-            {"resize": (0,)},
-            r"N, the shorter side, or HEIGHTxWIDTH, each in \[1, 8192\]",
-        ),
+        ({"resize": (0,)}, r"N, the shorter side, or HEIGHTxWIDTH, each in \[1, 8192\]"),
         ({"resize": (8, 8, 8)}, "resize must be N"),
         ({"crop": -1}, r"crop must be in \[1, 8192\]; received -1"),
         ({"interpolation": "random"}, "interpolation must be one of nearest, bilinear"),

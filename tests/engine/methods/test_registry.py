@@ -121,10 +121,7 @@ def test_votes_of_a_real_level_need_float32(real_valued: Bundle) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"method": "semielastic", "sigma": 0.25, "references": "digits:train"},
-        {"method": "insta"},
-    ],
+    [{"method": "semielastic", "sigma": 0.25, "references": "digits:train"}, {"method": "insta"}],
     ids=["semielastic", "insta"],
 )
 def test_a_level_of_the_image_needs_the_image(

@@ -86,9 +86,7 @@ def test_no_setting_changes_an_answer_or_a_record(
     assert len({f.result.radius for f in flights.values() if f.result}) > 1
 
 
-def test_early_votes_of_other_samples_would_change_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_early_votes_of_other_samples_would_change_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: broken on purpose, early votes are one sample late."""
     of = Segment.of
 
@@ -140,9 +138,7 @@ def test_no_sample_is_drawn_twice_and_no_row_is_unaccounted_for() -> None:
 
 
 @pytest.mark.parametrize("fault", [lambda votes: votes + 1, lambda votes: -votes])
-def test_wrong_totals_of_early_votes_are_refused(
-    fault: Callable[[np.ndarray], np.ndarray],
-) -> None:
+def test_wrong_totals_of_early_votes_are_refused(fault: Callable[[np.ndarray], np.ndarray]) -> None:
     early = Draw("classifier", 0.5, Phase.CLASS_ESTIMATE, 100, 40)
     with pytest.raises(SamplerError, match="image 3: votes must be >= 0 and sum to 40"):
         flight(3, BUDGETS["decide"]).add_early(early, fault(np.array([30, 10, 0])), 40)

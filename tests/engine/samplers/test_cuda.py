@@ -455,10 +455,7 @@ def test_integer_noise_on_a_device(make: Make) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(
-    "backend",
-    [*BACKENDS["cuda"], "auto"],
-)
+@pytest.mark.parametrize("backend", [*BACKENDS["cuda"], "auto"])
 def test_counts_on_a_device(make: Make, backend: str) -> None:
     """Only near ties may differ from the reference on the CPU; nothing may on a rerun.
 

@@ -3,10 +3,7 @@ import math
 import torch
 from torch.nn.functional import log_softmax
 
-from dualsmooth.engine.train.losses import (
-    consistency_loss,
-    soft_cross_entropy,
-)
+from dualsmooth.engine.train.losses import consistency_loss, soft_cross_entropy
 
 
 def random_logs(draws: int, batch: int, classes: int, scale: float = 2.0) -> torch.Tensor:

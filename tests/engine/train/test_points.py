@@ -4,12 +4,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from dualsmooth.engine.train.points import (
-    Points,
-    operating_points,
-    routed_radius,
-    votes_between,
-)
+from dualsmooth.engine.train.points import Points, operating_points, routed_radius, votes_between
 
 TAU = 0.5
 

@@ -162,15 +162,7 @@ def test_a_finished_network_keeps_its_weights_only(
 @pytest.mark.slow
 def test_a_process_that_is_killed_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """A dual recipe, killed with SIGKILL three times at moments nobody chose."""
-    command = [
-        sys.executable,
-        "-m",
-        "dualsmooth",
-        "train",
-        "digits-dual",
-        "--max",
-        "200",
-    ]
+    command = [sys.executable, "-m", "dualsmooth", "train", "digits-dual", "--max", "200"]
     for option in ("classifying.epochs=4", "selecting.epochs=4", "labelling.votes=16"):
         command += ["--set", option]
     whole, killed = (tmp_path / name / "bundle" for name in ("whole", "killed"))

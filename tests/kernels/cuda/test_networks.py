@@ -158,10 +158,7 @@ def test_a_pooling_before_the_border_is_known_is_noticed(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [
-        ("tf_efficientnet_b0", "aten.pad"),
-        ("repvgg_a0", "reads its images more than once"),
-    ],
+    [("tf_efficientnet_b0", "aten.pad"), ("repvgg_a0", "reads its images more than once")],
 )
 def test_other_networks_are_told_why_they_are_refused(name: str, reason: str) -> None:
     network = of_timm(name).eval()

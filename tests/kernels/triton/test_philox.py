@@ -101,8 +101,7 @@ def test_words_equal_the_specification_on_random_counters(device: torch.device) 
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["everywhere", "smallest uniforms", "uniforms next to one", "quarter turns", "corners"],
+    "words", ["everywhere", "smallest uniforms", "uniforms next to one", "quarter turns", "corners"]
 )
 def test_normals_are_within_the_promise(words: str, device: torch.device) -> None:
     rng = np.random.default_rng(2)

@@ -44,10 +44,7 @@ def tensors(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[tor
     weight = normal(shape.inputs, shape.outputs) / shape.inputs**0.5
     high, wide = (-(-n // shape.stride) for n in (shape.height, shape.width))
     shortcut = normal(shape.rows, high, wide, shape.outputs)
-    return (
-        *(t.to(device, dtype) for t in (x, weight, shortcut)),
-        normal(shape.outputs).to(device),
-    )
+    return (*(t.to(device, dtype) for t in (x, weight, shortcut)), normal(shape.outputs).to(device))
 
 
 def gap(shape: Shape, dtype: torch.dtype, device: torch.device) -> float:

@@ -111,11 +111,7 @@ def specified(shape: StemShape, images: torch.Tensor, parts: list[torch.Tensor])
 
 
 def run(
-    shape: StemShape,
-    folded: FoldedStem,
-    design: str,
-    device: torch.device,
-    relu: bool = False,
+    shape: StemShape, folded: FoldedStem, design: str, device: torch.device, relu: bool = False
 ) -> torch.Tensor:
     images, rows = batch(shape, device)
     backend = "reference" if design == "reference" else "triton"
@@ -127,10 +123,7 @@ def run(
 
 
 def fold(
-    parts: list[torch.Tensor],
-    dtype: torch.dtype,
-    device: torch.device,
-    padding: int | None = None,
+    parts: list[torch.Tensor], dtype: torch.dtype, device: torch.device, padding: int | None = None
 ) -> FoldedStem:
     weight, bias, mean, std = (p.to(device) for p in parts)
     return fold_stem(weight, bias, mean, std, dtype=dtype, padding=padding)

@@ -278,8 +278,7 @@ class Sums(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("reader", "in_place"),
-    [("none", 1), ("before", 1), ("itself", 0), ("later", 1), ("view", 0)],
+    ("reader", "in_place"), [("none", 1), ("before", 1), ("itself", 0), ("later", 1), ("view", 0)]
 )
 def test_a_sum_is_written_over_what_nothing_reads_again(
     reader: str, in_place: int, monkeypatch: pytest.MonkeyPatch

@@ -224,9 +224,7 @@ def test_the_fastest_of_several_is_taken_and_one_that_fails_takes_no_part(
     assert gap(network, made) < 1e-4
 
 
-def test_kernels_that_are_not_free_take_part_by_name_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_kernels_that_are_not_free_take_part_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FREE", "p")
     network, whole = fused(bottlenecks), LETTERS["bottlenecks"]
     found = [picked(copy.deepcopy(network), "", race(0.5), e)[1] for e in (False, True)]
