@@ -58,6 +58,8 @@ def pictures(plot: Plot, kinds: Sequence[str]) -> dict[str, bytes]:
     figure.text(0.01, 1.01, plot.title, ha="left", va="bottom", fontsize=11, color=INK)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found; every file has the same
+    for legend in figure.legends:  # would move up over the title with the edges of the picture
+        legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     return {kind: _saved(figure, kind, INK) for kind in kinds}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
@@ -23,7 +23,7 @@ from dualsmooth.engine.runs.record import (
     read_configuration,
     read_run,
 )
-from dualsmooth.engine.runs.run_checks import SOURCE
+from dualsmooth.engine.runs.run_checks import RUN, SOURCE
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
 from dualsmooth.engine.runtime.session import Session, bundle_of
@@ -232,6 +232,8 @@ class Certificates(list[Certificate]):
         if ids_digest(ids) != self.configuration.get("image_ids_digest"):
             rule, hint = "must be those of one call or run, all of them", "save, then take a part"
             raise ArgumentError("certificates", rule, f"{len(self)} of them", hint)
+        if (folder / RUN).exists() and not fresh:
+            raise FileError(folder, "holds a run already", hint="save(.., fresh=True) replaces it")
         log = RunLog(folder, self.configuration, self.about, fresh=fresh)
         try:
             log.append(*self)

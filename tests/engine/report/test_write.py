@@ -1,5 +1,6 @@
 """Files of a report: what they say, and that none is half written."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,24 @@ def test_every_plot_is_written_with_its_conditions(tmp_path: Path) -> None:
 def test_equal_plots_have_equal_bytes() -> None:
     curves, kinds = plots([FIRST])[0], ("png", "pdf", "svg")
     assert pictures(curves, kinds) == pictures(curves, kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("radii", ("Certified radii", "abstained", "dual(a)")),
+        ("limits", ("What bounded", "classifier", "dual(a)")),
+        ("draws", ("Votes", "dual", "100")),
+    ],
+)
+def test_legends_stand_between_title_and_axes(name: str, words: tuple[str, ...]) -> None:
+    rows = [*FIRST.rows, *(replace(row, draws=row.draws + 99) for row in FIRST.rows)]
+    plot = next(plot for plot in plots([replace(FIRST, rows=rows)]) if plot.name == name)
+    text = pictures(plot, ("svg",))["svg"].decode()
+    said = [f"<!-- {re.escape(word)}.*?translate\\([0-9.]+ ([0-9.]+)" for word in words]
+    where = [re.search(pattern, text, re.DOTALL) for pattern in said]
+    title, legend, first = (float(found[1]) for found in where if found)
+    assert title + 8 < legend < first - 4
 
 
 def test_a_run_without_images_writes_tables_only(tmp_path: Path) -> None:
