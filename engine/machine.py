@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dualsmooth import kernels
 from dualsmooth.kernels.cpu.compiled import compiled
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
@@ -28,6 +29,9 @@ SWITCHES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 ).split()
 """Variables by which users choose other instructions, hence other last bits."""
+
+LOOPS = ("direct_conv", "winograd_conv", "int8_conv", "bf16_conv")
+"""Compiled loops that sum in an order of their own, beside those for noise and votes."""
 
 
 def machine() -> dict[str, Any]:
@@ -61,14 +65,25 @@ def arithmetic(about: Mapping[str, Any], libraries: Sequence[str], device: str) 
 
 def _instructions() -> str:
     """Digest of the processor's flags, whether bfloat16 loops were built for them, 3 being those of
-    AMX, and every switch that is set.
+    AMX, other loops that were not built although some were, and every switch that is set.
     """
     flags = _cpuinfo("flags") or _cpuinfo("Features")
     digest = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
     loops = compiled("bf16_conv")
     kind = loops.dualsmooth_bf16_conv_available() if loops else 0
     switches = [f"{s}={os.environ[s]}" for s in SWITCHES if os.environ.get(s)]
-    return " ".join([digest, *([f"bf16_loops={kind}"] if kind else []), *switches])
+    missing = [f"no_{name}" for name in LOOPS if compiled("noise_votes") and not compiled(name)]
+    return " ".join([digest, *([f"bf16_loops={kind}"] if kind else []), *missing, *switches])
+
+
+def code_digest() -> str:
+    """Digest of the sources of engine and kernels as they are on this machine's disk now."""
+    digest = hashlib.sha256()
+    for top in (Path(__file__).parent, *map(Path, kernels.__path__)):
+        files = (file for kind in ("py", "c", "h", "cu") for file in top.rglob(f"*.{kind}"))
+        for name, file in sorted((file.relative_to(top).as_posix(), file) for file in files):
+            digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _cpuinfo(field: str) -> str:

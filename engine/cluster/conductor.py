@@ -1,6 +1,6 @@
 """The conductor: gives leases to workers and takes their certificates, whatever happens to them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -160,15 +160,18 @@ class Conductor:
         tried = facts.pop(TRIED_HERE, {})
         if not self._facts:
             self._facts, self.tried = facts, tried
-        changed = [
-            f"{name} {self._facts.get(name)!r}, there {facts.get(name)!r}"
-            for name in self._facts
-            if self._facts[name] != facts.get(name)
-        ]
-        if changed:
-            raise SamplerError(
-                f"worker {event.worker} would draw other votes than the first: {'; '.join(changed)}"
-            )
+        check_alike(self._facts, facts, f"worker {event.worker}", "the first")
+
+
+def check_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any], who: str, whom: str) -> None:
+    """Raise SamplerError if somebody would certify otherwise than somebody else."""
+    changed = [
+        f"{name} {ours.get(name)!r}, there {theirs.get(name)!r}"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+    if changed:
+        raise SamplerError(f"{who} would draw other votes than {whom}: {'; '.join(changed)}")
 
 
 def _check_same(first: Certificate | None, second: Certificate) -> None:

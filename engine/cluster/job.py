@@ -1,7 +1,7 @@
 """What workers are sent: the run's settings once, then images by the lease."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.cluster.conductor import TRIED_HERE
 from dualsmooth.engine.images import check_images
-from dualsmooth.engine.machine import arithmetic, machine
+from dualsmooth.engine.machine import arithmetic, code_digest, machine
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.session import Session, bundle_of
@@ -77,14 +77,16 @@ def cutter(
 
 
 def facts_of(session: Session) -> dict[str, Any]:
-    """What the votes of a session depend on, beyond the job: the arithmetic of its machine.
+    """What the certificates of a session depend on, beyond the job.
 
     Beside it what ``auto`` tried, which is not compared.
     """
-    here, libraries = machine(), libraries_of(session.sampler.name)
-    return {
-        TRIED_HERE: session.tried,
-        "sampler": session.sampler.name,
-        "batch_size": session.sampler.batch_size,
-        **arithmetic(here, libraries, session.settings.device),
-    }
+    sampler = session.sampler
+    about = {"sampler": sampler.name, "batch_size": sampler.batch_size}
+    return {TRIED_HERE: session.tried, **about, **facts_here(about, session.settings.device)}
+
+
+def facts_here(about: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """What a worker on this machine says of itself, if its sampler is such a one."""
+    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(about["sampler"]))
+    return {**about, "code": code_digest(), **arithmetic(machine(), libraries, device)}

@@ -73,9 +73,11 @@ class RayPool:
         self._ray = _connect(address)
         self._given, self._job = job, self._ray.put(job)
         gpus = 1 if job.settings.device == "cuda" else 0
+        cpus = 0 if gpus else job.settings.threads or 1
         self._make = self._ray.remote(Actor).options(
-            num_cpus=0 if gpus else job.settings.threads, num_gpus=gpus, max_concurrency=2
+            num_cpus=cpus, num_gpus=gpus, max_concurrency=2
         )
+        self._tell_of_small_nodes({"CPU": cpus, "GPU": gpus})
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, tuple[int, int | None]] = {}
         self._deadlines = ActorDeadlines(self._ray)
@@ -132,6 +134,19 @@ class RayPool:
         self._ray.kill(self._actors.pop(worker))
         self._start()
         return Lost(worker, reason)
+
+    def _tell_of_small_nodes(self, needs: dict[str, int]) -> None:
+        """Ray waits until a node is there that is large enough; say so, for it may never be."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in needs}
+        small = [kind for kind in needs if most[kind] < needs[kind]]
+        for kind in small:
+            hint = " (fewer: --threads)" if kind == "CPU" else ""
+            print(
+                f"dualsmooth: waiting for a node of Ray with {needs[kind]} {kind} for a worker; "
+                f"the largest has {most[kind]:g}{hint}",
+                file=sys.stderr,
+            )
 
     def _follow(self, facts: dict[str, Any]) -> None:
         """Start the other actors once the first has said which backend it chose."""

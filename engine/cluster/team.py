@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.checks import positive_integer
-from dualsmooth.engine.cluster.conductor import Conductor
-from dualsmooth.engine.cluster.job import Job, cutter
+from dualsmooth.engine.cluster.conductor import Conductor, check_alike
+from dualsmooth.engine.cluster.job import Job, cutter, facts_here
 from dualsmooth.engine.cluster.leases import Leases, lease_size
 from dualsmooth.engine.cluster.processes import Processes
 from dualsmooth.engine.cluster.ray import RayPool
@@ -45,6 +45,8 @@ class Workers(Closing):
         self._conductor = Conductor(self._pool)
         try:
             facts = self._conductor.facts()
+            here = facts_here(facts, job.settings.device)
+            check_alike(here, facts, "a worker", "this machine, which the run is recorded for")
         except BaseException:
             self._pool.close()
             raise

@@ -105,11 +105,16 @@ class Actors:
     class exceptions:
         RayError = KeyError
 
-    def __init__(self) -> None:
-        self.asked = list[str]()
+    def __init__(self, devices: float = 1.0) -> None:
+        self.asked, self.devices = list[str](), devices
 
     def put(self, job: Job) -> Job:
         return job
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 2.0}},
+                {"Alive": True, "Resources": {"CPU": 1.0, "GPU": self.devices}},
+                {"Alive": False, "Resources": {"CPU": 64.0}}]  # fmt: skip
 
     def remote(self, actor: object) -> Any:
         return SimpleNamespace(options=lambda **about: SimpleNamespace(remote=self._start))
@@ -147,6 +152,27 @@ def test_actors_take_the_backends_of_the_first(
         assert actors.asked == ["auto", "picked.stem.p", "picked.stem.p"]
     else:
         assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "devices", "told"),
+    [
+        ("cpu", 2, 0.0, ""),
+        ("cpu", 3, 0.0, "with 3 CPU for a worker; the largest has 2 (fewer: --threads)\n"),
+        ("cuda", 3, 1.0, ""),
+        ("cuda", 1, 0.0, "with 1 GPU for a worker; the largest has 0\n"),
+    ],
+)
+def test_a_cluster_too_small_for_a_worker_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    device: str, threads: int, devices: float, told: str,
+) -> None:  # fmt: skip
+    """Ray itself waits in silence, for what may never come."""
+    monkeypatch.setattr(ray_pool, "_connect", lambda address: Actors(devices))
+    job = Job(cast(Any, None), Settings(device=device, threads=threads))
+    ray_pool.RayPool(job, 1, "local")
+    said = capsys.readouterr().err
+    assert said == (f"dualsmooth: waiting for a node of Ray {told}" if told else "")
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
