@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 
 from dualsmooth.kernels.errors import KernelArgumentError
-from dualsmooth.kernels.rows import Rows
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,24 +32,6 @@ def expect(
     if not tensor.is_contiguous():
         hint = "call .contiguous() first"
         raise KernelArgumentError(name, "must be contiguous", tensor.stride(), hint)
-
-
-def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: torch.dtype) -> None:
-    """Check the images [slots, H, W, C], the rows and the key of a noise kernel.
-
-    Slot numbers are checked on the CPU only: on a GPU the check would wait for the device.
-    """
-    expect("images", images, (None, None, None, None), (dtype,))
-    if images.numel() == 0:
-        raise KernelArgumentError("images", "must not be empty", tuple(images.shape))
-    expect_words("images", images[0].numel(), "values each")
-    expect("key", key, (2,), (torch.int32,), device=images.device)
-    expect("rows.slot", rows.slot, (None,), (torch.int32,), device=images.device)
-    if len(rows) and not rows.slot.is_cuda:
-        low, high = int(rows.slot.min()), int(rows.slot.max())
-        if low < 0 or high >= len(images):
-            rule = f"must be in [0, {len(images)})"
-            raise KernelArgumentError("rows.slot", rule, f"{low} .. {high}")
 
 
 def expect_words(name: str, count: int, what: str = "values") -> None:

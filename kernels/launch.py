@@ -118,14 +118,11 @@ PATCHES = {
 
 @dataclass(frozen=True, slots=True)
 class StemLaunch:
-    """Stem kernels: ``tile`` (noise once per strip), ``tap`` (noise again per tap) or ``stored``.
-
-    ``stored`` is the noise kernel, then a convolution.
-    """
+    """Stem kernels: ``tile``, or ``stored``: the noise kernel, then a convolution."""
 
     design: str
     pixels: int  # output pixels per program, a power of two; for tile they hold tile_rows rows
-    chunk: int = 16  # reduction entries per dot, 16, 32 or 64 (not used by tap)
+    chunk: int = 16  # reduction entries per dot, 16, 32 or 64
     tile_rows: int = 0  # output rows per program of tile
     warps: int = 4  # per program
     outputs: int = 64  # channels per program of stored at most
@@ -156,13 +153,11 @@ class StemLaunch:
 
 
 def stem_candidates(shape: StemShape) -> list[StemLaunch]:
-    """Every launch choice considered: taps, stored, and the tallest tile that registers hold."""
+    """Every launch choice considered: stored, and the tallest tile that registers hold."""
     if not shape.plain:
         return [StemLaunch.any(shape)]
     small = _power_of_two(shape.out_height * 16)
-    # a thread of `tap` owns a pixel: 128 of them make no noise twice (and 64 spill on Triton 3.6)
-    taps = StemLaunch("tap", min(128, small))
-    found = [taps, StemLaunch("stored", min(128 if shape.outputs <= 32 else 64, small))]
+    found = [StemLaunch("stored", min(128 if shape.outputs <= 32 else 64, small))]
     limit = 16384 // shape.outputs  # output values per program: 64 registers of 256 threads
     tiles = (StemLaunch.tile(shape, rows) for rows in (shape.out_height, 4, 1))
     fitting = [t for t in tiles if t.pixels <= limit and t.strip_blocks(shape) <= 2048]
@@ -180,9 +175,6 @@ def modelled_slots(shape: StemShape, launch: StemLaunch) -> float:
     """
     outputs = shape.out_height * shape.out_width
     entries = -(-(shape.kernel**2) * shape.lanes // launch.chunk) * launch.chunk
-    if launch.design == "tap":
-        sums = shape.kernel**2 * (190 + 30 + shape.channels * shape.outputs)
-        return float(outputs * sums)
     if launch.design == "stored":
         memory = 7.7 * 4 * shape.height * shape.width * shape.lanes  # bf16, one write, one read
         return shape.blocks * 300 + outputs * entries * 8 + memory

@@ -5,10 +5,10 @@ import math
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import FLOATS, expect, expect_batch, expect_programs, runs_kernel
+from dualsmooth.kernels.checks import FLOATS, expect, expect_programs, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import NoiseLaunch
-from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.rows import Rows, expect_batch
 from dualsmooth.kernels.thresholds import Thresholds
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from dualsmooth.kernels.checks import expect, expect_words
 from dualsmooth.kernels.errors import KernelArgumentError
 
 WORD = 1 << 32
@@ -25,9 +26,7 @@ class Rows:
     segment: torch.Tensor  # int32, histogram the row votes into; -1 for a row that does not vote
 
     def __post_init__(self) -> None:
-        if len(self.slot) >= 1 << 31:
-            rule, hint = "must have < 2^31 entries", "use smaller batches"
-            raise KernelArgumentError("rows.slot", rule, len(self.slot), hint)
+        expect_words("rows.slot", len(self.slot), "entries")
         for field in fields(self):
             column = getattr(self, field.name)
             dtype = torch.float32 if field.name == "sigma" else torch.int32
@@ -69,6 +68,24 @@ class Rows:
             segment=torch.tensor(segment, dtype=torch.int32, device=device),
             **bits,
         )
+
+
+def expect_batch(images: torch.Tensor, rows: Rows, key: torch.Tensor, dtype: torch.dtype) -> None:
+    """Check the images [slots, H, W, C], the rows and the key of a noise kernel.
+
+    Slot numbers are checked on the CPU only: on a GPU the check would wait for the device.
+    """
+    expect("images", images, (None, None, None, None), (dtype,))
+    if images.numel() == 0:
+        raise KernelArgumentError("images", "must not be empty", tuple(images.shape))
+    expect_words("images", images[0].numel(), "values each")
+    expect("key", key, (2,), (torch.int32,), device=images.device)
+    expect("rows.slot", rows.slot, (None,), (torch.int32,), device=images.device)
+    if len(rows) and not rows.slot.is_cuda:
+        low, high = int(rows.slot.min()), int(rows.slot.max())
+        if low < 0 or high >= len(images):
+            rule = f"must be in [0, {len(images)})"
+            raise KernelArgumentError("rows.slot", rule, f"{low} .. {high}")
 
 
 def word_bits(values: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:

@@ -3,12 +3,12 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, expect_batch, expect_programs, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_programs, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.launch import StemLaunch, StemShape
 from dualsmooth.kernels.noise import noise
-from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.rows import Rows, expect_batch
 
 
 def stem(
@@ -92,10 +92,9 @@ def _launch(
     backend: str,
 ) -> None:
     from dualsmooth.kernels.triton import stem as device
-    from dualsmooth.kernels.triton import tap_stem
 
-    if choice.design not in ("tile", "tap", "stored"):
-        raise KernelArgumentError("launch.design", "must be tile, tap or stored", choice.design)
+    if choice.design not in ("tile", "stored"):
+        raise KernelArgumentError("launch.design", "must be tile or stored", choice.design)
     if choice.design != "stored" and not shape.plain:
         raise KernelArgumentError("launch.design", f"must be stored for {shape}", choice.design)
     layer = shape.constants | dict(
@@ -117,8 +116,6 @@ def _launch(
         device.stem_stored_kernel[(len(rows), tiles, parts)](
             noisy, *parameters, CHUNK=choice.chunk, OUTPUTS=wide, **layer
         )
-    elif choice.design == "tap":
-        tap_stem.stem_tap_kernel[(len(rows), tiles)](images, *parameters, key, *counters, **layer)
     else:
         device.stem_tile_kernel[(len(rows), tiles)](
             images,

@@ -83,8 +83,14 @@ def table(subject: Subject, compiled: tuple[str, ...], turn: Turn) -> dict[str, 
     place = turn.place
     network = subject.balanced(16 if place.tiny else 64)
     makers, names = contest.peers(subject, network, place.device, compiled), dict[str, str]()
+
+    def ours(backend: str) -> Loop:
+        made = subject.sampler(network, backend, stream=place.stream())
+        names[backend] = made.name
+        return contest.ours(made, len(subject.images))
+
     for backend in passed(subject, turn):
-        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place, names)
+        makers[f"ours {backend}"] = partial(ours, backend)
     return {"samplers": names} | contest.contest(
         makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
     )
@@ -99,22 +105,16 @@ def autotuned(subject: Subject, turn: Turn) -> dict[str, Any]:
         f"torch.compile {mode}": partial(careful, network, subject, place.device, mode=mode)
     }
     for backend in passed(subject, turn):
-        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place, {})
+        makers[f"ours {backend}"] = partial(_ours, subject, network, backend, place)
     return contest.contest(
         makers, subject, ROUNDS, FITTING, turn.until, turn.keep, **limits(subject, turn)
     )
 
 
 def _ours(
-    subject: Subject,
-    network: torch.nn.Module,
-    backend: str,
-    place: Place,
-    names: dict[str, str],
-    **options: Any,
+    subject: Subject, network: torch.nn.Module, backend: str, place: Place, **options: Any
 ) -> Loop:
     made = subject.sampler(network, backend, stream=place.stream(), **options)
-    names[backend] = made.name
     return contest.ours(made, len(subject.images))
 
 
@@ -127,7 +127,7 @@ def sweep(subject: Subject, turn: Turn) -> dict[str, Any]:
         for batch in (8, 16) if place.tiny else SWEEP:
             if turn.left() < 0:
                 return found
-            loop = _ours(subject, network, backend, place, {}, batch_size=batch)
+            loop = _ours(subject, network, backend, place, batch_size=batch)
             draws, seconds = most if place.tiny else most // batch * batch, []
             for number in range(4):
                 start = time.perf_counter()

@@ -16,7 +16,7 @@ from dualsmooth.kernels.launch import (
     VoteLaunch,
     stem_candidates,
 )
-from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, tap_stem, vote
+from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, vote
 
 CIFAR = StemShape(32, 32, 3, 16, 3, 1)
 IMAGENET = StemShape(224, 224, 3, 64, 7, 2)
@@ -64,17 +64,15 @@ def _stem_cases() -> Iterator[Case]:
     plain = {"cifar": CIFAR, "imagenet": IMAGENET, "digits": DIGITS}
     for label, shape in (plain | PATCHES).items():
         for choice in stem_candidates(shape):
-            if label == "digits" and choice.design == "tap":
-                continue
             yield _stem_case(label, shape, choice)
 
 
 def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
-    constants: dict[str, Any] = shape.constants | dict(RELU=True, PIXELS=choice.pixels)
+    constants: dict[str, Any] = shape.constants | dict(
+        RELU=True, PIXELS=choice.pixels, CHUNK=choice.chunk
+    )
     outputs = shape.out_height * shape.out_width
     programs = math.ceil(outputs / choice.pixels)
-    if choice.design != "tap":
-        constants["CHUNK"] = choice.chunk
     if choice.design == "stored":
         constants["OUTPUTS"] = min(choice.outputs, 1 << (shape.outputs - 1).bit_length())
         programs *= math.ceil(shape.outputs / constants["OUTPUTS"])
@@ -83,9 +81,7 @@ def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
         constants |= dict(TILE_ROWS=choice.tile_rows, BLOCKS=blocks)
         programs = math.ceil(shape.out_height / choice.tile_rows)
     read = shape.height * shape.width * shape.lanes * 2 if choice.design == "stored" else 0
-    kernels = dict(
-        tile=stem.stem_tile_kernel, tap=tap_stem.stem_tap_kernel, stored=stem.stem_stored_kernel
-    )
+    kernels = dict(tile=stem.stem_tile_kernel, stored=stem.stem_stored_kernel)
     suffix = f" {choice.tile_rows} rows" if choice.design == "tile" else ""
     return Case(
         f"stem {label} {choice.design}{suffix}",
@@ -95,8 +91,8 @@ def _stem_case(label: str, shape: StemShape, choice: StemLaunch) -> Case:
         programs,
         outputs * shape.outputs * 2 + read,
         2 * outputs * shape.kernel**2 * shape.channels * shape.outputs,
-        mma=choice.design != "tap",
-        straight=choice.design != "tap" and shape.kernel < 16,
+        mma=True,
+        straight=shape.kernel < 16,
     )
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, expect_batch
+from dualsmooth.kernels.checks import expect
 from dualsmooth.kernels.cuda.residual_stage import StageOnChip, pack_weights
 from dualsmooth.kernels.cuda.stages import INNER, NOISY, VOTING, launch
 from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet, resnet_features
-from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.rows import Rows, expect_batch
 
 STEM_ENTRIES = 48
 """Entries (ky, kx, lane) of a 3x3 stem, in steps of 16."""

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from dualsmooth.kernels.checks import expect, expect_batch
+from dualsmooth.kernels.checks import expect
 from dualsmooth.kernels.cuda.residual_stage import pack_weights
 from dualsmooth.kernels.cuda.stages import Program, launch
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem
 from dualsmooth.kernels.launch import StemShape
-from dualsmooth.kernels.rows import Rows
+from dualsmooth.kernels.rows import Rows, expect_batch
 
 TILED = Program("tiled_stem", "tiled stem", ("instructions", "normals", "tiled_stem"))
 

@@ -1,8 +1,7 @@
 """Device code: noise generation fused with the first convolution.
 
-Three ways to the same numbers. `stem_tile_kernel` makes the noisy strip of full-width rows that a
-tile needs, halo included, once, and gathers the taps from it on chip. `stem_tap_kernel` (in
-`tap_stem`) makes the noise of a pixel again for each tap that reads it. `stem_stored_kernel` reads
+Two ways to the same numbers. `stem_tile_kernel` makes the noisy strip of full-width rows that a
+tile needs, halo included, once, and gathers the taps from it on chip. `stem_stored_kernel` reads
 noisy images that `noise_kernel` wrote, and has any kernel, stride and padding, patches among them.
 Means and deviations are folded into the weights and a table of border biases
 (`folding.fold_stem`), so the taps outside the image are plain zeros.

@@ -29,7 +29,7 @@ from dualsmooth.kernels.launch import (
 )
 from dualsmooth.kernels.rows import Rows, seed_key
 from dualsmooth.kernels.thresholds import Thresholds
-from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, tap_stem, vote
+from dualsmooth.kernels.triton import affine, conv, noise, pointwise, stem, vote
 from tests.kernels.conftest import Edit, Sparse
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
@@ -183,8 +183,6 @@ CASES: dict[str, Case] = {
     "integer noise of a late slot": (integers, 1, MANY),
     "tile": (stems("tile"), (1 << 20) + 1, 1),
     "tile of a late slot": (stems("tile"), 1, MANY),
-    "tap": (stems("tap"), (1 << 20) + 1, 1),
-    "tap of a late slot": (stems("tap"), 1, MANY),
     "stored": (stems("stored"), (1 << 22) + 1, 1),
     "conv": (convs, (1 << 21) + 1, 1),
     "shortcut": (shortcuts, (1 << 19) + 1, 1),
@@ -216,7 +214,6 @@ WIDE = ".to(tl.int64)"
 OFFSETS: dict[ModuleType, tuple[str | None, ...]] = {
     noise: ("noise", "noise of a late slot", "integer noise", None, "integer noise of a late slot"),
     stem: ("tile", "tile of a late slot", "stored"),
-    tap_stem: ("tap", "tap of a late slot"),
     conv: ("conv", "conv"),
     pointwise: ("pointwise", "pointwise"),
     affine: ("affine",),

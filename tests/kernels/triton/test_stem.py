@@ -39,14 +39,14 @@ PATCHES = {
     "many outputs": StemShape(5, 4, 3, 128, 3, 1),
 }
 SHAPES |= PATCHES
-DESIGNS = ["tap", "stored", "whole tile", "row tiles"]
+DESIGNS = ["stored", "whole tile", "row tiles"]
 SLOW = {
-    "digits": ["tap", "row tiles"],
+    "digits": ["row tiles"],
     "odd gray": ["row tiles"],
-    "RGBA": ["tap", "row tiles"],
-    "7x7 stride 2": ["tap", "whole tile"],
-    "7x7 smaller than the kernel": ["tap", "row tiles"],
-    "7x7 gray": ["tap", "row tiles"],
+    "RGBA": ["row tiles"],
+    "7x7 stride 2": ["whole tile"],
+    "7x7 smaller than the kernel": ["row tiles"],
+    "7x7 gray": ["row tiles"],
 }
 CASES = [
     pytest.param(name, design, marks=[pytest.mark.slow] if slow else [], id=f"{name}, {design}")
@@ -63,7 +63,7 @@ def launch_of(design: str, shape: StemShape) -> StemLaunch:
     if design == "row tiles":
         return StemLaunch.tile(shape, min(3, shape.out_height))
     outputs = 32 if shape.plain else 16 * (1 + shape.outputs // 100)
-    return StemLaunch(design, 64 if design == "tap" else 32, outputs=outputs)
+    return StemLaunch(design, 32, outputs=outputs)
 
 
 def batch(shape: StemShape, device: torch.device) -> tuple[torch.Tensor, Rows]:
@@ -140,7 +140,7 @@ def test_stem_is_the_convolution_of_the_specified_noise(
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("design", [pytest.param("tap", marks=pytest.mark.slow), *DESIGNS[1:]])
+@pytest.mark.parametrize("design", DESIGNS)
 def test_half_precision_and_relu(design: str, device: torch.device) -> None:
     """Within the rounding of fp16 operands; NaN never appears although the memory is poisoned."""
     shape, parts = SHAPES["odd RGB"], parameters(SHAPES["odd RGB"])
@@ -254,7 +254,7 @@ def test_selection_follows_the_model() -> None:
         StemShape(224, 224, 3, 64, 7, 2),
     ):
         candidates = stem_candidates(shape)
-        assert {"tap", "stored"} <= {c.design for c in candidates} or not shape.plain
+        assert "stored" in {c.design for c in candidates}
         best = StemLaunch.choose(shape)
         assert all(modelled_slots(shape, best) <= modelled_slots(shape, c) for c in candidates)
         for c in candidates:
@@ -267,7 +267,7 @@ def test_selection_follows_the_model() -> None:
     [
         ("images", dict(images=torch.rand(2, 6, 7, 1))),
         ("stride", dict(stride=0)),
-        ("launch.design", dict(stride=3, launch=StemLaunch("tap", 32))),
+        ("launch.design", dict(stride=3, launch=StemLaunch("tile", 32))),
         ("images", dict(images=torch.rand(2, 6, 0, 3))),
         (
             "images",
