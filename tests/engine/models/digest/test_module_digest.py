@@ -154,120 +154,109 @@ def in_module(value: float) -> Any:
 
 
 T = torch.tensor
-KINDS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
+Makes = tuple[Callable[[], nn.Module], ...]
+
+
+def of(make: Callable[..., nn.Module], *values: object) -> Makes:
+    """One network for each value."""
+    return tuple(functools.partial(make, value) for value in values)
+
+
+def bodies(*texts: str) -> Makes:
+    return of(lambda text: defined(text)(), *texts)
+
+
+def scoped(body: str, name: str, *values: object) -> Makes:
+    """Networks whose classes find another value under a global name."""
+    return of(lambda value: defined(body, **{name: value})(), *values)
+
+
+def members(name: str, *values: object) -> Makes:
+    return of(lambda value: with_class(name, value), *values)
+
+
+def hooks(register: str, *functions: object) -> Makes:
+    return of(lambda f: hooked(lambda m: getattr(m, register)(f)), *functions)
+
+
+FORWARD, FIRST = "register_forward_hook", "register_forward_pre_hook"
+KINDS: dict[str, Makes] = {
     "parameter": (net, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)),
                   lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3).requires_grad_(False)),
                   lambda: hooked(lambda m: m[1].weight.data.mul_(2))),
-    "buffer": (lambda: buffered(0.0, True), lambda: buffered(1.0, True)),
-    "non-persistent buffer": (lambda: buffered(0.0, False), lambda: buffered(1.0, False)),
-    "tensor": (lambda: Holder(T([0.0])), lambda: Holder(T([0.5])), lambda: Holder(T([-0.0]))),
-    "tensor type": tuple(
-        lambda d=d: Holder(torch.zeros(4, dtype=d))  # type: ignore[misc]
-        for d in (torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.complex64)
+    "buffer": of(lambda v: buffered(v, True), 0.0, 1.0),
+    "non-persistent buffer": of(lambda v: buffered(v, False), 0.0, 1.0),
+    "tensor": of(Holder, T([0.0]), T([0.5]), T([-0.0])),
+    "tensor type": of(
+        lambda d: Holder(torch.zeros(4, dtype=d)),
+        torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.complex64,
     ),
-    "tensor shape": (lambda: Holder(torch.zeros(4)), lambda: Holder(torch.zeros(2, 2))),
-    "tensor in a list": (lambda: Holder([T(0.0)]), lambda: Holder([T(1.0)])),
-    "tensor in a tuple in a dict": (
-        lambda: Holder({"a": (1, T(0.0))}), lambda: Holder({"a": (1, T(1.0))}),
+    "tensor shape": of(Holder, torch.zeros(4), torch.zeros(2, 2)),
+    "tensor in a list": of(Holder, [T(0.0)], [T(1.0)]),
+    "tensor in a tuple in a dict": of(Holder, {"a": (1, T(0.0))}, {"a": (1, T(1.0))}),
+    "tensor in a dataclass": of(Holder, Scale(T(0.0)), Scale(T(1.0))),
+    "tensor in a plain object": of(
+        lambda v: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(v)))), 0.0, 1.0
     ),
-    "tensor in a dataclass": (lambda: Holder(Scale(T(0.0))), lambda: Holder(Scale(T(1.0)))),
-    "tensor in a plain object": (
-        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(0.0)))),
-        lambda: Holder(types.SimpleNamespace(a=types.SimpleNamespace(b=T(1.0)))),
-    ),
-    "slots": (lambda: Holder(Slotted(1.0)), lambda: Holder(Slotted(2.0))),
-    "dict of its own class": (lambda: Holder(Bag(a=1.0)), lambda: Holder(Bag(a=2.0))),
-    "module in a list": (lambda: Holder([nn.ELU(1.0)]), lambda: Holder([nn.ELU(2.0)])),
-    "number": (lambda: Holder(1), lambda: Holder(2), lambda: Holder(1.0), lambda: Holder(True),
-               lambda: Holder(None), lambda: Holder("1"), lambda: Holder(float("nan"))),
-    "enum": (lambda: Holder(Kind.PLAIN), lambda: Holder(Kind.TURNED)),
-    "dtype": (lambda: Holder(torch.float32), lambda: Holder(torch.float64)),
-    "array": (lambda: Holder(np.zeros(3)), lambda: Holder(np.ones(3)),
-              lambda: Holder(np.zeros(3, np.float32)), lambda: Holder(np.zeros((3, 1)))),
-    "array scalar": (lambda: Holder(np.float32(1)), lambda: Holder(np.float32(2))),
-    "set": (lambda: Holder({"a", "b"}), lambda: Holder({"a", "c"})),
-    "order of a dict": (lambda: Holder({"a": 1, "b": 2}), lambda: Holder({"b": 2, "a": 1})),
-    "one object or two": (lambda: Holder([[0]] * 2), lambda: Holder([[0], [0]])),
+    "slots": of(Holder, Slotted(1.0), Slotted(2.0)),
+    "dict of its own class": of(Holder, Bag(a=1.0), Bag(a=2.0)),
+    "module in a list": of(lambda v: Holder([nn.ELU(v)]), 1.0, 2.0),
+    "number": of(Holder, 1, 2, 1.0, True, None, "1", float("nan")),
+    "enum": of(Holder, Kind.PLAIN, Kind.TURNED),
+    "dtype": of(Holder, torch.float32, torch.float64),
+    "array": of(Holder, np.zeros(3), np.ones(3), np.zeros(3, np.float32), np.zeros((3, 1))),
+    "array scalar": of(Holder, np.float32(1), np.float32(2)),
+    "set": of(Holder, {"a", "b"}, {"a", "c"}),
+    "order of a dict": of(Holder, {"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "one object or two": of(Holder, [[0]] * 2, [[0], [0]]),
     "order of submodules": (lambda: listed(0, 1), lambda: listed(1, 0)),
-    "name of a submodule": (lambda: listed(1), lambda: listed(2)),
-    "stride": (lambda: nn.Conv2d(1, 1, 1, 1), lambda: nn.Conv2d(1, 1, 1, 2)),
-    "slope": (lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(0.2)),
-    "forward": (lambda: defined("self.net(x)")(), lambda: defined("self.net(-x)")(),
-                lambda: defined("self.net(x) * 2")(), lambda: defined("self.net(x) * 3")()),
-    "lambda in forward": (
-        lambda: defined("(lambda y: y + 1)(x)")(), lambda: defined("(lambda y: y + 2)(x)")(),
-    ),
-    "class attribute": (lambda: with_class("scale", 1.0), lambda: with_class("scale", 2.0)),
-    "method": (lambda: with_class("help", plus(1)), lambda: with_class("help", plus(2))),
-    "property": (
-        lambda: with_class("p", property(plus(1))), lambda: with_class("p", property(plus(2))),
-    ),
-    "static method": (
-        lambda: with_class("s", staticmethod(plus(1))),
-        lambda: with_class("s", staticmethod(plus(2))),
-    ),
-    "base class": (lambda: inherited(1.0), lambda: inherited(2.0)),
-    "global number": tuple(
-        lambda v=v: defined("x - MEAN", MEAN=v)() for v in (0.0, 1.0)  # type: ignore[misc]
-    ),
-    "global tensor": tuple(
-        lambda v=v: defined("x - MEAN", MEAN=T(v))() for v in (0.0, 1.0)  # type: ignore[misc]
-    ),
-    "global table": tuple(
-        lambda v=v: defined("T['f'](x)", T={"f": plus(v)})() for v in (0, 1)  # type: ignore[misc]
-    ),
-    "global function": tuple(
-        lambda v=v: defined("f(x)", f=plus(v))() for v in (0.0, 1.0)  # type: ignore[misc]
-    ),
-    "global of a module": (lambda: in_module(0.0), lambda: in_module(1.0)),
-    "no global": (lambda: defined("x - MEAN", MEAN=None)(), lambda: defined("x - MEAN")()),
-    "hook": (net, lambda: hooked(lambda m: m.register_forward_hook(plus(1))),
-             lambda: hooked(lambda m: m.register_forward_hook(plus(2))),
+    "name of a submodule": of(listed, 1, 2),
+    "stride": of(lambda v: nn.Conv2d(1, 1, 1, v), 1, 2),
+    "slope": of(nn.LeakyReLU, 0.1, 0.2),
+    "forward": bodies("self.net(x)", "self.net(-x)", "self.net(x) * 2", "self.net(x) * 3"),
+    "lambda in forward": bodies("(lambda y: y + 1)(x)", "(lambda y: y + 2)(x)"),
+    "class attribute": members("scale", 1.0, 2.0),
+    "method": members("help", plus(1), plus(2)),
+    "property": members("p", property(plus(1)), property(plus(2))),
+    "static method": members("s", staticmethod(plus(1)), staticmethod(plus(2))),
+    "base class": of(inherited, 1.0, 2.0),
+    "global number": scoped("x - MEAN", "MEAN", 0.0, 1.0),
+    "global tensor": scoped("x - MEAN", "MEAN", T(0.0), T(1.0)),
+    "global table": scoped("T['f'](x)", "T", {"f": plus(0)}, {"f": plus(1)}),
+    "global function": scoped("f(x)", "f", plus(0.0), plus(1.0)),
+    "global of a module": of(in_module, 0.0, 1.0),
+    "no global": (*scoped("x - MEAN", "MEAN", None), *bodies("x - MEAN")),
+    "hook": (net, *hooks(FORWARD, plus(1), plus(2)),
              lambda: hooked(lambda m: m[1].register_forward_hook(plus(1)))),
-    "pre-hook": (net, lambda: hooked(lambda m: m.register_forward_pre_hook(plus(1))),
-                 lambda: hooked(lambda m: m.register_forward_pre_hook(plus(2))),
+    "pre-hook": (net, *hooks(FIRST, plus(1), plus(2)),
                  lambda: hooked(lambda m: m[0].register_forward_pre_hook(plus(2)))),
-    "hook with keywords": tuple(
-        lambda w=w: hooked(lambda m: m.register_forward_hook(plus(1), with_kwargs=w))  # type: ignore[misc]
-        for w in (False, True)
+    "hook with keywords": of(
+        lambda w: hooked(lambda m: m.register_forward_hook(plus(1), with_kwargs=w)), False, True
     ),
-    "order of hooks": tuple(
-        lambda o=o: hooked(lambda m: [m.register_forward_hook(plus(i)) for i in o])  # type: ignore[misc]
-        for o in ((1, 2), (2, 1))
+    "order of hooks": of(
+        lambda order: hooked(lambda m: [m.register_forward_hook(plus(i)) for i in order]),
+        (1, 2), (2, 1),
     ),
-    "hook that is a partial": tuple(
-        lambda v=v: hooked(lambda m: m.register_forward_hook(functools.partial(apart, v)))  # type: ignore[misc]
-        for v in (1.0, 2.0)
+    "hook that is a partial": hooks(FORWARD, *(functools.partial(apart, v) for v in (1.0, 2.0))),
+    "hook that is a bound method": hooks(FORWARD, Slotted(1.0).method, Slotted(2.0).method),
+    "hook that is an object": of(
+        lambda v: hooked(lambda m: m.register_forward_hook(Holder(v))), 1.0, 2.0
     ),
-    "hook that is a bound method": tuple(
-        lambda v=v: hooked(lambda m: m.register_forward_hook(Slotted(v).method))  # type: ignore[misc]
-        for v in (1.0, 2.0)
+    "patched forward": (net, *of(patched, plus(1), plus(2), Slotted(1.0).method,
+                                 Slotted(2.0).method)),
+    "function": of(Holder, plus(1), plus(2), torch.relu, torch.sigmoid, nn.functional.relu),
+    "default": of(Holder, lambda x, s=1: x, lambda x, s=2: x, lambda x, *, s=2: x),
+    "cached function": of(Holder, functools.cache(plus(1)), functools.cache(plus(2))),
+    "parametrization": (net, *of(parametrized, 1.0, 2.0)),
+    "weight norm": of(
+        lambda d: hooked(lambda m: parametrizations.weight_norm(m[1], dim=d)), 0, 1
     ),
-    "hook that is an object": tuple(
-        lambda v=v: hooked(lambda m: m.register_forward_hook(Holder(v))) for v in (1.0, 2.0)  # type: ignore[misc]
+    "script": of(lambda v: scripted(v, torch.jit.script), 0.0, 1e-6),
+    "frozen script": of(
+        lambda v: scripted(v, lambda m: torch.jit.freeze(torch.jit.script(m))), 0.0, 1e-6
     ),
-    "patched forward": (net, lambda: patched(plus(1)), lambda: patched(plus(2)),
-                        lambda: patched(Slotted(1.0).method),
-                        lambda: patched(Slotted(2.0).method)),
-    "function": (lambda: Holder(plus(1)), lambda: Holder(plus(2)), lambda: Holder(torch.relu),
-                 lambda: Holder(torch.sigmoid), lambda: Holder(nn.functional.relu)),
-    "default": (lambda: Holder(lambda x, s=1: x), lambda: Holder(lambda x, s=2: x),
-                lambda: Holder(lambda x, *, s=2: x)),
-    "cached function": (
-        lambda: Holder(functools.cache(plus(1))), lambda: Holder(functools.cache(plus(2))),
-    ),
-    "parametrization": (net, lambda: parametrized(1.0), lambda: parametrized(2.0)),
-    "weight norm": (
-        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=0)),
-        lambda: hooked(lambda m: parametrizations.weight_norm(m[1], dim=1)),
-    ),
-    "script": tuple(lambda v=v: scripted(v, torch.jit.script) for v in (0.0, 1e-6)),  # type: ignore[misc]
-    "frozen script": tuple(
-        lambda v=v: scripted(v, lambda m: torch.jit.freeze(torch.jit.script(m)))  # type: ignore[misc]
-        for v in (0.0, 1e-6)
-    ),
-    "graph": tuple(lambda v=v: scripted(v, fx.symbolic_trace) for v in (0.0, 1e-6)),  # type: ignore[misc]
-    "exported program": tuple(lambda v=v: scripted(v, program) for v in (0.0, 1e-6)),  # type: ignore[misc]
+    "graph": of(lambda v: scripted(v, fx.symbolic_trace), 0.0, 1e-6),
+    "exported program": of(lambda v: scripted(v, program), 0.0, 1e-6),
     "own class": (lambda: SoftVoting([net(), net()]), lambda: SoftVoting([net()])),
 }  # fmt: skip
 
