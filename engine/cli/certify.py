@@ -9,21 +9,25 @@ import typer
 
 from dualsmooth.engine.backends import told
 from dualsmooth.engine.budget import VOTES
-from dualsmooth.engine.cli import cluster as cli_cluster
 from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
+    AlphaOption,
     BackendOption,
     BatchOption,
     BundleArgument,
     ClassesOption,
     DeviceOption,
+    MaxOption,
     NoiseOption,
     PrecisionOption,
+    RayOption,
     SeedOption,
+    SkipOption,
     ThreadsOption,
     TrustOption,
     VerboseOption,
+    WorkersOption,
     with_method_options,
 )
 from dualsmooth.engine.printable import printable
@@ -69,9 +73,9 @@ def certify(
             help="Fresh votes that enter the bounds; at most n unless --budget fixed.",
         ),
     ] = VOTES,
-    alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
-    skip: Annotated[int, typer.Option(help="Certify every SKIP-th image.")] = 1,
-    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    alpha: AlphaOption = 0.001,
+    skip: SkipOption = 1,
+    max_: MaxOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -83,8 +87,8 @@ def certify(
         int | None,
         typer.Option(help="Images in flight at once [16; decide: 128; insta with a memory: 1]."),
     ] = None,
-    workers: cli_cluster.WorkersOption = None,
-    ray: cli_cluster.RayOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/BUNDLE-METHOD.")
     ] = None,

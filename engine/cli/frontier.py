@@ -8,11 +8,14 @@ import typer
 from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
+    AlphaOption,
     BatchOption,
     BundleArgument,
     DeviceOption,
+    MaxOption,
     PrecisionOption,
     SeedOption,
+    SkipOption,
     ThreadsOption,
 )
 from dualsmooth.engine.printable import printable
@@ -32,9 +35,9 @@ def frontier(
     n: Annotated[
         int, typer.Option(parser=whole_number, help="Fresh votes that enter the bounds.")
     ] = 10_000,
-    alpha: Annotated[float, typer.Option(help="Failure probability per image.")] = 0.001,
-    skip: Annotated[int, typer.Option(help="Take every SKIP-th image.")] = 1,
-    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    alpha: AlphaOption = 0.001,
+    skip: SkipOption = 1,
+    max_: MaxOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",

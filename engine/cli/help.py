@@ -1,12 +1,16 @@
 """How commands show themselves: options in groups, and what was perhaps meant."""
 
+import inspect
 import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any
 
 from typer.core import TyperCommand
+
+from dualsmooth.engine.errors import ArgumentError
 
 GROUPS = {
     "Votes": "budget radii tolerance n0 n alpha noise seed",
@@ -54,6 +58,29 @@ class Command(TyperCommand):
         if option is not None:
             option.metavar = ""
         return option
+
+
+def with_parameters(
+    added: Iterable[inspect.Parameter],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these parameters in the place of its ``**options``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command)
+        kept = (p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD)
+        changed = own.replace(parameters=[*kept, *added])
+        command.__signature__ = changed  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def numbers_in(name: str, text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(name, "must be numbers with commas between them", text) from None
 
 
 def whole_number(text: str | int) -> int:

@@ -1,6 +1,5 @@
 """Options about images and how networks take them, shared by several commands."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Parameter
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualsmooth.engine.checks import one_of
+from dualsmooth.engine.cli.help import numbers_in, with_parameters
 from dualsmooth.engine.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dualsmooth.engine.models.bundle import Bundle
 
 PRESETS = ("none", "auto", "imagenet")
-_PANEL = "Images"
 _HELP = {
     "preprocess": "none (the picture in the file), auto (as timm, transformers or a ResNet's "
     "training resizes and crops; others have no such record) or imagenet (shorter side 256, the "
@@ -35,21 +34,13 @@ _HELP = {
 def with_image_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command these options, or all, in the place of its ``**options``."""
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command)
-        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for name in names or _HELP:
-            kind: Any = int if name == "crop" else str
-            option = typer.Option(help=_HELP[name], rich_help_panel=_PANEL)
-            annotation = Annotated[kind | None, option]
-            parameters.append(
-                Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            )
-        changed = own.replace(parameters=parameters)
-        command.__signature__ = changed  # type: ignore[attr-defined]
-        return command
+    def parameter(name: str) -> Parameter:
+        kind: Any = int if name == "crop" else str
+        option = typer.Option(help=_HELP[name], rich_help_panel="Images")
+        annotation = Annotated[kind | None, option]
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
-    return decorate
+    return with_parameters(map(parameter, names or _HELP))
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,8 @@ class ImageOptions:
         """The bundle, with mean and std where they are given."""
         from dualsmooth.engine.models.sources.load import EXPORTED, load_bundle
 
-        mean, std = _numbers("mean", self.mean), _numbers("std", self.std)
+        mean = None if self.mean is None else numbers_in("mean", self.mean)
+        std = None if self.std is None else numbers_in("std", self.std)
         if self.preprocess == "imagenet" and source.lower().endswith(EXPORTED):
             from dualsmooth.engine.models.sources.constants import IMAGENET
 
@@ -103,10 +95,3 @@ class ImageOptions:
             base.crop if self.crop is None else self.crop,
             self.interpolation or base.interpolation,
         )
-
-
-def _numbers(name: str, text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError(name, "must be numbers with commas between them", text) from None

@@ -1,6 +1,5 @@
 """Options that several commands share; those of the methods are made from their `Options`."""
 
-import inspect
 from collections.abc import Callable, Collection
 from inspect import Parameter
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from dualsmooth.engine.budget import KINDS, PILOT, Budget
 from dualsmooth.engine.checks import one_of
+from dualsmooth.engine.cli.help import numbers_in, with_parameters
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.registry import METHODS
 
@@ -24,7 +24,6 @@ BundleArgument = Annotated[
     ),
 ]
 
-
 TrustOption = Annotated[
     bool,
     typer.Option(
@@ -33,14 +32,11 @@ TrustOption = Annotated[
     ),
 ]
 
-
 SeedOption = Annotated[int, typer.Option(help="Noise seed, fixed before looking at results.")]
-
 
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Batches in work at once. Default: one per core.")
 ]
-
 
 NoiseOption = Annotated[
     str,
@@ -49,7 +45,6 @@ NoiseOption = Annotated[
         "grid."
     ),
 ]
-
 
 ClassesOption = Annotated[
     Path | None,
@@ -61,12 +56,9 @@ ClassesOption = Annotated[
     ),
 ]
 
-
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
-
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
-
 
 BackendOption = Annotated[
     str,
@@ -76,7 +68,6 @@ BackendOption = Annotated[
     ),
 ]
 
-
 VerboseOption = Annotated[
     bool,
     typer.Option(
@@ -84,10 +75,26 @@ VerboseOption = Annotated[
     ),
 ]
 
-
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
+]
+
+
+SkipOption = Annotated[int, typer.Option(help="Take every SKIP-th image.")]
+
+MaxOption = Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")]
+
+AlphaOption = Annotated[float, typer.Option(help="Failure probability per image.")]
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Processes that draw votes, one per CUDA device or group of cores."),
+]
+
+RayOption = Annotated[
+    str | None,
+    typer.Option(help="Draw votes on Ray: local, or a cluster's address (extra cluster)."),
 ]
 
 
@@ -99,14 +106,7 @@ def with_method_options(
     They take the place of its ``**options``, as `choose_method` takes them.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command)
-        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        parameters += method_parameters(methods or tuple(METHODS), without)
-        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return command
-
-    return decorate
+    return with_parameters(method_parameters(methods or tuple(METHODS), without))
 
 
 def method_parameters(methods: Collection[str], without: Collection[str]) -> list[Parameter]:
@@ -165,8 +165,4 @@ def budget_from_options(
     if radii is None:
         hint = "for example --radii 0.25,0.5"
         raise ArgumentError("radii", "are required by --budget decide", None, hint)
-    try:
-        grid = [float(radius) for radius in radii.split(",")]
-    except ValueError:
-        raise ArgumentError("radii", "must be numbers with commas between them", radii) from None
-    return Budget.decide(grid, n0, n)
+    return Budget.decide(numbers_in("radii", radii), n0, n)

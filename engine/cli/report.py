@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dualsmooth.engine.checks import non_negative
+from dualsmooth.engine.cli.help import numbers_in
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
 
 if TYPE_CHECKING:
@@ -64,7 +67,6 @@ def report(
     ] = False,
 ) -> None:
     """Compare certified accuracies of runs; write tables and plots."""
-    from dualsmooth.engine.errors import ArgumentError
     from dualsmooth.engine.report.published import published
     from dualsmooth.engine.report.reading import default_radii, read_runs
     from dualsmooth.engine.runs.summary import summarize
@@ -77,7 +79,9 @@ def report(
     if not runs and not labels:
         raise ArgumentError("runs", "must be at least one run folder or table", None)
     read = read_runs(runs or (), labels)
-    grid = _radii(radii) if radii is not None else default_radii(read)
+    grid = default_radii(read)
+    if radii is not None:
+        grid = tuple(sorted({non_negative("radii", r) for r in numbers_in("radii", radii)}))
     folder = _folder(read[0].path, len(read), out, html)
     read += {r.name: r for name in against or () for r in published(name, read)}.values()
     summaries = [summarize(run.name, run.rows, grid, at_least=at_least) for run in read]
@@ -110,28 +114,13 @@ def terminal_width() -> int:
 
 
 def _labelled(text: str) -> tuple[Path, str]:
-    from dualsmooth.engine.errors import ArgumentError
-
     name, equals, path = text.partition("=")
     if not (name.strip() and equals and path):
         raise ArgumentError("label", "must be NAME=RUN", text)
     return Path(path), name.strip()
 
 
-def _radii(text: str) -> tuple[float, ...]:
-    from dualsmooth.engine.checks import non_negative
-    from dualsmooth.engine.errors import ArgumentError
-
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError("radii", "must be numbers with commas between them", text) from None
-    return tuple(sorted({non_negative("radii", value) for value in values}))
-
-
 def _folder(first: Path, count: int, out: Path | None, html: bool) -> Path | None:
-    from dualsmooth.engine.errors import ArgumentError
-
     if out is None and html:
         if count > 1 or not first.is_dir():
             raise ArgumentError("out", "is required by --html with a table or several runs", None)
