@@ -13,6 +13,9 @@ from dualsmooth.engine.models.rows import BOUNDS, close, extremes, noisy, same
 PROVED_ROWS = 16
 """Rows, from all places of a batch, of which a form's logits are compared with the network's."""
 
+SCALE_ROWS = 8
+"""Rows that show how far logits move. Of fewer rows a form would have to be nearer."""
+
 OTHERWISE = "other logits than the network gives"
 
 Form = tuple[str, Callable[[], nn.Module]]
@@ -95,7 +98,7 @@ def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: 
         logits, beside = run(batch).clone(), run(mixed)
         if not same(beside[moved], logits[origins]):
             return "others at another place beside other rows, or at another pass"
-        scale, fewer = list[torch.Tensor](), PROVED_ROWS - len(batch)
+        scale, fewer = list[torch.Tensor](), SCALE_ROWS - len(batch)
         if fewer > 0:  # one row alone does not show how far logits move
             channels, height, width = batch.shape[1:]
             scale = [network(noisy(fewer, (height, width, channels), seed=1).to(batch.dtype))]
@@ -105,5 +108,5 @@ def difference(form: nn.Module, network: nn.Module, batch: torch.Tensor, bound: 
             wanted = network(rows[shown])
             if not close(bound, torch.cat([wanted, *scale]))(found[shown], wanted):
                 return f"{OTHERWISE} {kind} rows"
-            scale += [wanted] * (fewer > 0)
+            scale += [wanted] * (len(batch) < PROVED_ROWS)
     return ""

@@ -68,6 +68,12 @@ def admitted(
     return Plain(module) if plain else module
 
 
+def outputs_of(owner: object) -> int:
+    """How many logits the trials of an owner's module found."""
+    outputs: int = _ADMITTED[owner][1]
+    return outputs
+
+
 class _Trial:
     """One network on trial."""
 
@@ -86,7 +92,7 @@ class _Trial:
 
     def first_pass(self) -> None:
         """Look at what kind of thing the logits of ordinary rows are."""
-        (shape, outputs), rows = self.asked, FEW
+        (shape, outputs), rows = self.asked, FEW // 2 if self.known else FEW
         with torch.inference_mode():
             batch = noisy(rows, shape).contiguous()
             given = batch.clone()

@@ -15,7 +15,7 @@ from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_INPUT
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.digest.exported import Exported
-from dualsmooth.engine.models.front_door import admitted
+from dualsmooth.engine.models.front_door import admitted, outputs_of
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.sources.constants import spread
@@ -55,10 +55,8 @@ def read_exported(
         run, sha256 = _normalized(run, kwargs["mean"], kwargs["std"]), digest_of([sha256, kwargs])
     exported = Exported(run, rows or None, sha256, row_wise)
     network = Network(path.suffix.lower()[1:], kwargs, sha256, exported, str(path))
-    module = admitted(network.build(), shape, None, CLASSIFIER, str(path), network)
-    with torch.inference_mode():
-        classes = module(torch.zeros(1, channels, height, width)).shape[1]
-    return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network})
+    admitted(network.build(), shape, None, CLASSIFIER, str(path), network)
+    return Bundle(path.name, shape, outputs_of(network), (), None, {CLASSIFIER: network})
 
 
 def _normalized(

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from dualsmooth.engine.models.capture import capture, has_hooks, is_captured
 
-TRIED_ROWS = 8
+TRIED_ROWS = 2
 """Rows that are run to learn the shapes inside a network."""
 
 Fuse = Callable[[fx.GraphModule, fx.Node, nn.Module], None]

@@ -93,6 +93,19 @@ def test_small_batches_are_no_reason_to_refuse_a_form(rows: int) -> None:
         assert first_proved("m", network, batch, [("fused", lambda: rounded)]) is rounded
 
 
+@pytest.mark.parametrize(("rows", "passed"), [(1, 9), (2, 9), (8, 12), (16, 24), (64, 32)])
+def test_a_proof_passes_no_more_rows_of_the_network_than_it_needs(rows: int, passed: int) -> None:
+    seen = list[int]()
+
+    class Counted(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().forward(x)
+
+    first_proved("m", Counted().eval(), noisy(rows, SHAPE), [("fused", lambda: Net().eval())])
+    assert sum(seen) == passed
+
+
 @pytest.mark.parametrize("fault_of_form", WRONG)
 def test_a_form_that_is_not_the_network_is_not_taken(fault_of_form: str) -> None:
     network, made = Net().eval(), WRONG[fault_of_form]()
