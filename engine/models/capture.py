@@ -12,7 +12,9 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from io import StringIO
 from threading import RLock, get_ident
 from types import FunctionType
@@ -183,7 +185,25 @@ def _noted(module: nn.Module, example: torch.Tensor | None) -> fx.GraphModule:
         return Layers(_exported(copy.deepcopy(module), example)).graph_module()
 
 
+@cache
+def _stand_in() -> ThreadPoolExecutor:
+    """Have PyTorch make what stands in for a missing CUDA device, in a thread that stays.
+
+    Up to 2.13 it belongs to the first thread that has tensors without values, and is read when that
+    has ended, too: PyTorch's default build for Linux, on a machine without a GPU, then crashes.
+    """
+
+    def made() -> None:
+        with FakeTensorMode():
+            pass
+
+    keeper = ThreadPoolExecutor(1)
+    keeper.submit(made).result()
+    return keeper
+
+
 def _exported(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    _stand_in()
     with quiet(), torch.no_grad():
         copied, sizes = copy.deepcopy(module), FakeTensorMode(allow_non_fake_inputs=True)
         with sizes, _Count():  # type: ignore[no-untyped-call]

@@ -4,13 +4,16 @@ import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from dualsmooth.engine.models import capture as module
 from dualsmooth.engine.models.capture import capture, is_known
 from dualsmooth.engine.models.registry import create
 
@@ -110,6 +113,31 @@ def test_a_loop_over_rows_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> No
     assert capture(net, X) is not None
     monkeypatch.setattr("dualsmooth.engine.models.capture.MOST_OPERATORS", 20)
     assert capture(net, X) is None
+
+
+def test_what_stands_in_for_a_missing_device_outlives_the_thread_that_captures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch's builds for CUDA keep it in the thread that first has tensors without values."""
+    threads, made = list[threading.Thread](), module._stand_in
+
+    class Noted(FakeTensorMode):
+        def __enter__(self) -> Any:
+            threads.append(threading.current_thread())
+            return super().__enter__()  # type: ignore[no-untyped-call]
+
+    made()  # that of this process stays
+    monkeypatch.setattr(module, "_stand_in", cache(made.__wrapped__))
+    monkeypatch.setattr(module, "FakeTensorMode", Noted)
+    net = Net(lambda net, x: net.rest(net.conv(x if x.sum() > 0 else -x))).eval()
+    for _ in range(2):
+        thread = threading.Thread(target=capture, args=(net, X))
+        thread.start()
+        thread.join()
+    keeper, *others = threads
+    assert keeper.is_alive()
+    assert len(others) == 2
+    assert not any(other.is_alive() for other in others)
 
 
 def test_layers_are_known_again() -> None:
