@@ -14,7 +14,7 @@ from dualsmooth.engine.cli.audit import audit
 from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
 from dualsmooth.engine.cli.frontier import frontier
-from dualsmooth.engine.cli.help import Command, meant
+from dualsmooth.engine.cli.help import Command, Group, meant
 from dualsmooth.engine.cli.interrupt import INTERRUPTED, interruptible, said, stopped, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.quantize import quantize
@@ -29,6 +29,7 @@ _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.
 
 app = typer.Typer(
     name="dualsmooth",
+    cls=Group,
     help="Certify classifiers by randomized smoothing with input-dependent noise.",
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -50,7 +50,9 @@ def frontier(
     Every point is certified from the same votes. To choose a point by what this shows is
     exploration: certify at it, with --prefer, with another --seed or other images.
 
-    Example: dualsmooth frontier fashion-dual --data idx:DIR --skip 100 --runner-up --out frontier
+    Examples:
+
+    dualsmooth frontier fashion-dual --data idx:DIR --skip 100 --runner-up --out frontier
     """
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.data.spec import chosen_ids, load_images

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from dualsmooth.engine.errors import ArgumentError
 
@@ -29,10 +29,8 @@ class Command(TyperCommand):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        found: list[Any] = list(self.params)
-        for parameter in found:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
+        self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help or "")
+        for parameter in _with_plain_flags(self.params):
             if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
                 name = parameter.name.rstrip("_")
                 titles = (title for title, names in GROUPS.items() if name in names.split())
@@ -54,10 +52,26 @@ class Command(TyperCommand):
 
     def get_help_option(self, ctx: Any) -> Any:
         """``--help``, a flag like others."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
+        return _with_plain_flags([super().get_help_option(ctx)])[0]
+
+
+class Group(TyperGroup):
+    """The command itself, whose flags are written like those of its commands."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        _with_plain_flags(self.params)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, a flag like others."""
+        return _with_plain_flags([super().get_help_option(ctx)])[0]
+
+
+def _with_plain_flags(parameters: Any) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return list(parameters)
 
 
 def with_parameters(

@@ -29,7 +29,10 @@ def search(
 ) -> None:
     """Search the best noise level of each anchor, for --method insta.
 
-    Example: dualsmooth search digits-dual --data digits:train --out anchors.npz, then
+    Examples:
+
+    dualsmooth search digits-dual --data digits:train --out anchors.npz
+
     dualsmooth certify digits-dual --data digits --method insta --anchors anchors.npz
     """
     from dualsmooth.engine.data.spec import choose_images, load_images

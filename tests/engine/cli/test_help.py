@@ -15,13 +15,19 @@ def text(*words: str) -> str:
     return CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "100"}).output
 
 
-@pytest.mark.parametrize("command", ["certify", "predict", "report", "audit", "train", "export"])
-def test_help_has_no_braces_and_no_type_for_flags(command: str) -> None:
-    page = text(command)
+@pytest.mark.parametrize("words", ["", "certify", "predict", "report", "audit", "train", "export"])
+def test_help_has_no_braces_and_no_type_for_flags(words: str) -> None:
+    page = text(*words.split())
     assert "<bool>" not in page
     assert "{" not in page
     assert "......" not in page
     assert "...]..." not in page
+
+
+def test_paragraphs_fill_their_lines() -> None:
+    said = text("quantize").partition("Examples:")[0]
+    lines = [line.strip() for line in said[said.index("They vote") :].splitlines()]
+    assert min(map(len, lines[: lines.index("") - 1])) > 80
 
 
 def test_options_stand_under_what_they_are_about() -> None:
