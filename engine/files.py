@@ -17,6 +17,7 @@ from dualsmooth.engine.limits import plain_descriptor
 
 LOCK = "run.lock"
 PART = ".part"
+_IN_THE_WAY = (FileExistsError, NotADirectoryError)
 _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -147,7 +148,23 @@ def check_target(folder: Path) -> None:
     except (OSError, ValueError) as error:  # too long a name, a zero byte
         raise FileError(folder, "must be a name that a folder can have", error) from error
     if taken:
-        raise FileError(folder, "must not exist yet", "an existing one", "remove it first")
+        raise FileError(folder, "must not exist yet", _kind(folder), "remove it or name another")
+
+
+def unwritable(path: str | Path, error: OSError) -> FileError:
+    """The error about what cannot be written; a file above it, or a link to nothing, is named."""
+    named = Path(path)
+    for place in (named, *named.parents):
+        if os.path.lexists(place) and not place.is_dir() and isinstance(error, _IN_THE_WAY):
+            what = f"{place}, which is {_kind(place)}"
+            return FileError(path, "must be writable", what, "remove it or name another place")
+    return FileError(path, "must be writable", error.strerror or error)
+
+
+def _kind(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    return "a folder" if path.is_dir() else "a file"
 
 
 @contextmanager
@@ -161,13 +178,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
         lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
+        raise unwritable(folder, error) from error
     try:
         yield draft
         draft.chmod(0o755)  # mkdtemp makes it private
         draft.rename(folder)
     except OSError as error:
-        raise FileError(folder, "must be writable", error) from error
+        raise unwritable(folder, error) from error
     finally:
         os.close(lock)
         shutil.rmtree(draft, ignore_errors=True)

@@ -211,7 +211,11 @@ def npz_arrays(path: Path, *names: str) -> dict[str, NDArray[np.generic]]:
         check_size(path, LARGEST_DATA)
         check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
-            return {key: np.asarray(archive[key]) for key in names if key in archive.files}
+            found = {key: np.asarray(archive[key]) for key in names if key in archive.files}
+            if not found:
+                there = ", ".join(archive.files)[:200] or "none"
+                raise FileError(path, f"must hold an array {names[0]}", f"arrays: {there}")
+            return found
     except FileError:
         raise
     except Exception as error:  # zip, header and array readers raise many kinds

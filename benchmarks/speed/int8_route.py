@@ -195,7 +195,8 @@ def main() -> None:
         if chosen.bundle in TRAINED
         else load_bundle(chosen.bundle)
     )
-    bundles = {"float32": bundle, "int8": quantize(bundle, calibrated, sigma=chosen.sigma)}
+    level = None if bundle.sigmas else chosen.sigma
+    bundles = {"float32": bundle, "int8": quantize(bundle, calibrated, sigma=level)}
     with tempfile.TemporaryDirectory() as folder:
         routes = {} if chosen.no_onnx else deployed(bundle, calibrated, Path(folder), chosen)
         made: dict[str, tuple[Sampler, str]] = samplers(bundles, chosen.sigma, chosen.threads)

@@ -174,7 +174,9 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     """Kind, place and split of a SPEC; ArgumentError if it is none."""
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
-        hint = did_you_mean(kind, _KINDS) or "one of " + _forms()
+        path = f"npz:{spec}" if spec.endswith(".npz") else f"folder:{spec}"
+        hint = f"did you mean {path}?" if os.path.exists(spec) else did_you_mean(kind, _KINDS)
+        hint = hint or "one of " + _forms()
         raise ArgumentError("data", "must start with a known kind", spec, hint)
     split = "test"
     if kind in WITH_SPLIT:

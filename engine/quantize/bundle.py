@@ -73,6 +73,9 @@ def _quantized_bundle(bundle: Bundle, calibration: Calibration, sigma: float | N
         raise ArgumentError("sigma", rule, sigma, "the level you will certify at")
     if sigma is not None:
         positive("sigma", sigma)
+    if bundle.sigmas and sigma is not None:
+        rule, own = "is for a bundle without levels", ", ".join(map(str, bundle.sigmas))
+        raise ArgumentError("sigma", rule, sigma, f"leave it out: this one is calibrated at {own}")
     networks = dict[str, Network]()
     for role, network in bundle.networks.items():
         batches = list(calibration.batches(levels_of(bundle, role, sigma), ROWS))

@@ -6,8 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import write_json, write_whole
+from dualsmooth.engine.files import unwritable, write_json, write_whole
 from dualsmooth.engine.report.drawing import DASHES, RADIUS, Plot, inline_svg, pictures, tidy
 from dualsmooth.engine.runs.summary import Summary
 
@@ -47,7 +46,7 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
             write_whole(folder / f"frontier.{kind}", content)
         write_json(folder / "frontier.json", about | {"rows": [s.to_dict() for s in summaries]})
     except OSError as error:
-        raise FileError(folder, "must be writable", error.strerror or error) from error
+        raise unwritable(folder, error) from error
     return [f"frontier.{kind}" for kind in (*files, "json")]
 
 

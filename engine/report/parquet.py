@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import check_target, whole_file
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import check_target, unwritable, whole_file
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.record import read_run
@@ -39,5 +39,5 @@ def write_parquet(run: Path, file: Path) -> int:
         with whole_file(file) as draft:
             parquet.write_table(pa.table(columns, schema), draft)
     except OSError as error:
-        raise FileError(file, "must be writable", error.strerror or error) from error
+        raise unwritable(file, error) from error
     return len(certificates)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import write_whole
+from dualsmooth.engine.files import unwritable, write_whole
 from dualsmooth.engine.report.drawing import pictures, require_matplotlib
 from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
@@ -41,5 +40,5 @@ def write_report(
         for name, content in files.items():
             write_whole(folder / name, content)
     except OSError as error:
-        raise FileError(folder, "must be writable", error.strerror or error) from error
+        raise unwritable(folder, error) from error
     return list(files)

@@ -15,7 +15,7 @@ from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
-from dualsmooth.engine.files import AppendFile, FolderLock, write_json, write_whole
+from dualsmooth.engine.files import AppendFile, FolderLock, unwritable, write_json, write_whole
 from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.runs.record import NOTHING, About, begun, check_resumed
 from dualsmooth.engine.runs.run_checks import RUN, check_folder, check_ours
@@ -58,7 +58,7 @@ class RunLog:
                 self._lock.release()
                 raise
         except OSError as error:
-            raise FileError(folder, "must be writable", error.strerror or error) from error
+            raise unwritable(folder, error) from error
 
     def _open(
         self, configuration: dict[str, Any], fresh: bool, grown: dict[str, Any] | None

@@ -18,7 +18,7 @@ import torch
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import FileError, reason_of
-from dualsmooth.engine.files import write_json, write_whole
+from dualsmooth.engine.files import unwritable, write_json, write_whole
 from dualsmooth.engine.json_file import parse_json, read_json
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
 from dualsmooth.engine.records import typed_record
@@ -66,7 +66,7 @@ class Checkpoints:
             write_json(folder / RECIPE, configuration)
             self._drop_metrics_without_state()
         except OSError as error:
-            raise FileError(folder, "must be writable", error.strerror or error) from error
+            raise unwritable(folder, error) from error
 
     def load(self, step: str) -> dict[str, Any] | None:
         """State a step reached, None if it has not begun."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from dualsmooth.engine.checks import did_you_mean
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.records import typed_record
 
@@ -39,18 +40,21 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
         position = int(key)
         new = _new(part[position], rest, value, option)
         return (*part[:position], new, *part[position + 1 :])
-    known = {} if not dataclasses.is_dataclass(part) else {f.name for f in dataclasses.fields(part)}
+    known = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     if key not in known:
-        fields = ", ".join(sorted(known)) or "no"
-        raise ArgumentError("set", f"must name one of {fields} fields", option)
+        rule = f"must name a field: {', '.join(sorted(known)) or 'there is none below a value'}"
+        raise ArgumentError("set", rule, option, did_you_mean(key, known))
     old = getattr(part, key)
-    if old is None and not rest and isinstance(value, dict):
-        made = _part(get_args(get_type_hints(type(part))[key])[0], value, option)
-        return dataclasses.replace(part, **{key: made})
+    if old is None and not rest and value is not None:
+        kind = get_args(get_type_hints(type(part))[key])[0]
+        return dataclasses.replace(part, **{key: _part(kind, value, option)})
     return dataclasses.replace(part, **{key: _new(old, rest, value, option)})
 
 
-def _part(kind: type[Any], value: dict[str, Any], option: str) -> Any:
+def _part(kind: type[Any], value: Any, option: str) -> Any:
+    if not isinstance(value, dict):
+        fields = ", ".join(f'"{field.name}": ..' for field in dataclasses.fields(kind))
+        raise ArgumentError("set", f"must be null or an object {{{fields}}}", option)
     try:
         return typed_record(kind, value)
     except ValueError as error:
@@ -72,8 +76,17 @@ def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
     if fits and isinstance(old, tuple):
         fits = len(value) > 0 and {type(v) for v in value} == {type(v) for v in old}
     if not fits:
-        raise ArgumentError("set", f"must be of the kind of {old!r}", option)
+        raise ArgumentError("set", f"must be a value such as {_example(old, option)}", option)
     return value
+
+
+def _example(old: Any, option: str) -> str:
+    """What is there, as it would be set: of a part one field."""
+    path = option.partition("=")[0]
+    if dataclasses.is_dataclass(old):
+        name, old = next((f.name, getattr(old, f.name)) for f in dataclasses.fields(old))
+        path = f"{path}.{name}"
+    return f"{path}={json.dumps(old, default=dataclasses.asdict)}"
 
 
 def _item(like: Any, value: Any, option: str) -> Any:

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import torch
 
-from dualsmooth.engine.checks import ascending
+from dualsmooth.engine.checks import ascending, below
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.data.splits import training_images
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
@@ -86,7 +86,10 @@ def train(
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])
     out = Path(out)
-    ascending("sigmas", recipe.sigmas)  # before the work, not after it
+    below("seed", recipe.seed, 1 << 53)  # before the work, not after it
+    ascending("sigmas", recipe.sigmas)
+    if resume and out.is_dir():
+        raise FileError(out, "is written, nothing is left to do", hint="remove it to train anew")
     check_target(out)
     images = training_images(data, max_images, prepare)
     configuration = describe(recipe, images, device)

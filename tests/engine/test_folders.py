@@ -10,6 +10,7 @@ import pytest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import check_target, new_folder
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
+from dualsmooth.engine.runs.log import RunLog
 
 
 def test_a_killed_writer_leaves_a_draft_that_the_next_one_removes(tmp_path: Path) -> None:
@@ -33,6 +34,21 @@ def test_a_killed_writer_leaves_a_draft_that_the_next_one_removes(tmp_path: Path
 def test_names_that_no_folder_can_have_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="must be a name that a folder can have"):
         check_target(tmp_path / name)
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nothing")
+    taken = {"file": "a file", "link": "a link to nothing", ".": "a folder"}
+    for name, what in taken.items():
+        with pytest.raises(FileError, match=f"must not exist yet; received {what}"):
+            check_target(tmp_path / name)
+    for name in ("file", "link"):
+        rule = f"must be writable; received {tmp_path / name}, which is {taken[name]}"
+        with pytest.raises(FileError, match=rule), new_folder(tmp_path / name / "deep" / "model"):
+            pass
+        with pytest.raises(FileError, match=rule):
+            RunLog(tmp_path / name / "run", {})
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
-from dualsmooth.engine.files import check_target, whole_file
+from dualsmooth.engine.files import check_target, unwritable, whole_file
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
 from dualsmooth.engine.methods.regions.neighbours import Points, as_points
@@ -106,7 +106,7 @@ class Anchors:
             with whole_file(Path(path)) as file:
                 np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
         except OSError as error:
-            raise FileError(path, "must be writable", error.strerror or error) from error
+            raise unwritable(path, error) from error
 
 
 def read_anchors(path: str | Path) -> Anchors:

@@ -193,6 +193,8 @@ def test_what_cannot_be_done_is_said_before_any_work(digits_int8: Bundle) -> Non
     with pytest.raises(ArgumentError, match=r"sigma must be given.*the level you will certify at"):
         quantize(alone, DIGITS)
     assert quantize(alone, DIGITS, sigma=0.25).sigmas == ()
+    with pytest.raises(ArgumentError, match=r"leave it out: this one is calibrated at 0.12, 0.25"):
+        quantize(load_bundle("digits-dual"), DIGITS, sigma=0.25)
     with pytest.raises(ArgumentError, match=r"must be in float32; received one of 8-bit integers"):
         quantize(digits_int8, DIGITS)
     with pytest.raises(ArgumentError, match="images must hold at least one"):
