@@ -51,6 +51,8 @@ class Draw:
     def __post_init__(self) -> None:
         if not 0 <= self.level < LEVELS:
             raise ArgumentError("level", f"must be in 0 .. {LEVELS - 1}", self.level)
+        if not 0 <= self.first <= self.first + self.count <= 1 << 32:
+            raise ArgumentError("samples", "must be in [0, 2^32)", (self.first, self.count))
 
     @property
     def stream(self) -> int:
@@ -83,8 +85,7 @@ class DrawRecord:
     @property
     def draw(self) -> Draw:
         """The draw that was asked for; KeyError or `ArgumentError` if no run asks for it."""
-        phase = Phase[self.phase]
-        return Draw(self.model, self.sigma, phase, self.first, self.count, self.level)
+        return Draw(self.model, self.sigma, Phase[self.phase], self.first, self.count, self.level)
 
 
 @dataclass(frozen=True, slots=True)

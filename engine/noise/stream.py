@@ -132,7 +132,7 @@ def block_words(
     Row r has image id ``image_ids[r]``, fourth counter word ``streams[r]`` and sample index
     ``samples[r]``; its blocks are 0 .. blocks - 1.
     """
-    _in_range("seed", seed, 1 << 64)
+    seed = _in_range("seed", seed, 1 << 64)
     rows = (len(samples), blocks)
     words = [np.empty(rows, np.uint64) for _ in range(4)]
     words[0][:] = np.arange(blocks, dtype=np.uint64)
@@ -144,10 +144,7 @@ def block_words(
 
 def uniform_from_word(word: NDArray[np.uint64]) -> NDArray[np.float32]:
     """u = float32(w) * 2^-32 + 2^-33, every step rounded to float32."""
-    u = word.astype(np.float32)
-    u *= np.float32(2.0**-32)
-    u += np.float32(2.0**-33)
-    return u
+    return word.astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
 
 
 def counter_word3(phase: int, attempt: int = 0) -> int:
@@ -159,7 +156,10 @@ def counter_word3(phase: int, attempt: int = 0) -> int:
 def blocks_per_image(shape: tuple[int, int, int]) -> int:
     """Number of Philox blocks of an image of shape (height, width, channels)."""
     height, width, channels = shape
-    return height * width if channels in (3, 4) else -(-height * width * channels // 4)
+    blocks = height * width if channels in (3, 4) else -(-height * width * channels // 4)
+    if min(shape) < 1 or blocks > _WORD:
+        raise ArgumentError("shape", "must be positive, and of at most 2^32 blocks", shape)
+    return blocks
 
 
 def lanes_to_images(lanes: NDArray[Value], shape: tuple[int, int, int]) -> NDArray[Value]:
@@ -183,6 +183,6 @@ def _as_words(name: str, value: ArrayLike, last: int | None) -> NDArray[np.uint6
 
 
 def _in_range(name: str, value: int, stop: int) -> int:
-    if not 0 <= value < stop:
-        raise ArgumentError(name, f"must be in [0, {stop})", value)
+    if not isinstance(value, int | np.integer) or not 0 <= value < stop:
+        raise ArgumentError(name, f"must be an integer in [0, {stop})", value)
     return int(value)

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from scipy import stats
 
+from dualsmooth.engine.bounds import clopper_pearson_lower
 from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise.stream import (
@@ -13,6 +14,7 @@ from dualsmooth.engine.noise.stream import (
     counter_word3,
     philox4x32,
     standard_normal,
+    uniform_from_word,
 )
 
 VECTORS = json.loads((Path(__file__).parents[2] / "reference" / "philox.json").read_text())
@@ -99,6 +101,28 @@ def test_extreme_words_stay_finite() -> None:
 def test_bad_arguments_are_named(argument: str, call: object) -> None:
     with pytest.raises(ArgumentError, match=f"^{argument} "):
         call()  # type: ignore[operator]
+
+
+def test_the_documented_distance_from_the_normal_law() -> None:
+    """A value is r(u1) cos(2 pi u2): monotone in u1, of variation 2 in u2; u is near its word."""
+    words = np.unique(np.concatenate([
+        np.random.default_rng(0).integers(0, 1 << 32, 1 << 20, np.uint64),
+        *((1 << power) + np.arange(-600, 600) for power in range(10, 33)),
+    ]).astype(np.int64).clip(0, (1 << 32) - 1)).astype(np.uint64)  # fmt: skip
+    u = uniform_from_word(words).astype(np.float64)
+    assert (np.diff(u) >= 0).all()
+    near = abs(u - (words + 0.5) / 2.0**32).max()
+    assert 2.0**-25 < near <= 2.0**-24
+    rounding = stats.norm.pdf(1.0) * 2.0**-24  # |z| phi(z) is largest at 1
+    assert 3 * (2.0**-24 + 2.0**-33) + rounding < 2e-7
+    assert 2e-7 + stats.norm.pdf(0.0) * 2e-6 < 1e-6  # devices agree within 2e-6
+    beyond = 2 * stats.norm.sf(np.sqrt(66 * np.log(2)))
+    assert beyond < 1.4e-11
+    assert 32 * 32 * 3 * beyond < 4.2e-8
+    assert 224 * 224 * 3 * beyond < 2.1e-6
+    best = clopper_pearson_lower(100_000, 100_000, 1e-3)
+    lost = stats.norm.ppf(best) - stats.norm.ppf(best - 2.1e-6)
+    assert lost < 0.008
 
 
 def test_law_of_a_million_normals() -> None:
