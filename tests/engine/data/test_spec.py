@@ -170,7 +170,8 @@ GOOD = np.zeros((2, 3, 3, 1))
 @pytest.mark.parametrize(
     ("arrays", "rule"),
     [
-        ({"pictures": GOOD}, "array x or images"),
+        ({"y": np.zeros(2, int)}, "array x or images"),
+        ({"pictures": GOOD}, "array x; received arrays: pictures"),
         ({"x": GOOD, "images": GOOD}, "x or images, not both"),
         ({"images": GOOD, "y": np.array([0, 1]), "labels": np.array([0, 1])}, "y or labels, not"),
         ({"x": GOOD[..., 0]}, "axes"),
