@@ -31,6 +31,11 @@ SANITIZERS = (
 )
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 SIZES = "tests/kernels/test_real_sizes.py"
+KERNELS_TESTS = (
+    *("tests/kernels", "-m", "not slow and not gpu"),
+    *(f"--ignore=tests/kernels/{room}" for room in ("cpu", "cuda", "aot")),
+)
+"""Those of Triton's kernels; the others' run on processors."""
 
 COMMANDS = {
     "fixed, integer noise": "certify digits-dual {few} --out {out} --noise integer",
@@ -209,8 +214,6 @@ def _programs(place: Place) -> list[Item]:
         marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
     found.append(Item("tests marked gpu", partial(pytest, marked), limit=110, beside=True))
     if not place.tiny:
-        kernels = ["tests/kernels", "-m", "not slow and not gpu", "-n", "4"]
-        kernels += ["--ignore=tests/kernels/cpu", "--ignore=tests/kernels/aot"]
-        work = partial(pytest, kernels)
+        work = partial(pytest, [*KERNELS_TESTS, "-n", "4"])
         found.append(Item("tests of the kernels", work, limit=110, beside=True))
     return found

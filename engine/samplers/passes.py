@@ -98,7 +98,7 @@ def _parts(
     made: Any = AsItIs(network, dtype)
     if backend == "cudnn":
         made = folded_network(network, torch.float32, shape).to(device)
-        made = fuse_for_cudnn(made, _example(shape).to(device)).to(dtype)
+        made = fuse_for_cudnn(made, _example(shape, device)).to(dtype)
     elif backend != "eager":
         made = folded_network(network, dtype, shape)
     if backend == "compile":
@@ -176,13 +176,13 @@ def _stemmed(
             received, hint = f"{received} on {device.type}", "its first convolution fits stem only"
             raise ArgumentError("backend", rule, received, hint)
         begin, size = partial(_tiled, taken, pack_stem(taken.stem), choice), choice.size
-    example = _example((batch, *size, outputs)).to(device)
+    example = _example((batch, *size, outputs), device)
     return begin, fuse_for_cudnn(taken.rest, example).to(dtype)
 
 
-def _example(shape: tuple[int, int, int, int]) -> torch.Tensor:
+def _example(shape: tuple[int, int, int, int], device: torch.device) -> torch.Tensor:
     """A row as many times as a batch has rows, in the memory of one."""
-    return noisy(1, shape[1:]).expand(shape[0], -1, -1, -1)
+    return noisy(1, shape[1:]).to(device).expand(shape[0], -1, -1, -1)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from dualsmooth.kernels.cuda.tiled_stem import TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.rows import Rows, seed_key
 
+INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
 SIDE, KEY, ROUNDED = 32, seed_key(5), 0.03
 ROWS = Rows.pack(
     slot=[0, 1], sigma=[0.25] * 2, stream=[3] * 2, image=[7, 8], sample=[0, 1], segment=[0, 0]
@@ -124,6 +125,7 @@ def tiled(found: Stemmed, host: Any, monkeypatch: pytest.MonkeyPatch) -> torch.T
     return tiled_stem(noisy()[0], ROWS, KEY, found.stem, packed, choice, relu=found.relu)
 
 
+@INTERPRETED
 @pytest.mark.parametrize(("make", "pool"), CASES)
 def test_a_network_takes_our_stems(
     host: Any, monkeypatch: pytest.MonkeyPatch, make: Make, pool: int | None
@@ -188,6 +190,7 @@ def behind_our_stem(blocks: list[nn.Module], letters: str, dtype: torch.dtype) -
         return float((made(x).double() - wanted).abs().max() / wanted.abs().max())
 
 
+@INTERPRETED
 def test_a_network_takes_our_convolutions_in_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter, in float32."""
     torch.manual_seed(1)

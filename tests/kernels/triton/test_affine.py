@@ -86,8 +86,8 @@ def test_bits_are_those_of_one_pass_after_the_other(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_reference_has_the_same_bits(name: str) -> None:
-    x, other, bias, scale, shift = tensors(CASES[name], torch.float16)
+def test_the_reference_has_the_same_bits(name: str, device: torch.device) -> None:
+    x, other, bias, scale, shift = (t.to(device) for t in tensors(CASES[name], torch.float16))
     made = [
         ops.affine(x, scale, shift, other=other, bias=bias, keep=True, backend=backend)
         for backend in ("triton", "reference")
@@ -120,10 +120,11 @@ def test_any_size(
     relu: bool,
     width: int,
     rows: int,
+    device: torch.device,
 ) -> None:
     launch = AffineLaunch(width, rows)
     shape = Shape((pixels, channels), norm, adds, bias, relu, pixels % 2 == 0, launch)
-    assert wrong(shape, torch.float16, torch.device("cpu")) == ""
+    assert wrong(shape, torch.float16, device) == ""
 
 
 BROKEN = {

@@ -289,8 +289,9 @@ def test_bad_arguments_are_named(
     call: dict[str, object] = dict(
         images=images, rows=rows, key=seed_key(1, device), folded=folded, backend="triton"
     )
+    call |= {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in change.items()}
     with pytest.raises(KernelArgumentError, match=f"^{argument} "):
-        ops.stem(**(call | change))  # type: ignore[arg-type]
+        ops.stem(**call)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
