@@ -21,6 +21,26 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``dualsmooth``; returns exit code, standard output and error. A refusal is one line."""
+    from dualsmooth.engine.cli.app import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert end.value.code != 2 or (err.count("\n"), len(err) < 3000) == (1, True)
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def open_chromium() -> Callable[..., Any]:
     """Start a headless Chromium with flags and capabilities; skipped where there is none."""

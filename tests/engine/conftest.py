@@ -1,13 +1,72 @@
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
+from dualsmooth.engine.runs.certify import certify_run
+from dualsmooth.engine.samplers.null import FakeSampler
+from dualsmooth.engine.settings import Settings
+
+STAMP = Stamp(
+    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
+    batch_size=0,
+)  # fmt: skip
+CLAIM = Claim.of(3, 0.123456789, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
+CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, 3, (), 0.0)
+
+
+def timeless(folder: Path) -> list[str]:
+    """Lines of a run's log, times aside."""
+    lines = (folder / "certificates.jsonl").read_text().splitlines()
+    return [line[: line.rindex('"seconds"')] for line in lines]
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """What takes longer fails."""
+
+    def hung(*_: object) -> None:
+        raise TimeoutError("waits for good")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return read_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def data() -> ImageSet:
+    return load_images("digits")
+
+
+@pytest.fixture(scope="session")
+def made(bundle: Bundle, data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    settings = Settings(Budget.fixed(10, 100), precision="fp32", device="cpu")
+    method = FixedSmoothing(bundle, 0.25)
+    certify_run(method, data, [0, 1, 2], settings, folder, make=FakeSampler)
+    return folder
 
 
 @pytest.fixture(scope="session")

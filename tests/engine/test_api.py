@@ -28,11 +28,6 @@ def timeless(certificates: list[Certificate]) -> list[Certificate]:
     return [dataclasses.replace(c, seconds=0.0) for c in certificates]
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
-
-
 def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
     ids = [9, 3, 2**32 - 1, 0, 7, 5]
     certificates = certify(DualSmoothing(bundle), IMAGES, image_ids=ids, budget=BUDGET)

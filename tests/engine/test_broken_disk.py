@@ -13,27 +13,16 @@ import pytest
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cli import app as cli
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
+from tests.conftest import Command
 
 FILES = ("certificates.jsonl", "certificates.tsv", "run.json", "summary.json")
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images("digits")
 
 
 def certify(folder: Path, bundle: Bundle, data: ImageSet) -> list[bytes]:
@@ -146,18 +135,12 @@ def test_a_folder_deleted_while_running_is_one_line(
 
 @pytest.mark.parametrize("name", ["x" * 300, "ü" * 200, "a/" * 3000])
 def test_a_name_that_no_system_holds_is_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, command: Command, name: str
 ) -> None:
     long = str(tmp_path / name)
     with pytest.raises(FileError, match="File name too long"):
         RunLog(Path(long), {})
-    for arguments in (["report", long], ["audit", long]):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["dualsmooth", *arguments])
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        assert end.value.code == 2
-        assert len(capfd.readouterr().err.splitlines()) == 1
+    assert [command(verb, long)[0] for verb in ("report", "audit")] == [2, 2]
 
 
 def test_names_of_many_scripts_hold_a_run(bundle: Bundle, data: ImageSet, tmp_path: Path) -> None:

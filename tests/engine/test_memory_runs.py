@@ -18,19 +18,14 @@ from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import timeless
 
 IMAGES = 8
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +49,6 @@ def certify(
                     make=FakeSampler)  # fmt: skip
     finally:
         memory.close()
-
-
-def lines(folder: Path) -> list[str]:
-    return [line.rpartition('"seconds"')[0] for line in
-            (folder / "certificates.jsonl").read_text().splitlines()]  # fmt: skip
 
 
 class Killed(BaseException):
@@ -92,7 +82,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 ) -> None:
     file = tmp_path / "balls" if with_file else None
     certify(tmp_path / "whole", bundle, data, file)
-    expected, balls = lines(tmp_path / "whole"), file.read_bytes() if file else b""
+    expected, balls = timeless(tmp_path / "whole"), file.read_bytes() if file else b""
     answered = [bool(c.counts) for c in read_log(tmp_path / "whole")]
     assert set(answered) == {True, False}
     kills = 0
@@ -102,7 +92,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         run = partial(certify, tmp_path / "run", bundle, data, file)
         kills += killed_at(point, run)
         run()
-        assert lines(tmp_path / "run") == expected
+        assert timeless(tmp_path / "run") == expected
         assert not file or file.read_bytes() == balls
     assert kills >= 5
     assert audit(tmp_path / "run", data).findings == []

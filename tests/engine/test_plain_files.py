@@ -2,32 +2,26 @@
 
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.cli import app as cli
 from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError, StoppedError
 from dualsmooth.engine.files import AppendFile, FolderLock, write_whole
 from dualsmooth.engine.limits import open_plain, read_plain
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.load import load_bundle as load
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import RunLog, read_log
 from dualsmooth.engine.runs.record import read_configuration
-from dualsmooth.engine.samplers.null import FakeSampler
-from dualsmooth.engine.settings import Settings
 from dualsmooth.engine.train.checkpoints import Checkpoints, Metric
+from tests.conftest import Command
+from tests.engine.conftest import at_most
 
 Plant = Callable[[Path], object]
 MINE = b"a file of the user's\nwith two lines\n"
@@ -36,25 +30,8 @@ MINE = b"a file of the user's\nwith two lines\n"
 @pytest.fixture(autouse=True)
 def limit() -> Iterator[None]:
     """What waits for a FIFO would wait for good."""
-
-    def hung(*_: object) -> None:
-        raise TimeoutError("waits for good")
-
-    before = signal.signal(signal.SIGALRM, hung)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(scope="module")
-def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    folder = tmp_path_factory.mktemp("made") / "run"
-    settings = Settings(Budget.fixed(10, 100), precision="fp32", device="cpu")
-    method = FixedSmoothing(load_bundle(tiny_bundle), 0.25)
-    certify_run(method, load_images("digits"), [0, 1, 2], settings, folder, make=FakeSampler)
-    return folder
+    with at_most(30):
+        yield
 
 
 @pytest.fixture
@@ -92,19 +69,6 @@ def planted(path: Path, plant: Plant) -> Path:
     path.unlink(missing_ok=True)
     plant(path)
     return path
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Exit code of a command and what it says on stderr, which is one line if it fails."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    errors = capsys.readouterr().err
-    assert "Traceback" not in errors
-    if end.value.code == 2:
-        assert len(errors.splitlines()) == 1
-    return int(end.value.code or 0), errors
 
 
 @pytest.mark.parametrize("plant", [*PLANTED, hard_link])
@@ -156,10 +120,10 @@ def test_what_reads_a_folder_of_a_run_says_no(run: Path, mine: Path, plant: Plan
 @pytest.mark.parametrize("name", ["run.json", "certificates.jsonl"])
 @pytest.mark.parametrize("verb", ["audit", "report"])
 def test_commands_on_such_a_run_say_no(
-    run: Path, mine: Path, capsys: pytest.CaptureFixture[str], plant: Plant, name: str, verb: str
+    run: Path, mine: Path, command: Command, plant: Plant, name: str, verb: str
 ) -> None:
     planted(run / name, plant)
-    code, _ = command(capsys, verb, run)
+    code, _, _ = command(verb, run)
     assert code == (1 if verb == "audit" else 2)
 
 
@@ -168,12 +132,12 @@ def test_commands_on_such_a_run_say_no(
     [link, *(pytest.param(p, marks=pytest.mark.slow) for p in (dangling, zeros, hard_link))],
 )
 def test_a_report_writes_through_nothing(
-    run: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: Plant
+    run: Path, mine: Path, tmp_path: Path, command: Command, plant: Plant
 ) -> None:
     pytest.importorskip("matplotlib")
     for name in ("summary.md", "summary.md.part", "report.html", "curves.png.part", "curves.svg"):
         planted(run / name, plant)
-    code, _ = command(capsys, "report", run, "--html")
+    code, _, _ = command("report", run, "--html")
     assert code == 0
     assert mine.read_bytes() == MINE
     assert not (tmp_path / "nobody").exists()
@@ -181,12 +145,10 @@ def test_a_report_writes_through_nothing(
     assert not (run / "summary.md").is_symlink()
 
 
-def test_a_report_folder_in_the_way_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_folder_in_the_way_is_one_line(run: Path, command: Command) -> None:
     pytest.importorskip("matplotlib")
     (run / "summary.md.part").mkdir()
-    code, line = command(capsys, "report", run, "--html")
+    code, _, line = command("report", run, "--html")
     assert code == 2
     assert "must be writable" in line
 

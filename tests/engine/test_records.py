@@ -9,47 +9,19 @@ from typing import Any
 import pytest
 
 from dualsmooth.benchmarks.soak.fuzz.inputs import signed
-from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.cli import app as cli
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.json_file import parse_json
-from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.samplers.null import FakeSampler
-from dualsmooth.engine.settings import Settings
+from tests.conftest import Command
 
 Change = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture(scope="module")
-def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "run"
-    settings = Settings(Budget.fixed(10, 100), precision="fp32", device="cpu")
-    method = FixedSmoothing(load_bundle(tiny_bundle), 0.25)
-    certify_run(method, load_images("digits"), [0, 1, 2], settings, folder, make=FakeSampler)
-    return folder
 
 
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    out, errors = capsys.readouterr()
-    if end.value.code == 2:
-        assert len(errors.splitlines()) == 1
-        assert len(errors) < 3000
-    return int(end.value.code or 0), out, errors
 
 
 def configure(run: Path, change: Change) -> None:
@@ -95,24 +67,22 @@ CONFIGURATIONS: list[Change] = [
 
 
 @pytest.mark.parametrize("change", CONFIGURATIONS)
-def test_a_configuration_of_another_kind(
-    run: Path, capsys: pytest.CaptureFixture[str], change: Change
-) -> None:
+def test_a_configuration_of_another_kind(run: Path, command: Command, change: Change) -> None:
     configure(run, change)
-    code, _, line = command(capsys, "report", run)
+    code, _, line = command("report", run)
     assert (code, "run.json" in line) == (2, True)
-    code, out, _ = command(capsys, "audit", run)
+    code, out, _ = command("audit", run)
     assert code == 1
     assert "FOUND  run.json" in out
 
 
-@pytest.mark.parametrize("data", ["/", "", "mine", "digits:x", "\x1b[2J", "idx", "npz:/dev/zero"])
+@pytest.mark.parametrize("named", ["/", "", "mine", "digits:x", "\x1b[2J", "idx", "npz:/dev/zero"])
 def test_an_audit_does_not_call_clean_what_names_no_images(
-    run: Path, capsys: pytest.CaptureFixture[str], data: str
+    run: Path, command: Command, named: str
 ) -> None:
-    configure(run, lambda c: c.update(data=data))
-    code, out, line = command(capsys, "audit", run)
-    assert (code, "clean" in out) == (2, False) if data != "idx" else (0, True)
+    configure(run, lambda c: c.update(data=named))
+    code, out, line = command("audit", run)
+    assert (code, "clean" in out) == (2, False) if named != "idx" else (0, True)
     assert "\x1b" not in line
 
 
@@ -136,10 +106,10 @@ def test_an_audit_does_not_call_clean_what_names_no_images(
 )
 @pytest.mark.parametrize("verb", ["report", "audit"])
 def test_a_certificate_of_another_kind(
-    run: Path, capsys: pytest.CaptureFixture[str], change: Change, verb: str
+    run: Path, command: Command, change: Change, verb: str
 ) -> None:
     recertify(run, change)
-    code, out, line = command(capsys, verb, run)
+    code, out, line = command(verb, run)
     assert (code, "line 1" in out + line) == (1 if verb == "audit" else 2, True)
 
 
@@ -163,12 +133,10 @@ def test_a_certificate_of_another_kind(
     ],
 )
 @pytest.mark.parametrize("name", ["run.json", "certificates.jsonl"])
-def test_what_is_no_record_at_all(
-    run: Path, capsys: pytest.CaptureFixture[str], text: bytes, name: str
-) -> None:
+def test_what_is_no_record_at_all(run: Path, command: Command, text: bytes, name: str) -> None:
     (run / name).write_bytes(text + b"\n")
-    assert command(capsys, "report", run)[0] == 2
-    assert command(capsys, "audit", run)[0] == 1
+    assert command("report", run)[0] == 2
+    assert command("audit", run)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -204,13 +172,13 @@ ROWS = ["nan", "inf", "-0.1", "1e308", "1e400", "9" * 5000, "0x1p3", "", "a\x1b[
 @pytest.mark.parametrize("value", ROWS)
 @pytest.mark.parametrize("column", [1, 2, 3])
 def test_a_table_with_odd_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str, column: int
+    tmp_path: Path, command: Command, value: str, column: int
 ) -> None:
     fields = ["1", "3", "3", "0.5", "1", "0.1"]
     fields[column] = value
     head = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
     (tmp_path / "t.tsv").write_text(head + "\t".join(fields) + "\n")
-    code, _, line = command(capsys, "report", tmp_path / "t.tsv")
+    code, _, line = command("report", tmp_path / "t.tsv")
     assert code == (0 if (column, value) in ((1, ""), (3, "-0.1")) else 2)
     assert "\x1b" not in line
 
@@ -229,9 +197,7 @@ ODD = (
 )
 
 
-def test_a_name_that_acts_is_shown_as_text(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_that_acts_is_shown_as_text(run: Path, tmp_path: Path, command: Command) -> None:
     """The method of the log, the data in run.json, and the folder's own name."""
     pytest.importorskip("matplotlib")
     for line in range(3):
@@ -241,7 +207,7 @@ def test_a_name_that_acts_is_shown_as_text(
         (run / "certificates.jsonl").write_text("".join(text))
     configure(run, lambda c: c.update(data=ODD, precision=ODD))
     odd = run.rename(tmp_path / "run\x1b]0;x\x07\n|\u202e<b>")
-    code, out, errors = command(capsys, "report", odd, "--html")
+    code, out, errors = command("report", odd, "--html")
     assert code == 0
     table = (odd / "summary.md").read_text()
     page = (odd / "report.html").read_text()

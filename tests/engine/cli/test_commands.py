@@ -3,9 +3,6 @@
 import json
 import shutil
 import stat
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +16,7 @@ from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.data.splits import training_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runs.log import read_log
+from tests.engine.conftest import timeless
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -30,9 +28,7 @@ def certify(run: Run, bundle: Path, *options: object) -> tuple[int, str, str]:
 
 def same_results(first: Path, second: Path) -> bool:
     """Whether two runs have the same log, times aside."""
-    return [strip_time(line) for line in log_lines(first)] == [
-        strip_time(line) for line in log_lines(second)
-    ]
+    return timeless(first) == timeless(second)
 
 
 def log_lines(folder: Path) -> list[str]:
@@ -560,29 +556,6 @@ def test_help_and_no_arguments_teach(run: Run) -> None:
     assert (code, "--data" in err, "(see dualsmooth search --help)" in err) == (2, True, True)
     code, _, err = run("certify", "fashion-dual")
     assert (code, "data must name images of shape (28, 28, 1)" in err) == (2, True)
-
-
-@pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_files(
-    run: Run, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    """SIGKILL at whatever moment the third certificate is on disk, three times over."""
-    options = ("certify", tiny_bundle, "--data", "digits", "--n", 5_000, "--max", 14)
-    run(*options, "--out", "whole")
-    command = [sys.executable, "-m", "dualsmooth", *map(str, options), "--out", "killed"]
-    log = tmp_path / "killed" / "certificates.jsonl"
-    for kills in range(1, 4):
-        process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (log.exists() and len(log.read_bytes().splitlines()) >= 3 * kills):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-    assert len(log.read_bytes().splitlines()) < 14
-    assert run(*options, "--out", "killed", "--resume")[0] == 0
-    assert same_results(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_train_writes_a_bundle_that_can_be_certified(run: Run, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dualsmooth.engine.cli.app import app, main
+from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.cli.help import GROUPS, whole_number
 from dualsmooth.engine.data import spec
+from tests.conftest import Command
 
 
 def text(*words: str) -> str:
@@ -70,15 +71,10 @@ def test_what_is_no_whole_number(written: str) -> None:
     ],
 )
 def test_near_misses_are_one_line_with_what_was_meant(
-    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, said: str, command: Command
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["dualsmooth", *words.split()])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert said in error
-    assert error.count("\n") == 1
+    code, _, error = command(*words.split())
+    assert (code, said in error) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["certify", "predict", "search", "frontier", "train"])

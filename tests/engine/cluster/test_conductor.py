@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
 from dualsmooth.engine.cluster.conductor import (
     MOST_LOSSES_IN_A_ROW,
     TRIED_HERE,
@@ -20,19 +19,13 @@ from dualsmooth.engine.cluster.conductor import (
 )
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
-from dualsmooth.engine.ledger import AlphaLedger
+from tests.engine.conftest import CERTIFICATE
 
-STAMP = Stamp(
-    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-    batch_size=0,
-)  # fmt: skip
 FACTS = {"sampler": "fake", "batch_size": 8}
 
 
 def line(image_id: int, seed: int = 0) -> str:
-    claim = Claim.of(3, 0.1, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
-    stamp = dataclasses.replace(STAMP, seed=seed)
-    return Certificate.of(claim, stamp, image_id, None, (), 0.0).to_json()
+    return dataclasses.replace(CERTIFICATE, image_id=image_id, seed=seed).to_json()
 
 
 class ScriptedPool:

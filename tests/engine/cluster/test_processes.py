@@ -17,29 +17,18 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cluster import heartbeat as beats
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, SamplerError, StoppedError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import timeless
 
 IMAGES = 32
 slow_sampler = partial(FakeSampler, pause=0.01)
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images("digits")
 
 
 def certify(
@@ -55,8 +44,7 @@ def certify(
         DualSmoothing(bundle), data, ids, settings, folder, resume=True, make=make,
         workers=workers, reuse=reuse,
     )  # fmt: skip
-    lines = (folder / "certificates.jsonl").read_text().splitlines()
-    return [line[: line.rindex('"seconds"')] for line in lines]
+    return timeless(folder)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from dualsmooth.engine.cluster.job import Job
 from dualsmooth.engine.cluster.ray import _connect, warn_if_reachable
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import timeless
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)"
@@ -76,11 +77,6 @@ else:
 """
 
 
-def results(folder: Path) -> list[str]:
-    lines = (folder / "certificates.jsonl").read_text().splitlines()
-    return [line[: line.rindex('"seconds"')] for line in lines]
-
-
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "actor", "node"])
@@ -89,8 +85,8 @@ def test_ray_gives_the_bytes_of_one_process(tiny_bundle: Path, tmp_path: Path, f
     script.write_text(RUN)
     command = [sys.executable, str(script), str(tmp_path), str(tiny_bundle), fault]
     subprocess.run(command, check=True, timeout=540)
-    assert len(results(tmp_path / "alone")) == 24
-    assert results(tmp_path / "ray") == results(tmp_path / "alone")
+    assert len(timeless(tmp_path / "alone")) == 24
+    assert timeless(tmp_path / "ray") == timeless(tmp_path / "alone")
 
 
 @needs_ray

@@ -23,20 +23,14 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import at_most
 
 
 @pytest.fixture(autouse=True)
 def limit() -> Iterator[None]:
     """A driver that hangs is a failure, not a suite that never ends."""
-
-    def hung(*_: object) -> None:
-        raise TimeoutError("the driver hangs")
-
-    before = signal.signal(signal.SIGALRM, hung)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with at_most(60):
+        yield
 
 
 def job(make: MakeSampler = FakeSampler) -> Job:

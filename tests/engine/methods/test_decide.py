@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, Stamp
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import Bound
@@ -17,14 +17,11 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.radius.decision import decision_plan
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.conftest import STAMP
 
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)
 Answers = dict[tuple[str, int], list[int]]
-
-STAMP = Stamp(
-    method="", seed=0, attempt=0, bundle="", precision="", device="", sampler="", batch_size=0
-)
 
 
 class Three:

@@ -1,7 +1,6 @@
 """Methods that see the image, end to end on digits with an untrained bundle."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +18,8 @@ from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.methods.search import GridSearch
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 
 BUDGET = Budget.fixed(20, 200)
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
 
 
 @pytest.fixture(scope="module")

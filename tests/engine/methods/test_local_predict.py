@@ -5,50 +5,32 @@ the decision; more wrong answers than the 1 - 1e-6 quantile of Bin(10,000, alpha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from dualsmooth.engine.draws import Draw, Prediction
+from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.method import PredictProcedure
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
+from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.test_local import Common
 
 RUNS, ALPHA = 10_000, 0.05
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Networks by name only."""
-
-    sigmas: tuple[float, ...]
-    tau: float | None = None
-
-    def classifier_at(self, sigma: float) -> str:
-        return "classifier"
-
-    def common_classifier(self) -> str:
-        return "classifier"
-
-
 def answers(
     make: Callable[[], PredictProcedure], votes: Callable[[Draw], list[float]], runs: int = RUNS
 ) -> list[Prediction]:
-    rng, found = np.random.default_rng(9), []
-    for _ in range(runs):
-        procedure = make()
-        draw = next(procedure)
-        try:
-            while True:
-                counts = rng.multinomial(draw.count, [*votes(draw), 0.0])
-                draw = procedure.send(counts.astype(np.int64))
-        except StopIteration as stop:
-            found.append(stop.value)
-    return found
+    rng = np.random.default_rng(9)
+
+    def answer(draw: Draw) -> Counts:
+        return rng.multinomial(draw.count, [*votes(draw), 0.0])
+
+    return [answered(make(), answer) for _ in range(runs)]
 
 
 CASES = {
@@ -62,7 +44,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_cascade_rarely_answers_another_class(name: str) -> None:
     probabilities, truth = CASES[name]
-    method = CascadeSmoothing(Levels((0.5, 1.0)), 0.7)
+    method = CascadeSmoothing(Common((0.5, 1.0)), 0.7)
     found = answers(lambda: method.predict(100, ALPHA), lambda draw: probabilities[draw.sigma])
     assert sum(p.predicted not in (None, truth) for p in found) <= LIMIT
     if name == "clear":
@@ -80,7 +62,7 @@ def test_deciding_by_the_shares_alone_is_caught() -> None:
 
 def test_continuous_variational_rarely_answers_another_class() -> None:
     """A steady selector; class 0 has just under half of the mass at every level."""
-    method = ContinuousVariational(Levels((0.25, 0.26), 0.5), 100)
+    method = ContinuousVariational(Common((0.25, 0.26), 0.5), 100)
 
     def votes(draw: Draw) -> list[float]:
         return [0.98, 0.02] if draw.model == "selector" else [0.499, 0.501]
@@ -91,7 +73,7 @@ def test_continuous_variational_rarely_answers_another_class() -> None:
 
 
 def test_continuous_variational_answers_where_it_is_clear() -> None:
-    method = ContinuousVariational(Levels((0.25, 0.26), 0.5), 100)
+    method = ContinuousVariational(Common((0.25, 0.26), 0.5), 100)
 
     def votes(draw: Draw) -> list[float]:
         return [0.98, 0.02] if draw.model == "selector" else [0.01, 0.99]

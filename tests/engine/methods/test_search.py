@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.search import (
     GridSearch,
@@ -16,6 +16,7 @@ from dualsmooth.engine.methods.search import (
     objective,
 )
 from dualsmooth.engine.models.network import OneNetwork
+from dualsmooth.engine.runtime.drive import answered
 
 PEAK = 0.4
 
@@ -32,15 +33,13 @@ def two_peaks(sigma: float) -> float:
 def run(procedure: SearchProcedure, p: Callable[[float], float]) -> tuple[float, list[Draw]]:
     """Answer draws with expected counts."""
     draws: list[Draw] = []
-    try:
-        draw = next(procedure)
-        while True:
-            draws.append(draw)
-            k = round(p(draw.sigma) * draw.count)
-            draw = procedure.send(np.array([k, draw.count - k, 0], np.int64))
-    except StopIteration as stop:
-        found: float = stop.value
-        return found, draws
+
+    def answer(draw: Draw) -> Counts:
+        draws.append(draw)
+        k = round(p(draw.sigma) * draw.count)
+        return np.array([k, draw.count - k, 0], np.int64)
+
+    return answered(procedure, answer), draws
 
 
 @pytest.mark.parametrize(

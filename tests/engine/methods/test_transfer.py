@@ -24,6 +24,7 @@ from dualsmooth.engine.ledger import Bound
 from dualsmooth.engine.methods import transfer
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role, transferred
 from dualsmooth.engine.models.network import OneNetwork
+from dualsmooth.engine.runtime.drive import answered
 
 SIGMA, N, RUNS, ALPHA = 0.5, 300, 2_000, 0.01
 LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
@@ -64,13 +65,8 @@ SCENES = {
 
 
 def run(procedure: Any, scene: Scene, seed: int) -> Any:
-    rng, votes = np.random.default_rng(seed), None
-    try:
-        while True:
-            draw = next(procedure) if votes is None else procedure.send(votes)
-            votes = scene.counts(draw, rng)
-    except StopIteration as stop:
-        return stop.value
+    rng = np.random.default_rng(seed)
+    return answered(procedure, lambda draw: scene.counts(draw, rng))
 
 
 def wrong(scene: Scene) -> int:
@@ -145,16 +141,16 @@ def test_pairs_have_counters_of_their_own() -> None:
     method, scene = TransferSmoothing(OneNetwork(), SIGMA, 50), SCENES["few disagree"]
     seen: set[tuple[Phase, int]] = set()
     for procedure in (method.certify(BUDGET, ALPHA), method.predict(200, ALPHA)):
-        rng, draw = np.random.default_rng(0), next(procedure)
-        try:
-            while True:
-                counters = {(draw.phase, draw.first + i) for i in range(draw.count)}
-                assert not counters & seen
-                assert (draw.phase == Phase.PAIR) == (draw.model == pair_role("classifier"))
-                seen |= counters
-                draw = procedure.send(scene.counts(draw, rng))
-        except StopIteration:
-            pass
+        rng = np.random.default_rng(0)
+
+        def answer(draw: Draw, rng: np.random.Generator = rng) -> np.ndarray:
+            counters = {(draw.phase, draw.first + i) for i in range(draw.count)}
+            assert not counters & seen
+            assert (draw.phase == Phase.PAIR) == (draw.model == pair_role("classifier"))
+            seen.update(counters)
+            return scene.counts(draw, rng)
+
+        answered(procedure, answer)
     assert len(seen) == 20 + 300 + 50 + 100 + 200 + 50
 
 
@@ -168,11 +164,7 @@ def test_predictions_are_about_f() -> None:
 
 def test_without_valid_votes_it_abstains() -> None:
     method = TransferSmoothing(OneNetwork(), SIGMA, 300)
-    procedure = method.certify(BUDGET, ALPHA)
-    next(procedure)
-    with pytest.raises(StopIteration) as stop:
-        procedure.send(np.array([0, 0, 20]))
-    certificate = stop.value.value
+    certificate = answered(method.certify(BUDGET, ALPHA), lambda draw: np.array([0, 0, 20]))
     assert (certificate.predicted, certificate.radius) == (None, 0.0)
 
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from dualsmooth.benchmarks.speed.networks import WideBlock
 from dualsmooth.engine import Budget, DualSmoothing, certify, load_bundle
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
@@ -29,6 +28,7 @@ from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import int8_conv
+from tests.conftest import Command
 
 DIGITS = load_images("digits:train").images[:48]
 SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
@@ -228,36 +228,29 @@ def votes(line: str) -> Any:
 
 
 def test_the_command_writes_a_bundle_that_runs_survive_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["dualsmooth", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), capsys.readouterr().err
-
     for out in ("one", "two"):
-        assert run("quantize", "digits-dual", "--images", 16, "--out", out)[0] == 0
+        assert command("quantize", "digits-dual", "--images", 16, "--out", out)[0] == 0
     assert load_bundle("one").digest == load_bundle("two").digest
     assert "not about the float32 ones" in Path("one/MODEL_CARD.md").read_text()
     certify_ = ("certify", "one", "--data", "digits", "--n0", 10, "--n", 60, "--out", "run")
-    assert run(*certify_, "--max", 4)[0] == 0
+    assert command(*certify_, "--max", 4)[0] == 0
     log = Path("run/certificates.jsonl")
     whole = [votes(line) for line in log.read_text().splitlines()]
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
-    assert run(*certify_, "--max", 4, "--resume", "--workers", 2)[0] == 0
+    assert command(*certify_, "--max", 4, "--resume", "--workers", 2)[0] == 0
     again = [votes(line) for line in log.read_text().splitlines()]
     assert sorted(again, key=str) == sorted(whole, key=str)
-    assert run("audit", "run", "--bundle", "one", "--replay", 1.0)[0] == 0
+    assert command("audit", "run", "--bundle", "one", "--replay", 1.0)[0] == 0
     record = json.loads(Path("run/run.json").read_text())["configuration"]
     assert record["bundle_manifest"]["networks"]["selector"][0] == "int8"
-    code, said = run("export", "one", "--out", "deployed")
-    assert (code, said.count("\n")) == (2, 1)
+    code, _, said = command("export", "one", "--out", "deployed")
+    assert code == 2
     assert "export the float32 bundle with --int8" in said
     assert not Path("deployed").exists()
-    code, said = run("quantize", "digits-dual", "--images", 0, "--out", "three")
+    code, _, said = command("quantize", "digits-dual", "--images", 0, "--out", "three")
     assert code == 2
     assert not Path("three").exists()
 

@@ -6,25 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.report.parquet import write_parquet
 from dualsmooth.engine.runs.log import RunLog
+from tests.engine.conftest import CERTIFICATE
 
-STAMP = Stamp(
-    method="fixed(0.25)", seed=2**64 - 1, attempt=0, bundle="", precision="", device="", sampler="",
-    batch_size=0,
-)  # fmt: skip
-CLAIM = Claim.of(3, 0.123456789, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
-CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, 3, (), 0.0)
+FIRST = dataclasses.replace(CERTIFICATE, seed=2**64 - 1)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     log = RunLog(tmp_path / "run", {})
-    log.append(dataclasses.replace(CERTIFICATE, image_id=7))
-    log.append(dataclasses.replace(CERTIFICATE, image_id=2, predicted=None, radius=0.0, label=None))
+    log.append(dataclasses.replace(FIRST, image_id=7))
+    log.append(dataclasses.replace(FIRST, image_id=2, predicted=None, radius=0.0, label=None))
     log.close()
     return tmp_path / "run"
 

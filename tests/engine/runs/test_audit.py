@@ -13,7 +13,6 @@ import pytest
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -33,11 +32,6 @@ BUDGETS = [
     Budget.decide((0.05, 0.1, 0.2), 20, 600),
     Budget.precise(0.1, 50, 600),
 ]
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images("digits")
 
 
 def write(

@@ -5,18 +5,13 @@ from math import inf
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.ledger import AlphaLedger, Bound
 from dualsmooth.engine.runs.limits import sides
+from tests.engine.conftest import STAMP
 
 LEDGER = AlphaLedger("minimum", 0.001, {"selector": 0.001, "classifier": 0.001})
-
-
-STAMP = Stamp(
-    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-    batch_size=0,
-)  # fmt: skip
 
 
 def bound(stage: str, event: str, sigma: float, radius: float) -> Bound:

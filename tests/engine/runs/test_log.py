@@ -10,19 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
-from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.runs.log import RunLog, read_log
 from dualsmooth.engine.runs.table import radius_text, table
-
-STAMP = Stamp(
-    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-    batch_size=0,
-)  # fmt: skip
-CLAIM = Claim.of(3, 0.123456789, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
-CERTIFICATE = Certificate.of(CLAIM, STAMP, 0, 3, (), 0.0)
+from tests.engine.conftest import CERTIFICATE
 
 
 def numbered(image_id: int) -> Certificate:

@@ -6,18 +6,15 @@ import sys
 
 import pytest
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.runs.progress import Progress
+from tests.engine.conftest import STAMP
 
 LEDGER = AlphaLedger("single", 0.001, {"classifier": 0.001})
 
 
-STAMP = Stamp(
-    method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-    batch_size=0,
-)  # fmt: skip
 RECORD = DrawRecord("classifier", 0.25, "CLASS_ESTIMATE", 0, 0, 100, (100, 0))
 
 

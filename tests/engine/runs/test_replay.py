@@ -11,7 +11,6 @@ import pytest
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -36,11 +35,6 @@ ALL = 1.0
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     return load_bundle("digits-dual")
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images("digits")
 
 
 def certified(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,11 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine import files as durable
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
+from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError, SamplerError, StoppedError
-from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import RunLog, read_log
@@ -35,18 +33,9 @@ from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import CERTIFICATE, timeless
 
 IMAGES = 24
-
-
-@pytest.fixture(scope="module")
-def bundle(tiny_bundle: Path) -> Bundle:
-    return load_bundle(tiny_bundle)
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return load_images("digits")
 
 
 def certify(
@@ -64,10 +53,9 @@ def results(folder: Path) -> dict[str, list[str]]:
     assert sorted(p.name for p in folder.iterdir()) == [
         "certificates.jsonl", "certificates.tsv", "run.json", "summary.json",
     ]  # fmt: skip
-    log = (folder / "certificates.jsonl").read_text().splitlines()
     table = (folder / "certificates.tsv").read_text().splitlines()
     return {
-        "log": [line[: line.rindex('"seconds"')] for line in log],
+        "log": timeless(folder),
         "table": [line.rpartition("\t")[0] for line in table],
         "summary": (folder / "summary.json").read_text().splitlines(),
         "run": (folder / "run.json").read_text().splitlines(),
@@ -148,28 +136,15 @@ def kill_and_resume(
     return killed
 
 
+@pytest.mark.parametrize("least", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_simulated_kills_at_random_points(
-    bundle: Bundle, data: ImageSet, tmp_path: Path, whole: dict[str, list[str]]
+    bundle: Bundle, data: ImageSet, tmp_path: Path, whole: dict[str, list[str]], least: int
 ) -> None:
-    rng = random.Random(5)
-    points = kill_points(bundle, data, tmp_path / "count")
-    assert points > 2 * IMAGES
-    kills = 0
-    for trial in range(10):
-        folder = tmp_path / str(trial)
-        kills += kill_and_resume(bundle, data, folder, rng.randrange(1, points), rng)
-        assert results(folder) == whole
-    assert kills >= 8
-
-
-@pytest.mark.slow
-def test_two_hundred_simulated_kills(
-    bundle: Bundle, data: ImageSet, tmp_path: Path, whole: dict[str, list[str]]
-) -> None:
-    """200 kills at random points, up to three in a row on the same run."""
-    rng = random.Random(6)
+    """Up to three in a row on the same run."""
+    rng = random.Random(least)
     points, kills = kill_points(bundle, data, tmp_path / "count"), 0
-    while kills < 200:
+    assert points > 2 * IMAGES
+    while kills < least:
         folder = tmp_path / "run"
         for _ in range(rng.randrange(3)):
             kills += killed_at(bundle, data, folder, rng.randrange(1, points), rng)
@@ -208,22 +183,13 @@ def test_a_log_that_kept_the_torn_line_would_be_lost(tmp_path: Path) -> None:
     """The broken variant: appending after a torn line glues two lines together."""
     path = tmp_path / "certificates.jsonl"
     folder, log = tmp_path, RunLog(tmp_path, {})
-    log.append(_numbered(0))
+    log.append(CERTIFICATE)
     log.close()
     path.write_bytes(path.read_bytes() + b'{"predicted": 3')
     with path.open("ab") as file:
-        file.write(_numbered(1).to_json().encode() + b"\n")
+        file.write(replace(CERTIFICATE, image_id=1).to_json().encode() + b"\n")
     with pytest.raises(FileError, match="line 2 must be a valid certificate"):
         RunLog(folder, {}, resume=True)
-
-
-def _numbered(image_id: int) -> Certificate:
-    stamp = Stamp(
-        method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-        batch_size=0,
-    )  # fmt: skip
-    claim = Claim.of(3, 0.1, 0.25, AlphaLedger("single", 1e-3, {"classifier": 1e-3}))
-    return Certificate.of(claim, stamp, image_id, None, (), 0.0)
 
 
 def test_a_full_disk_stops_cleanly_and_resumes(

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.cluster.job import facts_of
 from dualsmooth.engine.machine import installed_version
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -16,6 +15,7 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 from dualsmooth.kernels.cpu import noise_votes
+from tests.conftest import Command
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
 pytestmark = pytest.mark.skipif(
@@ -27,25 +27,18 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path, command: Command
 ) -> Run:
     """A command on a run of a few digits in ``run``; returns exit code and all output."""
     monkeypatch.chdir(tmp_path)
 
-    def call(command: str, *options: object) -> tuple[int, str]:
+    def call(verb: str, *options: object) -> tuple[int, str]:
         arguments: list[object] = ["run", "--replay", 1, "--bundle", tiny_bundle]
-        if command == "certify":
+        if verb == "certify":
             arguments = [tiny_bundle, "--n0", 10, "--n", 200, "--max", 6, "--batch-size", 16,
                          "--precision", "fp32", "--device", "cpu", "--out", "run"]  # fmt: skip
-        words = ["dualsmooth", command, *arguments, "--data", "digits", *options]
-        monkeypatch.setattr("sys.argv", [str(word) for word in words])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out + captured.err
+        code, out, err = command(verb, *arguments, "--data", "digits", *options)
+        return code, out + err
 
     return call
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from dualsmooth.engine.certificate import Certificate, Claim, Stamp
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.export.check.deployment import Difference, check_deployment, compare_certificates
 from dualsmooth.export.check.finding import Finding, table
 from dualsmooth.export.deployment import read_deployment
+from tests.conftest import Command
+from tests.engine.conftest import CERTIFICATE
 
 IMAGES = load_images("digits").images[:4]
 
@@ -117,32 +117,15 @@ def test_votes_that_rounding_may_decide_are_explained(
 def test_certificates_may_be_smaller_or_explained(
     change: dict[str, Any], difference: Difference, passed: bool, text: str
 ) -> None:
-    ledger = AlphaLedger("single", 0.001, {"classifier": 0.001})
-    stamp = Stamp(
-        method="fixed(0.25)", seed=0, attempt=0, bundle="", precision="", device="", sampler="",
-        batch_size=0,
-    )  # fmt: skip
-    ours = Certificate.of(Claim.of(3, 0.3, 0.25, ledger), stamp, 0, None, (), 0.0)
+    ours = dataclasses.replace(CERTIFICATE, radius=0.3)
     theirs = dataclasses.replace(ours, **change)
     found = compare_certificates([ours], [theirs], [difference])
     assert (found.passed, text in found.text) == (passed, True)
 
 
-Run = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``dualsmooth export``; returns exit code, standard output and error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["dualsmooth", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
+def run(command: Command) -> Command:
+    return partial(command, "export")
 
 
 @pytest.fixture
@@ -152,7 +135,7 @@ def saved(wavering: Bundle, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def test_the_command_prints_the_table(run: Run, saved: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_table(run: Command, saved: Path, tmp_path: Path) -> None:
     code, out, err = run(
         saved, "--out", tmp_path / "out", "--check", "--images", 3, "--n", 60, "--threads", 1,
         "--selector-rule", "plurality",
@@ -162,7 +145,7 @@ def test_the_command_prints_the_table(run: Run, saved: Path, tmp_path: Path) -> 
     assert read_deployment(tmp_path / "out").terms.selector_rule == "plurality"
 
 
-def test_the_command_quantises(run: Run, saved: Path, tmp_path: Path) -> None:
+def test_the_command_quantises(run: Command, saved: Path, tmp_path: Path) -> None:
     code, out, err = run(
         saved, "--out", tmp_path / "out", "--int8", "--calibration-images", 16, "--check",
         "--images", 2, "--n", 60, "--threads", 1,
@@ -173,7 +156,7 @@ def test_the_command_quantises(run: Run, saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_failed_check_is_a_finding(
-    run: Run, saved: Path, deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, saved: Path, deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "dualsmooth.export.write.export_bundle", lambda *_, **__: read_deployment(deployed)
@@ -204,7 +187,7 @@ def test_a_failed_check_is_a_finding(
     ids=str,
 )
 def test_bad_usage_is_one_line_and_writes_nothing(
-    run: Run, saved: Path, tmp_path: Path, options: tuple[object, ...], message: str
+    run: Command, saved: Path, tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
     code, _, err = run(saved, "--out", tmp_path / "out", *options)
     assert code == 2

@@ -4,7 +4,7 @@ import ctypes
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ import torch
 
 from dualsmooth.kernels.cuda import stages
 from dualsmooth.kernels.cuda.stages import Choice, Program, definitions
+from dualsmooth.kernels.folding import fold_stem
+from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
 
 HOST = Path(__file__).with_name("host.h")
 DEVICE = Path(stages.__file__).with_name("instructions.cu")
@@ -85,6 +87,42 @@ class Host:
             subprocess.run(["g++", "-shared", made, "-o", built], check=True)
             self._made[key] = ctypes.CDLL(str(built))
         return self._made[key]
+
+
+def edited(right: str, wrong: str, number: int | None = None) -> Callable[[str], str]:
+    """Puts a text in the place of another in a source: everywhere, or at one place by number."""
+
+    def edit(source: str) -> str:
+        first, *rest = source.split(right)
+        assert len(rest) > (number or 0)
+        between = [wrong if number in (None, i) else right for i in range(len(rest))]
+        return first + "".join(a + b for a, b in zip(between, rest, strict=True))
+
+    return edit
+
+
+def random_network(
+    dtype: torch.dtype = torch.bfloat16, blocks: Sequence[int] = (2, 2, 2), colors: int = 3,
+    classes: int = 10,
+) -> FoldedResNet:  # fmt: skip
+    """Stages of 16, 32 and 64 channels."""
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator)
+
+    layers = []
+    for (cin, cout), count in zip(((16, 16), (16, 32), (32, 64)), blocks, strict=True):
+        for i in range(count):
+            new, first = i == 0 and cin != cout, cin if i == 0 else cout
+            projection = (normal(cin, cout) / cin**0.5).to(dtype) if new else None
+            weights = [(normal(3, 3, c, cout) / (3 * c**0.5)).to(dtype) for c in (first, cout)]
+            parts = (weights[0], normal(cout), weights[1], normal(cout))
+            layers.append(FoldedBlock(*parts, projection, 2 if new else 1))
+    mean, std = torch.full((colors,), 0.45), torch.full((colors,), 0.25)
+    stem = fold_stem(normal(3, 3, colors, 16) / 5, normal(16), mean, std, dtype=dtype)
+    head = (normal(64, classes) / 8).to(dtype)
+    return FoldedResNet(stem, tuple(layers), head, normal(classes))
 
 
 @pytest.fixture(scope="session")

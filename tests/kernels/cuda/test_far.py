@@ -16,6 +16,7 @@ from dualsmooth.kernels.cuda.tiled_stem import TILED, TiledStem
 from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.rows import seed_key
 from tests.kernels.conftest import Sparse
+from tests.kernels.cuda.conftest import edited
 
 BF16, INT = torch.bfloat16, torch.int32
 ONE, TWO, THREE = STAGES[0], STAGES[2], STAGES[4]
@@ -151,9 +152,5 @@ WRONG = [
 def test_offsets_of_32_bits_are_noticed(
     host: Any, sparse: Sparse, name: str, old: str, new: str
 ) -> None:
-    def edit(source: str) -> str:
-        assert old in source
-        return source.replace(old, new)
-
-    host.edit = edit
+    host.edit = edited(old, new)
     assert not agrees(host, sparse, name)

@@ -17,8 +17,9 @@ from dualsmooth.kernels.cuda.fused import FusedResNet, fused_logits, run_kernels
 from dualsmooth.kernels.cuda.residual_stage import on_chip
 from dualsmooth.kernels.cuda.stages import STAGES, Program
 from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet, resnet_features
+from dualsmooth.kernels.resnet import FoldedResNet, resnet_features
 from dualsmooth.kernels.rows import Rows, seed_key
+from tests.kernels.cuda.conftest import random_network
 
 KEY = seed_key(2026 | 1 << 40)
 CLASSES = 35
@@ -31,23 +32,7 @@ VECTORS = json.loads((Path(__file__).parents[2] / "reference" / "philox.json").r
 
 
 def network(colors: int = 3, blocks: tuple[int, int, int] = (1, 2, 2)) -> FoldedResNet:
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator)
-
-    layers = []
-    for (cin, cout), count in zip(((16, 16), (16, 32), (32, 64)), blocks, strict=True):
-        for i in range(count):
-            new, first = i == 0 and cin != cout, cin if i == 0 else cout
-            projection = (normal(cin, cout) / cin**0.5).bfloat16() if new else None
-            weights = [(normal(3, 3, c, cout) / (3 * c**0.5)).bfloat16() for c in (first, cout)]
-            parts = (weights[0], normal(cout), weights[1], normal(cout))
-            layers.append(FoldedBlock(*parts, projection, 2 if new else 1))
-    mean, std = torch.full((colors,), 0.45), torch.full((colors,), 0.25)
-    stem = fold_stem(normal(3, 3, colors, 16) / 5, normal(16), mean, std)
-    head = (normal(64, CLASSES) / 8).bfloat16()
-    return FoldedResNet(stem, tuple(layers), head, normal(CLASSES))
+    return random_network(blocks=blocks, colors=colors, classes=CLASSES)
 
 
 def made(shared: int = 227 * 1024, **options: Any) -> FusedResNet:

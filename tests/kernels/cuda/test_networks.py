@@ -26,6 +26,7 @@ from dualsmooth.kernels.cuda import tiled_stem as module
 from dualsmooth.kernels.cuda.tiled_stem import TiledStem, pack_stem, tiled_stem
 from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.rows import Rows, seed_key
+from tests.kernels.cuda.conftest import edited
 
 INTERPRETED = pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter")
 SIDE, KEY, ROUNDED = 32, seed_key(5), 0.03
@@ -153,7 +154,7 @@ def test_a_pooling_before_the_border_is_known_is_noticed(
     torch.manual_seed(1)
     network = pooled_network().eval()
     found = parts(network, torch.bfloat16, pools=True)
-    host.edit = lambda source: source.replace("? LEAST :", "? 0x41004100u :")
+    host.edit = edited("? LEAST :", "? 0x41004100u :")
     assert gap(network, found, tiled(found, host, monkeypatch)) > 2 * ROUNDED
 
 

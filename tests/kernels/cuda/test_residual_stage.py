@@ -23,8 +23,8 @@ from dualsmooth.kernels.cuda.stages import (
     choose_stage,
     shared_memory,
 )
-from dualsmooth.kernels.folding import fold_stem
-from dualsmooth.kernels.resnet import FoldedBlock, FoldedResNet
+from dualsmooth.kernels.resnet import FoldedBlock
+from tests.kernels.cuda.conftest import edited, random_network
 
 WIDE = (
     Stage(32, 32, pitch=34, images=1, warps=8, rows=8, tiles=2, resident=1),
@@ -94,12 +94,7 @@ BARRIER = "__syncthreads();"
 def test_a_missing_barrier_is_noticed(host: Any, number: int) -> None:
     """After zeros, inputs, first or second convolutions; in one order of the warps or the other."""
 
-    def edit(source: str) -> str:
-        parts = source.split(BARRIER)
-        assert len(parts) == 5
-        return BARRIER.join(parts[: number + 1]) + BARRIER.join(parts[number + 1 :])
-
-    host.edit = edit
+    host.edit = edited(BARRIER, "", number)
     assert not max(run_stage(host, SMALL, 2, 2, order) for order in (1, -1)) < LIMIT
 
 
@@ -127,14 +122,8 @@ def test_a_sanitizer_finds_what_is_broken(
 ) -> None:
     """Races in the usual order of warps, too, where the sums are right by luck."""
 
-    def edit(source: str) -> str:
-        parts = source.split(right)
-        assert len(parts) == (5 if right == BARRIER else 2)
-        if isinstance(wrong, str):
-            return wrong.join(parts)
-        return right.join(parts[: wrong + 1]) + right.join(parts[wrong + 1 :])
-
-    host.checked, host.edit = True, edit
+    number = wrong if isinstance(wrong, int) else None
+    host.checked, host.edit = True, edited(right, "" if number is not None else str(wrong), number)
     run_stage(host, SMALL, 2)
     assert host.faults[kind], host.faults
 
@@ -149,17 +138,13 @@ def test_a_sanitizer_finds_what_is_broken(
     ],
 )
 def test_wrong_addresses_are_noticed(host: Any, right: str, wrong: str) -> None:
-    def edit(source: str) -> str:
-        assert right in source
-        return source.replace(right, wrong)
-
-    host.edit = edit
+    host.edit = edited(right, wrong)
     assert not run_stage(host, SMALL, 2) < LIMIT
 
 
 def test_a_missing_swizzle_is_noticed(host: Any) -> None:
     """By bank conflicts alone."""
-    host.edit = lambda source: source.replace("(chunk ^ swizzle)", "chunk")
+    host.edit = edited("(chunk ^ swizzle)", "chunk")
     assert run_stage(host, SMALL, 2) < LIMIT
     assert host.conflicts > 0
 
@@ -173,30 +158,9 @@ def test_the_choice_fits_the_shared_memory() -> None:
         assert choose_stage(channels, size, 99 * 1024) is not None
 
 
-def network(dtype: torch.dtype, blocks: int = 2) -> FoldedResNet:
-    """Stages of 16, 32 and 64 channels."""
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator)
-
-    layers = []
-    for cin, cout in ((16, 16), (16, 32), (32, 64)):
-        for i in range(blocks):
-            new, first = i == 0 and cin != cout, cin if i == 0 else cout
-            projection = normal(cin, cout).to(dtype) if new else None
-            weights = [(normal(3, 3, c, cout) / (3 * c**0.5)).to(dtype) for c in (first, cout)]
-            parts = (weights[0], normal(cout), weights[1], normal(cout))
-            layers.append(FoldedBlock(*parts, projection, 2 if new else 1))
-    parts = (normal(3, 3, 3, 16), normal(16), torch.zeros(3), torch.ones(3))
-    return FoldedResNet(
-        fold_stem(*parts, dtype=dtype), tuple(layers), normal(64, 10), torch.zeros(10)
-    )
-
-
 def test_identity_blocks_become_stages_of_the_same_function() -> None:
     """The blocks that change the shape stay; on a CPU the blocks run one by one."""
-    plain = network(torch.bfloat16)
+    plain = random_network()
     made = on_chip(plain, 32, 227 * 1024)
     assert made is not None
     kinds = [type(layer) for layer in made.blocks]
@@ -218,7 +182,7 @@ def test_identity_blocks_become_stages_of_the_same_function() -> None:
     [(torch.float32, 32, 1 << 20), (torch.bfloat16, 64, 1 << 20), (torch.bfloat16, 32, 0)],
 )
 def test_what_does_not_fit_is_not_taken(dtype: torch.dtype, size: int, shared: int) -> None:
-    assert on_chip(network(dtype), size, shared) is None
+    assert on_chip(random_network(dtype), size, shared) is None
 
 
 BUILDS = [*((RESIDUAL, stage, 90) for stage in WIDE), *stage_builds()]

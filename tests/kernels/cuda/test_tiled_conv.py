@@ -1,7 +1,7 @@
 """The tiled 3x3 convolution: its own source on a processor, in bits against sums in order."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from dualsmooth.kernels.aot.__main__ import SHARED_LIMIT, build_stage
 from dualsmooth.kernels.cuda import tiled_conv as module
 from dualsmooth.kernels.cuda.tiled_conv import CONV, TiledConv, pack_taps, tiled_conv
 from dualsmooth.kernels.errors import KernelArgumentError
+from tests.kernels.cuda.conftest import edited
 
 KIB, NAN = 1024, float("nan")
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -142,19 +143,6 @@ def test_no_rows_are_no_launch(host: Any) -> None:
 
 
 BARRIER, WAIT = "        __syncthreads();\n", "    wait_copies();\n"
-
-
-def edited(right: str, wrong: str, number: int | None = None) -> Callable[[str], str]:
-    """A source with a piece replaced, or with one of its two places only."""
-
-    def edit(source: str) -> str:
-        parts = source.split(right)
-        assert len(parts) == (2 if number is None else 3)
-        between = [right] * (len(parts) - 1)
-        between[number or 0] = wrong
-        return "".join(a + b for a, b in zip(parts, [*between, ""], strict=True))
-
-    return edit
 
 
 def test_a_sanitizer_finds_nothing(host: Any) -> None:

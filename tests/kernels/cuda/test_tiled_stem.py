@@ -14,6 +14,7 @@ from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 from dualsmooth.kernels.launch import StemShape
 from dualsmooth.kernels.rows import Rows, seed_key
+from tests.kernels.cuda.conftest import edited
 
 KEY = seed_key(7 | 3 << 40)
 LIMIT = 0.01
@@ -109,11 +110,7 @@ def test_a_sanitizer_finds_nothing(host: Any, monkeypatch: pytest.MonkeyPatch, n
 def test_a_sanitizer_finds_what_is_broken(
     host: Any, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, kind: str
 ) -> None:
-    def edit(source: str) -> str:
-        assert right in source
-        return source.replace(right, wrong)
-
-    host.checked, host.edit = True, edit
+    host.checked, host.edit = True, edited(right, wrong)
     gap(host, monkeypatch, CASES["5x5"])
     assert host.faults[kind], host.faults
 
@@ -150,11 +147,7 @@ POOLED = [
 def test_a_broken_kernel_is_noticed(
     host: Any, monkeypatch: pytest.MonkeyPatch, name: str, right: str, wrong: str
 ) -> None:
-    def edit(source: str) -> str:
-        assert right in source
-        return source.replace(right, wrong)
-
-    host.edit, host.order = edit, 1 if name == "5x5" else -1
+    host.edit, host.order = edited(right, wrong), 1 if name == "5x5" else -1
     assert not gap(host, monkeypatch, CASES[name], relu=name == "5x5") <= LIMIT
 
 

@@ -25,6 +25,7 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
+from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.samplers.sampler import Sampler, Segment, unroll
@@ -222,13 +223,7 @@ def reused_noise(scene: Scene) -> Procedure:
 
 def abstained(procedure: Procedure) -> Claim:
     """The certificate of a procedure all of whose votes are invalid."""
-    draw = next(procedure)
-    try:
-        procedure.send(np.array([0, 0, draw.count], np.int64))
-    except StopIteration as stop:
-        result: Claim = stop.value
-        return result
-    raise AssertionError("invalid votes must end in abstention")
+    return answered(procedure, lambda draw: np.array([0, 0, draw.count], np.int64))
 
 
 @pytest.mark.parametrize(

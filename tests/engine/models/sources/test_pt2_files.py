@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from dualsmooth.engine.cli.app import main
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.capture import capture
@@ -20,6 +19,7 @@ from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.models.sources.pt2 import load_pt2
+from tests.conftest import Command
 
 SHAPE = (3, 6, 5)
 Change = Callable[[dict[str, Any]], object]
@@ -334,18 +334,15 @@ def test_a_pipe_is_no_program(tmp_path: Path) -> None:
 
 
 def test_the_command_line_refuses_in_one_line(
-    honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    honest: Path, tmp_path: Path, command: Command
 ) -> None:
     text = RUN.format(str(tmp_path / "ran"))
     bad = planted(honest, tmp_path / "bad.pt2", lambda model: model.update(guards_code=[text]))
-    for command in ("certify", "predict", "search", "export"):
-        data = [str(tmp_path / "x.png")] if command == "predict" else ["--data", "digits"]
-        out = ["--out", str(tmp_path / "out")] if command in ("search", "export") else []
-        data = [] if command == "export" else data
-        monkeypatch.setattr("sys.argv", ["dualsmooth", command, str(bad), *data, *out])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        error = capsys.readouterr().err
-        assert (stopped.value.code, error.count("\n")) == (2, 1), error
-        assert ("exported already" if command == "export" else "--trust-model") in error
+    for verb in ("certify", "predict", "search", "export"):
+        data = [str(tmp_path / "x.png")] if verb == "predict" else ["--data", "digits"]
+        out = ["--out", str(tmp_path / "out")] if verb in ("search", "export") else []
+        data = [] if verb == "export" else data
+        code, _, error = command(verb, bad, *data, *out)
+        assert code == 2
+        assert ("exported already" if verb == "export" else "--trust-model") in error
     assert not (tmp_path / "ran").exists()
