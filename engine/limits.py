@@ -166,7 +166,8 @@ def check_zip(path: Path) -> None:
 
 
 def check_stored(path: Path, ending: str = "") -> None:
-    """Refuse a zip archive whose parts are together larger than it: PyTorch never compresses.
+    """Refuse a zip archive whose parts are together larger than it, for PyTorch never compresses,
+    or have other checksums than it states, which PyTorch does not look at.
 
     Parts whose names end in ``ending`` are read value by value: they have at most `LARGEST_RECORD`
     bytes.
@@ -180,6 +181,11 @@ def check_stored(path: Path, ending: str = "") -> None:
     listed = sum(part.file_size for part in parts if part.filename.endswith(ending))
     if ending and listed > LARGEST_RECORD:
         raise FileError(path, f"must have at most {LARGEST_RECORD} bytes of {ending}", listed)
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        rule, hint = "must have the checksums it states", "damaged: copy or save it again"
+        raise FileError(path, rule, f"another of {damaged}", hint)
 
 
 def check_part(folder: Path, name: str, most: int) -> Path:

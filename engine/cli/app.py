@@ -159,7 +159,8 @@ def _run() -> NoReturn:
     except OSError as error:
         if error.errno in _OF_NAMES:
             _fail(f"{error.filename}: must be readable; received {error.strerror}", 2)
-        _fail(stopped(str(error)), 3)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(stopped(where + (error.strerror or str(error))), 3)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

@@ -58,6 +58,8 @@ class _Index:
 def read_bundle(folder: Path) -> Bundle:
     """Read and check a bundle folder."""
     index = folder / INDEX
+    if folder.is_dir() and not os.path.lexists(index):
+        raise FileError(folder, "must be a bundle folder", f"one without {INDEX}")
     fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", repr(fields)[:200])

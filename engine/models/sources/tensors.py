@@ -24,6 +24,8 @@ def needed(name: str, extra: str) -> Any:
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
         received = reason_of(error)
         package, hint = name.partition(".")[0], install_command(extra)
+        if not isinstance(error, ImportError):
+            hint = "it is there and fails: often by a torchvision that is not made for this torch"
         raise ArgumentError(
             "bundle", f"needs {package} for {extra}:NAME", received, hint
         ) from error

@@ -61,6 +61,8 @@ def load_torch_file(path: Path) -> Mapping[object, object]:
     except Exception as error:  # zip, pickle and storage readers raise many kinds
         named = re.search(r"GLOBAL (\S+)", str(error))
         received, hint = reason_of(error), ""
+        if isinstance(error, zipfile.BadZipFile | KeyError | EOFError):
+            received = f"another file, or a damaged one ({received})"
         if named:
             received = f"{type(error).__name__}: {named[0]}"
         if named and "torch.nn.modules" in named[0]:

@@ -309,6 +309,10 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(FileError, match=r"bad\.pth\.tar: must be a torch checkpoint"):
             load_bundle(path)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(FileError, match="must have the checksums it states; received another of"):
+        load_bundle(path)
     torch.save([1, 2], path)
     with pytest.raises(FileError, match="must be a mapping"):
         load_bundle(path)
