@@ -175,7 +175,7 @@ def test_missing_files(folder: Path) -> None:
     with pytest.raises(FileError, match=rf"{SELECTOR}: must be readable"):
         load_bundle(folder)
     (folder / "bundle.json").unlink()
-    with pytest.raises(FileError, match=r"bundle: must be a bundle folder; received one without bundle\.json"):
+    with pytest.raises(FileError, match="must be a bundle folder; received one without"):
         load_bundle(folder)
 
 
