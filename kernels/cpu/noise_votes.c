@@ -56,6 +56,7 @@ static void philox(uint32_t words[4][TILE], const uint32_t key[2])
 
 #if defined(__x86_64__)
 #include "normals_avx512.h"
+#include "quick_normals.h"
 #endif
 
 #include "normals.h"
@@ -131,24 +132,27 @@ INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row
     float flat[4 * TILE];
     const float *image = j->images + s->image * j->values;
     int64_t width = j->lanes * TILE;
+#if defined(__x86_64__)
+    __m512i words[4][2];
+    const uint32_t rest[3] = {sample, s->id, s->word3};
+    if (wide && !whole) first_words(words, j->key, rest);
+#endif
     for (int64_t start = 0, block = 0; start < j->values; start += width, block += TILE) {
 #if defined(__x86_64__)
-        const uint32_t rest[3] = {sample, s->id, s->word3};
         if (wide && !whole)
-            normals_avx512(flat, j->key, rest, (uint32_t)block, j->lanes);
+            quick_normals(flat, words, j->key, rest, (uint32_t)block, j->lanes);
         else
 #endif
             one_tile(flat, j, s, sample, (uint32_t)block, whole);
         int64_t count = j->values - start < width ? j->values - start : width;
         int64_t at = row * j->values + start;
-        for (int64_t i = 0; i < count; i++)
-            flat[i] = whole ? (image[start + i] + flat[i]) * (1.0f / 255.0f)
-                            : image[start + i] + flat[i] * s->sigma;
-        if (half) {
-            uint16_t *out = (uint16_t *)j->out + at;
-            for (int64_t i = 0; i < count; i++) out[i] = bfloat16(flat[i]);
-        } else {
-            memcpy((float *)j->out + at, flat, count * sizeof(float));
+        for (int64_t i = 0; i < count; i++) {
+            float value = whole ? (image[start + i] + flat[i]) * (1.0f / 255.0f)
+                                : image[start + i] + flat[i] * s->sigma;
+            if (half)
+                ((uint16_t *)j->out)[at + i] = bfloat16(value);
+            else
+                ((float *)j->out)[at + i] = value;
         }
     }
 }

@@ -167,17 +167,32 @@ AVX512_INLINE void interleave_four(const __m512 lanes[4], float *flat)
     _mm512_storeu_pd((double *)(flat + 3 * TILE), _mm512_shuffle_f64x2(third, fourth, 0xDD));
 }
 
-/* Normals of the blocks from `block` on, one block after another, `lanes` values of each. */
-AVX512 static void normals_avx512(float *flat, const uint32_t key[2], const uint32_t rest[3],
-                                  uint32_t block, int64_t lanes)
+AVX512_INLINE void interleave(const __m512 values[4], float *flat, int64_t lanes)
 {
-    __m512i c[4][2];
+    if (lanes == 3)
+        interleave_three(values, flat);
+    else
+        interleave_four(values, flat);
+}
+
+/* Philox words of sixteen blocks from `block` on. */
+AVX512_INLINE void block_rounds(__m512i c[4][2], const uint32_t key[2], const uint32_t rest[3],
+                                uint32_t block)
+{
     const __m512i steps = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
     for (int h = 0; h < 2; h++) {
         c[0][h] = _mm512_add_epi64(_mm512_set1_epi64((int64_t)block + 8 * h), steps);
         for (int w = 1; w < 4; w++) c[w][h] = _mm512_set1_epi64(rest[w - 1]);
     }
     philox_rounds(c, key);
+}
+
+/* Normals of the blocks from `block` on, one block after another, `lanes` values of each. */
+AVX512 static void normals_avx512(float *flat, const uint32_t key[2], const uint32_t rest[3],
+                                  uint32_t block, int64_t lanes)
+{
+    __m512i c[4][2];
+    block_rounds(c, key, rest, block);
     __m512d u[STREAMS], v[STREAMS], exponent[STREAMS], s[STREAMS];
     __m512d radius[STREAMS], cosine[STREAMS], sine[STREAMS];
     for (int i = 0; i < STREAMS; i++) { /* pair i / 2, half i % 2 */
@@ -193,8 +208,5 @@ AVX512 static void normals_avx512(float *flat, const uint32_t key[2], const uint
     }
     const __m512 values[4] = {rounded(cosine[0], cosine[1]), rounded(sine[0], sine[1]),
                               rounded(cosine[2], cosine[3]), rounded(sine[2], sine[3])};
-    if (lanes == 3)
-        interleave_three(values, flat);
-    else
-        interleave_four(values, flat);
+    interleave(values, flat, lanes);
 }
