@@ -1,5 +1,6 @@
 """Argument checks shared by the kernel wrappers."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +39,21 @@ def expect_words(name: str, count: int, what: str = "values") -> None:
     """Raise unless a number that device code counts in 32 bits fits there."""
     if count >= 1 << 31:
         raise KernelArgumentError(name, f"must have < 2^31 {what}", count, "use smaller batches")
+
+
+def expect_convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    residual: torch.Tensor | None,
+    shape: Sequence[int],
+) -> None:
+    """Check what every convolution to outputs of a shape has, and that 32 bits count its sizes."""
+    expect("bias", bias, shape[3:], (torch.float32,), device=x.device)
+    expect_words("x", math.prod(x.shape[:3]), "pixels")
+    expect_words("weight", weight.numel())
+    if residual is not None:
+        expect("residual", residual, shape, (x.dtype,), device=x.device)
 
 
 def expect_programs(images: torch.Tensor, programs: int) -> int:

@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_convolution, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import ConvLaunch
 
@@ -56,20 +56,15 @@ def conv(
     expect("x", x, (None, None, None, None))
     rows, height, width, cin = x.shape
     size, cout = weight.shape[0], weight.shape[-1]
-    same = dict(dtypes=(x.dtype,), device=x.device)
-    expect("weight", weight, (size, size, cin, None), **same)  # type: ignore[arg-type]
+    expect("weight", weight, (size, size, cin, None), (x.dtype,), device=x.device)
     if size not in (1, 3) or any(c < 16 or c & (c - 1) for c in (cin, cout)):
         raise KernelArgumentError(
             "weight", "must be 1x1 or 3x3 with powers of two >= 16 channels", tuple(weight.shape)
         )
-    expect("bias", bias, (cout,), (torch.float32,), device=x.device)
     if stride not in (1, 2) or (stride == 2 and (height % 2 or width % 2)):
         raise KernelArgumentError("stride", "must be 1, or 2 on even sizes", stride)
     oh, ow = height // stride, width // stride
-    expect_words("x", rows * height * width, "pixels")
-    expect_words("weight", weight.numel())
-    if residual is not None:
-        expect("residual", residual, (rows, oh, ow, cout), **same)  # type: ignore[arg-type]
+    expect_convolution(x, weight, bias, residual, (rows, oh, ow, cout))
     step = _expect_shortcut(shortcut, residual, (rows, oh, ow, cout), x)
     if runs_kernel(backend, x) and x.is_cuda and x.dtype == torch.float32 and max(cin, cout) > 16:
         rule, hint = "must not be float32 on a GPU with more than 16 channels", "use cuDNN"

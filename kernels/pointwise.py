@@ -3,7 +3,7 @@
 import torch
 
 from dualsmooth.kernels import reference
-from dualsmooth.kernels.checks import expect, expect_words, runs_kernel
+from dualsmooth.kernels.checks import expect, expect_convolution, expect_words, runs_kernel
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.launch import PointwiseLaunch
 
@@ -56,14 +56,10 @@ def pointwise(
     if cin % 16 or cout % 16 or not cin or not cout:
         rule = "must be [multiple of 16, multiple of 16]"
         raise KernelArgumentError("weight", rule, tuple(weight.shape))
-    expect("bias", bias, (cout,), (torch.float32,), device=x.device)
     if stride < 1:
         raise KernelArgumentError("stride", "must be positive", stride)
-    expect_words("x", rows * height * width, "pixels")
-    expect_words("weight", weight.numel())
     shape = rows, (height - 1) // stride + 1, (width - 1) // stride + 1, cout
-    if residual is not None:
-        expect("residual", residual, shape, (x.dtype,), device=x.device)
+    expect_convolution(x, weight, bias, residual, shape)
     if not runs_kernel(backend, x):
         options = dict(residual=residual, relu=relu, stride=stride)
         return reference.conv(x, weight[None, None], bias, **options).to(x.dtype)  # type: ignore[arg-type]

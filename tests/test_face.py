@@ -42,11 +42,15 @@ def test_the_command_is_a_module_too() -> None:
 def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
     output(sys.executable, "setup.py", "-q", "stubs", cwd=ROOT)
     user = tmp_path / "user.py"
-    user.write_text("import dualsmooth as ds\nv: int = ds.__version__\nds.nothing\nds.certify(1)\n")
+    user.write_text(
+        "import dualsmooth as ds\nv: int = ds.__version__\nds.nothing\nds.certify(1)\n"
+        "from dualsmooth.engine.checks import nothing\n"
+    )
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(user)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert 'expression has type "str", variable has type "int"' in found
     assert 'Module has no attribute "nothing"' in found
+    assert 'Module "dualsmooth.engine.checks" has no attribute "nothing"' in found
     assert 'argument "images" in call to "certify"' in found
 
 

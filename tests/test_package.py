@@ -29,6 +29,15 @@ def test_every_package_folder_is_listed() -> None:
     assert len(found) > len(packages)
 
 
+NO_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split('.')[0] != 'torch', 'torch was imported'
+sys.meta_path.insert(0, Block())
+"""
+
+
 def python(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -52,14 +61,7 @@ def test_statistics_and_methods_need_no_torch() -> None:
         *("methods.dual", "methods.fixed", "methods.registry", "models.bundle", "models.network"),
         *("runtime.flight", "runtime.scheduler", "runtime.session", "samplers.inputs", "api"),
     ]
-    block = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        assert name.split('.')[0] != 'torch', 'torch was imported'\n"
-        "sys.meta_path.insert(0, Block())\n"
-    )
-    python(block + "\n".join(f"import dualsmooth.engine.{name}" for name in modules))
+    python(NO_TORCH + "\n".join(f"import dualsmooth.engine.{name}" for name in modules))
 
 
 def test_public_names_exist() -> None:

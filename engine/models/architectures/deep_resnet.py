@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from dualsmooth.engine.models.architectures.resnet import BasicBlock
+from dualsmooth.engine.models.architectures.resnet import BasicBlock, downsampling
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 
@@ -37,11 +37,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = downsampling(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from dualsmooth.engine.bounds.anytime import anytime_lower
+from dualsmooth.engine.bounds.anytime import anytime_lower, stirling_remainder
 from dualsmooth.engine.bounds.sequential import crossing_probability
 from dualsmooth.engine.errors import ArgumentError
 
@@ -129,3 +129,12 @@ def test_bad_arguments_are_named(k: Any, n: Any, alpha: Any, argument: str) -> N
     with pytest.raises(ArgumentError) as caught:
         anytime_lower(k, n, alpha)
     assert caught.value.argument == argument
+
+
+def test_the_remainder_of_stirling_s_formula() -> None:
+    """Differences follow the gamma recurrence."""
+    x = np.concatenate([np.arange(0.5, 40.0, 0.25), np.geomspace(40.0, 1e7, 200)])
+    expected = (x + 0.5) * np.log1p(1.0 / x) - 1.0
+    assert_allclose(stirling_remainder(x) - stirling_remainder(x + 1.0), expected, atol=3e-14)
+    assert_allclose(stirling_remainder(1.0), 1.0 - 0.5 * np.log(2.0 * np.pi), rtol=1e-14)
+    assert_allclose(stirling_remainder(1e9), 1.0 / 12e9, rtol=1e-14)

@@ -18,6 +18,7 @@ from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.models.sources.folder import read_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.log import read_log
+from tests.test_package import NO_TORCH, python
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -76,18 +77,12 @@ def test_bad_usage_is_one_line_and_code_2(run: Run, certified: Path, tmp_path: P
 
 
 def test_an_audit_without_replay_needs_no_torch(certified: Path) -> None:
-    block = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        assert name.split('.')[0] != 'torch', 'torch was imported'\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "from pathlib import Path\n"
+    python(
+        NO_TORCH + "from pathlib import Path\n"
         "from dualsmooth.engine.runs.audit import audit\n"
         "from dualsmooth.engine.data.spec import load_images\n"
         f"assert not audit(Path({str(certified)!r}), load_images('digits')).findings\n"
     )
-    subprocess.run([sys.executable, "-c", block], check=True)
 
 
 def test_what_is_on_trust_has_its_own_exit_code(

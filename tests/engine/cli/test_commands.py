@@ -482,15 +482,6 @@ def test_resume_with_a_changed_configuration_is_refused(
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
 
 
-def test_an_altered_log_line_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
-    certify(run, tiny_bundle, "--out", "a")
-    log = tmp_path / "a" / "certificates.jsonl"
-    log.write_text(log.read_text().replace('"n": 100', '"n": 101', 1))
-    code, _, err = certify(run, tiny_bundle, "--out", "a", "--resume")
-    assert code == 2
-    assert "certificates.jsonl: line 1 must be a valid certificate" in err
-
-
 def test_folders_that_cannot_be_used(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")

@@ -18,18 +18,11 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.radius.decision import decision_plan
 from dualsmooth.engine.runtime.drive import answered
 from tests.engine.conftest import STAMP
+from tests.engine.methods.test_dual import Three
 
 GRID = (0.1, 0.2, 0.3)
 BUDGET = Budget.decide(GRID, n0=100, n=20_000)
 Answers = dict[tuple[str, int], list[int]]
-
-
-class Three:
-    sigmas = (0.1, 0.2, 0.4)
-    tau = 0.5
-
-    def classifier_at(self, sigma: float) -> str:
-        return "classifier"
 
 
 def play(

@@ -4,14 +4,13 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.ledger import AlphaLedger
@@ -19,7 +18,7 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.engine.runs.audit import Audit, audit
+from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.rederive import check_disjoint
@@ -140,15 +139,6 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda r: r.update(radius=r["radius"] * (1 + 2**-52)),
         "give another radius",
     ),
-    "other class": (lambda r: r.update(predicted=(r["predicted"] + 1) % 10), "another predicted"),
-    "abstention hidden": (lambda r: r.update(abstained_at="selector"), "another abstained_at"),
-    "sigma": (lambda r: r.update(sigma=0.5), "another sigma"),
-    "interval": (lambda r: r.update(interval=[0, 2]), "another interval"),
-    "method": (lambda r: r.update(method="fixed(0.25)"), "another method"),
-    "bound": (lambda r: r["bounds"][0].update(lower=0.999), "another bounds"),
-    "level of a bound": (lambda r: r["bounds"][0].update(alpha=1e-4), "another bounds"),
-    "level in the ledger": (lambda r: r["alpha"]["levels"].update(selector=1e-4), "another alpha"),
-    "rule of the ledger": (lambda r: r["alpha"].update(rule="single"), "another alpha"),
     "a vote too many": (more_votes, "sum to 400"),
     "a negative vote": (negative_vote, "must be >= 0"),
     "a moved vote": (moved_vote, "the recorded votes give another radius"),
@@ -166,11 +156,6 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda r: r["counts"][1].update(phase="SELECT_GUESS"),
         "is used twice",
     ),
-    "draws": (lambda r: r.update(draws=r["draws"] + 1), "another draws"),
-    "seed": (lambda r: r.update(seed=1), "another seed"),
-    "bundle": (lambda r: r.update(bundle="0" * 64), "another bundle"),
-    "precision": (lambda r: r.update(precision="bf16"), "another precision"),
-    "stream": (lambda r: r.update(stream_version=2), "another stream_version"),
     "image": (lambda r: r.update(image_id=r["image_id"] + 1), "has a line already"),
     "type": (lambda r: r.update(predicted=float(r["predicted"])), "predicted must be int"),
     "field": (lambda r: r["bounds"][0].update(note="trust me"), "must have its fields"),
@@ -266,42 +251,19 @@ def test_disjoint_ranges() -> None:
             check_disjoint((draw(10, 5), draw(0, 10), overlap))
 
 
-def byte_changes(folder: Path, trials: int) -> Iterator[tuple[int, bool, Audit]]:
-    """Change single bytes of the log at random: position, whether only a time changed, audit."""
-    path = folder / "certificates.jsonl"
-    honest = path.read_bytes()
-    rng = random.Random(2026)
+@pytest.mark.parametrize("trials", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_single_byte_changes_are_found(copied: Path, trials: int) -> None:
+    """Of the log, even where its JSON means the same."""
+    path = copied / "certificates.jsonl"
+    honest, rng = path.read_bytes(), random.Random(2026)
     for _ in range(trials):
         position = rng.randrange(len(honest))
         altered = bytearray(honest)
-        altered[position] = rng.choice([b for b in range(256) if b != honest[position]])
+        altered[position] ^= rng.randrange(1, 256)
         path.write_bytes(altered)
-        yield position, meaning(bytes(altered)) == meaning(honest), audit(folder)
+        assert audit(copied).findings, position
     path.write_bytes(honest)
-
-
-def meaning(log: bytes) -> list[object] | None:
-    """The certificates of a log as JSON values; None if it is not JSON."""
-    try:
-        return [json.loads(line) for line in log.decode().split("\n") if line]
-    except ValueError:
-        return None
-
-
-def assert_every_change_is_found(folder: Path, trials: int) -> None:
-    found = [(same, bool(seen.findings)) for _, same, seen in byte_changes(folder, trials)]
-    assert all(found_it for same, found_it in found if not same)
-    assert all(found_it for _, found_it in found)  # even where JSON means the same
-    assert audit(folder).findings == []
-
-
-def test_single_byte_changes_are_found(copied: Path) -> None:
-    assert_every_change_is_found(copied, 60)
-
-
-@pytest.mark.slow
-def test_ten_thousand_single_byte_changes_are_found(copied: Path) -> None:
-    assert_every_change_is_found(copied, 10_000)
+    assert audit(copied).findings == []
 
 
 def test_a_broken_auditor_would_miss_them(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,8 +272,3 @@ def test_a_broken_auditor_would_miss_them(copied: Path, monkeypatch: pytest.Monk
     for name in ("certificates.tsv", "summary.json"):
         (copied / name).unlink()
     assert forge(copied, lambda r: r.update(radius=9.0), certified(copied)) == []
-
-
-def test_certificates_read_back_as_they_were(run: Path) -> None:
-    for line in (run / "certificates.jsonl").read_text().splitlines():
-        assert Certificate.from_json(line).to_json() == line

@@ -53,21 +53,6 @@ def test_a_certificate_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("*.part"))
 
 
-@pytest.mark.parametrize("cut", [1, 40, 200])
-def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
-    log = RunLog(tmp_path, {})
-    log.append(numbered(0))
-    log.append(numbered(1))
-    log.close()
-    path = tmp_path / "certificates.jsonl"
-    path.write_bytes(path.read_bytes()[:-cut])
-    resumed = RunLog(tmp_path, {}, resume=True)
-    assert sorted(resumed.done) == [0]
-    resumed.append(numbered(1))
-    resumed.finish({})
-    assert [c.image_id for c in read_log(tmp_path)] == [0, 1]
-
-
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
     log = RunLog(tmp_path, {})
     for image_id in range(3):
@@ -197,8 +182,3 @@ def test_a_deleted_log_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="0 certificates are on disk, because the log was"):
         log.finish({})
     log.close()
-
-
-def test_names_that_are_too_long_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="File name too long"):
-        RunLog(tmp_path / ("n" * 300), {})

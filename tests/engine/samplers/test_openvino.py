@@ -21,6 +21,7 @@ from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.kernels.cpu import noise_votes
+from tests.engine.samplers.test_agreement import SEGMENTS, segment
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
 pytestmark = pytest.mark.skipif(
@@ -68,18 +69,6 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "consensus": consensus,
     "ordered": lambda: OrderedLevels(ConvNet(5, 4, 1), [0.1, 0.2, 0.4, 0.8, 1.6], 0.3),
 }
-
-
-def segment(slot: int, sigma: float, first: int, count: int, stream: int = 2) -> Segment:
-    return Segment(slot, 100 + slot, sigma, stream, first, count)
-
-
-SEGMENTS = [
-    segment(0, 0.5, 0, 41),
-    segment(1, 0.1, 5, 1),
-    segment(2, 1.0, 7, 77, stream=18),
-    segment(0, 0.25, 0, 13, stream=3),
-]
 
 
 def sampler(network: torch.nn.Module, kind: type[Any] = CpuSampler, **options: Any) -> Any:

@@ -1,6 +1,5 @@
 """`dualsmooth train dual --data idx:DIR` on data that no recipe was made for, as they stand."""
 
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +12,15 @@ from dualsmooth.engine.models.operating_point import at_point, points_of
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train.radii import noisy_logits
 from dualsmooth.engine.train.run import train
-
-
-def write_idx(folder: Path, name: str, split: str) -> None:
-    """Digits, turned on their side and twice as large, in MNIST's layout."""
-    data = load_images("digits" if split == "t10k" else "digits:train")
-    turned = np.rot90(data.images[..., 0], axes=(1, 2)).repeat(2, 1).repeat(2, 2)
-    head = struct.pack(">IIII", 2051, *turned.shape)
-    (folder / f"{split}-images-idx3-ubyte").write_bytes(head + turned.tobytes())
-    labels = data.labels.astype(np.uint8)
-    head = struct.pack(">II", 2049, len(labels))
-    (folder / f"{split}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+from tests.engine.data.test_spec import write_idx
 
 
 @pytest.mark.slow
 def test_the_selector_varies_and_its_points_differ(tmp_path: Path) -> None:
-    for split in ("train", "t10k"):
-        write_idx(tmp_path, "digits", split)
+    for split, spec in (("train", "digits:train"), ("t10k", "digits")):
+        data = load_images(spec)  # turned on their side and twice as large
+        turned = np.rot90(data.images[..., 0], axes=(1, 2)).repeat(2, 1).repeat(2, 2)
+        write_idx(tmp_path, turned, data.labels, split)
     train("dual", f"idx:{tmp_path}", tmp_path / "bundle", progress=False)
     bundle = load_bundle(tmp_path / "bundle")
     assert list(points_of(bundle)) == ["small", "balanced", "large"]

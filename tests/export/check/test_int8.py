@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.testing import assert_array_equal
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Phase
@@ -28,6 +28,7 @@ from dualsmooth.export.deployment import INDEX, Terms, read_deployment
 from dualsmooth.export.feeds import vote_feeds
 from dualsmooth.export.graph.nodes import PIXELS
 from dualsmooth.export.write import export_bundle
+from tests.export.check.test_deployment import other_weights
 
 IMAGES = load_images("digits").images[:4]
 CALIBRATION = Calibration(load_images("digits:train").images[:32])
@@ -129,14 +130,6 @@ def test_the_check_compares_int8_with_itself(quantized: Path, wavering: Bundle) 
     assert "disagreements in 3,072 samples" in text["pairs of classifier"]
 
 
-def other_bias(model: onnx.ModelProto) -> None:
-    loop = next(node for node in model.graph.node if node.op_type == "Loop")
-    body = helper.get_node_attr_value(loop, "body")
-    bias = next(c for c in body.initializer if c.name.endswith("head.3.bias"))
-    values = numpy_helper.to_array(bias) + np.array([0.1] + [0.0] * 9, np.float32)
-    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-
-
 @pytest.mark.parametrize(
     ("file", "failing"),
     [
@@ -154,7 +147,7 @@ def test_the_check_notices_other_votes(
 ) -> None:
     shutil.copytree(quantized, tmp_path / "copy")
     model = onnx.load(tmp_path / "copy" / file)
-    other_bias(model)
+    other_weights(model)
     (tmp_path / "copy" / file).write_bytes(model.SerializeToString())
     sealed(tmp_path / "copy")
     found = check_deployment(read_deployment(tmp_path / "copy"), wavering, IMAGES, threads=1)

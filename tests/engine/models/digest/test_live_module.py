@@ -14,14 +14,10 @@ from torch.nn.utils import parametrizations, spectral_norm
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
+from tests.engine.models.digest.test_module_digest import net
 
 X = torch.linspace(-1, 1, 20).reshape(5, 1, 2, 2)
 SHIFT = torch.tensor(1.0)
-
-
-def net() -> Any:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
 
 
 class Holder(nn.Module):

@@ -1,5 +1,4 @@
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.constants import IMAGENET
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from tests.engine.data.test_spec import Attack
 
 
 def trained() -> nn.Module:
@@ -265,15 +265,6 @@ def test_torchscript_is_told_how_to_convert(tmp_path: Path) -> None:
     torch.testing.assert_close(given.build("classifier")(x), network(x))
 
 
-def test_old_file_format(tmp_path: Path) -> None:
-    """The published checkpoints are older than torch's zip format."""
-    path = tmp_path / "checkpoint.pth.tar"
-    state = {f"1.{name}": value for name, value in trained().state_dict().items()}
-    content = {"arch": "cifar_resnet20", "state_dict": state}
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-    load_bundle(path).build("classifier")
-
-
 def test_a_checkpoint_becomes_a_bundle_folder(tmp_path: Path) -> None:
     bundle = load_bundle(checkpoint(tmp_path / "checkpoint.pth.tar"))
     save_bundle(bundle, tmp_path / "bundle")
@@ -318,14 +309,6 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
         load_bundle(path)
     with pytest.raises(FileError, match=r"absent\.pth"):
         load_bundle(tmp_path / "absent.pth")
-
-
-class Attack:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (self.command,)
 
 
 def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from onnx.external_data_helper import set_external_data
 from torch import nn
 from typer.testing import CliRunner
 
+from dualsmooth.benchmarks.soak.fuzz.seeds import Bomb
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cli.app import app
@@ -277,16 +278,6 @@ def test_a_program_that_expands_out_of_proportion_is_refused(
         assert (tmp_path / name).stat().st_size < 10_000
         with pytest.raises(FileError, match="must not be a decompression bomb"):
             load_bundle(tmp_path / name)
-
-
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return (Path.touch, (self.target,))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("part", ["data/weights/model.pt", "data/constants/opaque_obj_0"])

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from dualsmooth.benchmarks.soak.fuzz.seeds import Bomb
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.capture import capture
@@ -191,16 +191,6 @@ def test_other_arguments_are_refused(
         load_pt2(planted(honest, tmp_path / "bad.pt2", change))
 
 
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.target,)
-
-
 def test_pickled_weights_and_parts_are_refused(honest: Path, tmp_path: Path) -> None:
     torch.save(Bomb(tmp_path / "ran"), payload := io.BytesIO())
 
@@ -324,13 +314,6 @@ def test_a_program_that_changes_its_weights_is_refused(honest: Path, tmp_path: P
 
     with pytest.raises(FileError, match="changes the program's own tensors"):
         load_bundle(planted(honest, tmp_path / "bad.pt2", change))
-
-
-def test_a_pipe_is_no_program(tmp_path: Path) -> None:
-    for name in ("net.pt2", "net.pth", "net.onnx"):
-        os.mkfifo(tmp_path / name)
-        with pytest.raises(FileError, match="must be a plain file; received a folder, FIFO"):
-            load_bundle(tmp_path / name)
 
 
 def test_the_command_line_refuses_in_one_line(
