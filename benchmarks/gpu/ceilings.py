@@ -91,13 +91,13 @@ def cache_rate(turn: Turn) -> dict[str, float]:
     place, block = turn.place, 4096
     blocks, passes = (2, 1) if place.tiny else (1024, 2)
     programs = 2 if place.device.type == "cpu" else 8 * _multiprocessors(place)
-    x = torch.randint(
-        -(1 << 31), (1 << 31) - 1, (block * blocks,), dtype=torch.int32, device=place.device
-    )
+    top = 1 << 17  # the interpreter adds few blocks without a carry
+    x = torch.randint(-top, top, (block * blocks,), dtype=torch.int32, device=place.device)
     out = torch.zeros(programs, dtype=torch.int32, device=place.device)
 
     def read() -> None:
-        read_kernel[(programs,)](x, out, blocks, passes, BLOCK=block, num_warps=8)
+        sizes = dict(BLOCK=block, BLOCKS=blocks, PASSES=passes)
+        read_kernel[(programs,)](x, out, **sizes, num_warps=8)
 
     read()
     truth = (int(x.long().sum()) * passes + (1 << 31)) % (1 << 32) - (1 << 31)
@@ -231,17 +231,17 @@ def items(place: Place) -> list[Item]:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def read_kernel(  # type: ignore[no-untyped-def]
-    x,  # int32 [BLOCK * blocks]
+    x,  # int32 [BLOCK * BLOCKS]
     out,  # int32 [programs]
-    blocks,
-    passes,
     BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    PASSES: tl.constexpr,
 ):
-    """Every program reads the whole buffer, past L1, `passes` times, and adds it up modulo 2^32."""
+    """Every program reads the whole buffer, past L1, PASSES times, and adds it up modulo 2^32."""
     start = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.int32)
-    for step in range(blocks * passes):
-        block = (start + step) % blocks
+    for step in range(BLOCKS * PASSES):
+        block = (start + step) % BLOCKS
         at = block * BLOCK + tl.arange(0, BLOCK)
         total += tl.load(x + at, cache_modifier=".cg")
     tl.store(out + start, tl.sum(total, axis=0))

@@ -43,7 +43,7 @@ COMMANDS = {
     "precise, two workers, audited": "certify digits-dual {few} --out {out} --budget precise"
     " --workers 2 && audit {out} --from-run --replay",
     "predict": "predict digits-dual --data digits --max 4",
-    "train": "train gaussian --data digits --max 64 --out {out} --set classifying.epochs=1",
+    "train": "train gaussian --data digits --max 64 --out {out} --set schedule.epochs=1",
     "export": "export digits-dual --out {out} --check",
     "doctor": "doctor",
 }
@@ -148,7 +148,7 @@ def type_in(line: str, turn: Turn) -> dict[str, Any]:
         few = f"--max 8 --n {500 if turn.place.tiny else 10_000}"
         for text in line.format(few=few, out=Path(folder) / "out").split(" && "):
             words = text.split()
-            if words[0] not in ("doctor", "export"):
+            if words[0] in ("certify", "predict", "train"):
                 words += ["--device", device]
             found[words[0]] = command([sys.executable, "-m", "dualsmooth", *words], turn)
             turn.keep(found)
@@ -173,7 +173,7 @@ def items(place: Place) -> list[Item]:
     small = cifar(3, place, ("fused", "onchip", "triton", "picked", "cudnn", "eager"))
     if place.tiny:
         found += [*gates(place), *(votes_item("tiny", small, b) for b in ("triton", "eager"))]
-        return [*found, _typed("predict"), _typed("decide")]
+        return [*found, *(_typed(name) for name in COMMANDS)]
     found += [votes_item("ResNet-110", deep, backend) for backend in deep.backends]
     found += gates(place, NEWEST | GATES)
     found.append(votes_item("ResNet-50", resnet50("picked"), "picked"))

@@ -47,6 +47,7 @@ def test_the_gate_notices_other_votes() -> None:
 
 
 def test_tables_have_a_line_per_point_and_the_power_of_growth(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     figures = {"draws": 10.0, "seconds": 1.0, "occupancy": 0.5, "memory_mb": 3.0}
     points = [
         figures
