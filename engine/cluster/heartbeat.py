@@ -20,6 +20,9 @@ SILENCE = 600.0
 STARTING = 1800.0
 """Seconds a worker may take to load its networks; compilers may be part of it."""
 
+AWAY = 5.0
+"""Seconds between two looks at the deadlines after which it was we who were stopped."""
+
 
 class Heartbeat:
     """A worker's end of a pipe: sends its messages and, in between, that it gets on.
@@ -60,10 +63,13 @@ class Heartbeat:
 
 
 class Deadlines:
-    """By when each worker must be heard of, in seconds of a clock."""
+    """By when each worker must be heard of, in seconds of a clock.
+
+    While nobody looks, because this process was stopped or its machine slept, nobody is late.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self._looked = clock, clock()
         self._until: dict[int, float] = {}
 
     def expect(self, worker: int, seconds: float) -> None:
@@ -76,7 +82,10 @@ class Deadlines:
 
     def overdue(self) -> list[int]:
         """Workers that should have been heard of by now."""
-        now = self._clock()
+        now, before = self._clock(), self._looked
+        self._looked = now
+        if now - before > AWAY:
+            self._until = {worker: until + now - before for worker, until in self._until.items()}
         return [worker for worker, until in self._until.items() if now > until]
 
 

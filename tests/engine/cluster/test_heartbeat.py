@@ -20,18 +20,29 @@ class Clock:
 def test_silence_is_noticed_and_rest_is_not_silence() -> None:
     clock = Clock()
     deadlines = Deadlines(clock)
-    deadlines.expect(1, 10.0)
-    deadlines.expect(2, 10.0)
-    clock.now = 10.0
+    deadlines.expect(1, 4.0)
+    deadlines.expect(2, 4.0)
+    clock.now = 4.0
     assert deadlines.overdue() == []
-    deadlines.expect(2, 10.0)
-    clock.now = 10.1
+    deadlines.expect(2, 4.0)
+    clock.now = 4.1
     assert deadlines.overdue() == [1]
     deadlines.rest(1)
     deadlines.rest(1)
     assert deadlines.overdue() == []
-    clock.now = 20.1
+    clock.now = 8.1
     assert deadlines.overdue() == [2]
+
+
+def test_nobody_is_late_while_we_were_stopped_ourselves() -> None:
+    """Ctrl-Z, a machine that sleeps: the workers were stopped as well, or nobody heard them."""
+    clock = Clock()
+    deadlines = Deadlines(clock)
+    deadlines.expect(1, 10.0)
+    for clock.now in (4.0, 3600.0, 3602.0, 3605.0):  # at 4 it had 6 left
+        assert deadlines.overdue() == []
+    clock.now = 3606.1
+    assert deadlines.overdue() == [1]
 
 
 def test_a_worker_that_runs_batches_says_so_and_one_that_hangs_does_not() -> None:
@@ -94,6 +105,7 @@ def test_actors_are_asked(answers: tuple[Any, ...], silent: bool) -> None:
     for _ in range(1 + int(heartbeat.SILENCE / heartbeat.INTERVAL)):
         assert deadlines.overdue() == []
         clock.now += heartbeat.INTERVAL
+    deadlines.overdue()
     clock.now += heartbeat.INTERVAL
     assert deadlines.overdue() == ([4] if silent else [])
     deadlines.rest(4)
