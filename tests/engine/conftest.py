@@ -17,6 +17,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
@@ -51,7 +52,7 @@ def at_most(seconds: int) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bundle(tiny_bundle: Path) -> Bundle:
-    return read_bundle(tiny_bundle)
+    return load_bundle(tiny_bundle)
 
 
 @pytest.fixture(scope="session")
