@@ -209,7 +209,8 @@ def _programs(place: Place) -> list[Item]:
         for tool in ("racecheck", "memcheck"):
             work = partial(sanitize, tool, tests)
             found.append(Item(f"{tool} {which}", work, limit=110, beside=True))
-    marked = ["-m", "gpu", "tests/engine/samplers", "tests/kernels", f"--ignore={SIZES}"]
+    marked = ["-m", "gpu", "-n", "4", "tests/engine/samplers", "tests/kernels"]
+    marked.append(f"--ignore={SIZES}")
     if place.tiny:
         marked = ["-m", "gpu", "tests/kernels/cuda/test_residual_stage.py"]
     found.append(Item("tests marked gpu", partial(pytest, marked), limit=110, beside=True))

@@ -9,7 +9,7 @@ CUDNN, POINTWISE = "cuDNN calls", "kernels: 1x1"
 KERNELS = tuple(f"kernels: {name}" for name in ("noise", "stem", "conv", "vote", "resnet"))
 GATES = dict(zip(ON_CHIP, ("cuda", "fused", "tiled", "chain"), strict=True))
 GATES = {name: f"(on-chip and {text})" for name, text in GATES.items()} | {
-    "kernels: stem": "stem",
+    "kernels: stem": "(stem and not on-chip)",
     POINTWISE: "pointwise",
     "kernels: resnet": "(resnet and not on-chip)",
     "kernels: noise": "(words or noise)",

@@ -5,11 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.expression import Expression
 
 from dualsmooth.benchmarks.gpu import __main__ as gpu
 from dualsmooth.benchmarks.gpu import child, gate, kernels, layers, processes
@@ -325,6 +327,21 @@ def test_what_is_timed_waits_for_checks_of_its_own_pass(tmp_path: Path) -> None:
     assert needed["ResNet-50's layers"] == (gate.POINTWISE, gate.CUDNN)
     checks = [i.name for i in child.items_of(1, Place(torch.device("cuda"), False, tmp_path))]
     assert gate.TILED_CONV in checks
+
+
+def named(name: str, word: str, /, **_: object) -> bool:
+    return word.lower() in name
+
+
+def test_each_check_at_real_sizes_is_of_one_gate() -> None:
+    """pytest looks for words in names whatever their case: ``stem`` is in ``StemShape``, too."""
+    pytest.importorskip("triton")
+    from tests.kernels.test_real_sizes import REAL
+
+    gates = [Expression.compile(words) for words in (gate.NEWEST | gate.GATES).values()]
+    for name in map(str.lower, REAL):
+        found = [g.evaluate(partial(named, name)) for g in gates]
+        assert sum(found) == 1, name
 
 
 @pytest.mark.parametrize("name", ["1x1 512-2048 7px", "1x1 256-512 56px, stride 2"])
