@@ -76,9 +76,10 @@ class Budget:
         radii are fixed before the votes are seen: finite, > 0, increasing. The largest one
         certified is reported.
         """
-        grid = tuple(radii) if isinstance(radii, Iterable) else ()
+        grid = tuple(radii) if isinstance(radii, Iterable) and not isinstance(radii, str) else ()
         if not grid:
-            raise ArgumentError("radii", "must hold at least one radius", radii, "such as [0.5]")
+            rule = "must be a list of at least one radius"
+            raise ArgumentError("radii", rule, radii, "such as [0.5]")
         return cls(n0, n, grid)
 
     @classmethod

@@ -37,8 +37,17 @@ class ArgumentError(DualSmoothError, ValueError):
 
     def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
         self.argument, self.rule, self.value, self.hint = argument, rule, value, hint
-        received = value if isinstance(value, str) else repr(value)
+        received = value if isinstance(value, str) and not _is_number(value) else repr(value)
         super().__init__(f"{argument} {rule}; received {received}" + (f" ({hint})" if hint else ""))
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text without its quotes would look like the number it should have been."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class FileError(DualSmoothError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from dualsmooth.engine.backends import Tried, check_backend
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import below, error_level, keep_plain, one_of, positive_integer
+from dualsmooth.engine.errors import ArgumentError
 
 NOISES = ("gaussian", "integer")
 """What is added to images: sigma z, or the exact noise of `dualsmooth.engine.noise.integer`."""
@@ -69,6 +70,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         keep_plain(self, "alpha", "seed", "attempt", "batch_size", "threads", "slots")
+        if not isinstance(self.budget, Budget):
+            hint = "such as Budget.fixed(n=10_000)"
+            raise ArgumentError("budget", "must be a Budget", repr(self.budget), hint)
         error_level("alpha", self.alpha)
         for name, stop in (("seed", 1 << 64), ("attempt", 1 << 16)):
             below(name, getattr(self, name), stop)

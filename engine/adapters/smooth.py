@@ -1,5 +1,6 @@
 """The interface of Cohen et al.'s code: one classifier, one input, CERTIFY and PREDICT."""
 
+import warnings
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Result = TypeVar("Result")
+_NORMALIZED = 32.0
+"""Inputs that were normalized, whatever their mean and deviation, stay below."""
 
 
 class Smooth:
@@ -37,6 +40,9 @@ class Smooth:
         Noise standard deviation in input units.
     seed : int
         Noise seed. Every call draws fresh noise (the call number is the image id).
+
+    Inputs may be normalized: noise and radii are in their units. Where they look like pixels of
+    0 .. 255 beside a small sigma, a warning says so.
 
     Raises
     ------
@@ -62,6 +68,10 @@ class Smooth:
         self.base_classifier, self.num_classes = base_classifier, int(num_classes)
         self.sigma, self.seed, self._calls = positive("sigma", sigma), Settings(seed=seed).seed, 0
         self._built: tuple[str, nn.Module] | None = None
+
+    def __repr__(self) -> str:
+        network = type(self.base_classifier).__name__
+        return f"Smooth({network}, num_classes={self.num_classes}, sigma={self.sigma:g})"
 
     def certify(
         self,
@@ -129,6 +139,9 @@ class Smooth:
         from dualsmooth.engine.samplers.classifier import as_image
 
         image, shape = as_image(x)
+        if (most := abs(image).max()) > _NORMALIZED and self.sigma < 2.0:
+            said = f"x reaches {most:g}, and sigma is {self.sigma:g} in its units"
+            warnings.warn(f"{said}: pixels of 0 .. 255 are to be divided by 255", stacklevel=3)
         sampler = make_sampler(
             {OneNetwork.name: self._network(shape)},
             {OneNetwork.name: self.num_classes},

@@ -51,6 +51,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"ImageSet({self.name}: {len(self):,} images of {shape})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (height, width, channels) of one image."""

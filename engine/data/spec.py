@@ -172,6 +172,8 @@ def check_classes(data: ImageSet, count: int, model: str) -> None:
 
 def parse_spec(spec: str) -> tuple[str, str, str]:
     """Kind, place and split of a SPEC; ArgumentError if it is none."""
+    if not isinstance(spec, str):
+        raise ArgumentError("data", "must be a SPEC, a text", spec, "one of " + _forms())
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
         path = f"npz:{spec}" if spec.endswith(".npz") else f"folder:{spec}"

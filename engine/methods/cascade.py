@@ -35,7 +35,7 @@ from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import Networks
+from dualsmooth.engine.models.network import Networks, check_networks
 from dualsmooth.engine.radius.gaussian import margin_radius
 
 
@@ -55,6 +55,7 @@ class CascadeSmoothing(Method):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        check_networks(self.networks)
         if not 0.5 <= self.threshold < 1.0:
             raise ArgumentError("threshold", "must be in [0.5, 1)", self.threshold)
         if not 0 < len(self.networks.sigmas) <= LEVELS:

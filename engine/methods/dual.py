@@ -51,7 +51,7 @@ from dualsmooth.engine.methods.routing import (
 from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.joint import joint_level, with_joint_votes
-from dualsmooth.engine.models.network import Networks
+from dualsmooth.engine.models.network import Networks, check_networks
 from dualsmooth.engine.models.operating_point import at_point
 
 RULES = {"median": ("interval", "point"), "plurality": ("point",)}
@@ -87,6 +87,7 @@ class DualSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
+        check_networks(self.networks)
         routings = RULES[one_of("selector_rule", self.selector_rule, tuple(RULES))]
         if self.routing is None:
             object.__setattr__(self, "routing", routings[0])

@@ -31,7 +31,7 @@ from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
 from dualsmooth.engine.methods.options import Options
 from dualsmooth.engine.methods.votes import class_radius, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import Networks
+from dualsmooth.engine.models.network import Networks, check_networks
 
 RunnerUp = Annotated[
     bool, "bound the strongest rival too; certifies classes below half of the votes"
@@ -59,6 +59,7 @@ class FixedSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
+        check_networks(self.networks)
         keep_plain(self, "sigma")
         positive("sigma", self.sigma)
         self.networks.classifier_at(self.sigma)

@@ -42,7 +42,7 @@ from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.methods.search import make_search
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import Networks
+from dualsmooth.engine.models.network import Networks, check_networks
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class AnchorSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
+        check_networks(self.networks)
         for sigma in self.anchors.levels:
             self.networks.classifier_at(sigma)
 

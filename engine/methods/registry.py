@@ -51,7 +51,9 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
         if name in given and method not in owners:
             rule = f"belongs to --method {' or '.join(owners)}"
             hint = "the selector picks the noise level of dual" if name == "sigma" else ""
-            raise ArgumentError(name, rule, str(given[name]), hint)
+            value = given[name]
+            received = value if isinstance(value, int | float) else str(value)
+            raise ArgumentError(name, rule, received, hint)
     return METHODS[method](**given).build(bundle)
 
 

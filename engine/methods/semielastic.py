@@ -34,7 +34,7 @@ from dualsmooth.engine.methods.options import Given, Options, Recorded, check_sa
 from dualsmooth.engine.methods.regions.neighbours import NeighbourNoise, describe
 from dualsmooth.engine.methods.votes import event_bound, majority_class, top_class
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import CommonNetworks
+from dualsmooth.engine.models.network import CommonNetworks, check_networks
 from dualsmooth.engine.radius.two_scale import SCALE_ERROR, noise_scale, semielastic_radius
 
 
@@ -55,6 +55,7 @@ class SemielasticSmoothing(Method):
     needs_image = True
 
     def __post_init__(self) -> None:
+        check_networks(self.networks)
         self.networks.common_classifier()
 
     @property

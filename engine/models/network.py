@@ -148,6 +148,13 @@ class Networks(Protocol):
         """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
 
 
+def check_networks(networks: object) -> None:
+    """Raise `ArgumentError` for what is no bundle, such as the name of one."""
+    if not hasattr(networks, "classifier_at"):
+        rule = "must be a bundle, such as load_bundle('digits-dual')"
+        raise ArgumentError("networks", rule, repr(networks))
+
+
 class CommonNetworks(Networks, Protocol):
     """Networks for methods that compare noise levels: the same classifier at all of them."""
 

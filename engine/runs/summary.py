@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.runs.limits import sides
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -103,11 +104,17 @@ class Summary:
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy at a radius, in [0, 1]."""
-        return self.certified[radius] / max(1, self.images)
+        return self._certified_at(radius) / max(1, self.images)
 
     def interval(self, radius: float) -> tuple[float, float]:
         """95 % Clopper-Pearson interval of the accuracy on images drawn like these."""
-        return share_interval(self.certified[radius], self.images)
+        return share_interval(self._certified_at(radius), self.images)
+
+    def _certified_at(self, radius: float) -> int:
+        if radius not in self.certified:
+            rule = f"must be one of {', '.join(f'{known:g}' for known in self.certified)}"
+            raise ArgumentError("radius", rule, radius, "others by summary([RADIUS, ..])")
+        return self.certified[radius]
 
     def to_dict(self) -> dict[str, Any]:
         """As written to ``summary.json``."""

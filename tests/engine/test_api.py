@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+import dualsmooth as ds
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
@@ -156,10 +159,31 @@ def test_bad_arguments(bundle: Bundle, change: dict[str, object], argument: str)
 
 
 def test_what_is_no_list_and_no_name_is_refused_in_words() -> None:
-    with pytest.raises(ArgumentError, match=r"radii must hold at least one radius; received 0.5"):
+    with pytest.raises(ArgumentError, match=r"radii must be a list of .*; received 0.5"):
         Budget.decide(0.5)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="bundle must be a name or a path; received NoneType"):
         load_bundle(None)  # type: ignore[arg-type]
+
+
+def test_what_was_meant_otherwise_is_refused_early(bundle: Bundle) -> None:
+    images = load_images("digits").images[:1]
+    with pytest.raises(ArgumentError, match=r"n must be an integer in .*; received '100'$"):
+        ds.certify(bundle, images, n="100")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"alpha must be a real number; received '0.1'"):
+        ds.certify(bundle, images, alpha="0.1")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"radii must be a list of .*; received '0.25'"):
+        Budget.decide("0.25")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"budget must be a Budget; received 'x'"):
+        Settings(budget="x")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"data must be a SPEC, a text; received 5"):
+        load_images(5)  # type: ignore[arg-type]
+    methods: list[Any] = [DualSmoothing, partial(FixedSmoothing, sigma=0.25), CascadeSmoothing]
+    for method in methods:
+        with pytest.raises(ArgumentError, match=r"networks must be a bundle.*'digits-dual'$"):
+            method("digits-dual")
+    summary = ds.certify(bundle, images, n=100, progress=False).summary()
+    with pytest.raises(ArgumentError, match=r"radius must be one of 0, 0.25, .*; received 0.3"):
+        summary.accuracy(0.3)
 
 
 def test_numbers_of_numpy_are_numbers(bundle: Bundle) -> None:

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -180,3 +181,13 @@ def test_training_parts_are_put_into_evaluation_mode() -> None:
     network = torch.nn.Sequential(torch.nn.Dropout(0.9), HalfSpace(-0.5)).train()
     assert Smooth(network, 3, 0.5).certify(IMAGE, 20, 300, 0.01, 100)[0] == 1
     assert not network.training
+
+
+def test_pixels_up_to_255_beside_a_small_sigma_are_warned_of() -> None:
+    pixels = torch.tensor([0.0, 255.0])
+    with pytest.warns(UserWarning, match=r"x reaches 255, and sigma is 0\.25 .* divided by 255"):
+        Smooth(HalfSpace(-0.5), 3, 0.25).predict(pixels, 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Smooth(HalfSpace(-0.5), 3, 0.25).predict((pixels / 255 - 0.5) / 0.05, 50)
+        Smooth(HalfSpace(-0.5), 3, 64.0).predict(pixels, 50)

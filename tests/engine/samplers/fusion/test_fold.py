@@ -149,5 +149,5 @@ def test_untraceable_and_plain_modules_come_back_unchanged() -> None:
 def test_training_mode_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     net[1].train()
-    with pytest.raises(ArgumentError, match="eval mode; received 1"):
+    with pytest.raises(ArgumentError, match="eval mode; received '1'"):
         fold_batch_norm(net)
