@@ -78,8 +78,7 @@ class Budget:
         """
         grid = tuple(radii) if isinstance(radii, Iterable) and not isinstance(radii, str) else ()
         if not grid:
-            rule = "must be a list of at least one radius"
-            raise ArgumentError("radii", rule, radii, "such as [0.5]")
+            raise ArgumentError("radii", "must be a list of radii", radii, "such as [0.5]")
         return cls(n0, n, grid)
 
     @classmethod

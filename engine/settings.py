@@ -71,8 +71,7 @@ class Settings:
     def __post_init__(self) -> None:
         keep_plain(self, "alpha", "seed", "attempt", "batch_size", "threads", "slots")
         if not isinstance(self.budget, Budget):
-            hint = "such as Budget.fixed(n=10_000)"
-            raise ArgumentError("budget", "must be a Budget", repr(self.budget), hint)
+            raise ArgumentError("budget", "must be a Budget", repr(self.budget), "Budget.fixed()")
         error_level("alpha", self.alpha)
         for name, stop in (("seed", 1 << 64), ("attempt", 1 << 16)):
             below(name, getattr(self, name), stop)

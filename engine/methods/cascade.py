@@ -55,10 +55,9 @@ class CascadeSmoothing(Method):
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        check_networks(self.networks)
         if not 0.5 <= self.threshold < 1.0:
             raise ArgumentError("threshold", "must be in [0.5, 1)", self.threshold)
-        if not 0 < len(self.networks.sigmas) <= LEVELS:
+        if not 0 < len(check_networks(self.networks).sigmas) <= LEVELS:
             rule = f"must be a bundle with 1 to {LEVELS} noise levels"
             raise ArgumentError("bundle", rule, len(self.networks.sigmas))
         for sigma in self.networks.sigmas:

@@ -87,14 +87,13 @@ class DualSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
-        check_networks(self.networks)
         routings = RULES[one_of("selector_rule", self.selector_rule, tuple(RULES))]
         if self.routing is None:
             object.__setattr__(self, "routing", routings[0])
         if self.routing not in routings:
             rule = f"must be one of {', '.join(routings)} with selector_rule={self.selector_rule}"
             raise ArgumentError("routing", rule, self.routing)
-        if self.networks.tau is None or not self.networks.sigmas:
+        if check_networks(self.networks).tau is None or not self.networks.sigmas:
             rule = "must have a selector, tau and sigmas"
             raise ArgumentError("bundle", rule, "none", "use the fixed method")
         positive("tau", self.networks.tau)

@@ -59,10 +59,9 @@ class FixedSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
-        check_networks(self.networks)
         keep_plain(self, "sigma")
         positive("sigma", self.sigma)
-        self.networks.classifier_at(self.sigma)
+        check_networks(self.networks).classifier_at(self.sigma)
 
     @property
     def name(self) -> str:

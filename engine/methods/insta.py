@@ -63,9 +63,8 @@ class AnchorSmoothing(Method):
     budgets = KINDS
 
     def __post_init__(self) -> None:
-        check_networks(self.networks)
         for sigma in self.anchors.levels:
-            self.networks.classifier_at(sigma)
+            check_networks(self.networks).classifier_at(sigma)
 
     @property
     def name(self) -> str:

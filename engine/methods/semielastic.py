@@ -55,8 +55,7 @@ class SemielasticSmoothing(Method):
     needs_image = True
 
     def __post_init__(self) -> None:
-        check_networks(self.networks)
-        self.networks.common_classifier()
+        check_networks(self.networks).common_classifier()
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,9 @@ def check_digested(networks: Mapping[str, Network], argument: str) -> None:
             )
 
 
+Named = TypeVar("Named")
+
+
 class Networks(Protocol):
     """Names of the networks and the noise levels they belong to."""
 
@@ -148,11 +151,12 @@ class Networks(Protocol):
         """Name of the classifier used at sigma; raises `ArgumentError` if there is none."""
 
 
-def check_networks(networks: object) -> None:
-    """Raise `ArgumentError` for what is no bundle, such as the name of one."""
+def check_networks(networks: Named) -> Named:
+    """What was given, or `ArgumentError` if it is no bundle: the name of one, for example."""
     if not hasattr(networks, "classifier_at"):
         rule = "must be a bundle, such as load_bundle('digits-dual')"
         raise ArgumentError("networks", rule, repr(networks))
+    return networks
 
 
 class CommonNetworks(Networks, Protocol):

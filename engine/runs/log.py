@@ -32,9 +32,8 @@ class RunLog:
     The configuration is everything that decides them and must be equal on ``resume``; ``about`` is
     told beside it; ``fresh`` replaces a run. A run of the configuration ``grown`` goes on with this
     one: its tables go, and certificates of fewer votes are set aside. A `FileError` if the folder
-    holds something else, holds a run and neither option is given, holds one with another
-    configuration or begun with other arithmetic, is corrupt, cannot be written, or another process
-    writes to it.
+    holds something else, a run and neither option is given, one with another configuration or
+    begun with other arithmetic, is corrupt, cannot be written, or another process writes to it.
     """
 
     def __init__(
@@ -60,9 +59,7 @@ class RunLog:
         except OSError as error:
             raise unwritable(folder, error) from error
 
-    def _open(
-        self, configuration: dict[str, Any], fresh: bool, grown: dict[str, Any] | None
-    ) -> None:
+    def _open(self, chosen: dict[str, Any], fresh: bool, grown: dict[str, Any] | None) -> None:
         here = self.folder / RUN
         if fresh and here.exists():
             check_ours(here)
@@ -70,15 +67,15 @@ class RunLog:
             for name in (LOG, TABLE, SUMMARY, EARLIER):
                 (self.folder / name).unlink(missing_ok=True)
         if here.exists() and not fresh:
-            check_resumed(self.folder, grown or configuration)
+            check_resumed(self.folder, grown or chosen)
         if grown:
             for name in (TABLE, SUMMARY):
                 (self.folder / name).unlink(missing_ok=True)
-            if grown["n"] != configuration["n"]:
+            if grown["n"] != chosen["n"]:
                 AppendFile(self.folder / LOG).close()
                 (self.folder / LOG).replace(self.folder / EARLIER)
         if fresh or grown or not here.exists():
-            write_json(here, begun(configuration, self._about, self.folder if grown else None))
+            write_json(here, begun(chosen, self._about, self.folder if grown else None))
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
         self._log = AppendFile(self.folder / LOG)
 
