@@ -84,6 +84,12 @@ def gap(got: torch.Tensor, truth: torch.Tensor) -> float:
     return float((got - truth).abs().max() / truth.abs().max())
 
 
+def normals(device: torch.device, seed: int) -> Callable[..., torch.Tensor]:
+    """Standard normals of any size, one after another."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda *sizes: torch.randn(sizes, generator=generator, device=device)
+
+
 def check_words(device: torch.device, rows: int, blocks: int) -> None:
     """Words on the device, which the other checks take for the truth, against NumPy."""
     packed = rows_of(rows, 1, 1.0, device)
@@ -144,11 +150,7 @@ def check_stem(device: torch.device, shape: StemShape, batch: int) -> None:
 
 def check_conv(device: torch.device, cin: int, cout: int, size: int, batch: int) -> None:
     """Plain and residual (or strided projection) form against torch in float32 (no TF32)."""
-    generator, dtype = torch.Generator(device).manual_seed(2), compute_dtype(device)
-
-    def normal(*sizes: int) -> torch.Tensor:
-        return torch.randn(sizes, generator=generator, device=device)
-
+    normal, dtype = normals(device, 2), compute_dtype(device)
     stride = 1 if cin == cout else 2
     x = normal(batch, size, size, cin).to(dtype)
     first = (normal(3, 3, cin, cout) / math.sqrt(9 * cin)).to(dtype)
@@ -166,11 +168,7 @@ def check_conv(device: torch.device, cin: int, cout: int, size: int, batch: int)
 
 def check_pointwise(device: torch.device, cin: int, cout: int, size: int, batch: int) -> None:
     """Every launch choice, with and without shortcut and stride, against float32; one in bits."""
-    generator, dtype = torch.Generator(device).manual_seed(6), compute_dtype(device)
-
-    def normal(*sizes: int) -> torch.Tensor:
-        return torch.randn(sizes, generator=generator, device=device)
-
+    normal, dtype = normals(device, 6), compute_dtype(device)
     x, weight = normal(batch, size, size, cin).to(dtype), (normal(cin, cout) / cin**0.5).to(dtype)
     bias, half = normal(cout), (size + 1) // 2
     shortcut = normal(batch, size, size, cout).to(dtype)
@@ -273,11 +271,7 @@ def check_cudnn(device: torch.device, cin: int, cout: int, size: int, batch: int
 
     PyTorch hands cuDNN the unwritten output as a summand of weight 0 where there is no shortcut.
     """
-    generator, dtype = torch.Generator(device).manual_seed(5), compute_dtype(device)
-
-    def normal(*sizes: int) -> torch.Tensor:
-        return torch.randn(sizes, generator=generator, device=device)
-
+    normal, dtype = normals(device, 5), compute_dtype(device)
     stride = 1 if cin == cout else 2
     x = normal(batch, size, size, cin).to(dtype)
     weight = (normal(3, 3, cin, cout) / math.sqrt(9 * cin)).to(dtype)

@@ -134,30 +134,6 @@ def test_another_seed_changes_votes(run: Run, tiny_bundle: Path, tmp_path: Path)
     assert not same_results(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"predicted": 3, "rad'])
-def test_resume_ends_with_the_same_files(
-    run: Run, tiny_bundle: Path, tmp_path: Path, torn: bytes
-) -> None:
-    certify(run, tiny_bundle, "--out", "whole")
-    certify(run, tiny_bundle, "--out", "killed")
-    killed = tmp_path / "killed" / "certificates.jsonl"
-    lines = killed.read_bytes().splitlines(keepends=True)
-    killed.write_bytes(b"".join(lines[7:9]) + torn)
-    for name in ("certificates.tsv", "summary.json"):
-        (tmp_path / "killed" / name).unlink()
-    code, _, _ = certify(run, tiny_bundle, "--out", "killed", "--resume")
-    assert code == 0
-    assert same_results(tmp_path / "whole", tmp_path / "killed")
-    first, second = (
-        [
-            row.rsplit("\t", 1)[0]
-            for row in (tmp_path / name / "certificates.tsv").read_text().splitlines()
-        ]
-        for name in ("whole", "killed")
-    )
-    assert first == second
-
-
 def test_fresh_replaces_and_neither_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     certify(run, tiny_bundle, "--out", "a")
     before = log_lines(tmp_path / "a")

@@ -161,17 +161,9 @@ class Place(ConvNet):
         return super().forward(x) + 1e-3 * torch.arange(len(x))[:, None]
 
 
-@pytest.mark.parametrize(
-    ("network", "rule"),
-    [
-        (BatchStatistics, "m: a row's logits must not depend on the other rows"),
-        (Place, "m: a row's logits must not depend on the other rows"),
-    ],
-)
-def test_networks_whose_rows_depend_on_each_other_are_refused(
-    network: type[ConvNet], rule: str
-) -> None:
-    with pytest.raises(SamplerError, match=f"^{rule}"):
+@pytest.mark.parametrize("network", [BatchStatistics, Place])
+def test_networks_whose_rows_depend_on_each_other_are_refused(network: type[ConvNet]) -> None:
+    with pytest.raises(SamplerError, match=r"^m: a row's logits must not depend on the other "):
         sampler(network())
 
 
