@@ -88,7 +88,7 @@ def test_an_error_at_any_call_stops_the_run_and_it_resumes(
     ("error", "code", "line"),
     [
         (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "x: must be readable"),
-        (OSError(errno.EIO, "Input/output error", "x\x1b"), 3, "[Errno 5] Input/output error: 'x"),
+        (OSError(errno.EIO, "Input/output error", "x\x1b"), 3, "x\\x1b: Input/output error"),
         (MemoryError(), 3, "out of memory"),
         (BrokenPipeError(), 3, ""),
         (KeyboardInterrupt(), 130, "interrupted"),
