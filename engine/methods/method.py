@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.checks import check_votes, error_level
-from dualsmooth.engine.draws import Counts, Draw, Phase, Prediction
+from dualsmooth.engine.draws import LEVELS, Counts, Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.models.network import Networks
@@ -109,6 +109,6 @@ class Method(ABC):
 
         The level's index makes bundles share votes between runs of fixed and of other methods.
         """
-        sigmas = self.networks.sigmas
+        sigmas = self.networks.sigmas[:LEVELS]  # a method of one level may have a later one
         level = sigmas.index(sigma) if sigma in sigmas else 0
         return Draw(self.networks.classifier_at(sigma), sigma, phase, first, count, level)

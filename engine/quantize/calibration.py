@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.spec import load_images, named_or_digits
-from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.draws import LEVELS, Draw, Phase
 from dualsmooth.engine.images import check_pixels, unit_float
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.noise.stream import standard_normal
@@ -47,7 +47,7 @@ class Calibration:
     def batches(self, sigmas: tuple[float, ...], rows: int) -> Iterator[NDArray[np.float32]]:
         """Every image once with the noise of every level, as batches of a network."""
         for level, sigma in enumerate(sigmas):
-            stream = Draw("", sigma, Phase.CALIBRATE, 0, 1, level).stream
+            stream = Draw("", sigma, Phase.CALIBRATE, 0, 1, level % LEVELS).stream
             for first in range(0, len(self.images), rows):
                 noisy = [
                     unit_float(image)

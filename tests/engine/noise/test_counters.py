@@ -1,5 +1,6 @@
 """No two values of a run share a counter: what was asked for can be read off counter and lane."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.draws import LEVELS, STREAM_VERSION, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.methods.cascade import CascadeSmoothing
+from dualsmooth.engine.methods.dual import DualSmoothing
+from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.variational import VariationalSmoothing
 from dualsmooth.engine.noise import stream
 from dualsmooth.engine.noise.integer import integer_noise
 from dualsmooth.engine.noise.stream import blocks_per_image, standard_normal
@@ -101,6 +106,21 @@ def test_images_without_counters_of_their_own_are_refused(
     assert blocks_per_image((1 << 20, 1 << 12, 3)) == 1 << 32
     with pytest.raises(ArgumentError, match=rf"^shape must .*{rule}"):
         standard_normal(0, 0, 0, [0], shape)
+
+
+def test_bundles_of_more_levels_than_have_counters() -> None:
+    """One level needs none of its own; several would read the same noise for two bounds."""
+    sigmas = tuple(0.05 * (level + 1) for level in range(LEVELS + 4))
+    scene: Any = SimpleNamespace(tau=1.0, sigmas=sigmas, classifier_at=lambda _: "classifier")
+    found = [FixedSmoothing(scene, s).classify(Phase.CLASS_ESTIMATE, s, 1).level for s in sigmas]
+    assert found == [*range(LEVELS), 0, 0, 0, 0]
+    for method in (DualSmoothing, VariationalSmoothing, CascadeSmoothing):
+        with pytest.raises(ArgumentError, match="16"):
+            method(scene)
+    networks = SimpleNamespace(**(vars(scene) | {"sigmas": sigmas[:LEVELS]}))
+    for several in (DualSmoothing(networks), CascadeSmoothing(networks)):
+        draws = [several.classify(Phase.CLASS_ESTIMATE, s, 1) for s in networks.sigmas]
+        assert len({draw.stream for draw in draws}) == LEVELS
 
 
 def test_ids_between_two_are_refused_and_any_kind_of_integer_is_one() -> None:
