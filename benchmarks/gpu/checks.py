@@ -44,7 +44,7 @@ COMMANDS = {
     " --workers 2 && audit {out} --from-run --replay",
     "predict": "predict digits-dual --data digits --max 4",
     "train": "train gaussian --data digits --max 64 --out {out} --set schedule.epochs=1",
-    "export": "export digits-dual --out {out} --check",
+    "export": "export digits-dual --out {out} --check --images 8",
     "doctor": "doctor",
 }
 """What a user types, one after the other where there is ``&&``."""
