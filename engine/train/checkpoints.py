@@ -160,7 +160,16 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
     if not isinstance(stored, dict):
         raise FileError(folder / RECIPE, "must be the record of a training run", "another")
     if stored != configuration:
-        changed = sorted(
-            k for k in {*stored, *configuration} if stored.get(k) != configuration.get(k)
-        )
-        raise FileError(folder / RECIPE, "must be the same recipe to resume", ", ".join(changed))
+        before, now = dict(_leaves(stored)), dict(_leaves(configuration))
+        keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        changed = "; ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys[:4])
+        raise FileError(folder / RECIPE, "must be the same recipe to resume", changed)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a record by their paths, such as ``recipe.schedule.epochs``."""
+    if not isinstance(value, dict | list) or not value:
+        yield path.removeprefix("."), value
+        return
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(part, f"{path}.{key}")
