@@ -1,9 +1,10 @@
 """Where every network comes in: what may be certified, and what is refused with one line."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import nullcontext
 from time import thread_time
+from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,8 +13,9 @@ from torch import nn
 
 from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
-from dualsmooth.engine.models.hidden_state import kept_state, reached
-from dualsmooth.engine.models.outside import LEFT, Outside, unseen_clock
+from dualsmooth.engine.models.digest.live_module import covered_code
+from dualsmooth.engine.models.hidden_state import kept_state
+from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
@@ -63,6 +65,7 @@ def admitted(
     state = (input_shape, () if trial.known else kept_state(module))
     if tried != state or outputs not in (None, found):
         (trial.first_pass if trial.known else trial.run)()
+        trial.check_covered(covered_code(getattr(owner, "weights", None)))
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
@@ -114,12 +117,18 @@ class _Trial:
         try:
             self._compare()
         except FileError:
-            if not self._outside.taken():
+            if not self._outside.taken(self.module):
                 raise
-        named = filter(None, map(unseen_clock, reached(self.module)))
-        if taken := [*self._outside.taken(), *named]:
-            rule = "must not draw random numbers or read a clock"
+        if taken := self._outside.taken(self.module):
+            rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], "noise, dropout and augmentation")
+
+    def check_covered(self, covered: Set[CodeType] | None) -> None:
+        """Refuse a network that runs other code than its digest covers."""
+        if others := [] if covered is None else self._outside.others(covered):
+            hint = "name such functions in its own code, or leave the operator out"
+            rule = f"{self._role} must run no code that its digest does not cover"
+            raise FileError(self._origin, rule, others[0], hint)
 
     def _compare(self) -> None:
         fresh = _copy(self.module)

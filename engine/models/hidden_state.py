@@ -2,11 +2,12 @@
 
 import gc
 import hashlib
+import logging
 import pickle
 import random
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextvars import ContextVar
 from functools import cached_property
 from types import (
@@ -34,6 +35,7 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torc
 _PAUSED = {GeneratorType: ("gi", "yieldfrom"), CoroutineType: ("cr", "await")}
 _PAUSED |= {AsyncGeneratorType: ("ag", "await")}
 _LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
+_OF_LOGGING = ("parent", "handlers", "manager", "_cache", "root")
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 
@@ -43,15 +45,27 @@ def kept_state(root: object) -> tuple[Any, ...]:
 
     Two results of one network differ if a pass between changed anything of it.
     """
-    return tuple(plain for plain, _ in _walk(root))
+    return tuple(plain for plain, _ in _walk(root, _parts))
 
 
-def reached(root: object) -> Iterator[object]:
-    """The objects behind which `kept_state` looks."""
-    return (value for _, value in _walk(root) if value is not None)
+def held(root: object, ran: Collection[CodeType]) -> Iterator[object]:
+    """Objects that a network holds where code that ran may find them, its globals aside."""
+    named = {name for code in ran for name in (*code.co_names, *code.co_consts)}
+
+    def parts(value: Any) -> list[Any]:
+        if isinstance(value, FunctionType):
+            return _held_by(value) if value.__code__ in ran else []
+        if isinstance(value, type):
+            return [part for base in value.__mro__ for n, part in vars(base).items() if n in named]
+        found = _parts(value)
+        if found and isinstance(getattr(value, "__dict__", None), dict) and type(found[0]) is dict:
+            found[0] = [part for name, part in found[0].items() if name in named]
+        return found
+
+    return (value for _, value in _walk(root, parts) if value is not None)
 
 
-def _walk(root: object) -> Iterator[tuple[Any, object]]:
+def _walk(root: object, parts: Callable[[Any], list[Any]]) -> Iterator[tuple[Any, object]]:
     waiting, seen = deque([root]), dict[int, object]()  # held, so that no address comes twice
     while waiting and len(seen) < MOST:
         value = waiting.popleft()
@@ -62,7 +76,7 @@ def _walk(root: object) -> Iterator[tuple[Any, object]]:
         elif id(value) not in seen and not isinstance(value, ModuleType):
             seen[id(value)] = value
             yield type(value).__qualname__, value
-            waiting.extend(_parts(value))
+            waiting.extend(parts(value))
 
 
 def _plain(value: object) -> Any:
@@ -110,7 +124,7 @@ def _parts(value: Any) -> list[object]:
         return [] if value == CellType() else [value.cell_contents]
     if isinstance(value, FunctionType):
         read = [] if _is_library(value) else [value.__code__, *_globals(value)]
-        return [*(value.__closure__ or ()), value.__defaults__, vars(value), *read]
+        return [*_held_by(value), *read]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_consts]
     if type(value) in _PAUSED:
@@ -123,6 +137,8 @@ def _parts(value: Any) -> list[object]:
         texts = (part.encode() if isinstance(part, str) else part for part in script_parts(value))
         hooks = [vars(part).get(name) for part in value.modules() for name in HOOKS]
         return [*map(_sum, texts), *hooks]
+    if isinstance(value, logging.Logger):  # what it tells others is theirs
+        return [{k: v for k, v in vars(value).items() if k not in _OF_LOGGING}]
     if isinstance(value, ContextVar):
         return [value.get(None)]
     if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise
@@ -146,6 +162,11 @@ def _parts(value: Any) -> list[object]:
         kept |= {name: _found_out(value, name) for name in later}
         kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
     return [kept, held, type(value), *_reduced(value)]
+
+
+def _held_by(function: FunctionType) -> list[object]:
+    defaults = [function.__defaults__, function.__kwdefaults__]
+    return [*(function.__closure__ or ()), *defaults, vars(function)]
 
 
 def _own_of_class(kind: type) -> dict[str, object]:

@@ -1,30 +1,61 @@
-"""What a network may not read: random numbers, clocks and the system's entropy."""
+"""What a network may not ask: chance, clocks, the system, and how the interpreter fares.
 
+A pass is a function of its images if it calls nothing but what computes from what it is given. So
+it is watched for what asks of others, by who answers rather than by lists of questions: modules of
+C that stand for the system, Python's own audit events, operators that draw, memory that nobody
+filled. C code called by C code is not seen: what could be called so, as the network holds it or its
+code names it, is judged instead. And code that runs must be code that the digest is about.
+"""
+
+import _random
 import cProfile
+import ctypes
 import gc
+import io
 import os
 import random
 import re
 import sys
 import threading
-import time
+from collections.abc import Iterator, Set
 from datetime import date
-from functools import cache, partial
-from types import FrameType
+from functools import cache
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_OUTSIDE = set(
-    """urandom getrandom Random.seed Generator.seed Generator.initial_seed generate_time_safe times
-    getrusage getloadavg getpid""".split()
+from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN, owner_of, values_of
+from dualsmooth.engine.models.hidden_state import held
+
+_SYSTEM = set(
+    """time posix nt _socket select resource _locale _signal _posixsubprocess _posixshmem
+    _multiprocessing _uuid fcntl pwd grp mmap _winapi winreg""".split()
 )
-"""Functions in C that read the system's random numbers, seeds, ids and uses of time."""
+"""Modules of C that stand for the system."""
+_COMPUTES = {"sleep", "fspath", "strerror", "localeconv_"}
+_INSIDE = re.compile(
+    r"(sys|gc)\.get\w+|_thread\.(get\w+|_count)|(builtins\.)?(id|hash)|(\w+\.)?_?data_ptr"
+)
+"""What tells how a process fares, and memory of NumPy: PyTorch asks, networks may not."""
+_CHANCE = re.compile(r"urandom|generate_time_safe|Generator\.(seed|initial_seed|get_state)")
+_SILENT = re.compile(
+    r"import|exec|compile|code\b|object\b|function\b|marshal|pickle|array|cpython|_thread|time"
+    r"|sys\.(exc|unr|_getframe)|builtins|ctypes\.(cdata|addressof)|gc\."
+)
+"""Audit events of code that is loaded, and those that are seen as calls."""
+_LOADS = re.compile(
+    r"torch\._dynamo\.convert_frame$|importlib\._bootstrap|linecache$|torch\.utils\.checkpoint$|tqdm\b"
+)
+_WAITS = re.compile(r"threading$|queue$|concurrent\.")
+_TELLS = {"debug", "info", "warning", "error", "critical", "exception", "log", "warn"}
+"""Of logging; nothing comes back from these."""
+_SEEN = (FunctionType, BuiltinFunctionType, MethodType)
+_UNSEEN = (np.empty, np.empty_like, np.ndarray, np.datetime64, _random.Random)
+"""What profiles see calls of; and what asks, where they do not."""
 _NOW = {"now", "utcnow", "today"}
-_FILES = re.compile(r"/dev/(\w*random|rtc|hwrng)|/proc/(uptime|loadavg|stat|sys/kernel/random)")
-"""Files of the system that are random numbers or clocks."""
 _aten = torch.ops.aten
 _UNFILLED = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.empty_permuted}
 _UNFILLED |= {_aten.new_empty, _aten.new_empty_strided, _aten.resize_}
@@ -34,7 +65,7 @@ _WATCHING = list["Outside"]()
 
 
 class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes who takes random numbers or the time: operators, generators, clocks, the system.
+    """Notes what a pass asks of others, and the code that it runs.
 
     Memory that operators leave as it was is filled with ``left``.
     """
@@ -43,6 +74,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._found: list[str] = []
         self.read: list[str] = []
+        self._ran: dict[CodeType, dict[str, Any]] = {}
         self.left, self.left_some = 0.0, False
         self._before = self._others()
 
@@ -54,18 +86,18 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> Any:
         self._profiles, self._collects = (sys.getprofile(), threading.getprofile()), gc.isenabled()
         gc.disable()  # callbacks of a collection may tell the time
-        self._watches = True
         self._strangers = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
+        self._outer, self._watches = sys._getframe(1), True
         _listen()
-        _WATCHING.append(self)
         sys.setprofile(self._note)
         threading.setprofile(self._note)
+        _WATCHING.append(self)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        self._watches = False
         _WATCHING.remove(self)
+        self._watches = False
         own, of_threads = self._profiles
         threading.setprofile(of_threads)
         if isinstance(own, cProfile.Profile):  # which Python shows, but does not take back
@@ -77,13 +109,39 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
             gc.enable()
 
     def _note(self, frame: FrameType, event: str, function: Any) -> None:
-        """Profile of every call of the threads that run the network; logging may tell the time."""
+        """Profile of every call of the threads that run the network."""
         if not self._watches:  # a thread that outlives the pass
             sys.setprofile(None)
-            return
-        if event == "c_call" and frame.f_globals.get("__name__") != "logging":
-            name = getattr(function, "__qualname__", "")
-            self.read += [f"{name}()"] if name in _OUTSIDE or _tells_time(function) else []
+        elif event == "call":
+            if frame.f_code not in self._ran and not self._aside(frame):
+                self._ran[frame.f_code] = frame.f_globals
+            if frame.f_code.co_qualname.startswith("_Environ."):
+                self._notice("os.environ", frame)
+        elif event == "c_call" and frame.f_code is not _DISPATCH and (asked := _question(function)):
+            self._notice(asked, frame)
+
+    def hears(self, event: str, frame: FrameType) -> None:
+        """Note an audit event, unless of threads that were there before."""
+        if threading.get_ident() not in self._strangers:
+            self._notice(event, frame)
+
+    def _notice(self, asked: str, frame: FrameType) -> None:
+        asker = str(frame.f_globals.get("__name__")).partition(".")[0]
+        of_library = asker in (OWN, *LIBRARIES, *sys.stdlib_module_names)
+        if not (of_library and _INSIDE.fullmatch(asked)) and not self._aside(frame, asked):
+            self.read.append(asked)
+
+    def _aside(self, caller: FrameType | None, asked: str = "") -> bool:
+        """Whether code is loaded, waits, or tells a log or a console what nobody reads."""
+        told, consoles = "", {type(s).__module__ for s in (sys.stdout, sys.stderr)} - {"__main__"}
+        while caller is not None and caller is not self._outer:
+            name = str(caller.f_globals.get("__name__"))
+            waits = _WAITS.match(name) and asked.startswith(("time.", "sys.set"))
+            if waits or _LOADS.match(name) or name in consoles:
+                return True
+            told = caller.f_code.co_name if name == "logging" else told
+            caller = caller.f_back
+        return told in _TELLS
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -108,17 +166,31 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         whole = not (memory.is_floating_point() or memory.is_complex())
         memory.fill_(self.left != 0.0 if whole else self.left)
 
-    def opens(self, file: Any) -> None:
-        """Note a file that is opened, unless by threads that were there before."""
-        if not isinstance(file, int) and threading.get_ident() not in self._strangers:
-            name = os.path.normpath(os.fsdecode(file))
-            self.read += [name] if _FILES.match(name) else []
-
-    def taken(self) -> list[str]:
-        """What was taken so far."""
+    def taken(self, network: object = None) -> list[str]:
+        """What was taken so far, or could have been by calls that no profile sees."""
         found, before = self._others(), self._before
         others = [f"numbers of {name}" for name in before if found[name] != before[name]]
-        return [*self._found, *self.read, *others]
+        return [*self._found, *self.read, *others, *self._unseen(network)]
+
+    def _unseen(self, network: object) -> Iterator[str]:
+        named = list[object]()
+        for code, scope in self._ran.items() if network is not None else ():
+            for value, called in values_of(code, scope) if not owner_of(scope) else ():
+                if any(value is kind and called for kind in _UNSEEN):
+                    yield str(getattr(value, "__name__", value))
+                if isinstance(value, ModuleType) and value.__name__ in _SYSTEM:
+                    yield value.__name__
+                named += [] if called and isinstance(value, _SEEN) else [value]
+        for value in held([network, *named], self._ran):
+            if isinstance(value, BuiltinFunctionType):
+                yield from filter(None, [_question(value)])
+            elif isinstance(value, ctypes._CFuncPtr | ctypes.CDLL):  # type: ignore[attr-defined]
+                yield "C code by ctypes"
+
+    def others(self, covered: Set[CodeType]) -> list[str]:
+        """Code that ran, and is neither a library's nor covered."""
+        foreign = [code for code, scope in self._ran.items() if not owner_of(scope)]
+        return [c.co_qualname for c in foreign if c not in covered and "__name__" in self._ran[c]]
 
     def _others(self) -> dict[str, object]:
         drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
@@ -127,27 +199,33 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return {**numbers, "torch": drawn_by_torch}
 
 
-def _tells_time(function: Any) -> bool:
-    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
-    of_calendar = isinstance(owner, type) and issubclass(owner, date)
-    return (owner is time and name != "sleep") or (of_calendar and name in _NOW)
+_DISPATCH = Outside.__torch_dispatch__.__code__
+
+
+def _question(function: Any) -> str:
+    """What a call of C code asks of others; empty if it computes."""
+    owner, name = getattr(function, "__self__", None), getattr(function, "__qualname__", "")
+    if isinstance(owner, ModuleType):
+        full = f"{owner.__name__}.{name}"
+        asks = owner.__name__ in _SYSTEM and name not in _COMPUTES
+    else:
+        full, bare = name, name.rpartition(".")[2]
+        of_calendar = isinstance(owner, type) and issubclass(owner, date) and bare in _NOW
+        of_file = isinstance(owner, io.IOBase) and not isinstance(owner, io.BytesIO | io.StringIO)
+        asks = of_calendar or isinstance(owner, _random.Random) or (of_file and "read" in bare)
+    asks = asks or full == "sys._getframe"
+    return full if asks or _INSIDE.fullmatch(full) or _CHANCE.fullmatch(name) else ""
 
 
 @cache
 def _listen() -> None:
-    """Hear of every file that Python opens, from now on: such hooks stay."""
+    """Hear of what Python announces, from now on: such hooks stay."""
     sys.addaudithook(_hear)
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _WATCHING and event == "open":
+    if _WATCHING and not _SILENT.match(event):
+        if event == "open" and isinstance(arguments[0], int):
+            return
         for watch in _WATCHING:
-            watch.opens(arguments[0])
-
-
-def unseen_clock(value: object) -> str:
-    """Name of a clock that no profile sees a call of; empty for all other values."""
-    if isinstance(value, partial):
-        name = getattr(value.func, "__qualname__", "")
-        return f"partial({name})" if name in _OUTSIDE or _tells_time(value.func) else ""
-    return "numpy.datetime64" if value is np.datetime64 else ""
+            watch.hears(event if event != "open" else os.fsdecode(arguments[0]), sys._getframe(1))

@@ -1,7 +1,10 @@
 """Modules that users hold: a bundle certifies what a module was when the bundle was made."""
 
 import copy
+from collections.abc import Set
+from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -15,6 +18,8 @@ from dualsmooth.engine.models.digest.python_names import stable_name
 
 _FURTHER = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs")
 _TABLES = (*HOOKS, *_FURTHER, "_forward_hooks_always_called")
+
+_CODES: WeakKeyDictionary[nn.Module, Set[CodeType]] = WeakKeyDictionary()
 
 
 def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
@@ -35,7 +40,14 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
             "a hook, closure or patched method holds the module itself or its parts",
         )
     kind, opaque = type(module), next(iter(found.opaque), "")
+    if not opaque:
+        _CODES[copied] = found.codes
     return stable_name(kind.__module__, kind.__qualname__), found.sha256, opaque, copied
+
+
+def covered_code(module: object) -> Set[CodeType] | None:
+    """Code that the digest of a copy is about; None where it says that it leaves some out."""
+    return _CODES.get(module) if isinstance(module, nn.Module) else None
 
 
 def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Module:
@@ -91,6 +103,8 @@ def _copy(module: nn.Module, found: ModuleDigest) -> Any:
         hint = "leave the object out of it, or give it __deepcopy__"
         raise ArgumentError("module", "must be copyable", received, hint) from error
     for part, twin in zip(module.modules(), copied.modules(), strict=False):
+        if "training" in vars(part):  # which einops' layers forget
+            vars(twin)["training"] = part.training
         if isinstance(part, fx.GraphModule):  # its copies leave out what the graph does not name
             for name, value in vars(part).items():
                 if name in _TABLES:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import logging
 import os
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented)),
     *(torch.dtype, torch.layout, torch.memory_format, np.dtype),
 )
-_BEYOND = (eval, exec, globals, __import__, open, os.environ)
+_BEYOND = (eval, exec, globals, __import__, open, os.environ, sys.modules)
 """Through these, code reaches what no walk over objects can see."""
 
 
@@ -41,6 +42,7 @@ class ModuleDigest:
         self._hash = hashlib.sha256()
         self._seen: dict[int, tuple[int, object]] = {}
         self.opaque: list[str] = []
+        self.codes = set[types.CodeType]()
         for name in ("_global_forward_pre_hooks", "_global_forward_hooks"):
             self._visit(tuple(getattr(torch_module, name).values()), name)
         self._visit(module, "module")
@@ -78,6 +80,7 @@ class ModuleDigest:
             parts = [ModuleDigest(part) for part in value]  # in no order, so each alone
             self._put("set", *sorted(part.sha256 for part in parts))
             self.opaque += [f"{path}, {name}" for part in parts for name in part.opaque]
+            self.codes.update(*(part.codes for part in parts))
         elif id(value) in self._seen:
             self._put("again", self._seen[id(value)][0])
         else:
@@ -207,6 +210,7 @@ class ModuleDigest:
             self._visit(*python.resolved(chain, scope, path))
 
     def _code(self, code: types.CodeType, path: str) -> None:
+        self.codes.add(code)
         self._put("code", *python.words_of(code))
         self._visit(code.co_consts, path)
 

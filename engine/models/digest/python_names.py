@@ -18,9 +18,9 @@ import torch
 
 from dualsmooth.engine.machine import installed_version
 
-LIBRARIES = {"torch", "numpy", "scipy", "builtins", "transformers"}
-OWN, VERSIONED = "dualsmooth", "transformers"
-"""This package; and a library whose version counts here, because runs do not compare it."""
+OWN, VERSIONED = "dualsmooth", {"transformers", "einops"}
+"""This package; and libraries whose version counts here, because runs do not compare it."""
+LIBRARIES = {"torch", "numpy", "scipy", "builtins", "typing_extensions", *VERSIONED}
 DESCRIPTORS = (
     *(types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType),
     *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
@@ -40,7 +40,7 @@ STANDARD = sysconfig.get_paths()["stdlib"]
 def stable_name(module: str, name: str) -> str:
     """Name of a class or function; of this package's wherever their file is."""
     root = module.partition(".")[0]
-    release = f" {installed_version(root)}" if root == VERSIONED else ""
+    release = f" {installed_version(root)}" if root in VERSIONED else ""
     return f"{OWN}:{name}" if root == OWN else f"{module}.{name}{release}"
 
 
@@ -120,6 +120,18 @@ def globals_of(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
         if isinstance(inner, types.CodeType):
             chains.update(globals_of(inner))
     return tuple(sorted(chains))
+
+
+def values_of(code: types.CodeType, scope: Mapping[str, Any]) -> Iterator[tuple[object, bool]]:
+    """What global names in code stand for, and whether the code calls it at once."""
+    chain, called = list[str](), False
+    for step in dis.get_instructions(code):
+        if chain and step.opname not in _ATTRIBUTES:
+            yield resolved(("", *chain), scope, "")[0], called
+            chain, called = [], False
+        if chain or step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            chain = [*chain, str(step.argval)]
+            called = called or step.opname == "LOAD_METHOD" or "NULL" in step.argrepr
 
 
 def resolved(chain: tuple[str, ...], scope: Mapping[str, Any], path: str) -> tuple[object, str]:

@@ -1,25 +1,35 @@
 """What may come in, and what is refused with one line: each kind with neighbours."""
 
+import _random
 import contextvars
+import copy
 import cProfile
 import ctypes
 import functools
 import gc
+import inspect
 import io
 import itertools
+import locale
 import logging
 import math
+import operator
 import os
 import random
 import secrets
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
 import uuid
+import warnings
+import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +40,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from dualsmooth.engine.api import Smooth
 from dualsmooth.engine.errors import FileError
@@ -173,7 +184,7 @@ def test_random_numbers_are_refused_whatever_the_seed(name: str) -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         with pytest.raises(
-            FileError, match="classifier must not draw random numbers or read a clock; received"
+            FileError, match="classifier must not draw random numbers, read a clock or ask the sys"
         ):
             enter(Head(RANDOM[name]))
 
@@ -192,6 +203,171 @@ def test_profilers_count_on_behind_a_trial() -> None:
     enter(Head())
     assert sys.getprofile() is quiet
     sys.setprofile(None)
+
+
+CLOCKS, BOX = [time.perf_counter], weakref.WeakKeyDictionary[Any, float]()
+SYSTEM, NOW = ctypes.CDLL(None), time.time
+FILE = tempfile.TemporaryFile("w+")
+
+
+class Stamped:
+    """Reads a clock where no call is written."""
+
+    def __bool__(self) -> bool:
+        return time.time() < 0
+
+    @property
+    def now(self) -> float:
+        return time.time()
+
+
+OPERATORS = torch.library.Library("front_door", "DEF")
+OPERATORS.define("stamped(Tensor x) -> Tensor")
+OPERATORS.define("counted(Tensor x) -> Tensor")
+OPERATORS.impl("stamped", lambda x: x * (1 if time.time() > 0 else -1), "CPU")
+OPERATORS.impl("counted", lambda x: in_list(READ) or x * 1.0, "CPU")  # type: ignore[func-returns-value]
+READ = [0]
+
+
+class Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 if os.getpid() else -1)
+
+
+def turned(asked: object, x: torch.Tensor) -> torch.Tensor:
+    """The images, whatever was asked."""
+    return x if asked is not None else -x
+
+
+ASKING: dict[str, Callable[[torch.Tensor], object]] = {
+    "clock called by C": lambda x: operator.call(time.time),
+    "clock of a name, called by C": lambda x: operator.call(NOW),
+    "clock of a list, called by C": lambda x: next(itertools.starmap(CLOCKS[0], [()])),
+    "clock of an iterator": lambda x: next(iter(time.time, None)),
+    "clock of a partial made here": lambda x: functools.partial(time.time)(),
+    "clock of a module handed on": lambda x: operator.call(vars(time)["time"]),
+    "clock of a made-up name": lambda x: getattr(time, "".join(("ti", "me")))(),
+    "clock in truth": lambda x: operator.truth(Stamped()),
+    "clock in a property": lambda x: Stamped().now,
+    "clock of a log's record": lambda x: logging.makeLogRecord({}).created,
+    "clock in an operator": torch.ops.front_door.stamped,
+    "C": lambda x: SYSTEM.time(None),
+    "C opened here": lambda x: ctypes.CDLL(None),
+    "process in a function with a gradient": Differentiable.apply,
+    "another process": lambda x: subprocess.run(["true"], check=True),
+    "environment": lambda x: os.getenv("NOBODY_SETS_THIS", ""),
+    "home": lambda x: Path("~").expanduser(),
+    "folder": lambda x: Path.cwd(),
+    "file's time": lambda x: Path("/").stat().st_mtime,
+    "names of files": lambda x: os.listdir("/"),
+    "file": lambda x: Path(__file__).read_text("utf-8"),
+    "file held open": lambda x: FILE.read(),
+    "language": lambda x: locale.localeconv(),
+    "network": lambda x: socket.gethostname(),
+    "address": lambda x: id(x),
+    "addresses, by C": lambda x: list(map(id, [x])),
+    "address of values": lambda x: x.data_ptr(),
+    "hash of a text": lambda x: hash("text"),
+    "thread": lambda x: threading.get_ident(),
+    "references": lambda x: sys.getrefcount(x),
+    "callers": lambda x: sys._getframe(1).f_lineno,
+    "collections": lambda x: gc.get_count(),
+    "collected": lambda x: gc.get_referrers(x),
+    "watch": lambda x: sys.getprofile(),
+    "watch taken off": lambda x: [sys.setprofile(None)],  # type: ignore[func-returns-value]
+    "state of PyTorch's numbers": lambda x: torch.get_rng_state(),
+    "state of Python's numbers": lambda x: random.getstate(),
+    "numbers of C": lambda x: _random.Random().random(),
+    "memory of NumPy": lambda x: np.empty(3),
+    "memory of NumPy, like": lambda x: np.empty_like(x),
+    "memory of NumPy by its class": lambda x: np.ndarray((3,)),
+}
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_what_asks_others_is_refused_whatever_it_does_with_the_answer(kind: str) -> None:
+    with pytest.raises(FileError, match="read a clock or ask the system; received"):
+        enter(Head(lambda x: turned(ASKING[kind](x), x)))
+
+
+class Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = list[logging.LogRecord]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class Console(io.StringIO):
+    """As notebooks have: written in Python, asks for its process."""
+
+    def write(self, text: str) -> int:
+        return len(text) if os.getpid() else 0
+
+
+LOG = logging.getLogger("of a network that keeps its log")
+
+
+class Untaken(Head):
+    """Code that asks, where no pass comes, and what is held for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock, self.started = time.perf_counter, time.time()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if self.training and np.random.rand() < time.time():  # noqa: NPY002 (what is not reached)
+            return self.measured(x)
+        return super().forward(x)
+
+    def measured(self, x: torch.Tensor) -> Any:
+        return Path("/").stat(), self.clock(), operator.call(time.time), x
+
+
+def in_pool(x: torch.Tensor) -> torch.Tensor:
+    with ThreadPoolExecutor(2) as pool:
+        return torch.stack(list(pool.map(torch.relu, x)))
+
+
+def told(x: torch.Tensor) -> torch.Tensor:
+    LOG.warning("a batch of %d", len(x))
+    warnings.warn("seldom", stacklevel=1)
+    print("a batch", file=sys.stderr)
+    for _ in tqdm(range(2), leave=False):
+        time.sleep(0)
+    return x
+
+
+COMPUTING: dict[str, Function] = {
+    "talk": told,
+    "threads": in_pool,
+    "copy": copy.deepcopy,
+    "signature": lambda x: x if inspect.signature(told) else -x,
+    "recorded": torch.autograd.profiler.record_function("a name")(lambda x: x),
+    "no gradients": torch.no_grad()(lambda x: x),
+    "NumPy": lambda x: x + float(np.full(1, 0.5)[0] + np.ones(1).std()),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTING)
+def test_what_only_computes_or_tells_is_let_in(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Console())
+    LOG.handlers = [Records(), logging.StreamHandler(sys.stderr)]
+    enter(Head(COMPUTING[kind]))
+    enter(Untaken())
+
+
+def test_code_that_the_digest_does_not_cover_is_refused() -> None:
+    """As that of operators of one's own, which code names, but does not hold."""
+    bundle = Bundle.from_classifier(
+        Head(torch.ops.front_door.counted).eval(), num_classes=CLASSES, input_shape=SHAPE
+    )
+    with pytest.raises(
+        FileError, match="no code that its digest does not cover; received <lambda>"
+    ):
+        bundle.build("classifier")
 
 
 UNFILLED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -391,7 +567,8 @@ def test_what_counts_calls_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch
         count()
         return x
 
-    with pytest.raises(FileError, match="must not change itself"):
+    said = "received os.environ" if kind == "environment" else "must not change itself"
+    with pytest.raises(FileError, match=said):
         enter(Head(forward))
 
 
