@@ -153,18 +153,30 @@ class _Trial:
         if fresh is not None:
             self.module, kept = Plain(fresh), self.module
             self._pass(255 * batch.flip(0))
-            found_logits = self._pass(batch)
+            found_logits, with_gradients = self._pass(batch), self._with_gradients(batch[:1])
             self.module = kept
             if not agree(found_logits, wanted):
                 raise self._refused(
                     "must not depend on the order of calls",
                     "other logits after another first batch",
                 )
+            if with_gradients is not None and not agree(with_gradients, wanted[:1]):
+                received = "other logits outside of inference mode"
+                raise self._refused("must not depend on the mode that it runs in", received)
         for left in LEFT if self._outside.left_some else ():
             self._outside.left = left
             if not agree(self._pass(batch), wanted):
                 received = f"other logits where torch.empty holds {left:g}"
                 raise self._refused("must not read memory that nothing was written to", received)
+
+    def _with_gradients(self, row: torch.Tensor) -> torch.Tensor | None:
+        """Logits of a row where gradients are noted; None where that cannot be."""
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                logits: torch.Tensor = self.module(row.clone()).detach()
+                return logits
+        except Exception:  # tensors changed in place, or kept from inference mode
+            return None
 
     def _rows(self) -> int:
         rows = self._fitting(FEWEST, SLOW)

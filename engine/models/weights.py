@@ -45,6 +45,8 @@ def check_defaults() -> None:
         if found != wanted:
             hint = f"torch.set_default_{name}({said})"
             raise ArgumentError(f"torch's default {name}", f"must be {wanted}", found, hint)
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise ArgumentError("torch.autocast", "must be off", "on", "precision= says the dtype")
 
 
 def _check(

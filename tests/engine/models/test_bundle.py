@@ -211,6 +211,11 @@ def test_other_defaults_of_pytorch_are_named(name: str) -> None:
         torch.set_default_device(None)
 
 
+def test_a_network_is_not_built_in_other_precision_than_it_says() -> None:
+    with torch.autocast("cpu"), pytest.raises(ArgumentError, match=r"torch\.autocast must be off"):
+        bundle().build("selector")
+
+
 def test_unknown_source() -> None:
     with pytest.raises(ArgumentError, match="bundled") as error:
         load_bundle("no-such-bundle")

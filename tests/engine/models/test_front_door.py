@@ -221,12 +221,21 @@ class Stamped:
         return time.time()
 
 
-OPERATORS = torch.library.Library("front_door", "DEF")
-OPERATORS.define("stamped(Tensor x) -> Tensor")
-OPERATORS.define("counted(Tensor x) -> Tensor")
-OPERATORS.impl("stamped", lambda x: x * (1 if time.time() > 0 else -1), "CPU")
-OPERATORS.impl("counted", lambda x: in_list(READ) or x * 1.0, "CPU")  # type: ignore[func-returns-value]
+OPERATORS = torch.library.Library("front_door", "DEF")  # type: ignore[no-untyped-call]
+for signature in ("stamped(Tensor x) -> Tensor", "counted(Tensor x) -> Tensor"):
+    OPERATORS.define(signature)  # type: ignore[no-untyped-call]
 READ = [0]
+
+
+@torch.library.impl(OPERATORS, "stamped", "CPU")
+def stamped(x: torch.Tensor) -> torch.Tensor:
+    return x * (1 if time.time() > 0 else -1)
+
+
+@torch.library.impl(OPERATORS, "counted", "CPU")
+def counted_operator(x: torch.Tensor) -> torch.Tensor:
+    READ[0] += 1
+    return x * 1.0
 
 
 class Differentiable(torch.autograd.Function):
@@ -364,9 +373,7 @@ def test_code_that_the_digest_does_not_cover_is_refused() -> None:
     bundle = Bundle.from_classifier(
         Head(torch.ops.front_door.counted).eval(), num_classes=CLASSES, input_shape=SHAPE
     )
-    with pytest.raises(
-        FileError, match="no code that its digest does not cover; received <lambda>"
-    ):
+    with pytest.raises(FileError, match="no code that its digest does not cover; received counted"):
         bundle.build("classifier")
 
 
@@ -555,6 +562,19 @@ COUNTERS: dict[str, Callable[[], object]] = {
     "attribute of a module": lambda: setattr(torch, "calls_", getattr(torch, "calls_", 0) + 1),
     "environment": lambda: os.environ.update(CALLS_=os.environ.get("CALLS_", "") + "1"),
 }
+
+
+GRADIENTS: dict[str, Function] = {
+    "gradients": lambda x: -x if torch.is_grad_enabled() else x,
+    "inference": lambda x: x if torch.is_inference_mode_enabled() else -x,
+    "inference of the batch": lambda x: x if x.is_inference() else -x,
+}
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_logits_that_depend_on_the_mode_are_refused(kind: str) -> None:
+    with pytest.raises(FileError, match="must not depend on the mode that it runs in"):
+        enter(Head(GRADIENTS[kind]))
 
 
 @pytest.mark.parametrize("kind", COUNTERS)

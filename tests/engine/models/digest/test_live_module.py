@@ -93,6 +93,21 @@ def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None
         torch.testing.assert_close(built(X), module(X), rtol=0, atol=0)
 
 
+class Remade(nn.Flatten):
+    """As einops' layers: copies are made anew."""
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"start_dim": self.start_dim}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def test_a_layer_whose_copies_are_in_training_mode_is_copied() -> None:
+    built = network_from_module(nn.Sequential(Remade(), nn.Linear(4, 3)).eval()).build()
+    assert not any(part.training for part in built.modules())
+
+
 def test_a_partial_that_is_a_default_too_is_copied() -> None:
     """As torchvision's VisionTransformer keeps the kind of its norms."""
     norm = partial(nn.LayerNorm, eps=1e-6)
