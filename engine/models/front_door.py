@@ -1,7 +1,10 @@
-"""Where every network comes in: what may be certified, and what is refused with one line."""
+"""Where every network comes in: what may be certified, and what is refused with one line.
+
+What is tried, watched, promised and not promised: `docs/networks.md`.
+"""
 
 import copy
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from contextlib import nullcontext
 from time import thread_time
 from types import CodeType
@@ -15,6 +18,7 @@ from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.hidden_state import kept_state
+from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
@@ -24,22 +28,6 @@ than FEWEST: a row and its mate."""
 FEWEST, FEW, MOST = 2, 8, 256
 _PASSES = 2 * len(MATES) + 12
 _ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
-
-LOGITS = "must return a tensor of logits (rows, classes)"
-
-
-class Plain(nn.Module):
-    """A network that keeps its input as it is and gives its logits alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = _logits(self.network(x.clone(memory_format=torch.preserve_format)))
-        if logits.dtype == torch.float64:  # votes are cast in float32, where near logits are ties
-            logits = (logits - logits.amax(1, keepdim=True)).float()
-        return logits
 
 
 def admitted(
@@ -100,11 +88,11 @@ class _Trial:
             batch = noisy(rows, shape).contiguous()
             given = batch.clone()
         received = self._pass(batch, copied=False)
-        logits = _logits(received)
+        logits = logits_in(received)
         is_double = isinstance(logits, torch.Tensor) and logits.dtype == torch.float64
         if not torch.equal(given, batch) or logits is not received or is_double:
             self.module = Plain(self.module)
-        said = _describe(received) if logits is None else _fault_of(logits, rows, outputs)
+        said = kind_of(received) if logits is None else fault_of(logits, rows, outputs)
         if said:
             rule = f"{self._role} {LOGITS}"
             if outputs is not None:
@@ -156,10 +144,8 @@ class _Trial:
             found_logits, with_gradients = self._pass(batch), self._with_gradients(batch[:1])
             self.module = kept
             if not agree(found_logits, wanted):
-                raise self._refused(
-                    "must not depend on the order of calls",
-                    "other logits after another first batch",
-                )
+                received = "other logits after another first batch"
+                raise self._refused("must not depend on the order of calls", received)
             if with_gradients is not None and not agree(with_gradients, wanted[:1]):
                 received = "other logits outside of inference mode"
                 raise self._refused("must not depend on the mode that it runs in", received)
@@ -195,14 +181,13 @@ class _Trial:
         self, batch: torch.Tensor, wanted: torch.Tensor, agree: Callable[..., bool]
     ) -> str:
         """Whether fewer rows, or more, change a row's logits."""
-        for rows in {1, len(batch) // 2 + 1} - {len(batch)}:
-            if not agree(self._pass(batch[:rows].clone()), wanted[:rows]):
+        for rows in {1, len(batch) // 2 + 1, 2 * len(batch)} - {len(batch)}:
+            shown = min(rows, len(batch))
+            if not agree(
+                self._pass(batch.repeat(2, 1, 1, 1)[:rows].clone())[:shown], wanted[:shown]
+            ):
                 return f"in a batch of {rows}"
-        return (
-            ""
-            if agree(self._pass(batch.repeat(2, 1, 1, 1))[: len(batch)], wanted)
-            else (f"in a batch of {2 * len(batch)}")
-        )
+        return ""
 
     def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
         try:
@@ -217,32 +202,6 @@ class _Trial:
     def _refused(self, rule: str, received: str, what: str = "") -> FileError:
         hint = f"take {what} out of it" if what else ""
         return FileError(self._origin, f"{self._role} {rule}", received, hint)
-
-
-def _logits(received: Any) -> Any:
-    """The logits in what a network returns; None where there are none to be seen."""
-    if isinstance(received, Mapping):
-        received = received.get("logits")
-    elif not isinstance(received, torch.Tensor):
-        received = getattr(received, "logits", None)
-    return received if isinstance(received, torch.Tensor) else None
-
-
-def _describe(received: object) -> str:
-    kind = type(received).__name__
-    return f"{kind} of {len(received)}" if isinstance(received, tuple | list) else kind
-
-
-def _fault_of(logits: torch.Tensor, rows: int, outputs: int | None) -> str:
-    shape = tuple(logits.shape)
-    fits = len(shape) == 2 and (shape[1] >= 2 if outputs is None else shape[1] == outputs)
-    if not fits or shape[0] != rows:
-        return f"{shape} for {rows} images"
-    if not logits.dtype.is_floating_point or logits.layout != torch.strided:
-        return f"{logits.dtype}, {logits.layout}"
-    if logits.isfinite().all(1).float().mean() < 0.5:
-        return "NaN or infinity for most images with noise"
-    return ""
 
 
 def _copy(module: nn.Module) -> nn.Module | None:

@@ -107,7 +107,7 @@ def _bundle_of(function: Any, array: Images) -> Bundle:
     """A bundle of a module or function over images of this shape; its classes are counted."""
     import torch
 
-    from dualsmooth.engine.models.front_door import Plain
+    from dualsmooth.engine.models.logits import Plain
     from dualsmooth.engine.samplers.classifier import bundle_for
 
     if not callable(function):

@@ -1,0 +1,51 @@
+"""What counts as logits, and where they are in what a network returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+LOGITS = "must return a tensor of logits (rows, classes)"
+
+
+class Plain(nn.Module):
+    """A network that keeps its input as it is and gives its logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = logits_in(self.network(x.clone(memory_format=torch.preserve_format)))
+        if logits.dtype == torch.float64:  # votes are cast in float32, where near logits are ties
+            logits = (logits - logits.amax(1, keepdim=True)).float()
+        return logits
+
+
+def logits_in(received: Any) -> Any:
+    """The logits in what a network returns; None where there are none to be seen."""
+    if isinstance(received, Mapping):
+        received = received.get("logits")
+    elif not isinstance(received, torch.Tensor):
+        received = getattr(received, "logits", None)
+    return received if isinstance(received, torch.Tensor) else None
+
+
+def kind_of(received: object) -> str:
+    """What was returned instead of logits, in a word."""
+    kind = type(received).__name__
+    return f"{kind} of {len(received)}" if isinstance(received, tuple | list) else kind
+
+
+def fault_of(logits: torch.Tensor, rows: int, outputs: int | None) -> str:
+    """What is wrong with the logits of some rows; empty if nothing is."""
+    shape = tuple(logits.shape)
+    fits = len(shape) == 2 and (shape[1] >= 2 if outputs is None else shape[1] == outputs)
+    if not fits or shape[0] != rows:
+        return f"{shape} for {rows} images"
+    if not logits.dtype.is_floating_point or logits.layout != torch.strided:
+        return f"{logits.dtype}, {logits.layout}"
+    if logits.isfinite().all(1).float().mean() < 0.5:
+        return "NaN or infinity for most images with noise"
+    return ""
