@@ -1,6 +1,7 @@
 """What may come in, and what is refused with one line: each kind with neighbours."""
 
 import _random
+import atexit
 import contextvars
 import copy
 import cProfile
@@ -208,6 +209,7 @@ def test_profilers_count_on_behind_a_trial() -> None:
 CLOCKS, BOX = [time.perf_counter], weakref.WeakKeyDictionary[Any, float]()
 SYSTEM, NOW = ctypes.CDLL(None), time.time
 FILE = tempfile.TemporaryFile("w+")
+atexit.register(FILE.close)
 
 
 class Stamped:
