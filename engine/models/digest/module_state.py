@@ -46,4 +46,6 @@ def fields_of(module: nn.Module) -> dict[str, Any]:
     compiled = vars(module).get("_compiled_call_impl")
     if getattr(compiled, "_torchdynamo_orig_callable", None) == module._call_impl:
         left_out.add("_compiled_call_impl")  # of Module.compile, which copies leave out
+    if vars(module).get("_state_dict_hooks"):  # a pass may ask for the state
+        left_out.remove("_state_dict_hooks")
     return {name: part for name, part in vars(module).items() if name not in left_out}

@@ -510,6 +510,10 @@ def in_list(calls: list[int]) -> None:
     calls[0] += 1
 
 
+def in_keyword(*, calls: list[int] = [0]) -> None:  # noqa: B006 (what is tried)
+    in_list(calls)
+
+
 def in_closure() -> Callable[[], None]:
     calls = [0]
     return lambda: in_list(calls)
@@ -542,6 +546,7 @@ def in_name_of_operator(operator: Any = torch.ops.aten.rrelu.default) -> None:
 CALLS, CONTEXT = 0, contextvars.ContextVar("calls", default=0)
 cached = functools.cache(lambda: [0])
 COUNTERS: dict[str, Callable[[], object]] = {
+    "keyword's default": in_keyword,
     "closure": in_closure(),
     "slots": Slots(),
     "partial": functools.partial(in_list, [0]),
