@@ -75,9 +75,9 @@ class Bundle:
         if role == CLASSIFIER:
             return
         if role == SELECTOR:
-            if not self.sigmas:
-                raise ArgumentError("sigmas", "must not be empty beside a selector", self.sigmas)
-            return
+            if self.sigmas:
+                return
+            raise ArgumentError("sigmas", "must not be empty beside a selector", self.sigmas)
         level = _level(role)
         # One spelling per level, so that a level has one expert and a role is a file name.
         if level is None or level not in self.sigmas or role != expert_role(level):
@@ -109,13 +109,17 @@ class Bundle:
 
         Each takes images (n, channels, height, width) with pixels in [0, 1] and returns logits.
 
-        `ArgumentError` if a module is in training mode, or the roles do not fit the levels.
+        `ArgumentError` if a module trains, its copy answers otherwise, or roles fit no levels.
         """
+        from dualsmooth.engine.models.front_door import check_copied
+
         networks = {
-            role: module if isinstance(module, Network) else network_from_module(module)
-            for role, module in modules.items()
+            role: given if isinstance(given, Network) else network_from_module(given)
+            for role, given in modules.items()
         }
-        return cls(name, input_shape, num_classes, sigmas, tau, networks)
+        bundle = cls(name, input_shape, num_classes, sigmas, tau, networks)
+        check_copied(modules, networks, input_shape)
+        return bundle
 
     @classmethod
     def from_classifier(
@@ -196,8 +200,7 @@ class Bundle:
         ArgumentError
             If levels have experts: a bound between two levels needs the same classifier at both.
         """
-        roles = sorted(role for role in self.networks if role != SELECTOR)
-        if roles != [CLASSIFIER]:
+        if (roles := sorted({*self.networks} - {SELECTOR})) != [CLASSIFIER]:
             rule = f"must have one classifier for every noise level in bundle {self.name}"
             raise ArgumentError("networks", rule, ", ".join(roles), "experts: fixed and dual")
         return CLASSIFIER
@@ -220,9 +223,8 @@ class Bundle:
         """
         from dualsmooth.engine.models.front_door import admitted
 
-        network = self._network(role)
-        outputs, origin = self.outputs(role), str(network.origin)
-        return admitted(network.build(), self.input_shape, outputs, role, origin, network)
+        owner, outputs = self._network(role), self.outputs(role)
+        return admitted(owner.build(), self.input_shape, outputs, role, str(owner.origin), owner)
 
     def _network(self, role: str) -> Network:
         if role not in self.networks:

@@ -4,7 +4,7 @@ What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
 import copy
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import nullcontext
 from time import thread_time
 from types import CodeType
@@ -14,11 +14,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import FileError, reason_of
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.hidden_state import kept_state
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
+from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
 
@@ -57,6 +58,35 @@ def admitted(
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
+
+
+def check_copied(
+    given: Mapping[str, nn.Module | Network],
+    networks: Mapping[str, Network],
+    shape: tuple[int, int, int],
+) -> None:
+    """Refuse a module whose copy, which is what trials and votes see, gives other logits."""
+    for role, module in given.items():
+        copied = networks[role].weights
+        if isinstance(module, nn.Module) and isinstance(copied, nn.Module):
+            if not is_known(module, read=True) and _differs(module, copied, shape):
+                rule = "must be a network of its own, as a copy of it is"
+                hint = "its copy gives other logits: keep what it reads in its attributes"
+                raise ArgumentError("module", rule, type(module).__name__, hint)
+
+
+def _differs(module: nn.Module, copied: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a copy gives other logits; where either cannot run, or varies, its trials tell."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    batch = noisy(FEWEST, shape).contiguous().to(device)
+    try:
+        copied = copy.deepcopy(copied)  # a pass may change it
+        with torch.no_grad():
+            own, other, *again = (logits_in(n(batch.clone())) for n in (module, copied) * 2)
+            agree = close(BOUNDS[torch.float32], own)
+            return agree(again[0], own) and agree(again[1], other) and not agree(other, own)
+    except Exception:  # whatever the network and its libraries raise
+        return False
 
 
 def outputs_of(owner: object) -> int:
