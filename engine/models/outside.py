@@ -35,7 +35,7 @@ _SYSTEM = set(
     _multiprocessing _uuid fcntl pwd grp mmap _winapi winreg""".split()
 )
 """Modules of C that stand for the system."""
-_COMPUTES = {"sleep", "fspath", "strerror", "localeconv_"}
+_COMPUTES = {"sleep", "fspath", "strerror"}
 _INSIDE = re.compile(
     r"(sys|gc)\.get\w+|_thread\.(get\w+|_count)|(builtins\.)?(id|hash)|(\w+\.)?_?data_ptr"
 )
