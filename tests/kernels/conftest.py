@@ -19,7 +19,9 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """`torch.empty` returns NaN (or the lowest integer), so that an unwritten output shows."""
-    empty = torch.empty
+    with torch.device("cpu"):  # PyTorch notes once what `torch.device` is for: torch.empty as it is
+        empty = torch.empty
+        empty(0)
 
     def poisoned(*args: Any, **options: Any) -> torch.Tensor:
         tensor = empty(*args, **options)
