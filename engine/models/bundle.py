@@ -108,14 +108,14 @@ class Bundle:
         """A bundle of networks in memory, by role.
 
         Each takes images (n, channels, height, width) with pixels in [0, 1] and returns logits.
-
         `ArgumentError` if a module trains, its copy answers otherwise, or roles fit no levels.
         """
         from dualsmooth.engine.models.front_door import check_copied
+        from dualsmooth.engine.models.rows import settled
 
         networks = {
             role: given if isinstance(given, Network) else network_from_module(given)
-            for role, given in modules.items()
+            for role, given in settled(modules, input_shape).items()
         }
         bundle = cls(name, input_shape, num_classes, sigmas, tau, networks)
         check_copied(modules, networks, input_shape)

@@ -17,7 +17,7 @@ from torch import nn
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.digest.live_module import covered_code
-from dualsmooth.engine.models.hidden_state import kept_state
+from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
@@ -28,6 +28,7 @@ SECONDS, SLOW = 0.2, 2.0
 than FEWEST: a row and its mate."""
 FEWEST, FEW, MOST = 2, 8, 256
 _PASSES = 2 * len(MATES) + 12
+_ASKS = "noise, dropout, augmentation, timers, look-ups and numpy.empty (numpy.zeros may stay)"
 _ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 
@@ -139,7 +140,7 @@ class _Trial:
                 raise
         if taken := self._outside.taken(self.module):
             rule = "must not draw random numbers, read a clock or ask the system"
-            raise self._refused(rule, taken[0], "noise, dropout and augmentation")
+            raise self._refused(rule, taken[0], _ASKS)
 
     def check_covered(self, covered: Set[CodeType] | None) -> None:
         """Refuse a network that runs other code than its digest covers."""
@@ -166,7 +167,9 @@ class _Trial:
             what = "batch statistics, scales of a whole batch and what it remembers"
             raise self._refused(rule, f"others {found}", what)
         if kept_state(self.module) != before:
-            received, what = "other attributes after a pass", "counters, caches, running averages"
+            named = names_of_changes(self.module, lambda: self._pass(255 * batch.flip(0)))
+            received = f"other attributes after a pass{named}"
+            what = "counters, caches, running averages and results it keeps"
             raise self._refused("must not change itself", received, what)
         if fresh is not None:
             self.module, kept = Plain(fresh), self.module
@@ -227,7 +230,11 @@ class _Trial:
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"
             rule = f"{self._role} must map images {shape}, any number of them, to {to}"
-            raise FileError(self._origin, rule, reason_of(error)) from error
+            reason = reason_of(error)
+            hint = (
+                "it runs in float32: cast to the dtype of its weights" if "type" in reason else ""
+            )
+            raise FileError(self._origin, rule, reason, hint) from error
 
     def _refused(self, rule: str, received: str, what: str = "") -> FileError:
         hint = f"take {what} out of it" if what else ""

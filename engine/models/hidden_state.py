@@ -48,6 +48,18 @@ def kept_state(root: object) -> tuple[Any, ...]:
     return tuple(plain for plain, _ in _walk(root, _parts))
 
 
+def names_of_changes(root: nn.Module, act: Callable[[], object]) -> str:
+    """Up to three attributes that change while something is done, after a colon."""
+    parts = [(name, vars(part)) for name, part in root.named_modules()]
+    kept = [(f"{name}.{key}".strip("."), fields, key) for name, fields in parts for key in fields]
+    kept = [place for place in kept if place[2] != "_modules"]
+    before = [kept_state(fields.get(key)) for _, fields, key in kept]
+    act()
+    pairs = zip(kept, before, strict=True)
+    names = [name for (name, fields, key), was in pairs if kept_state(fields.get(key)) != was]
+    return f": {', '.join(names[:3])}" if names else ""
+
+
 def held(root: object, ran: Collection[CodeType]) -> Iterator[object]:
     """Objects that a network holds where code that ran may find them, its globals aside."""
     named = {name for code in ran for name in (*code.co_names, *code.co_consts)}
@@ -150,7 +162,7 @@ def _parts(value: Any) -> list[object]:
     attributes = getattr(value, "__dict__", None)
     if attributes is None and not held:
         try:
-            return [pickle.dumps(value)]  # counters and cycles of itertools, for example
+            return [value.__reduce_ex__(4)]  # counters, cycles, weights packed by PyTorch
         except Exception:  # a lock, a session of a library, an iterator over functions
             return gc.get_referents(value)
     kept = dict(attributes or {})

@@ -76,7 +76,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.read: list[str] = []
         self._ran: dict[CodeType, dict[str, Any]] = {}
         self.left, self.left_some = 0.0, False
-        self._before = self._others()
+        self._before = dict[str, object]()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -85,6 +85,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Any:
         self._profiles, self._collects = (sys.getprofile(), threading.getprofile()), gc.isenabled()
+        self._before = self._before or self._others()  # copies of a network may draw, passes not
         gc.disable()  # callbacks of a collection may tell the time
         self._strangers = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
         self._outer, self._watches = sys._getframe(1), True

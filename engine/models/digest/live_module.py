@@ -30,14 +30,16 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
         found = ModuleDigest(module)
     except RecursionError as error:
         rule = "must not be nested without end"
-        raise ArgumentError("module", rule, type(module).__name__) from error
+        hint = "leave progress bars, trainers and what else holds itself out of it"
+        raise ArgumentError("module", rule, type(module).__name__, hint) from error
     copied = _copy(module, found)
     if copied is module or ModuleDigest(copied).sha256 != found.sha256:
         raise ArgumentError(
             "module",
             "must be a network of its own, as a copy of it is",
             type(module).__name__,
-            "a hook, closure or patched method holds the module itself or its parts",
+            "a hook, closure or patched method holds the module itself or its parts; remove it, or "
+            "make it a method of the module",
         )
     kind, opaque = type(module), next(iter(found.opaque), "")
     if not opaque:

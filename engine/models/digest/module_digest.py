@@ -24,7 +24,7 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from dualsmooth.engine.models.digest import python_names as python
-from dualsmooth.engine.models.digest.module_state import HOOKS, fields_of, members_of
+from dualsmooth.engine.models.digest.module_state import HOOKS, MAKERS, fields_of, members_of
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _ATOMS = (
@@ -194,8 +194,7 @@ class ModuleDigest:
         self._put("function", python.stable_name(owner, code.co_qualname) if owner else "")
         self._visit(function.__defaults__, path)
         self._fields(function.__kwdefaults__ or {}, path)
-        # Its properties hold the module that was parametrized first; copies read `self`.
-        cells = None if owner == "torch.nn.utils.parametrize" else function.__closure__
+        cells = None if owner in MAKERS else function.__closure__
         for name, cell in zip(code.co_freevars, cells or (), strict=False):
             try:
                 self._visit(cell.cell_contents, f"{path} > {name}")
@@ -239,11 +238,10 @@ class ModuleDigest:
         self._sequence("made", (make, arguments), path)
         self._sequence("items", (*(items or ()), None, *(pairs or ())), path)
         for fields in state if isinstance(state, tuple) else (state,):
-            if fields is None or isinstance(fields, dict):
-                self._fields(fields or {}, path)
-            else:
-                self._visit(fields, path)
-        self._fields(getattr(value, "__dict__", {}), path)
+            table = fields or {} if fields is None or isinstance(fields, dict) else None
+            self._visit(fields, path) if table is None else self._fields(table, path)
+        if not isinstance(value, torch.optim.Optimizer):  # whose copies keep their state alone
+            self._fields(getattr(value, "__dict__", {}), path)
 
     def _refuse(self, value: object, path: str) -> None:
         self.opaque.append(f"{path}, {type(value).__name__}")

@@ -26,6 +26,9 @@ DRAWN = set(
 _UNUSED = {"num_batches_tracked", "_guards_fn"}
 """Members that no vote depends on: a count of batch norm, and checks of an exported program."""
 
+MAKERS = {"torch.nn.utils.parametrize", "torch.ao.quantization.qconfig"}
+"""Their closures hold the module they were made for; copies read `self`, or only its device."""
+
 
 def members_of(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Table, name and value of parameters, buffers and submodules, in order."""

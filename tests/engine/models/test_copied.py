@@ -1,5 +1,7 @@
 """What is certified is a copy of a module: it answers as the module does, or is refused."""
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -68,3 +70,104 @@ def test_what_varies_is_left_to_the_trials() -> None:
     bundle = bundle_of(Turned(by_calls))
     with pytest.raises(FileError, match=r"must give a batch the same logits"):
         bundle.build("classifier")
+
+
+SCALES: dict[int, float] = {}
+QUANTIZATION: Any = torch.ao.quantization
+
+
+class Mixed:
+    """A decorator that notes the mode it was entered in, as those of autocasting do."""
+
+    def __call__(self, function: Callable[..., float]) -> Callable[..., float]:
+        @functools.wraps(function)
+        def within(*arguments: Any) -> float:
+            self.before = torch.is_grad_enabled() and False
+            return function(*arguments)
+
+        return within
+
+
+@Mixed()
+def decorated(module: Turned) -> float:
+    return 2.0
+
+
+def by_global(module: Turned) -> float:
+    return SCALES.setdefault(3, 2.0)
+
+
+def steps(module: Turned) -> Turned:
+    """Trained, with the optimizer and what plans its rates at hand."""
+    optimizer = torch.optim.Adam(module.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    vars(module).update(optimizer=optimizer, schedule=schedule)
+    module(torch.ones(1, 1, 2, 3)).sum().backward()
+    optimizer.step()
+    return module
+
+
+def observed(module: Turned) -> Turned:
+    """With fake quantization, its ranges fixed."""
+    module.qconfig = QUANTIZATION.get_default_qat_qconfig("fbgemm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        QUANTIZATION.prepare_qat(module.train(), inplace=True)
+        module(torch.ones(1, 1, 2, 3))
+    return module.apply(QUANTIZATION.disable_observer)
+
+
+def packed(module: Turned) -> nn.Module:
+    """Weights in the memory of a library: addresses are no state."""
+    layers = nn.Sequential(nn.Flatten(), QUANTIZATION.QuantStub(), module.layer)
+    layers.append(QUANTIZATION.DeQuantStub()).eval()
+    layers.qconfig = QUANTIZATION.get_default_qconfig("x86")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        QUANTIZATION.prepare(layers, inplace=True)
+        layers(torch.rand(4, 1, 2, 3))
+        converted: nn.Module = QUANTIZATION.convert(layers)
+    return converted
+
+
+class Redrawn(Turned):
+    """Its copies are made anew, weights drawn, before they get its own."""
+
+    def __deepcopy__(self, memo: Any) -> "Redrawn":
+        numbers = torch.get_rng_state()
+        made = Redrawn(self.read)
+        torch.set_rng_state(numbers)
+        del made.object
+        nn.init.normal_(made.layer.weight)
+        made.load_state_dict(self.state_dict())
+        return made.eval()
+
+
+HONEST: dict[str, Callable[[], nn.Module]] = {
+    "a cache among globals": lambda: Turned(by_global),
+    "a decorator with notes": lambda: Turned(decorated),
+    "an optimizer": lambda: steps(Turned(lambda _: 1.0)),
+    "fake quantization": lambda: observed(Turned(lambda _: 1.0)),
+    "packed weights": lambda: packed(Turned(lambda _: 1.0)),
+    "copies made anew": lambda: Redrawn(lambda _: 1.0),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_users_keep_beside_a_network_is_no_reason_to_refuse_it(name: str) -> None:
+    SCALES.clear()
+    made = HONEST[name]().eval()
+    for part in made.modules():
+        vars(part).pop("object", None)
+    bundle = Bundle.from_classifier(made, num_classes=3, input_shape=SHAPE)
+    built = bundle.build("classifier")
+    x = torch.rand(2, 1, 2, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(built(x), made(x))
+
+
+def test_what_changes_is_named() -> None:
+    rule = "received other attributes after a pass: calls "
+    counts = Turned(lambda module: 1.0 if by_calls(module) else 0.0).eval()
+    with pytest.raises(FileError, match=rule):
+        Bundle.from_classifier(counts, num_classes=3, input_shape=SHAPE).build("classifier")
