@@ -30,7 +30,7 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
         found = ModuleDigest(module)
     except RecursionError as error:
         rule = "must not be nested without end"
-        hint = "leave progress bars, trainers and what else holds itself out of it"
+        hint = "certify the plain network inside it, without trainers and progress bars"
         raise ArgumentError("module", rule, type(module).__name__, hint) from error
     copied = _copy(module, found)
     if copied is module or ModuleDigest(copied).sha256 != found.sha256:
