@@ -198,9 +198,10 @@ def naive_peeking(scene: Population) -> Procedure:
 
 
 def pilot_votes_in_the_test(scene: Population) -> Procedure:
-    """Unsound: the votes that choose the class are the first look."""
+    """Unsound: the votes that choose the class are the first look, in the place of fresh ones."""
     guess = yield Draw("level 0", 0.5, Phase.CLASS_GUESS, 0, 100)
-    stream = VoteStream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, -100, 300))
+    yield Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, 100)
+    stream = VoteStream(Draw("level 0", 0.5, Phase.CLASS_ESTIMATE, 0, 300))
     stream._seen.append(guess)
     trial = EventTests("classifier", ("=", top_class(guess) or 0), stream, ALPHA)
     radius, _, _ = yield from decide((0.001,), [[trial]])
