@@ -26,14 +26,9 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     """Name, digest, what the digest leaves out (named), and a copy that nobody else can change."""
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         _check_tensor(name, tensor)
-    try:
-        found = ModuleDigest(module)
-    except RecursionError as error:
-        rule = "must not be nested without end"
-        hint = "certify the plain network inside it, without trainers and progress bars"
-        raise ArgumentError("module", rule, type(module).__name__, hint) from error
+    found = _digest(module)
     copied = _copy(module, found)
-    if copied is module or ModuleDigest(copied).sha256 != found.sha256:
+    if copied is module or _digest(copied).sha256 != found.sha256:
         raise ArgumentError(
             "module",
             "must be a network of its own, as a copy of it is",
@@ -56,7 +51,7 @@ def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Modul
     """A fresh copy of what `digested_copy` kept under a digest: float32, on the CPU."""
     if type(module) is Exported:  # a function of a file, which the digest is of
         return copy.deepcopy(module)
-    found = ModuleDigest(module)
+    found = _digest(module)
     if found.sha256 != digest:
         raise ArgumentError(
             "module",
@@ -71,9 +66,9 @@ def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Modul
 
 def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
     """Refuse a module that is not what its architecture builds, whatever their tensors are."""
-    given = _copy(module, ModuleDigest(module))
+    given = _copy(module, _digest(module))
     built.load_state_dict(given.state_dict(), strict=False, assign=True)
-    digests = {ModuleDigest(part.requires_grad_(False)).sha256 for part in (given, built)}
+    digests = {_digest(part.requires_grad_(False)).sha256 for part in (given, built)}
     if len(digests) != 1:
         raise ArgumentError(
             "module",
@@ -81,6 +76,16 @@ def check_equal(module: nn.Module, built: nn.Module, architecture: str) -> None:
             f"{type(module).__name__} with something of its own",
             "hooks, attributes and patches are not saved; leave out the architecture",
         )
+
+
+def _digest(module: nn.Module) -> ModuleDigest:
+    """What a module is; of one whose objects are nested without end, that nothing covers it."""
+    try:
+        return ModuleDigest(module)
+    except RecursionError:
+        found = ModuleDigest(type(module).__qualname__)
+        found.opaque.append(f"{type(module).__name__}, whose objects are nested without end")
+        return found
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:

@@ -245,3 +245,18 @@ def test_a_registered_architecture_must_be_itself(change: Callable[[nn.Module], 
     change(module)
     with pytest.raises(ArgumentError, match="must be what small_convnet builds"):
         network_from_module(module, "small_convnet", SMALL)
+
+
+class Ring:
+    """An object in a set that holds the set."""
+
+    def __init__(self) -> None:
+        self.around = {self}
+
+
+def test_what_is_nested_without_end_is_certified_without_a_digest() -> None:
+    """As networks of Lightning and open_clip are: like no other, so nothing resumes with it."""
+    first, second = (network_from_module(Holder(Ring()).eval()) for _ in range(2))
+    assert first.sha256 != second.sha256
+    assert "nested without end" in str(first.kwargs)
+    torch.testing.assert_close(first.build()(X), Holder()(X), rtol=0, atol=0)
