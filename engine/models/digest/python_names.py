@@ -127,6 +127,7 @@ def values_of(code: types.CodeType, scope: Mapping[str, Any]) -> Iterator[tuple[
     chain, called = list[str](), False
     for step in dis.get_instructions(code):
         if chain and step.opname not in _ATTRIBUTES:
+            called = called or step.opname == "PUSH_NULL"  # since Python 3.13
             yield resolved(("", *chain), scope, "")[0], called
             chain, called = [], False
         if chain or step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
