@@ -80,7 +80,6 @@ BatchOption = Annotated[
     typer.Option(help="Rows per forward pass; part of what is certified. Default: by image size."),
 ]
 
-
 SkipOption = Annotated[int, typer.Option(help="Take every SKIP-th image.")]
 
 MaxOption = Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")]

@@ -111,15 +111,15 @@ class Bundle:
         `ArgumentError` if a module trains, its copy answers otherwise, or roles fit no levels.
         """
         from dualsmooth.engine.models.front_door import check_copied
-        from dualsmooth.engine.models.rows import settled
+        from dualsmooth.engine.models.rows import settle
 
+        settle(modules.values(), input_shape)
         networks = {
             role: given if isinstance(given, Network) else network_from_module(given)
-            for role, given in settled(modules, input_shape).items()
+            for role, given in modules.items()
         }
-        bundle = cls(name, input_shape, num_classes, sigmas, tau, networks)
         check_copied(modules, networks, input_shape)
-        return bundle
+        return cls(name, input_shape, num_classes, sigmas, tau, networks)
 
     @classmethod
     def from_classifier(

@@ -21,7 +21,7 @@ from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
-from dualsmooth.engine.models.rows import BOUNDS, MATES, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, MATES, beside, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
 """What trials of a small network may take on more than FEW rows, and those of a slow one on more
@@ -78,9 +78,8 @@ def check_copied(
 
 def _differs(module: nn.Module, copied: nn.Module, shape: tuple[int, int, int]) -> bool:
     """Whether a copy gives other logits; where either cannot run, or varies, its trials tell."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    batch = noisy(FEWEST, shape).contiguous().to(device)
     try:
+        batch = beside(module, noisy(FEWEST, shape).contiguous())
         copied = copy.deepcopy(copied)  # a pass may change it
         with torch.no_grad():
             own, other, *again = (logits_in(n(batch.clone())) for n in (module, copied) * 2)

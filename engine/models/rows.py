@@ -5,14 +5,15 @@ what was asked before. Logits are compared as votes see them: a row's largest lo
 first, so that a constant added to all of them hides nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
 
+from dualsmooth.engine.models.network import in_training
+
 Run = Callable[[torch.Tensor], torch.Tensor]
-Given = TypeVar("Given", bound=Mapping[str, Any])
 Agree = Callable[[torch.Tensor, torch.Tensor], bool]
 
 LEVELS = (0.0, 0.12, 0.25, 0.5, 1.0)
@@ -33,20 +34,20 @@ def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor
     return (pixels + sigmas * torch.randn(pixels.shape, generator=draws)).permute(0, 3, 1, 2)
 
 
-def settled(given: Given, shape: tuple[int, int, int]) -> Given:
-    """The same modules after a row: what code keeps of its first call is in place for digests.
+def settle(modules: Iterable[object], shape: tuple[int, int, int]) -> None:
+    """Pass a row: what code keeps of its first call is then in place for digests.
 
     A module that trains is left alone; what cannot run is what the trials of networks tell.
     """
-    for module in given.values():
-        try:
-            if isinstance(module, nn.Module) and not any(p.training for p in module.modules()):
-                row = noisy(1, shape).contiguous()
-                with torch.no_grad():
-                    module(row.to(next((p.device for p in module.parameters()), row.device)))
-        except Exception:  # whatever the network and its libraries raise
-            continue
-    return given
+    for module in modules:
+        if isinstance(module, nn.Module) and not in_training(module):
+            with suppress(Exception), torch.no_grad():  # whatever the network and others raise
+                module(beside(module, noisy(1, shape).contiguous()))
+
+
+def beside(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """A batch on the device of a module's weights."""
+    return batch.to(next((p.device for p in module.parameters()), batch.device))
 
 
 def extremes(rows: torch.Tensor) -> torch.Tensor:

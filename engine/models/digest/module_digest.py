@@ -238,8 +238,10 @@ class ModuleDigest:
         self._sequence("made", (make, arguments), path)
         self._sequence("items", (*(items or ()), None, *(pairs or ())), path)
         for fields in state if isinstance(state, tuple) else (state,):
-            table = fields or {} if fields is None or isinstance(fields, dict) else None
-            self._visit(fields, path) if table is None else self._fields(table, path)
+            if fields is None or isinstance(fields, dict):
+                self._fields(fields or {}, path)
+            else:
+                self._visit(fields, path)
         if not isinstance(value, torch.optim.Optimizer):  # whose copies keep their state alone
             self._fields(getattr(value, "__dict__", {}), path)
 
