@@ -83,7 +83,7 @@ def facts_of(session: Session) -> dict[str, Any]:
     """
     sampler = session.sampler
     about = {"sampler": sampler.name, "batch_size": sampler.batch_size}
-    return {TRIED_HERE: session.tried, **about, **facts_here(about, session.settings.device)}
+    return {TRIED_HERE: session.tried, **facts_here(about, session.settings.device)}
 
 
 def facts_here(about: Mapping[str, Any], device: str) -> dict[str, Any]:
