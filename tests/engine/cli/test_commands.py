@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import stat
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -26,17 +25,8 @@ def certify(run: Run, bundle: Path, *options: object) -> tuple[int, str, str]:
                "--precision", "fp32", *options)  # fmt: skip
 
 
-def same_results(first: Path, second: Path) -> bool:
-    """Whether two runs have the same log, times aside."""
-    return timeless(first) == timeless(second)
-
-
 def log_lines(folder: Path) -> list[str]:
     return (folder / "certificates.jsonl").read_text().splitlines()
-
-
-def strip_time(line: str) -> str:
-    return line[: line.rindex('"seconds"')]
 
 
 def test_certify_writes_a_run_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -71,21 +61,15 @@ def test_slots_and_threads_do_not_change_a_byte(
 ) -> None:
     certify(run, tiny_bundle, "--out", "a")
     certify(run, tiny_bundle, "--out", "b", *options)
-    assert same_results(tmp_path / "a", tmp_path / "b")
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
     assert len(log_lines(tmp_path / "a")) == 12
 
 
 def test_a_subset_has_the_lines_of_the_whole(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     certify(run, tiny_bundle, "--out", "whole")
     certify(run, tiny_bundle, "--out", "part", "--skip", 5)
-    whole = {
-        json.loads(line)["image_id"]: strip_time(line) for line in log_lines(tmp_path / "whole")
-    }
-    part = [
-        (json.loads(line)["image_id"], strip_time(line)) for line in log_lines(tmp_path / "part")
-    ]
-    assert [i for i, _ in part] == [0, 5, 10]
-    assert all(whole[i] == line for i, line in part)
+    whole = timeless(tmp_path / "whole")
+    assert timeless(tmp_path / "part") == [whole[0], whole[5], whole[10]]
 
 
 def test_reused_votes_give_the_same_bytes_without_drawing_any(
@@ -96,14 +80,14 @@ def test_reused_votes_give_the_same_bytes_without_drawing_any(
     certify(run, tiny_bundle, "--out", "drawn")
     reuse = [part for s in (0.12, 0.25, 0.5) for part in ("--reuse", f"fixed-{s}")]
     certify(run, tiny_bundle, "--out", "partly", *reuse)
-    assert same_results(tmp_path / "drawn", tmp_path / "partly")
+    assert timeless(tmp_path / "drawn") == timeless(tmp_path / "partly")
 
     def no_votes(*arguments: object) -> None:
         raise AssertionError("the sampler was asked")
 
     monkeypatch.setattr("dualsmooth.engine.runtime.scheduler.Scheduler._pack", no_votes)
     assert certify(run, tiny_bundle, "--out", "again", "--reuse", "drawn")[0] == 0
-    assert same_results(tmp_path / "drawn", tmp_path / "again")
+    assert timeless(tmp_path / "drawn") == timeless(tmp_path / "again")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +110,6 @@ def test_votes_of_another_stream_are_not_reused(
     assert key in err
     assert not (tmp_path / "b").exists()
     assert certify(run, tiny_bundle, "--out", "c", "--reuse", "nowhere")[0] == 2
-
-
-def test_another_seed_changes_votes(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
-    certify(run, tiny_bundle, "--out", "a")
-    certify(run, tiny_bundle, "--out", "b", "--seed", 1)
-    assert not same_results(tmp_path / "a", tmp_path / "b")
 
 
 def test_fresh_replaces_and_neither_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -220,15 +198,13 @@ def test_adaptive_budgets_write_runs_that_resume(
         summary = json.loads((tmp_path / "a" / "summary.json").read_text())
         above = sum(c.correct and c.radius == 0.1 for c in certificates)
         assert summary["certified_with_radius_above"]["0.1"] == above
-    first = log_lines(tmp_path / "a")
+    first, before = log_lines(tmp_path / "a"), timeless(tmp_path / "a")
     (tmp_path / "a" / "certificates.jsonl").write_text("\n".join(first[:5]) + "\n")
     assert certify(run, tiny_bundle, *options, "--resume")[0] == 0
-    assert [*map(strip_time, log_lines(tmp_path / "a"))] == [*map(strip_time, first)]
+    assert timeless(tmp_path / "a") == before
 
 
 def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / "a.png")
     code, out, _ = run("predict", tiny_bundle, "a.png", "--n", 200)
     assert code == 0
@@ -244,8 +220,6 @@ def test_predict_names_a_class_or_abstains(run: Run, tiny_bundle: Path, tmp_path
 def test_a_file_that_cannot_be_read_does_not_lose_the_others(
     run: Run, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     for name in ("a.png", "d.png"):
         Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / name)
     Image.fromarray(np.full((9, 8), 100, np.uint8)).save(tmp_path / "b.png")
@@ -297,8 +271,6 @@ def test_predict_certifies_and_takes_a_spec(run: Run, tiny_bundle: Path, tmp_pat
 def test_an_order_of_classes_is_recorded_and_found_again(
     run: Run, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     for i in (0, 1, 2, 10):
         (tmp_path / "data" / f"n{i}").mkdir(parents=True)
         for k in range(2):
@@ -470,22 +442,6 @@ def test_folders_that_cannot_be_used(run: Run, tiny_bundle: Path, tmp_path: Path
     assert "file/run: must be writable" in err
 
 
-def test_read_only_folder(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
-        (locked / "probe").touch()
-    except OSError:
-        code, _, err = certify(run, tiny_bundle, "--out", "locked/run")
-        assert code == 2
-        assert "must be writable" in err
-    else:
-        pytest.skip("this user may write anywhere")
-    finally:
-        locked.chmod(0o700)
-
-
 def test_interrupt_is_resumable(
     run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,7 +463,7 @@ def test_interrupt_is_resumable(
     assert "--resume" in err
     monkeypatch.setattr(RunLog, "append", append)
     assert certify(run, tiny_bundle, "--out", "part", "--resume")[0] == 0
-    assert same_results(tmp_path / "whole", tmp_path / "part")
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "part")
 
 
 def test_help_and_no_arguments_teach(run: Run) -> None:

@@ -105,16 +105,7 @@ def test_transparent_pixels_on_a_colour(tmp_path: Path) -> None:
 
 def test_a_resized_run_is_recorded_audited_and_reported(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [
-        "certify",
-        "digits-dual",
-        "--data",
-        f"folder:{folder}",
-        "--n",
-        "50",
-        "--out",
-        str(run),
-    ]
+    command = f"certify digits-dual --data folder:{folder} --n 50 --out {run}".split()
     plain = CliRunner().invoke(app, command)
     assert "must have the height and width of the network" in str(plain.exception)
     assert "--resize N and --crop N" in str(plain.exception)

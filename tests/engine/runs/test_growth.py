@@ -31,6 +31,7 @@ from dualsmooth.engine.runs.record import joint_alpha, read_configuration
 from dualsmooth.engine.runs.resume import next_look
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import timeless
 
 DIGITS = load_images("digits")
 
@@ -72,10 +73,6 @@ def run(
     """Certify the first images."""
     settings = Settings(Budget.fixed(20, n), alpha, threads=1, slots=1)
     certify_run(method, DIGITS, list(range(images)), settings, folder, **options)
-
-
-def timeless(folder: Path) -> list[Certificate]:
-    return [replace(certificate, seconds=0.0) for certificate in read_log(folder)]
 
 
 def test_more_images_are_added_to_those_that_are_there(

@@ -161,8 +161,3 @@ def test_grid_images_may_be_floats(tiny_bundle: Path, images: ImageSet, scale: s
         certify(chosen, floats, **options), certify(chosen, images.images, **options), strict=True
     ):
         assert one.counts == two.counts
-
-
-def test_unknown_noise_is_one_line() -> None:
-    with pytest.raises(ArgumentError, match=r"^noise must be one of gaussian, integer; received"):
-        Settings(noise="laplace")

@@ -1,9 +1,5 @@
-from pathlib import Path
-
 import pytest
 
-from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.report.compare import against_best_fixed
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.runs.summary import Row, summarize
@@ -49,11 +45,3 @@ def test_radii_of_a_grid_are_not_rounded() -> None:
 
 def test_an_empty_run_is_reported_and_not_a_crash() -> None:
     assert "0 images" in text_table([summarize("fixed(0.5)", [])])
-
-
-@pytest.mark.parametrize("text", ["", "\n", "idx\tlabel\n1\t2\n", "idx,predict,radius,correct\n"])
-def test_files_that_are_no_tables_are_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "bad.tsv"
-    path.write_text(text)
-    with pytest.raises(FileError, match=r"bad\.tsv: must be a tab-separated table"):
-        read_table(path)

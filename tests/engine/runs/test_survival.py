@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from dualsmooth.engine import files as durable
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.errors import ArgumentError, FileError, SamplerError, StoppedError
+from dualsmooth.engine.errors import ArgumentError, SamplerError, StoppedError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.runs.audit import audit
@@ -33,7 +32,7 @@ from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.samplers.sampler import MakeSampler, Segment
 from dualsmooth.engine.settings import Settings
-from tests.engine.conftest import CERTIFICATE, timeless
+from tests.engine.conftest import timeless
 
 IMAGES = 24
 
@@ -177,19 +176,6 @@ def test_a_log_cut_at_every_byte_resumes_to_the_same_files(
         log.append(*(Certificate.from_json(line.decode()) for line in lines[len(log.done) :]))
         log.close()
         assert (folder / "certificates.jsonl").read_bytes() == finished
-
-
-def test_a_log_that_kept_the_torn_line_would_be_lost(tmp_path: Path) -> None:
-    """The broken variant: appending after a torn line glues two lines together."""
-    path = tmp_path / "certificates.jsonl"
-    folder, log = tmp_path, RunLog(tmp_path, {})
-    log.append(CERTIFICATE)
-    log.close()
-    path.write_bytes(path.read_bytes() + b'{"predicted": 3')
-    with path.open("ab") as file:
-        file.write(replace(CERTIFICATE, image_id=1).to_json().encode() + b"\n")
-    with pytest.raises(FileError, match="line 2 must be a valid certificate"):
-        RunLog(folder, {}, resume=True)
 
 
 def test_a_full_disk_stops_cleanly_and_resumes(

@@ -15,7 +15,7 @@ from dualsmooth.engine.train.context import Sizes, TrainingContext
 from dualsmooth.engine.train.dual import DualRecipe
 from dualsmooth.engine.train.experts import Tuning
 from dualsmooth.engine.train.radii import Labelling
-from dualsmooth.engine.train.recipes import DIGITS_DUAL, DUAL, DUAL_PUBLISHED
+from dualsmooth.engine.train.recipes import DIGITS_DUAL, DUAL
 from dualsmooth.engine.train.run import run
 from dualsmooth.engine.train.utility import PUBLISHED
 
@@ -202,11 +202,6 @@ def test_bad_data() -> None:
         run(TINY, unknown)
     with pytest.raises(ArgumentError, match="at least 2 images"):
         run(TINY, few_digits(1))
-
-
-def test_general_recipes_differ_where_the_paper_does() -> None:
-    assert (DUAL.sigmas, DUAL.tau) == (DUAL_PUBLISHED.sigmas, DUAL_PUBLISHED.tau)
-    assert DUAL.utility != DUAL_PUBLISHED.utility == PUBLISHED
 
 
 def test_folder_of_states_is_named_by_path(tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.train import insta
 from dualsmooth.engine.train.insta import INSTA, widest_levels
 from dualsmooth.engine.train.radii import Labelling, radii_of
 from dualsmooth.engine.train.run import run
+from tests.engine.train.test_dual import few_digits
 
 TINY = replace(
     INSTA,
@@ -19,11 +18,6 @@ TINY = replace(
     selecting=replace(INSTA.selecting, epochs=1),
     labelling=Labelling(votes=8),
 )
-
-
-def few_digits() -> ImageSet:
-    digits = load_images("digits:train")
-    return ImageSet(digits.images[:150], digits.labels[:150], "few", digits.classes)
 
 
 class Stripe(nn.Module):
@@ -61,12 +55,12 @@ def test_the_selector_learns_from_the_radii_it_will_be_certified_with(
         return radii_of(*rest)
 
     monkeypatch.setattr(insta, "radii_of", radii)
-    run(replace(TINY, labelling=Labelling(votes=8, runner_up=runner_up)), few_digits())
+    run(replace(TINY, labelling=Labelling(votes=8, runner_up=runner_up)), few_digits(150))
     assert asked == [runner_up] * len(TINY.sigmas)
 
 
 def test_a_short_run() -> None:
-    few = few_digits()
+    few = few_digits(150)
     bundle = run(TINY, few)
     assert set(bundle.networks) == {"classifier", "selector"}
     assert bundle.build("selector")(torch.rand(2, 1, 8, 8)).shape == (2, 3)

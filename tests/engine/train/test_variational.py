@@ -6,19 +6,13 @@ import torch
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.train.context import Sizes, TrainingContext
 from dualsmooth.engine.train.run import run
 from dualsmooth.engine.train.variational import VARIATIONAL, divergence_per_dimension
+from tests.engine.train.test_dual import few_digits
 
 TINY = replace(VARIATIONAL, schedule=replace(VARIATIONAL.schedule, epochs=1))
-
-
-def few_digits() -> ImageSet:
-    digits = load_images("digits:train")
-    return ImageSet(digits.images[:300], digits.labels[:300], "few", digits.classes)
 
 
 @pytest.mark.parametrize(("level", "target"), [(0.5, 0.5), (0.25, 1.0), (1.3, 0.7)])
