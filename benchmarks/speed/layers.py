@@ -27,6 +27,7 @@ from dualsmooth.engine.checks import one_of, positive_integer
 from dualsmooth.engine.files import write_json
 from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.rows import noisy
+from dualsmooth.engine.report.markdown import table as markdown
 from dualsmooth.engine.samplers.fusion.fold import folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import exported_network
@@ -153,19 +154,15 @@ def grouped(
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown: a line per kind of layer."""
-    lines = [
-        "| layers | convolutions | ours, ms | OpenVINO, ms | OpenVINO over ours "
-        "| ours, share of peak | OpenVINO's |",
-        "|---" * 7 + "|",
-    ]
+    head = ("layers", "convolutions", "ours, ms", "OpenVINO, ms", "OpenVINO over ours")
+    lines = []
     for kind, row in rows.items():
         shares = [f"{100 * row[f'{who}_share_of_peak']:.0f} %" for who in ("our", "their")]
         faster = f"{row['their_ms'] / row['our_ms']:.2f}" if row["our_ms"] else ""
-        lines.append(
-            f"| {kind} | {row['convolutions']} | {row['our_ms']:.1f} | {row['their_ms']:.1f} "
-            f"| {faster} | {' | '.join(shares if row['convolutions'] else ['', ''])} |"
-        )
-    return "\n".join(lines) + "\n"
+        taken = (f"{row[f'{who}_ms']:.1f}" for who in ("our", "their"))
+        known = shares if row["convolutions"] else ["", ""]
+        lines.append([kind, row["convolutions"], *taken, faster, *known])
+    return markdown([*head, "ours, share of peak", "OpenVINO's"], *lines) + "\n"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from dualsmooth.engine.files import write_json
 from dualsmooth.engine.models.bundle import CLASSIFIER
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.sources.folder import save_bundle
+from dualsmooth.engine.report.markdown import table as markdown
 
 VOTES, TORCH = 32, "import torch"
 NETWORKS = ("small", "resnet20", "resnet110", "resnet50")
@@ -80,13 +81,13 @@ def start(command: list[str], bytecode: str) -> dict[str, float]:
 
 def table(rounds: list[dict[str, dict[str, float]]]) -> str:
     """Markdown: median, smallest and largest of the rounds, and the smallest beyond PyTorch's."""
-    head = "| network | processor seconds | least beyond PyTorch's import | seconds |"
-    lines = [head, "|---" * 4 + "|"]
+    head = ("network", "processor seconds", "least beyond PyTorch's import", "seconds")
+    lines = []
     least = {name: min(r[name]["processor seconds"] for r in rounds) for name in rounds[0]}
     for name in rounds[0]:
         busy, taken = (_range([r[name][key] for r in rounds]) for key in rounds[0][name])
-        lines.append(f"| {name} | {busy} | {least[name] - least[TORCH]:.2f} | {taken} |")
-    return "\n".join(lines) + "\n"
+        lines.append((name, busy, f"{least[name] - least[TORCH]:.2f}", taken))
+    return markdown(head, *lines) + "\n"
 
 
 def _range(values: list[float]) -> str:

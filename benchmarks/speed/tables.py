@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.benchmarks.speed.rounds import Times, best, ratio
+from dualsmooth.engine.report.markdown import table
 
 Axes = dict[str, list[dict[str, Any]]]
 """Measured points of each axis."""
@@ -38,20 +39,14 @@ def _kind(contestant: str) -> str:
 
 def cpu_table(report: dict[str, dict[str, Any]], ours: Sequence[str]) -> str:
     """Markdown: a row per contestant with its speed, share of the peak and ratios."""
-    lines = [
-        "| network | contestant, batch | votes/s | share of float32 peak | "
-        + " | ".join(f"{name} is faster by" for name in ours)
-        + " |",
-        "|---" * (4 + len(ours)) + "|",
-    ]
+    head = ["network", "contestant, batch", "votes/s", "share of float32 peak"]
+    rows = []
     for name, figures in report.items():
         for contestant, speed in figures["votes_per_second"].items():
             times = [_times(figures["ratio_to_peer"], mine, contestant) for mine in ours]
-            lines.append(
-                f"| {name} | {contestant} | {speed['per_second']:,} "
-                f"| {100 * speed['share_of_peak']:.0f} % | {' | '.join(times)} |"
-            )
-    return "\n".join(lines) + "\n"
+            share = f"{100 * speed['share_of_peak']:.0f} %"
+            rows.append([name, contestant, f"{speed['per_second']:,}", share, *times])
+    return table([*head, *(f"{name} is faster by" for name in ours)], *rows) + "\n"
 
 
 def _times(ratios: dict[str, dict[str, Any]], mine: str, contestant: str) -> str:

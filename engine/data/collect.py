@@ -178,6 +178,10 @@ class _Reader:
             return item[0], item[1]
         return item, None
 
+    def _first(self, shape: tuple[int, ...]) -> bool:
+        """Whether an image of this shape has its channels first."""
+        return _channels_first(shape) if self.layout == "auto" else self.layout == "NCHW"
+
     def _pixels(self, image: Any) -> NDArray[Any]:
         """One image, channels last; uint8 or float32."""
         if _is_picture(image):
@@ -192,7 +196,7 @@ class _Reader:
         if pixels.ndim != 3 or pixels.dtype.kind not in "uf":
             rule = "must be images of Pillow, or arrays of three axes, uint8 or floating point"
             raise ArgumentError("images", rule, f"{pixels.dtype} of shape {pixels.shape}")
-        if not _is_picture(image) and _first(pixels.shape, self.layout, None):
+        if not _is_picture(image) and self._first(pixels.shape):
             pixels = pixels.transpose(1, 2, 0)
         kind = np.uint8 if pixels.dtype == np.uint8 else np.float32
         return np.ascontiguousarray(pixels, kind)
@@ -212,24 +216,20 @@ def _label(label: Any) -> int:
     return int(found)
 
 
-def _first(shape: Sequence[int], layout: str, known: tuple[int, int, int] | None) -> bool:
+def _channels_first(shape: Sequence[int], known: tuple[int, int, int] | None = None) -> bool:
     """Whether an image of this shape has its channels first."""
-    if layout != "auto":
-        return layout == "NCHW"
     if known is not None:
         return tuple(shape) != known and (*shape[1:], shape[0]) == known
     return shape[0] in _CHANNELS and shape[2] not in _CHANNELS
 
 
-def channels_last(
-    images: Any, shape: tuple[int, int, int] | None = None, layout: str = "auto"
-) -> Any:
+def channels_last(images: Any, shape: tuple[int, int, int] | None = None) -> Any:
     """Images (count, height, width, channels); a view of those with channels first.
 
-    ``shape`` is that of the network, (height, width, channels), where it is known. Without it, and
-    without a ``layout``, channels are first where that side has 1 or 3 and the last has not.
+    ``shape`` is that of the network, (height, width, channels), where it is known. Without it
+    channels are first where that side has 1 or 3 and the last has not.
     """
-    if images.ndim != 4 or not _first(images.shape[1:], layout, shape):
+    if images.ndim != 4 or not _channels_first(images.shape[1:], shape):
         return images
     if isinstance(images, np.ndarray):
         return np.ascontiguousarray(images.transpose(0, 2, 3, 1))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.files import unwritable, write_json, write_whole
+from dualsmooth.engine.report.compare import cells
 from dualsmooth.engine.report.drawing import DASHES, RADIUS, Plot, inline_svg, pictures, tidy
+from dualsmooth.engine.report.markdown import head_of, table
 from dualsmooth.engine.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -28,17 +30,15 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
     plot = Plot(
         "frontier", f"Operating points of {about['bundle']}", said, partial(_draw, summaries)
     )
-    lines = _lines(summaries)
-    head, *body = [[f"<td>{escape(cell)}</td>" for cell in cells] for cells in lines]
-    cells = "".join(f"<tr>{''.join(row)}</tr>\n" for row in [head, *body])
+    lines = [head_of(summaries[0]), *([s.name, *cells(s).values()] for s in summaries)]
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines)
+    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
     title = escape(plot.title)
     page = (
         f'<!doctype html><meta charset="utf-8"><title>{title}</title>\n<h1>{title}</h1>\n'
-        f"{inline_svg(plot)}\n<p>{escape(said)}</p>\n<table>\n{cells}</table>\n"
+        f"{inline_svg(plot)}\n<p>{escape(said)}</p>\n<table>\n{body}</table>\n"
     )
-    table = ["| " + " | ".join(cells) + " |" for cells in lines]
-    table.insert(1, "|---" * len(lines[0]) + "|")
-    texts = {"md": f"# {plot.title}\n\n{said}\n\n" + "\n".join(table) + "\n", "html": page}
+    texts = {"md": f"# {plot.title}\n\n{said}\n\n{table(*lines)}\n", "html": page}
     files = {kind: text.encode() for kind, text in texts.items()}
     files |= pictures(plot, ("png", "svg"))
     try:
@@ -48,15 +48,6 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
     except OSError as error:
         raise unwritable(folder, error) from error
     return [f"frontier.{kind}" for kind in (*files, "json")]
-
-
-def _lines(summaries: Sequence[Summary]) -> list[list[str]]:
-    radii = list(summaries[0].certified)
-    head = ["certified accuracy in % at radius >", *(f"{r:g}" for r in radii), "ACR"]
-    rows = [
-        [s.name, *(f"{100 * s.accuracy(r):.1f}" for r in radii), f"{s.acr:.3f}"] for s in summaries
-    ]
-    return [head, *rows]
 
 
 def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:

@@ -24,15 +24,27 @@ def markdown(runs: Sequence[Run], summaries: Sequence[Summary], plots: Sequence[
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
+def table(head: Sequence[object], *rows: Sequence[object]) -> str:
+    """Lines of a table, the last one without its end."""
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (head, *rows)]
+    lines.insert(1, "|---" * len(head) + "|")
+    return "\n".join(lines)
+
+
+def head_of(summary: Summary) -> list[str]:
+    """What stands above `cells` and the name before them."""
+    sign = "≥" if summary.at_least else ">"
+    radii = (f"{r:g}" for r in summary.certified)
+    return [f"certified accuracy in % at radius {sign}", *radii, "ACR"]
+
+
 def _table(summaries: Sequence[Summary]) -> str:
-    radii, sign = list(summaries[0].certified), "≥" if summaries[0].at_least else ">"
-    head = [f"certified accuracy in % at radius {sign}", *(f"{r:g}" for r in radii), "ACR"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for s, best in zip(summaries, leaders(summaries), strict=True):
         row = {c: f"**{text}**" if c in best else text for c, text in cells(s).items()}
-        row |= {r: f"{row[r]} ({_ends(s.interval(r))})" for r in radii}
-        lines.append("| " + " | ".join([_plain(s.name), *row.values()]) + " |")
-    return "\n".join(lines)
+        row |= {r: f"{row[r]} ({_ends(s.interval(r))})" for r in s.certified}
+        rows.append([_plain(s.name), *row.values()])
+    return table(head_of(summaries[0]), *rows)
 
 
 def _plain(text: str) -> str:
@@ -78,10 +90,10 @@ def _comparison(runs: Sequence[Run], summaries: Sequence[Summary]) -> str:
             continue
         images = pairs[0].images
         lines += [f"{first} (first) and {second} (second), {images:,} images in common:", ""]
-        lines += ["| radius | both | only first | only second | neither |", "|---" * 5 + "|"]
-        for p in pairs:
-            if p.neither < images:
-                counts = (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
-                lines.append("| " + " | ".join(map(str, counts)) + " |")
-        lines.append("")
+        rows = [
+            (f"{p.radius:g}", p.both, p.only_first, p.only_second, p.neither)
+            for p in pairs
+            if p.neither < images
+        ]
+        lines += [table(("radius", "both", "only first", "only second", "neither"), *rows), ""]
     return "\n".join(lines).rstrip()

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +28,7 @@ def plots(runs: Sequence[Run], *, at_least: bool = False) -> list[Plot]:
     found = [_curves(seen, at_least)]
     if bound := [run for run in seen if any(row.limit for row in run.rows)]:
         found.append(_limits(bound))
-    if whole := [
-        run for run in seen if not run.origin
-    ]:  # the others lack the radii of wrong images
+    if whole := [run for run in seen if not run.origin]:  # others lack the radii of wrong images
         found.append(radii_plot(whole))
     levels = {run.name: {row.sigma for row in run.rows} - {None} for run in seen}
     if routed := [run for run in seen if len(levels[run.name]) > 1]:
@@ -47,12 +44,11 @@ def _curves(runs: Sequence[Run], at_least: bool) -> Plot:
         f"Share of images certified correctly with a radius {sign} r; abstentions count against. "
         f"Bands: {BAND:.0%} Clopper-Pearson intervals, at each radius by itself."
     )
-    draw = partial(_draw_curves, runs=runs, at_least=at_least)
+
+    def draw(figure: "Figure") -> None:
+        draw_curves(figure.subplots(), runs, at_least)
+
     return Plot("curves", "Certified accuracy", caption, draw, conditions(runs))
-
-
-def _draw_curves(figure: "Figure", runs: Sequence[Run], at_least: bool) -> None:
-    draw_curves(figure.subplots(), runs, at_least)
 
 
 def draw_curves(axes: "Axes", runs: Sequence[Run], at_least: bool) -> None:
@@ -107,7 +103,7 @@ LIMITS = {
 """What bounded a radius, in words, and its colour."""
 
 
-def limit_of(row: Row, asked: float = math.inf) -> str:
+def limit_of(row: Row, asked: float) -> str:
     """Key of `LIMITS` for an image; ``asked`` is the largest radius the run asked for."""
     if row.abstained:
         return "abstained"

@@ -108,14 +108,12 @@ class Session(Closing):
         flights, _ = self._fly(images, image_ids, lambda at: at.predict(n, alpha))
         return ((flight.image_id, flight.result) for flight in flights)
 
-    def search(
-        self, images: AnyArray, search: Search, image_ids: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, float]]:
-        """Yield (image id, noise level) in the order in which searches end.
+    def search(self, images: AnyArray, search: Search) -> Iterator[tuple[int, float]]:
+        """Yield (position, noise level) in the order in which searches end.
 
         Takes images and raises as `certify` does.
         """
-        flights, _ = self._fly(images, image_ids, lambda at: search.run(at.networks))
+        flights, _ = self._fly(images, None, lambda at: search.run(at.networks))
         return ((flight.image_id, flight.result) for flight in flights)
 
     def redraw(

@@ -38,10 +38,10 @@ class Captured:
         next(run for bucket, run in self.replays if bucket >= rows)()
 
 
-def buckets(batch: int, any_shape: bool) -> list[int]:
+def buckets(batch: int) -> list[int]:
     """Batch shapes to capture, largest first, so that smaller ones fit into its memory."""
     sizes = [batch]
-    while any_shape and sizes[-1] // BUCKET_RATIO >= SMALLEST_BUCKET:
+    while sizes[-1] // BUCKET_RATIO >= SMALLEST_BUCKET:
         sizes.append(sizes[-1] // BUCKET_RATIO)
     return sizes
 
@@ -95,7 +95,7 @@ class Capturer:
         self, model: str, network: torch.nn.Module, classes: int, backend: str
     ) -> Captured:
         counts = self.stream.zeros(self.segments, classes + 1, dtype=torch.int64)
-        full, *smaller = buckets(self.table.shape[1], any_shape=True)
+        full, *smaller = buckets(self.table.shape[1])
         judge = self._judge(model, network, classes)
         tried: Tried = {}
         if backend == AUTO:

@@ -295,9 +295,8 @@ def test_shapes_are_learnt_from_a_row_in_the_memory_of_a_device() -> None:
 
 
 def test_buckets_shrink_from_the_full_batch() -> None:
-    assert graphs.buckets(4096, True) == [4096, 1024, 256, 64]
-    assert graphs.buckets(4096, False) == [4096]
-    assert graphs.buckets(63, True) == [63]
+    assert graphs.buckets(4096) == [4096, 1024, 256, 64]
+    assert graphs.buckets(63) == [63]
 
 
 @pytest.mark.parametrize("quickest", ["triton", "eager"])
