@@ -5,7 +5,7 @@ the true vote probabilities allow. Wrong runs must not exceed the 1 - 1e-6 quant
 Bin(10,000, alpha), 1.5 times their expected number. True probabilities lie just below the edge of a
 claim, where errors are most likely.
 
-Votes are drawn from those probabilities; `test_coverage.py` does the same with the engine's noise.
+Votes are drawn from those probabilities; `test_global.py` does the same with the engine's noise.
 
 What no test of this size can notice: pilot votes that enter a bound far from p = 1/2 (errors grow
 by a few per cent) and testing the larger radii of a grid first (`test_decide.py` shows that the
@@ -19,14 +19,12 @@ from math import inf
 
 import numpy as np
 import pytest
-from scipy import stats
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
-from dualsmooth.engine.draws import Counts, Draw, Phase
-from dualsmooth.engine.ledger import AlphaLedger
+from dualsmooth.engine.draws import Draw, Phase
 from dualsmooth.engine.methods.decide import EventTests, VoteStream, decide
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -35,9 +33,16 @@ from dualsmooth.engine.methods.votes import event_bound, top_class
 from dualsmooth.engine.radius.decision import decision_looks
 from dualsmooth.engine.radius.gaussian import gaussian_radius
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.conftest import (
+    ALPHA,
+    LIMIT,
+    RUNS,
+    drawn,
+    just_below,
+    slow,
+    spend_twice,
+)
 
-RUNS, ALPHA = 10_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 GRID = (0.25, 0.5)
 DECIDE = Budget.decide(GRID, n0=20, n=500)
 PRECISE = Budget.precise(0.05, n0=100, n=2000)
@@ -75,11 +80,6 @@ class Population:
         return best
 
 
-def just_below(radius: float, sigma: float) -> float:
-    """A probability whose radius is below ``radius`` by one part in a billion."""
-    return float(ndtr(radius / sigma * (1 - 1e-9)))
-
-
 def two(p: float) -> tuple[float, float]:
     return p, 1.0 - p
 
@@ -87,25 +87,12 @@ def two(p: float) -> tuple[float, float]:
 Make = Callable[[Population], Procedure]
 
 
-def run(procedure: Procedure, scene: Population, rng: np.random.Generator) -> Claim:
-    """Drive a procedure with votes from the true probabilities; no sample is drawn twice."""
-    following: dict[tuple[Phase, int], int] = {}
-
-    def answer(draw: Draw) -> Counts:
-        key = draw.phase, draw.level
-        assert draw.first == following.get(key, 0)
-        following[key] = draw.first + draw.count
-        return rng.multinomial(draw.count, scene.votes[draw.model])
-
-    return answered(procedure, answer)
-
-
 def wrong(scene: Population, make: Make, rule: str = "median") -> tuple[int, int]:
     """Numbers of certificates and of wrong ones among 10,000."""
     rng, certified, false = np.random.default_rng(5), 0, 0
     true = [scene.radius(rule, label) for label in range(len(scene.classes[0]))]
     for _ in range(RUNS):
-        certificate = run(make(scene), scene, rng)
+        certificate = drawn(make(scene), lambda draw: scene.votes[draw.model], rng)
         if certificate.predicted is not None:
             certified += 1
             false += certificate.radius > true[certificate.predicted]
@@ -118,10 +105,6 @@ def fixed(budget: Budget) -> Make:
 
 def dual(rule: str, routing: str, budget: Budget, *, published_split: bool = False) -> Make:
     return lambda scene: DualSmoothing(scene, rule, routing, published_split).certify(budget, ALPHA)
-
-
-def slow(*values: object) -> object:
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 FIXED = {
@@ -241,10 +224,7 @@ def test_unsound_variants_are_caught(name: str, make: Make) -> None:
 
 
 def test_a_chain_at_full_alpha_in_both_stages_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    levels = {"selector": ALPHA, "classifier": ALPHA}
-    monkeypatch.setattr(
-        DualSmoothing, "_ledger", lambda *_: AlphaLedger("chain", 2 * ALPHA, levels)
-    )
+    spend_twice(monkeypatch)
     make = dual("median", "interval", DECIDE)
     assert wrong(DUAL["chain at the edge"], make)[1] > LIMIT
 

@@ -16,7 +16,6 @@ from math import hypot
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
@@ -30,6 +29,7 @@ from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
 from dualsmooth.engine.samplers.sampler import Sampler, Segment, unroll
 from dualsmooth.engine.samplers.torch_noise import normal_rows
+from tests.engine.methods.coverage.conftest import ALPHA, LIMIT, RUNS, slow
 
 SHAPE = (1, 2, 1)
 LEVELS = (0.5, 1.0)
@@ -103,8 +103,6 @@ SCENES = {
     "class undecided": Scene(selector=2.5, classes=(1e-9, 1e-9)),
 }
 
-RUNS, ALPHA = 10_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 BUDGET = Budget.fixed(n0=20, n=200)
 Make = Callable[[Scene], Procedure]
 
@@ -151,19 +149,11 @@ def precise(scene: Scene) -> Procedure:
 
 
 QUICK = ("both bind",)
-ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENES]
+ALL = [name if name in QUICK else slow(name) for name in SCENES]
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(
-    "make",
-    [
-        plurality,
-        pytest.param(published, marks=pytest.mark.slow),
-        pytest.param(median_point, marks=pytest.mark.slow),
-        interval,
-    ],
-)
+@pytest.mark.parametrize("make", [plurality, slow(published), slow(median_point), interval])
 def test_dual_methods_keep_their_promise(name: str, make: Make) -> None:
     scene = SCENES[name]
     certified, false = wrong(scene, make, scene.dual_radius)
@@ -176,14 +166,12 @@ def test_dual_methods_keep_their_promise(name: str, make: Make) -> None:
 @pytest.mark.parametrize("name", ["both bind", "levels agree"])
 @pytest.mark.parametrize("make", [decided, precise])
 def test_adaptive_budgets_keep_their_promise(name: str, make: Make) -> None:
-    """`test_adaptive_coverage.py` has the sharper cases."""
+    """`test_adaptive.py` has the sharper cases."""
     scene = SCENES[name]
     assert wrong(scene, make, scene.dual_radius)[1] <= LIMIT
 
 
-@pytest.mark.parametrize(
-    "threshold", [0.5, *(pytest.param(t, marks=pytest.mark.slow) for t in (1e-9, 0.05, 1.0))]
-)
+@pytest.mark.parametrize("threshold", [0.5, slow(1e-9), slow(0.05), slow(1.0)])
 def test_fixed_smoothing_keeps_its_promise(threshold: float) -> None:
     scene = Scene(selector=1.0, classes=(threshold, threshold))
     _, false = wrong(scene, fixed, threshold)
@@ -227,12 +215,7 @@ def abstained(procedure: Procedure) -> Claim:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "second level weaker",
-        pytest.param("selector binds", marks=pytest.mark.slow),
-        pytest.param("upper level", marks=pytest.mark.slow),
-    ],
+    "name", ["second level weaker", slow("selector binds"), slow("upper level")]
 )
 def test_frozen_radius_is_caught(name: str) -> None:
     scene = SCENES[name]

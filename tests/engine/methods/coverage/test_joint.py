@@ -6,25 +6,31 @@ the one that the true probabilities of pairs (level, class) allow. They lie just
 claim, and level and class depend on each other as much as they can, in either direction.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Counts, Draw, Phase
-from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.models import joint
 from dualsmooth.engine.runs.frontier import merged
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.conftest import (
+    ALPHA,
+    LIMIT,
+    RUNS,
+    drawn,
+    just_below,
+    slow,
+    spend_twice,
+)
 
-RUNS, ALPHA = 10_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 FIXED = Budget.fixed(n0=20, n=200)
 DECIDE = Budget.decide((0.25, 0.5), n0=20, n=500)
 PRECISE = Budget.precise(0.1, n0=50, n=400)
@@ -51,12 +57,18 @@ class Scene:
     def classifier_at(self, sigma: float) -> str:
         return "lower"
 
-    @property
+    @cached_property
     def pairs(self) -> NDArray[np.float64]:
         """Of levels 0 and 1, then of classes 0 and 1, and no invalid ones: shape (5,)."""
         level, label = self.upper, self.upper_class
         both = max(0.0, level + label - 1) if self.opposed else min(level, label)
         return np.array([label - both, 1 - level - label + both, both, level - both, 0.0])
+
+    def law(self, draw: Draw) -> Sequence[float]:
+        """What rows of a draw vote for."""
+        assert (draw.model == "selector") == (draw.sigma == self.tau)
+        lower = (self.lower_class, 1 - self.lower_class, 0.0)
+        return self.pairs.tolist() if draw.model == "selector" else lower
 
     def radius(self, label: int) -> float:
         """Largest radius that the probabilities allow for a class."""
@@ -69,48 +81,25 @@ class Scene:
         return float(max(0.0, min(-level, lower), min(level, upper), min(lower, upper)))
 
 
-def edge(radius: float, sigma: float = 1.0) -> float:
-    """A probability whose radius is below ``radius`` by one part in a billion."""
-    return float(ndtr(radius / sigma * (1 - 1e-9)))
-
-
 SCENES = {
-    "selector at the edge": Scene(edge(0.25), 0.98, 0.98),
-    "classifier at the edge": Scene(0.98, edge(0.25, 0.5), edge(0.25)),
-    "both at the edge": Scene(edge(0.25), 0.3, edge(0.25)),
-    "both at the edge, opposed": Scene(edge(0.25), 0.3, edge(0.25), opposed=True),
+    "selector at the edge": Scene(just_below(0.25), 0.98, 0.98),
+    "classifier at the edge": Scene(0.98, just_below(0.25, 0.5), just_below(0.25)),
+    "both at the edge": Scene(just_below(0.25), 0.3, just_below(0.25)),
+    "both at the edge, opposed": Scene(just_below(0.25), 0.3, just_below(0.25), opposed=True),
     # Theorem C1's worst case: tau's level fails by the selector, both levels by the lower one.
-    "chain at the edge, opposed": Scene(edge(0.25), edge(0.25, 0.5), 0.95, opposed=True),
+    "chain at the edge, opposed": Scene(
+        just_below(0.25), just_below(0.25, 0.5), 0.95, opposed=True
+    ),
     "class undecided": Scene(0.95, 0.2, 0.5),
 }
 
 
-def run(method: DualSmoothing, budget: Budget, pairs: NDArray[np.float64], scene: Scene,
-        rng: np.random.Generator) -> Claim:  # fmt: skip
-    """Certify with votes from the true probabilities; no row is drawn twice."""
-    following: dict[tuple[Phase, int], int] = {}
-
-    def answer(draw: Draw) -> Counts:
-        key = draw.phase, draw.level
-        assert draw.first == following.get(key, 0)
-        following[key] = draw.first + draw.count
-        assert (draw.model == "selector") == (draw.sigma == scene.tau)
-        p = pairs if draw.model == "selector" else (scene.lower_class, 1 - scene.lower_class, 0.0)
-        return rng.multinomial(draw.count, p)
-
-    return answered(method.certify(budget, ALPHA), answer)
-
-
 def wrong(scene: Scene, budget: Budget, rule: str = "median", routing: str = "interval") -> int:
     """Number of wrong certificates among 10,000."""
-    method, pairs, rng = DualSmoothing(scene, rule, routing), scene.pairs, np.random.default_rng(5)
+    method, rng = DualSmoothing(scene, rule, routing), np.random.default_rng(5)
     true = scene.radius(0), scene.radius(1)
-    claims = [run(method, budget, pairs, scene, rng) for _ in range(RUNS)]
+    claims = [drawn(method.certify(budget, ALPHA), scene.law, rng) for _ in range(RUNS)]
     return sum(c.predicted is not None and c.radius > true[c.predicted] for c in claims)
-
-
-def slow(*values: object) -> object:
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 QUICK = {("chain at the edge, opposed", "interval", "precise")}
@@ -144,18 +133,16 @@ def test_one_noise_for_guess_and_bound_is_caught(monkeypatch: pytest.MonkeyPatch
 def test_class_votes_of_another_sigma_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Votes at tau stand for the expert of the smaller level."""
     monkeypatch.setattr(joint, "joint_level", lambda networks: 0)
-    scene = Scene(0.05, edge(0.1, 0.5), 0.95)
+    scene = Scene(0.05, just_below(0.1, 0.5), 0.95)
     method, rng = DualSmoothing(scene), np.random.default_rng(5)
-    claims = [run(method, FIXED, scene.pairs, scene, rng) for _ in range(200)]
+    claims = [drawn(method.certify(FIXED, ALPHA), scene.law, rng) for _ in range(200)]
     assert sum(claim.radius > scene.radius(0) for claim in claims) > 100
 
 
 @pytest.mark.slow
 def test_full_alpha_in_both_stages_of_a_chain_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared noise does not make one level do for both."""
-    levels = {"selector": ALPHA, "classifier": ALPHA}
-    ledger = AlphaLedger("chain", 2 * ALPHA, levels)
-    monkeypatch.setattr(DualSmoothing, "_ledger", lambda *_: ledger)
+    spend_twice(monkeypatch)
     assert wrong(SCENES["chain at the edge, opposed"], DECIDE) > LIMIT
 
 
@@ -169,20 +156,20 @@ def test_a_threshold_chosen_after_joint_votes_is_caught() -> None:
     budget, rng = Budget.fixed(20, 1000), np.random.default_rng(3)
     method, wrong = DualSmoothing(Scene(0.5, 1.0, 1.0), "plurality"), np.zeros(2, np.int64)
     for _ in range(RUNS):
-        drawn = [rng.multinomial(n, bins) for n in (budget.n0, budget.n)]
-        radii = [at_threshold(method, budget, drawn, threshold) for threshold in EDGES]
+        votes = [rng.multinomial(n, bins) for n in (budget.n0, budget.n)]
+        radii = [at_threshold(method, budget, votes, threshold) for threshold in EDGES]
         wrong += [radii[0] > 0.3, max(radii) > 0.3]
     assert wrong[0] <= LIMIT < wrong[1]
 
 
 def at_threshold(
-    method: DualSmoothing, budget: Budget, drawn: list[NDArray[np.int64]], threshold: float
+    method: DualSmoothing, budget: Budget, votes: list[NDArray[np.int64]], threshold: float
 ) -> float:
     """Radius from recorded votes for bins; class 0 at the other level, too."""
 
     def answer(draw: Draw) -> Counts:
         if draw.model != "selector":
             return np.array([draw.count, 0, 0], np.int64)
-        return merged(drawn[draw.phase is Phase.SELECT_ESTIMATE], EDGES, (threshold,))
+        return merged(votes[draw.phase is Phase.SELECT_ESTIMATE], EDGES, (threshold,))
 
     return answered(method.certify(budget, ALPHA), answer).radius

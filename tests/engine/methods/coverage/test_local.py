@@ -9,6 +9,7 @@ procedure runs once for each.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import exp
 
 import numpy as np
@@ -23,14 +24,13 @@ from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.insta import AnchorSmoothing, frozen_radius_unsound
-from dualsmooth.engine.methods.method import Procedure
+from dualsmooth.engine.methods.method import Method, Procedure
 from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.semielastic import SemielasticAt
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.conftest import ALPHA, LIMIT, RUNS
 
-RUNS, ALPHA = 10_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
 BUDGET = Budget.fixed(n0=2, n=40)
 Probabilities = Callable[[Draw], list[float]]
 
@@ -85,10 +85,12 @@ def wrong(make: Callable[[], Procedure], probabilities: Probabilities, radius: f
     return sum(replay.radius(probabilities, rng) > radius for _ in range(RUNS))
 
 
-def freeze(procedure: Procedure) -> Procedure:
-    """Unsound: the radius with sigma frozen."""
-    certificate = yield from procedure
-    return replace(certificate, radius=frozen_radius_unsound(certificate))
+def certified(method: Method, frozen: bool) -> Procedure:
+    """The method's own procedure; unsound, with ``frozen``: the radius with sigma frozen."""
+    certificate = yield from method.certify(BUDGET, ALPHA)
+    if frozen:
+        return replace(certificate, radius=frozen_radius_unsound(certificate))
+    return certificate
 
 
 # Runner-up: three classes on a line, class 0 up to a, class 1 up to b, class 2 beyond.
@@ -240,14 +242,11 @@ def test_anchor_regions_keep_the_promise_and_frozen_radii_break_it(frozen: bool)
     assert method.region == pytest.approx(0.125, abs=1e-9)
     true_radius = min(THRESHOLDS[0.25], 0.125)  # the other cell answers class 1
 
-    def run() -> Procedure:
-        return freeze(method.certify(BUDGET, ALPHA)) if frozen else method.certify(BUDGET, ALPHA)
-
     def votes(draw: Draw) -> list[float]:
         p = float(ndtr(THRESHOLDS[draw.sigma] / draw.sigma))
         return [p, 1.0 - p]
 
-    assert (wrong(run, votes, true_radius) > LIMIT) == frozen
+    assert (wrong(partial(certified, method, frozen), votes, true_radius) > LIMIT) == frozen
 
 
 # The shell of the 2-percent counter-example: A iff ||v - x0||^2 >= 0.97 d s0^2.
@@ -274,11 +273,9 @@ def test_semielastic_keeps_its_promise_and_frozen_radii_break_it(frozen: bool) -
     true_radius = float(brentq(lambda r: shell(r, S0 * exp(-rate * r)) - 0.5, 1e-6, 5.0))
     method = SemielasticAt(Common(), S0, rate, DIM)
 
-    def run() -> Procedure:
-        return freeze(method.certify(BUDGET, ALPHA)) if frozen else method.certify(BUDGET, ALPHA)
-
     p = shell(0.0, S0)
-    assert (wrong(run, lambda draw: [p, 1.0 - p], true_radius) > LIMIT) == frozen
+    false = wrong(partial(certified, method, frozen), lambda draw: [p, 1.0 - p], true_radius)
+    assert (false > LIMIT) == frozen
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -293,11 +290,8 @@ def test_continuous_variational_keeps_its_promise_and_frozen_radii_break_it(froz
         at_level = shell(0.0, draw.sigma)
         return [at_level, 1.0 - at_level]
 
-    def run() -> Procedure:
-        return freeze(method.certify(BUDGET, ALPHA)) if frozen else method.certify(BUDGET, ALPHA)
-
     assert p > 0.5 > shell(jump, 0.49)
-    assert (wrong(run, votes, jump) > LIMIT) == frozen
+    assert (wrong(partial(certified, method, frozen), votes, jump) > LIMIT) == frozen
 
 
 def test_the_two_percent_counter_example_is_not_certified() -> None:
