@@ -1,8 +1,10 @@
 """The command line: `dualsmooth`."""
 
+import atexit
 import gc
 import os
 import sys
+from contextlib import suppress
 
 from dualsmooth.engine.cli.interrupt import end_at_once
 
@@ -11,15 +13,20 @@ def main() -> None:
     """Run the command, as `dualsmooth.engine.cli.app.main` does; its imports take a second."""
     _open_streams()
     end_at_once()
-    gc.set_threshold(100_000)  # imports make objects to stay: looking through them takes .4 s
+    gc.set_threshold(500_000)  # imports make objects to stay: looking through them takes .4 s
     from dualsmooth.engine.cli.app import main as run
 
+    code: object = 0
     try:
         run()
+    except SystemExit as ended:
+        code = ended.code
     finally:
         end_at_once()
-        if "triton" not in sys.modules:  # which reports what is left at the end as leaks
-            gc.freeze()  # Python looks through all objects once more there, which takes .3 s
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):  # a reader has gone, and `run` has said so
+        sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 0)  # taking all objects down takes .3 s
 
 
 def _open_streams() -> None:

@@ -146,10 +146,12 @@ def test_ctrl_c_when_all_is_done_is_one_line() -> None:
     assert (process.returncode, errors) == (130, "dualsmooth: interrupted\n")
 
 
-def test_the_end_of_a_command_does_not_look_through_all_objects_again() -> None:
-    """The last collection of a process that imported PyTorch takes .3 s; what ends runs still."""
-    count = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
-    ends = "import sys; sys.argv = ['dualsmooth', '--version']\n"
-    run = [sys.executable, "-c", f"{count}{ends}from dualsmooth.engine.cli import main; main()"]
+def test_a_command_ends_without_taking_all_objects_down() -> None:
+    """That takes .3 s in a process that imported PyTorch; what is to run at the end runs still."""
+    left = (
+        "import atexit, sys\nclass Left:\n    def __del__(self): print('taken down')\n"
+        "kept = Left(); atexit.register(print, 'ended')\nsys.argv = ['dualsmooth', '--version']\n"
+    )
+    run = [sys.executable, "-c", f"{left}from dualsmooth.engine.cli import main; main()"]
     ended = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.splitlines()[1:] == ["True"]
+    assert ended.stdout.splitlines()[1:] == ["ended"]
