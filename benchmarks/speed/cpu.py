@@ -1,6 +1,7 @@
 """Votes per second on a CPU: ours against every peer, in one process.
 
-    dualsmooth bench cpu [--rounds 15] [--threads 1]
+    dualsmooth bench cpu [--rounds 15] [--threads 1]   # ratios, JSON and table
+    python -m pytest benchmarks/speed/test_cpu.py            # pytest-benchmark's table
 
 Every contestant draws about the same number of votes of the same network on one image, noise,
 argmax and counting included, interleaved in each round. The number is rounded up to whole batches,
