@@ -4,6 +4,8 @@ Messages name the argument (or file), the rule, the value received and, where on
 The command line prints them on one line and exits with code 2, or 3 for a `StoppedError`.
 """
 
+from pathlib import PurePath
+
 from dualsmooth.engine.printable import printable
 
 
@@ -37,7 +39,8 @@ class ArgumentError(DualSmoothError, ValueError):
 
     def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
         self.argument, self.rule, self.value, self.hint = argument, rule, value, hint
-        received = value if isinstance(value, str) and not _is_number(value) else repr(value)
+        text = str(value) if isinstance(value, str | PurePath) else repr(value)
+        received = repr(value) if isinstance(value, str) and _is_number(value) else text
         super().__init__(f"{argument} {rule}; received {received}" + (f" ({hint})" if hint else ""))
 
 

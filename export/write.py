@@ -22,6 +22,7 @@ from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.models.sources.onnx_session import OLDEST
 from dualsmooth.engine.quantize.calibration import Calibration, levels_of
 from dualsmooth.engine.records import digest_of
+from dualsmooth.engine.terminal.progress import passing_bar
 from dualsmooth.export.deployment import (
     DUAL,
     FORMAT,
@@ -78,7 +79,8 @@ def export_bundle(
     rows = batch_of(bundle.input_shape) if batch_size is None else batch_size
     rows = positive_integer("batch_size", rows)
     with new_folder(folder) as draft:
-        voters = {role: _write_network(draft, bundle, role, rows) for role in bundle.networks}
+        roles = passing_bar(iterable=bundle.networks, desc="export", unit="network")
+        voters = {role: _write_network(draft, bundle, role, rows) for role in roles}
         about: dict[str, Any] = {"precision": "fp32"}
         if int8 is not None:
             levels = {role: levels_of(bundle, role, terms.sigma) for role in voters}
@@ -87,7 +89,7 @@ def export_bundle(
                 role: _quantize(draft, role, voter, int8.batches(levels[role], rows))
                 for role, voter in voters.items()
             }
-        for role, voter in voters.items():
+        for role, voter in passing_bar(iterable=voters.items(), desc="votes", unit="network"):
             _save(vote_model(voter), draft / f"{role}.votes.onnx")
         if SELECTOR in voters:
             _save(dual_model(_dual(bundle, voters, terms)), draft / DUAL)

@@ -84,7 +84,8 @@ def bench(
         ),
     ] = "cpu",
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds [cpu: 15; dual: 7; scaling: 6; start: 5].")
+        int | None,
+        typer.Option(help="Rounds [cpu: 15; dual: 7; scaling: 6; start: 5]."),
     ] = None,
     networks: Annotated[
         str | None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dualsmooth.engine.backends import AUTO
+from dualsmooth.engine.cli.help import belong
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.data.image_set import IN_MEMORY
@@ -56,12 +58,14 @@ def audit(
         Path | None, typer.Option(help="insta, memory: the file, if it held balls at the start.")
     ] = None,
     choice: Annotated[
-        int | None, typer.Option(help="Seed of the random choice. Default: a fresh one, printed.")
+        int | None,
+        typer.Option(help="Seed of --replay's random choice. Default: a fresh one, printed."),
     ] = None,
     trust_model: TrustOption = False,
     compare: Annotated[
-        str, typer.Option(help="auto, exact or statistical (other machines) comparison of votes.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="How --replay compares votes: auto (default), exact or statistical."),
+    ] = None,
     **options: Any,
 ) -> None:
     """Check a run without trusting it: every line, radius, table and digest.
@@ -86,6 +90,8 @@ def audit(
     from dualsmooth.engine.runs.audit import audit as examine
     from dualsmooth.engine.runs.audit import check_bundle
 
+    if replay is None:
+        belong("--replay", choice=choice, compare=compare)
     about = ImageOptions.take(options)
     images = _images(run, data, from_run)
     given = Given(
@@ -104,7 +110,7 @@ def audit(
         if networks is None or images is None:
             raise _missing(seen, "data" if networks else "bundle")
         seed = secrets.randbits(32) if choice is None else choice
-        draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare))
+        draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare or AUTO))
     _print(seen)
     raise typer.Exit(1 if seen.findings else ON_TRUST if seen.trusted else 0)
 
@@ -184,6 +190,10 @@ def _print(seen: "Audit") -> None:
         typer.echo(f"FOUND  {len(seen.findings) - FINDINGS_SHOWN} more")
     typer.echo(
         f"{printable(seen.folder)}: "
-        + (f"{len(seen.findings)} findings" if seen.findings else "clean")
-        + (f"; {len(seen.trusted)} parts taken on trust" if seen.trusted else "")
+        + (_counted(seen.findings, "finding") if seen.findings else "clean")
+        + (f"; {_counted(seen.trusted, 'part')} taken on trust" if seen.trusted else "")
     )
+
+
+def _counted(texts: list[str], what: str) -> str:
+    return f"{len(texts)} {what}" + ("s" if len(texts) > 1 else "")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.help import belong, whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption, with_method_options
 from dualsmooth.engine.machine import install_command
@@ -40,8 +40,9 @@ def export(
         typer.Option(help="Images of --int8, as for certify. Default: digits:train, if they fit."),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option(help="How many of them; each is used with the noise of every level.")
-    ] = 128,
+        int | None,
+        typer.Option(help="How many of them [128]; each is used with the noise of every level."),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option("--check", help="Compare noise, votes and certificates with the engine's."),
@@ -50,8 +51,10 @@ def export(
         str | None,
         typer.Option(help="Images of --check, as for certify. Default: digits, if they fit."),
     ] = None,
-    images: Annotated[int, typer.Option(help="How many images --check certifies.")] = 100,
-    seed: Annotated[int, typer.Option(help="Noise seed of --check.")] = 0,
+    images: Annotated[
+        int | None, typer.Option(help="How many images --check certifies [100].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Noise seed of --check [0].")] = None,
     threads: Annotated[
         int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
     ] = None,
@@ -87,6 +90,10 @@ def export(
         hint = install_command("export")
         raise ArgumentError("export", "needs ONNX", f"no {error.name}", hint) from error
 
+    if not check:
+        belong("--check", data=data, images=images, seed=seed, threads=threads)
+    if not int8:
+        belong("--int8", calibration=calibration, calibration_images=calibration_images)
     check_exportable(bundle)
     loaded = ImageOptions.take(options).load(bundle, trust=trust_model)
     kind = choose_method(loaded, **options).name.partition("(")[0]
@@ -94,13 +101,12 @@ def export(
         loaded = at_point(loaded, prefer)
     terms = Terms(**options | {"method": kind, "n0": n0, "n": n, "alpha": alpha})
     shape = loaded.input_shape
-    pixels = images_for_check(data, shape, images) if check else None
-    if calibration is not None and not int8:
-        raise ArgumentError("calibration", "belongs to --int8", calibration)
+    pixels = images_for_check(data, shape, 100 if images is None else images) if check else None
     quantization = None
     if int8:
         names = ("calibration", "calibration_images")
-        quantization = Calibration.read(calibration, shape, calibration_images, names)
+        count = 128 if calibration_images is None else calibration_images
+        quantization = Calibration.read(calibration, shape, count, names)
     deployment = export_bundle(loaded, out, terms, batch_size=batch_size, int8=quantization)
     typer.echo(f"{printable(out)}/deployment.json")
     if pixels is None:
@@ -108,7 +114,7 @@ def export(
     from dualsmooth.export.check.deployment import check_deployment
     from dualsmooth.export.check.finding import table
 
-    findings = check_deployment(deployment, loaded, pixels, seed=seed, threads=threads)
+    findings = check_deployment(deployment, loaded, pixels, seed=seed or 0, threads=threads)
     typer.echo(table(findings))
     if not all(finding.passed for finding in findings):
         raise typer.Exit(CHECK_FAILED)

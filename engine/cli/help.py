@@ -31,6 +31,7 @@ class Command(TyperCommand):
         super().__init__(*arguments, **options)
         self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help or "")
         for parameter in _with_plain_flags(self.params):
+            parameter.help = re.sub(r"\[(?=[a-z])", r"\[", parameter.help or "")  # no markup
             if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
                 name = parameter.name.rstrip("_")
                 titles = (title for title, names in GROUPS.items() if name in names.split())
@@ -87,6 +88,13 @@ def with_parameters(
         return command
 
     return decorate
+
+
+def belong(owner: str, **options: object) -> None:
+    """Refuse options that say nothing without another, their owner, which was not given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(name, f"belongs to {owner}", value)
 
 
 def numbers_in(name: str, text: str) -> list[float]:

@@ -9,7 +9,7 @@ import typer
 
 from dualsmooth.engine.budget import KINDS, PILOT, Budget
 from dualsmooth.engine.checks import one_of
-from dualsmooth.engine.cli.help import numbers_in, with_parameters
+from dualsmooth.engine.cli.help import belong, numbers_in, with_parameters
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.registry import METHODS
 
@@ -111,7 +111,8 @@ def with_method_options(
 def method_parameters(methods: Collection[str], without: Collection[str]) -> list[Parameter]:
     """``--method``, then options that several methods take, then those of each method alone."""
     *first, last = methods
-    text = f"{', '.join(first)} or {last}. Default: dual if the bundle has a selector."
+    text = f"{', '.join(first)} or {last}. Default: fixed with --sigma, else dual if the bundle "
+    text += "has a selector."
     shared, alone = [_parameter("method", str, text, "Method")], []
     for name in dict.fromkeys(name for method in methods for name in METHODS[method].names()):
         owners = [method for method in methods if name in METHODS[method].names()]
@@ -153,9 +154,10 @@ def budget_from_options(
 ) -> Budget:
     """A budget as the command line gives it; ``radii`` is a comma-separated list."""
     one_of("budget", kind, KINDS)
-    for name, value, owner in (("radii", radii, "decide"), ("tolerance", tolerance, "precise")):
-        if value is not None and kind != owner:
-            raise ArgumentError(name, f"belongs to --budget {owner}", value)
+    if kind != "decide":
+        belong("--budget decide", radii=radii)
+    if kind != "precise":
+        belong("--budget precise", tolerance=tolerance)
     n0 = PILOT[kind] if n0 is None else n0
     if kind == "fixed":
         return Budget.fixed(n0, n)

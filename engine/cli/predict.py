@@ -1,7 +1,7 @@
 """``dualsmooth predict``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.backends import Tried, told
 from dualsmooth.engine.budget import ANSWERS, VOTES, Budget
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.cli.help import whole_number
+from dualsmooth.engine.cli.help import belong, whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import (
     BackendOption,
@@ -40,6 +40,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.runs.table import radius_text
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import passing_bar
 
 
 @with_method_options()
@@ -92,6 +93,7 @@ def predict(
     settings = Settings(budget, *drawn)
     called = _names(names, loaded.num_classes) or dict(enumerate(loaded.classes))
     if data is None:
+        belong("--data", max=max_)
         read = _files(images, loaded, prepare)
     else:
         read, theirs = _of_spec(images, data, max_, loaded, prepare)
@@ -149,9 +151,9 @@ def answers(
     with Session.open(method, settings) as session:
         array, ids = np.stack(list(images.values())), list(images)
         if certify:
-            found = {c.image_id: c for c in session.certify(array, ids)}
+            found = {c.image_id: c for c in _shown(session.certify(array, ids), len(ids))}
         else:
-            found = dict(session.predict(array, ids))
+            found = dict(_shown(session.predict(array, ids), len(ids)))
     records: list[dict[str, Any]] = []
     for i, (image, pixels) in enumerate(read):
         if isinstance(pixels, FileError):
@@ -159,6 +161,10 @@ def answers(
         else:
             records.append({"image": image, **_record(found[i], names)})
     return records, session.tried
+
+
+def _shown(found: Iterable[Any], total: int) -> Any:
+    return passing_bar(iterable=found, desc="predict", total=total, unit="image")
 
 
 def _record(found: "Prediction | Certificate", names: dict[int, str]) -> dict[str, Any]:

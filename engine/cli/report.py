@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualsmooth.engine.checks import non_negative
-from dualsmooth.engine.cli.help import numbers_in
+from dualsmooth.engine.cli.help import belong, numbers_in
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
 
@@ -67,12 +67,15 @@ def report(
     ] = False,
 ) -> None:
     """Compare certified accuracies of runs; write tables and plots."""
+    from dualsmooth.engine.data.spec import parse_spec
     from dualsmooth.engine.report.published import published
     from dualsmooth.engine.report.reading import default_radii, read_runs
     from dualsmooth.engine.runs.summary import summarize
 
-    if data is not None and not html:
-        raise ArgumentError("data", "goes with --html", data)
+    if not html:
+        belong("--html", data=data)
+    elif data is not None:
+        parse_spec(data)
     if json_ + csv + latex > 1:
         raise ArgumentError("json", "must be the only one of --json, --csv and --latex", True)
     labels = dict(map(_labelled, label or ()))

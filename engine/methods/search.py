@@ -182,6 +182,9 @@ def make_search(bundle: Bundle, name: str | None) -> Search:
     name = name or ("grid" if experts else "multi-start")
     if name not in makers:
         raise ArgumentError("search", f"must be one of {', '.join(makers)}", name)
+    if name == Quasiconcave.name and len(sigmas) == 1:
+        rule = f"must be multi-start or grid for a bundle with one noise level, {sigmas[0]:g}"
+        raise ArgumentError("search", rule, name)
     return makers[name]()
 
 

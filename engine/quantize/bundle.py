@@ -18,6 +18,7 @@ from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.quantize.calibration import Calibration, levels_of
 from dualsmooth.engine.quantize.network import Batches, quantized_network
+from dualsmooth.engine.terminal.progress import passing_bar
 
 ROWS = 64
 """Rows of a batch of the calibration."""
@@ -77,7 +78,8 @@ def _quantized_bundle(bundle: Bundle, calibration: Calibration, sigma: float | N
         rule, own = "is for a bundle without levels", ", ".join(map(str, bundle.sigmas))
         raise ArgumentError("sigma", rule, sigma, f"leave it out: this one is calibrated at {own}")
     networks = dict[str, Network]()
-    for role, network in bundle.networks.items():
+    shown = passing_bar(iterable=bundle.networks.items(), desc="quantize", unit="network")
+    for role, network in shown:
         batches = list(calibration.batches(levels_of(bundle, role, sigma), ROWS))
         networks[role] = _quantized(network, bundle.build(role), role, batches)
     name = f"{bundle.name[:90]}-int8"

@@ -85,9 +85,11 @@ def frontier(
     names, by the median and by the plurality rule, and `balanced` moved by each of ``moves``.
     """
     named = points_of(bundle)
-    if not named or settings.budget.kind != "fixed":
-        rule = f"must have a selector with operating points, and a fixed budget: {bundle.name}"
-        raise ArgumentError("bundle", rule, settings.budget.kind if named else "none")
+    if not named:
+        rule = "must have a selector with operating points"
+        raise ArgumentError("bundle", rule, f"{bundle.name}, which has none", "as fashion-dual has")
+    if settings.budget.kind != "fixed":
+        raise ArgumentError("budget", "must be fixed for a frontier", settings.budget.kind)
     tried: list[str | float] = [*named, *moves]
     points = {point: thresholds_at(named, point) for point in tried}
     edges = tuple(sorted({edge for point in points.values() for edge in point}))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import open_unit
+from dualsmooth.engine.checks import below, open_unit
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.draws import DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
@@ -33,6 +33,7 @@ from dualsmooth.engine.runs.audit import Audit
 from dualsmooth.engine.runs.rederive import Plan
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import passing_bar
 
 Votes = NDArray[np.int64]
 COMPARISONS = ("auto", "exact", "statistical")
@@ -55,6 +56,7 @@ class Choice:
     def __post_init__(self) -> None:
         if self.share != 1.0:
             open_unit("replay", self.share)
+        below("choice", self.seed, 1 << 64)
         if self.comparison not in COMPARISONS:
             known = ", ".join(COMPARISONS)
             raise ArgumentError("compare", f"must be one of {known}", self.comparison)
@@ -74,7 +76,8 @@ def replay(seen: Audit, plan: Plan, bundle: Bundle, data: ImageSet, choice: Choi
     chosen = [seen.certificates[i] for i in choice.of(sorted(seen.certificates))]
     with _session(seen, plan, bundle, choice.comparison) as session:
         exact = session.settings.attempt == plan.stamp.attempt
-        again = dict(_draw_again(session, data, chosen))
+        drawn = _draw_again(session, data, chosen)
+        again = dict(passing_bar(iterable=drawn, desc="replay", total=len(chosen), unit="image"))
         name = session.sampler.name
     if exact:
         wrong = [c.image_id for c in chosen if again[c.image_id] != c.counts]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.files import check_target
 from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.methods.registry import method_with_all
 from dualsmooth.engine.methods.search import Search
@@ -25,8 +26,9 @@ def search_anchors(
     """
     from dualsmooth.engine.runtime.session import Session
 
-    if out.exists() or not out.parent.is_dir():
-        raise FileError(out, "must be a new file in an existing folder")
+    check_target(out)
+    if not out.parent.is_dir():
+        raise FileError(out, "must be in an existing folder", f"{out.parent}, which is none")
     with Session.open(method_with_all(bundle), settings) as session:
         searches = session.search(images, search)
         bar = progress_bar(iterable=searches, desc=search.name, total=len(images), unit="image")

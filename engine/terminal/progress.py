@@ -45,5 +45,10 @@ def progress_bar(*, show: bool = True, **look: Any) -> Any:
     return Lines()
 
 
+def passing_bar(**look: Any) -> Any:
+    """A bar that comes after two seconds and goes at the end: for what is mostly quick."""
+    return progress_bar(leave=False, delay=2.0, **look)
+
+
 def _in_notebook(kind: Any) -> bool:
     return any(base.__name__ == "tqdm_notebook" for base in kind.__mro__)

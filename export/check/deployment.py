@@ -6,7 +6,7 @@ many votes as there are such draws, and a certificate may differ where counts do
 other base classifiers than the engine's and are checked against themselves (`check_int8`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.stream import standard_normal
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import passing_bar
 from dualsmooth.export.certifier import OnnxCertifier
 from dualsmooth.export.check.finding import Finding
 from dualsmooth.export.check.int8 import check_int8, check_pairs
@@ -60,7 +61,7 @@ def check_deployment(
     findings += check_predictor(deployment, images, seed)
     ours = _with_engine(deployment, bundle, images, seed, threads)
     with OnnxCertifier(deployment.folder, seed=seed, threads=threads) as certifier:
-        theirs = sorted(certifier.certify_all(images), key=lambda c: c.image_id)
+        theirs = _in_order(certifier.certify_all(images), len(images), "ONNX Runtime")
     if deployment.precision == "int8":
         findings += check_pairs(deployment, bundle, images[:3], seed, GAP)
         return [*findings, *check_int8(deployment, images, theirs, ours, seed)]
@@ -90,7 +91,12 @@ def _with_engine(
         threads=threads,
     )
     with Session.open(method_of(bundle, terms), settings) as session:
-        return sorted(session.certify(images), key=lambda c: c.image_id)
+        return _in_order(session.certify(images), len(images), "engine")
+
+
+def _in_order(certificates: Iterable[Certificate], total: int, whose: str) -> list[Certificate]:
+    shown = passing_bar(iterable=certificates, desc=whose, total=total, unit="image")
+    return sorted(shown, key=lambda certificate: certificate.image_id)
 
 
 class _Logits:

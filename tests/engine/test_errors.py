@@ -25,6 +25,10 @@ def test_a_reason_is_one_short_line(error: Exception, line: str) -> None:
     assert reason_of(error) == line
 
 
+def test_paths_are_shown_as_they_were_given() -> None:
+    assert str(ArgumentError("out", "must not be there", Path("a/b"))).endswith("received a/b")
+
+
 def cut_elsewhere(text: str) -> list[str]:
     """Lines that make one line of an error by themselves; `reason_of` is for that."""
     cuts = re.compile(r"str\((error|exc|err|e|problem)\)\)?(\.(splitlines|split|partition)|\[:)")

@@ -70,6 +70,7 @@ def test_bad_usage_is_one_line_and_code_2(run: Run, certified: Path, tmp_path: P
         ((certified, "--replay", 0.5), "bundle is required by --replay"),
         ((certified, "--bundle", "digits-dual", "--data", "mnist"), "received mnist"),
         ((certified, "--bundle", "nowhere"), "bundle must be"),
+        ((certified, "--from-run", "--replay", "--choice", -1), "choice must be an integer in [0"),
     ):
         code, out, err = run("audit", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -95,7 +96,7 @@ def test_what_is_on_trust_has_its_own_exit_code(
     code, printed, _ = run("audit", out)
     assert code == 4
     assert "TRUST  the noise level and the region of each image (--data, --anchors)" in printed
-    assert printed.endswith("clean; 1 parts taken on trust\n")
+    assert printed.endswith("clean; 1 part taken on trust\n")
     code, printed, _ = run("audit", out, "--anchors", anchors)
     assert (code, printed.endswith(": clean\n")) == (0, True)
     other = tmp_path / "other.npz"

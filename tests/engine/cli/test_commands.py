@@ -160,7 +160,7 @@ def test_json_is_for_machines_and_errors_are_not_in_it(run: Run, tiny_bundle: Pa
         (("--radii", "0.5;1"), "radii must be numbers with commas between them"),
         (("--radii", "nan"), "radii must be a finite number >= 0"),
         (("--html",), "out is required by --html with a table or several runs"),
-        (("--data", "digits"), "data goes with --html; received digits"),
+        (("--data", "digits"), "data belongs to --html; received digits"),
     ],
 )
 def test_report_refuses_in_one_line(run: Run, options: tuple[str, ...], message: str) -> None:

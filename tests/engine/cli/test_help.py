@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from dualsmooth.engine.cli.app import app
@@ -23,6 +26,15 @@ def test_help_has_no_braces_and_no_type_for_flags(words: str) -> None:
     assert "{" not in page
     assert "......" not in page
     assert "...]..." not in page
+
+
+def test_no_word_of_the_help_is_taken_for_markup() -> None:
+    """Of "Rounds [cpu: 15]" the page showed "Rounds"."""
+    for name, command in cast(TyperGroup, get_command(app)).commands.items():
+        page = re.sub(r"[\s│]", "", text(name))
+        for parameter in command.params:
+            said = re.sub(r"[\s\\]", "", str(getattr(parameter, "help", "")))
+            assert said in page, parameter.name
 
 
 def test_paragraphs_fill_their_lines() -> None:
@@ -68,6 +80,14 @@ def test_what_is_no_whole_number(written: str) -> None:
         ("certify digits-dual --data digits --device cup", "did you mean cpu?"),
         (f"certify digits-dual --data digits --out {__file__}", "empty or new; received a file"),
         ("certify digits-dual --data digits --resume --fresh", "fresh must be left out"),
+        ("predict digits-dual a.png --max 2", "max belongs to --data"),
+        ("export digits-dual --out new --images 3", "images belongs to --check"),
+        ("export digits-dual --out new --calibration-images 9", "calibration_images belongs to"),
+        ("audit run --compare exact", "compare belongs to --replay"),
+        ("audit run --choice 3", "choice belongs to --replay"),
+        ("report run --html --data nowhere", "data must start with a known kind"),
+        ("frontier digits-dual --data digits --out new", "must have a selector with operating"),
+        ("search digits-dual --data digits:train --out a/b.npz", "received a, which is none"),
     ],
 )
 def test_near_misses_are_one_line_with_what_was_meant(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -13,9 +14,11 @@ from dualsmooth.engine.methods.search import (
     Quasiconcave,
     Search,
     SearchProcedure,
+    make_search,
     objective,
 )
 from dualsmooth.engine.models.network import OneNetwork
+from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runtime.drive import answered
 
 PEAK = 0.4
@@ -84,3 +87,9 @@ def test_objective_is_cautious_at_the_ends() -> None:
 def test_bad_searches_are_refused(make: Callable[[], Search]) -> None:
     with pytest.raises(ArgumentError):
         make()
+
+
+def test_bisection_needs_two_levels() -> None:
+    alone = replace(load_bundle("digits-dual"), sigmas=(0.25,))
+    with pytest.raises(ArgumentError, match=r"search must be multi-start or grid .* level, 0.25"):
+        make_search(alone, "quasiconcave")
