@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,6 +83,11 @@ def checksum(record: dict[str, Any]) -> str:
 def sha256_of(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names, sorted, of what two records do not both have alike."""
+    return sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
 
 
 def digest_of(value: object) -> str:

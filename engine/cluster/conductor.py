@@ -8,6 +8,7 @@ from dualsmooth.engine.backends import Tried
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.cluster.leases import Leases
 from dualsmooth.engine.errors import SamplerError, StoppedError
+from dualsmooth.engine.records import unlike
 from dualsmooth.engine.runtime.scheduler import Occupancy
 
 TRIED_HERE = "tried"
@@ -165,13 +166,9 @@ class Conductor:
 
 def check_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any], who: str, whom: str) -> None:
     """Raise SamplerError if somebody would certify otherwise than somebody else."""
-    changed = [
-        f"{name} {ours.get(name)!r}, there {theirs.get(name)!r}"
-        for name in sorted({*ours, *theirs})
-        if ours.get(name) != theirs.get(name)
-    ]
-    if changed:
-        raise SamplerError(f"{who} would draw other votes than {whom}: {'; '.join(changed)}")
+    if names := unlike(ours, theirs):
+        changed = "; ".join(f"{n} {ours.get(n)!r}, there {theirs.get(n)!r}" for n in names)
+        raise SamplerError(f"{who} would draw other votes than {whom}: {changed}")
 
 
 def _check_same(first: Certificate | None, second: Certificate) -> None:

@@ -15,6 +15,7 @@ from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.regions.anchors import Anchors
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.records import unlike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Recorded(NamedTuple):
 
 def check_same(what: str, ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     """Refuse what an auditor gives for a file of the run if the record names another."""
-    changed = [key for key in sorted({*ours, *recorded}) if ours.get(key) != recorded.get(key)]
-    if changed:
+    if changed := unlike(ours, recorded):
         raise ArgumentError(what, "must be those of the run", f"another {', '.join(changed)}")
 
 

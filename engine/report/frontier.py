@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualsmooth.engine.files import unwritable, write_json, write_whole
+from dualsmooth.engine.files import json_text, write_files
 from dualsmooth.engine.report.compare import cells
 from dualsmooth.engine.report.drawing import DASHES, RADIUS, Plot, inline_svg, pictures, tidy
 from dualsmooth.engine.report.markdown import head_of, table
@@ -38,16 +38,15 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
         f'<!doctype html><meta charset="utf-8"><title>{title}</title>\n<h1>{title}</h1>\n'
         f"{inline_svg(plot)}\n<p>{escape(said)}</p>\n<table>\n{body}</table>\n"
     )
-    texts = {"md": f"# {plot.title}\n\n{said}\n\n{table(*lines)}\n", "html": page}
-    files = {kind: text.encode() for kind, text in texts.items()}
-    files |= pictures(plot, ("png", "svg"))
-    try:
-        for kind, content in files.items():
-            write_whole(folder / f"frontier.{kind}", content)
-        write_json(folder / "frontier.json", about | {"rows": [s.to_dict() for s in summaries]})
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    return [f"frontier.{kind}" for kind in (*files, "json")]
+    files: dict[str, str | bytes] = {
+        "md": f"# {plot.title}\n\n{said}\n\n{table(*lines)}\n",
+        "html": page,
+        **pictures(plot, ("png", "svg")),
+        "json": json_text(about | {"rows": [s.to_dict() for s in summaries]}),
+    }
+    named = {f"frontier.{kind}": content for kind, content in files.items()}
+    write_files(folder, named)
+    return list(named)
 
 
 def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:
@@ -61,12 +60,14 @@ def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:
         named = s.name.split(", ")[-1].isalpha()
         colour = colormaps["viridis"](place / max(1, len(points) - 1))
         label = s.name.removeprefix("dual (median), ") if named else None
-        curve = list(s.certified), [100 * s.accuracy(r) for r in s.certified]
-        axes.plot(*curve, color=colour, linewidth=2 if named else 0.6, label=label)
+        axes.plot(*_curve(s), color=colour, linewidth=2 if named else 0.6, label=label)
     for place, s in enumerate(others):
-        curve = list(s.certified), [100 * s.accuracy(r) for r in s.certified]
         dashes = DASHES[1 + place % (len(DASHES) - 1)]
-        axes.plot(*curve, color="#7f7f7f", linestyle=dashes, linewidth=1.2, label=s.name)
+        axes.plot(*_curve(s), color="#7f7f7f", linestyle=dashes, linewidth=1.2, label=s.name)
     tidy(axes, RADIUS, "certified accuracy (%)")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
+
+
+def _curve(s: Summary) -> tuple[list[float], list[float]]:
+    return list(s.certified), [100 * s.accuracy(r) for r in s.certified]

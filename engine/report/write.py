@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dualsmooth.engine.files import unwritable, write_whole
+from dualsmooth.engine.files import write_files
 from dualsmooth.engine.report.drawing import pictures, require_matplotlib
 from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
@@ -35,10 +35,5 @@ def write_report(
         from dualsmooth.engine.report.page import page
 
         files["report.html"] = page(runs, summaries, drawn, data).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    write_files(folder, files)
     return list(files)

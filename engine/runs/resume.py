@@ -20,6 +20,7 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.options import Recorded
+from dualsmooth.engine.records import unlike
 from dualsmooth.engine.runs.log import EARLIER, LOG, RunLog, read_log
 from dualsmooth.engine.runs.record import earlier_looks, read_configuration
 from dualsmooth.engine.runs.rederive import Plan, budget_of, differences, rederive, stamp_of
@@ -68,7 +69,7 @@ def grows(
     """Whether a run in a folder may go on as the one asked for, which has more images or votes."""
     if begun is None:
         return False
-    changed = {name for name in {*begun, *asked} if begun.get(name) != asked.get(name)}
+    changed = {*unlike(begun, asked)}
     if (
         not changed
         or not changed <= IMAGES | VOTES

@@ -7,6 +7,7 @@ from typing import Any
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.files import LOCK, PART
 from dualsmooth.engine.json_file import read_json
+from dualsmooth.engine.records import unlike
 
 RUN = "run.json"
 REPORTS = ("summary.md", "curves.png", "curves.pdf", "report.html")
@@ -39,14 +40,10 @@ def check_ours(path: Path) -> None:
 
 def check_equal(path: Path, what: str, stored: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuse to resume if a run began with something else; what it was is named."""
-    changed = [
-        f"{key} {stored.get(key)!r} -> {here.get(key)!r}"
-        for key in sorted({*stored, *here})
-        if stored.get(key) != here.get(key)
-    ]
-    if changed:
+    if keys := unlike(stored, here):
+        changed = "; ".join(f"{key} {stored.get(key)!r} -> {here.get(key)!r}" for key in keys)
         rule, hint = f"must have the same {what} to resume", "use --fresh or another --out"
-        raise FileError(path, rule, "; ".join(changed), hint)
+        raise FileError(path, rule, changed, hint)
 
 
 def _is_empty(folder: Path, besides: Sequence[str]) -> bool:

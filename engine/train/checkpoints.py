@@ -21,7 +21,7 @@ from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.files import unwritable, write_json, write_whole
 from dualsmooth.engine.json_file import parse_json, read_json
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, plain_descriptor, read_plain
-from dualsmooth.engine.records import typed_record
+from dualsmooth.engine.records import typed_record, unlike
 
 Used = TypeVar("Used")
 RECIPE, METRICS, STATES = "recipe.json", "metrics.jsonl", "states"
@@ -161,8 +161,8 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
         raise FileError(folder / RECIPE, "must be the record of a training run", "another")
     if stored != configuration:
         before, now = dict(_leaves(stored)), dict(_leaves(configuration))
-        keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
-        changed = "; ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys[:4])
+        keys = unlike(before, now)[:4]
+        changed = "; ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys)
         raise FileError(folder / RECIPE, "must be the same recipe to resume", changed)
 
 

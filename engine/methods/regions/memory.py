@@ -35,6 +35,7 @@ from dualsmooth.engine.methods.regions.balls import (
     digest_of_lines,
     parse_ball,
 )
+from dualsmooth.engine.records import unlike
 
 
 class Memory:
@@ -92,8 +93,7 @@ class Memory:
         line = json.dumps({"about": dict(about)}, sort_keys=True).encode() + b"\n"
         if self._about != line and (self._lines or self._headed):
             theirs = {} if self._about is None else json.loads(self._about)["about"]
-            changed = [k for k in sorted({*theirs, *about}) if theirs.get(k) != about.get(k)]
-            rule = f"must hold balls of the same {', '.join(changed)}"
+            rule = f"must hold balls of the same {', '.join(unlike(theirs, about))}"
             raise ArgumentError("memory", rule, str(self._path), "start another file")
         self._about = line
 
