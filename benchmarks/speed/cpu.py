@@ -95,7 +95,7 @@ CASES = {
 }
 DEFAULT = ("small", "lenet", "resnet20", "resnet110")
 """Networks timed when none are named; the others take minutes."""
-PEERS: dict[str, Callable[..., peers.Draw]] = {
+PEERS: dict[str, Callable[[peers.Task], peers.Draw]] = {
     "cohen": peers.cohen,
     "art": peers.art,
     "compile": peers.compiled,
@@ -143,7 +143,7 @@ def contestants(case: Case, wanted: list[str]) -> Iterator[tuple[str, peers.Draw
             continue  # it would be emulated
         for batch in case.peer_batches:
             try:
-                draw = PEERS[name](case.network(), case.image, SIGMA, CLASSES, batch)
+                draw = PEERS[name](peers.Task(case.network(), case.image, SIGMA, CLASSES, batch))
             except ImportError as missing:
                 print(f"{name} left out: {missing}")
                 break

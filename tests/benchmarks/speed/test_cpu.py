@@ -20,10 +20,14 @@ from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
 CASE = cpu.Case("small_convnet", (8, 8, 1), 640, {"widths": [4], "hidden": 8})
 
 
+def task(network: torch.nn.Module, classes: int) -> peers.Task:
+    return peers.Task(network, CASE.image, cpu.SIGMA, classes, 64)
+
+
 def draws() -> dict[str, peers.Draw]:
     return {
         "ours fp32": cpu.ours(CASE, "fp32"),
-        "cohen 64": peers.cohen(CASE.network(), CASE.image, cpu.SIGMA, cpu.CLASSES, 64),
+        "cohen 64": peers.cohen(task(CASE.network(), cpu.CLASSES)),
     }
 
 
@@ -69,7 +73,7 @@ def test_the_loop_adds_noise_of_the_right_size() -> None:
             limit = cpu.SIGMA / 8  # one standard deviation of the mean of 64 pixels
             return torch.stack([torch.zeros(len(x)), above - limit], 1)
 
-    votes = peers.cohen(Mean(), CASE.image, cpu.SIGMA, 2, 64)(6400)
+    votes = peers.cohen(task(Mean(), 2))(6400)
     assert abs(votes[1] / 6400 - 0.1587) < 0.025  # five standard deviations
 
 
