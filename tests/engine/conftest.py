@@ -1,5 +1,5 @@
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,10 @@ def timeless(folder: Path) -> list[str]:
     """Lines of a run's log, times aside."""
     lines = (folder / "certificates.jsonl").read_text().splitlines()
     return [line[: line.rindex('"seconds"')] for line in lines]
+
+
+def without_times(certificates: Iterable[Certificate]) -> list[Certificate]:
+    return [replace(certificate, seconds=0.0) for certificate in certificates]
 
 
 @contextmanager

@@ -1,4 +1,3 @@
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,11 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.settings import Settings
+from tests.engine.conftest import without_times
 
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
 BUDGET = Budget.fixed(n0=10, n=300)
-
-
-def timeless(certificates: list[Certificate]) -> list[Certificate]:
-    return [dataclasses.replace(c, seconds=0.0) for c in certificates]
 
 
 def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
@@ -36,7 +32,7 @@ def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
     certificates = certify(DualSmoothing(bundle), IMAGES, image_ids=ids, budget=BUDGET)
     assert [c.image_id for c in certificates] == ids
     reversed_ = certify(DualSmoothing(bundle), IMAGES[::-1], image_ids=ids[::-1], budget=BUDGET)
-    assert timeless(reversed_[::-1]) == timeless(certificates)
+    assert without_times(reversed_[::-1]) == without_times(certificates)
 
 
 ADAPTIVE = [Budget.decide((0.1, 0.3, 0.45), n0=20, n=1500), Budget.precise(0.1, n0=50, n=1500)]
@@ -51,9 +47,9 @@ def test_slots_and_order_do_not_change_adaptive_budgets(budget: Budget) -> None:
         certify(method, digits, image_ids=ids, budget=budget, slots=slots) for slots in (1, 16)
     )
     reversed_ = certify(method, digits[::-1], image_ids=ids[::-1], budget=budget, slots=3)
-    lines = [c.to_json() for c in timeless(alone)]
-    assert lines == [c.to_json() for c in timeless(together)]
-    assert lines == [c.to_json() for c in timeless(reversed_[::-1])]
+    lines = [c.to_json() for c in without_times(alone)]
+    assert lines == [c.to_json() for c in without_times(together)]
+    assert lines == [c.to_json() for c in without_times(reversed_[::-1])]
     assert len({c.draws for c in alone}) > 1
     assert len({c.radius for c in alone}) > 1
 
@@ -88,7 +84,7 @@ def test_uint8_and_float_images_agree(bundle: Bundle) -> None:
     method = FixedSmoothing(bundle, 0.25)
     floats = IMAGES.astype(np.float32) / np.float32(255)
     from_ints, from_floats = (certify(method, x, budget=BUDGET) for x in (IMAGES, floats))
-    assert timeless(from_ints) == timeless(from_floats)
+    assert without_times(from_ints) == without_times(from_floats)
 
 
 def test_fixed_and_dual_share_votes_at_the_same_level(bundle: Bundle) -> None:
@@ -190,10 +186,10 @@ def test_numbers_of_numpy_are_numbers(bundle: Bundle) -> None:
     """float32 and int64 ended in a traceback after the last vote, or were refused."""
     numpy: list[Any] = [np.float32(0.5), np.float32(0.125), np.int64(3), np.int64(300)]
     found, wanted = (
-        certify(bundle, IMAGES, sigma=a, alpha=b, seed=c, budget=Budget(c, d, (b,)))
+        without_times(certify(bundle, IMAGES, sigma=a, alpha=b, seed=c, budget=Budget(c, d, (b,))))
         for a, b, c, d in (numpy, [number.item() for number in numpy])
     )
-    assert [c.to_json() for c in timeless(found)] == [c.to_json() for c in timeless(wanted)]
+    assert [one.to_json() for one in found] == [one.to_json() for one in wanted]
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])

@@ -34,17 +34,18 @@ def test_lower_bounds_match_forty_digits_and_never_exceed_them() -> None:
         bound = clopper_pearson_lower(case["k"], case["n"], float(case["alpha"]))
         exact = Fraction(case["lower"])
         assert isinstance(bound, float)
-        assert float(abs(Fraction(bound) - exact)) <= 1e-12 * float(exact), case
+        assert 0 <= exact - Fraction(bound) <= Fraction(1e-12) * exact, case
         gap = Fraction(case["one_minus_lower"])
         assert float(abs(1 - Fraction(bound) - gap)) <= 1e-10 * float(gap) + 3e-16, case
 
 
-def test_upper_bounds_match_forty_digits() -> None:
+def test_upper_bounds_match_forty_digits_and_never_fall_below_them() -> None:
     checked = [case for case in CASES if "upper" in case]
     assert len(checked) > 200
     for case in checked:
         bound = clopper_pearson_upper(case["k"], case["n"], float(case["alpha"]))
         assert bound == pytest.approx(float(case["upper"]), rel=1e-10), case
+        assert Fraction(float(bound)) >= Fraction(case["upper"]), case
 
 
 def test_normal_quantiles_match_forty_digits() -> None:
@@ -181,15 +182,6 @@ def test_bounds_of_many_votes_are_on_the_safe_side_of_exact_integers(k: int, n: 
     """(3412, 6706) at 4.4e-77 is where SciPy's tail was found to err most."""
     for alpha in (4.448672052507622e-77, 1e-3):
         assert exact_tail(k, n, float(clopper_pearson_lower(k, n, alpha))) <= Fraction(alpha)
-
-
-def test_no_bound_rises_above_forty_digits() -> None:
-    for case in CASES:
-        bound = clopper_pearson_lower(case["k"], case["n"], float(case["alpha"]))
-        assert Fraction(float(bound)) <= Fraction(case["lower"]), case
-        if "upper" in case:
-            upper = clopper_pearson_upper(case["k"], case["n"], float(case["alpha"]))
-            assert Fraction(float(upper)) >= Fraction(case["upper"]), case
 
 
 @pytest.mark.parametrize("alpha", [9.9e-101, 1e-120, 1e-300, 5e-324])

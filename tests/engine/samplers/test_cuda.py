@@ -84,23 +84,23 @@ SEGMENTS = [
 PARTS = list(zip((0, 1, 2, 0, 1, 2, 2), SEGMENTS, strict=True))
 
 
-def load_all(sampler: CudaSampler) -> CudaSampler:
+def loaded(sampler: Any, images: np.ndarray = IMAGES) -> Any:
     for slot, image in ((0, 0), (1, 1), (3, 2)):
-        sampler.load(slot, IMAGES[image])
+        sampler.load(slot, images[image])
     return sampler
 
 
 @pytest.mark.parametrize("model", CLASSES)
 def test_counts_equal_the_reference_sampler(make: Make, model: str) -> None:
     """More rows and more segments than one submission holds."""
-    counts = load_all(make()).count(model, SEGMENTS)
+    counts = loaded(make()).count(model, SEGMENTS)
     assert_array_equal(counts, expected(model, PARTS))
     assert len({tuple(row) for row in counts}) > 2
-    assert load_all(make()).count(model, []).shape == (0, CLASSES[model] + 1)
+    assert loaded(make()).count(model, []).shape == (0, CLASSES[model] + 1)
 
 
 def test_attempts_change_the_noise(make: Make) -> None:
-    counts = load_all(make(attempt=3)).count("m", SEGMENTS)
+    counts = loaded(make(attempt=3)).count("m", SEGMENTS)
     assert_array_equal(counts, expected("m", PARTS, attempt=3))
     assert not np.array_equal(counts, expected("m", PARTS))
 
@@ -178,7 +178,7 @@ def test_broken_variants_give_wrong_counts(make: Make, kind: type[CudaSampler]) 
 
 def test_a_network_is_captured_once_per_bucket(make: Make, fake_stream: type[Any]) -> None:
     stream = fake_stream()
-    sampler = load_all(make(stream=stream))
+    sampler = loaded(make(stream=stream))
     assert stream.captures == len(NETWORKS)
     sampler.count("m", SEGMENTS)
     assert stream.captures == len(NETWORKS)
@@ -406,25 +406,18 @@ def test_device_tensors_are_loaded_without_the_host(make: Make) -> None:
 GRID = np.random.default_rng(1).integers(0, 256, (6, *SHAPE)).astype(np.float32) / np.float32(255)
 
 
-def load_grid(sampler: Any) -> Any:
-    for slot, image in ((0, 0), (1, 1), (3, 2)):
-        sampler.load(slot, GRID[image])
-    return sampler
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_integer_noise_equals_the_reference_sampler(make: Make, precision: str) -> None:
     """More sigmas than the sample's, new ones met while votes are under way; uint8 images."""
     options: dict[str, Any] = {"noise": "integer", "precision": precision}
-    sampler = load_grid(make(**options))
-    truth = load_grid(
-        TorchSampler(NETWORKS, CLASSES, SHAPE, seed=7, batch_size=BATCH, threads=1, **options)
-    )
+    sampler = loaded(make(**options), GRID)
+    truth = TorchSampler(NETWORKS, CLASSES, SHAPE, seed=7, batch_size=BATCH, threads=1, **options)
+    loaded(truth, GRID)
     first = sampler.submit("m", SEGMENTS[:2])
     rest = sampler.submit("m", SEGMENTS[2:])
     votes = np.concatenate([first(), rest()])
     assert_array_equal(votes, truth.count("m", SEGMENTS))
-    assert not np.array_equal(votes, load_grid(make(precision=precision)).count("m", SEGMENTS))
+    assert not np.array_equal(votes, loaded(make(precision=precision), GRID).count("m", SEGMENTS))
     sampler.load(0, torch.from_numpy(GRID[4]))
     truth.load(0, GRID[4])
     assert_array_equal(sampler.count("m", SEGMENTS[:1]), truth.count("m", SEGMENTS[:1]))
@@ -432,7 +425,7 @@ def test_integer_noise_equals_the_reference_sampler(make: Make, precision: str) 
 
 def test_limits_of_integer_noise_are_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "LEVELS", 2)
-    sampler = load_grid(make(noise="integer"))
+    sampler = loaded(make(noise="integer"), GRID)
     with pytest.raises(ArgumentError, match=r"^sigma must be at most 1\.75"):
         sampler.count("m", [segment(0, 1.9, 0, 3)])
     sampler.count("m", [segment(0, 0.1, 0, 3)])
@@ -449,12 +442,10 @@ def test_limits_of_integer_noise_are_named(make: Make, monkeypatch: pytest.Monke
 def test_integer_noise_on_a_device(make: Make) -> None:
     """Noise is exact on every device; only near ties may differ from the CPU."""
     options = resnet_options("auto", stream=CudaStream(), batch_size=64, noise="integer")
-    sampler = load_grid(make(**options))
-    truth = load_grid(
-        TorchSampler(
-            options["networks"], options["outputs"], SHAPE, seed=7, batch_size=64, noise="integer"
-        )
-    )
+    sampler = loaded(make(**options), GRID)
+    networks, outputs = options["networks"], options["outputs"]
+    truth = TorchSampler(networks, outputs, SHAPE, seed=7, batch_size=64, noise="integer")
+    loaded(truth, GRID)
     parts = [segment(0, 0.5, 0, 400), segment(1, 0.3, 9, 500, slot=1)]
     assert np.abs(sampler.count("m", parts) - truth.count("m", parts)).sum() <= 20
 

@@ -1,6 +1,5 @@
 """Images of any library come in without a copy, and those on a device without the host."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from numpy.testing import assert_array_equal
 
 from dualsmooth.engine.api import Smooth, certify
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import unit_float
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -20,6 +18,7 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers import cuda as cuda_sampler
 from dualsmooth.engine.samplers import inputs
 from dualsmooth.engine.samplers.inputs import host_image, image_in_place, read_images
+from tests.engine.conftest import without_times
 
 SHAPE = (8, 8, 1)
 BYTES = np.random.default_rng(3).integers(0, 256, (4, *SHAPE), np.uint8)
@@ -52,10 +51,6 @@ def test_nothing_is_copied(kind: Callable[[np.ndarray], Any], values: np.ndarray
     assert np.shares_memory(read_images(kind(strided), SHAPE), strided)
 
 
-def timeless(certificates: list[Certificate]) -> list[Certificate]:
-    return [dataclasses.replace(c, seconds=0.0) for c in certificates]
-
-
 @pytest.mark.parametrize(
     "images",
     [torch.from_numpy(BYTES), torch.from_numpy(FLOATS).requires_grad_(), Shared(BYTES),
@@ -67,7 +62,7 @@ def test_every_library_gives_the_same_certificates(tiny_bundle: Path, images: An
     if isinstance(images, list):
         images = (np.array(images) / 255.0).astype(np.float32).tolist()
     wanted, found = (certify(method, x, budget=BUDGET) for x in (BYTES, images))
-    assert timeless(found) == timeless(wanted)
+    assert without_times(found) == without_times(wanted)
 
 
 def test_smooth_takes_them_too() -> None:
@@ -150,9 +145,9 @@ def test_images_on_a_device_never_come_to_the_host(
         return on_host(image)
 
     monkeypatch.setattr(cuda_sampler, "host_image", through_the_host)
-    assert timeless(certify(method, values, **options)) == timeless(wanted)
+    assert without_times(certify(method, values, **options)) == without_times(wanted)
     assert calls == len(values)
     monkeypatch.setattr(inputs, "HOST_KINDS", ())
     found = certify(method, Shared(values), **options)
-    assert timeless(found) == timeless(wanted)
+    assert without_times(found) == without_times(wanted)
     assert calls == len(values)
