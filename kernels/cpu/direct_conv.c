@@ -184,6 +184,7 @@ FAST static void one_image(const image *m)
 }
 
 #include "grey_conv.h"
+#include "linear.h"
 
 FAST static void all_images(const link *links, int64_t count, int64_t rows,
                             const float *constants, const float *in, float *scratch, float *out)

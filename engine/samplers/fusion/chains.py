@@ -1,4 +1,4 @@
-"""Convolutions of a traced network that feed each other, put into chains.
+"""Convolutions of a traced network that feed each other, put into chains, and linear layers.
 
 A chain (`WinogradChain`, `DirectChain`) is computed for a few images at a time, so that what lies
 between its convolutions stays in the cache and one call does for all of them.
@@ -10,16 +10,21 @@ from torch import fx, nn
 
 from dualsmooth.engine.samplers.fusion.patterns import layer_of, replace_by_module
 from dualsmooth.kernels.cpu.direct_conv import DirectChain, DirectConv
+from dualsmooth.kernels.cpu.linear import LinearChain
 from dualsmooth.kernels.cpu.winograd_conv import WinogradChain, WinogradConv
 
 
-def chain_convolutions(traced: fx.GraphModule) -> None:
-    """Put every run of convolutions of which only the last is read elsewhere into one call."""
+def chain_layers(traced: fx.GraphModule) -> None:
+    """Put every run of layers of a kind of which only the last is read elsewhere into one call."""
     for part in [part for run in _runs(traced, WinogradConv) for part in _closed(run)]:
         _chain(traced, part)
     for part in [part for run in _runs(traced, DirectConv) for part in _closed(run)]:
         layers = [cast(DirectConv, layer_of(traced, node)) for node in part]
         _replace(traced, part, DirectChain(layers), part[0].all_input_nodes)
+    for part in [part for run in _runs(traced, LinearChain) for part in _closed(run)]:
+        lines = [cast(LinearChain, layer_of(traced, node)).layers for node in part]
+        linear = LinearChain([layer for layers in lines for layer in layers])
+        _replace(traced, part, linear, part[0].all_input_nodes)
     traced.delete_all_unused_submodules()
     traced.recompile()
 

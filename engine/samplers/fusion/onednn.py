@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.models.int8 import Int8Layers
-from dualsmooth.engine.samplers.fusion.chains import chain_convolutions
+from dualsmooth.engine.samplers.fusion.chains import chain_layers
 from dualsmooth.engine.samplers.fusion.direct import fuse_direct, is_direct
 from dualsmooth.engine.samplers.fusion.patterns import (
     following_relu,
@@ -25,7 +25,7 @@ from dualsmooth.engine.samplers.fusion.patterns import (
     rewrite,
     shape_of,
 )
-from dualsmooth.kernels.cpu import direct_conv, int8_conv, winograd_conv
+from dualsmooth.kernels.cpu import direct_conv, int8_conv, linear, winograd_conv
 
 _POINTWISE = torch.ops.mkldnn._convolution_pointwise
 _IN_PLACE = torch.ops.mkldnn._convolution_pointwise_.binary
@@ -50,7 +50,7 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
         return module
     fused = rewrite(module, example, _fuse_layer)
     if isinstance(fused, fx.GraphModule):
-        chain_convolutions(fused)
+        chain_layers(fused)
         _add_in_place(fused)
     return fused
 
@@ -109,6 +109,11 @@ def _fuse_linear(traced: fx.GraphModule, node: fx.Node, layer: nn.Linear) -> Non
         with traced.graph.inserting_before(node):
             pixels = traced.graph.call_method("permute", (maps, 0, 2, 3, 1))
             source = traced.graph.call_method("flatten", (pixels, 1))
+    few = weight.shape[1] <= linear.MOST_INPUTS and weight.dtype == torch.float32
+    if few and linear.available():
+        own = linear.LinearChain([linear.Linear(weight, layer.bias, relu)])
+        replace_by_module(traced, node, last, own, (source,))
+        return
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, shape_of(node.args[0])[0])
     call = torch.ops.mkldnn._linear_pointwise.default
     options: tuple[Any, ...] = (_attribute(relu), [], "")

