@@ -21,6 +21,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create_part, register_architecture
+from dualsmooth.engine.models.rows import EVERY_MEMBER
 
 ROWS = 32
 """Rows of a sub-batch unless something else is asked for."""
@@ -68,6 +69,8 @@ class Consensus(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         early: torch.Tensor = self.first(x)
+        if EVERY_MEMBER.get():
+            return mean_of([*early, *self.rest(x)])
         votes = early.argmax(2)
         agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
         classes = torch.arange(early.shape[2], device=x.device)

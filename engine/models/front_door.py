@@ -4,10 +4,9 @@ What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from time import thread_time
-from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,12 +15,14 @@ from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
+from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
-from dualsmooth.engine.models.rows import BOUNDS, MATES, beside, close, fault, noisy
+from dualsmooth.engine.models.registry import packages
+from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, beside, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
 """What trials of a small network may take on more than FEW rows, and those of a slow one on more
@@ -55,7 +56,7 @@ def admitted(
     state = (input_shape, () if trial.known else kept_state(module))
     if tried != state or outputs not in (None, found):
         (trial.first_pass if trial.known else trial.run)()
-        trial.check_covered(covered_code(getattr(owner, "weights", None)))
+        trial.check_covered(getattr(owner, "weights", None))
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
@@ -132,18 +133,23 @@ class _Trial:
 
     def run(self) -> None:
         """All trials of a network of which nothing is known."""
+        every = EVERY_MEMBER.set(True)
         try:
             self._compare()
         except FileError:
             if not self._outside.taken(self.module):
                 raise
+        finally:
+            EVERY_MEMBER.reset(every)
         if taken := self._outside.taken(self.module):
             rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], _ASKS)
 
-    def check_covered(self, covered: Set[CodeType] | None) -> None:
-        """Refuse a network that runs other code than its digest covers."""
-        if others := [] if covered is None else self._outside.others(covered):
+    def check_covered(self, weights: object) -> None:
+        """Refuse a network that runs other code than its digest, or architecture, stands for."""
+        covered = covered_code(weights)
+        named = packages() if type(weights) in (bytes, Exported) else set()
+        if others := [] if covered is None else self._outside.others(covered, named):
             hint = "name such functions in its own code, or leave the operator out"
             rule = f"{self._role} must run no code that its digest does not cover"
             raise FileError(self._origin, rule, others[0], hint)
@@ -214,10 +220,8 @@ class _Trial:
     ) -> str:
         """Whether fewer rows, or more, change a row's logits."""
         for rows in {1, len(batch) // 2 + 1, 2 * len(batch)} - {len(batch)}:
-            shown = min(rows, len(batch))
-            if not agree(
-                self._pass(batch.repeat(2, 1, 1, 1)[:rows].clone())[:shown], wanted[:shown]
-            ):
+            found = self._pass(batch.repeat(2, 1, 1, 1)[:rows])[: len(batch)]
+            if not agree(found, wanted[:rows]):
                 return f"in a batch of {rows}"
         return ""
 
@@ -229,10 +233,8 @@ class _Trial:
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"
             rule = f"{self._role} must map images {shape}, any number of them, to {to}"
-            reason = reason_of(error)
-            hint = (
-                "it runs in float32: cast to the dtype of its weights" if "type" in reason else ""
-            )
+            reason, hint = reason_of(error), "it runs in float32: cast to the dtype of its weights"
+            hint = hint if "type" in reason else ""
             raise FileError(self._origin, rule, reason, hint) from error
 
     def _refused(self, rule: str, received: str, what: str = "") -> FileError:

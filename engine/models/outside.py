@@ -187,11 +187,15 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 yield from filter(None, [_question(value)])
             elif isinstance(value, ctypes._CFuncPtr | ctypes.CDLL):  # type: ignore[attr-defined]
                 yield "C code by ctypes"
+            elif isinstance(value, torch.jit.ScriptModule):  # what a first pass folds, stays
+                graph = getattr(value, "inlined_graph", None)
+                yield from ["torch.empty"] if graph and graph.findNode("aten::empty") else []
 
-    def others(self, covered: Set[CodeType]) -> list[str]:
-        """Code that ran, and is neither a library's nor covered."""
-        foreign = [code for code, scope in self._ran.items() if not owner_of(scope)]
-        return [c.co_qualname for c in foreign if c not in covered and "__name__" in self._ran[c]]
+    def others(self, covered: Set[CodeType], packages: Set[str]) -> list[str]:
+        """Code that ran, and is neither a library's, nor covered, nor of some packages."""
+        ran = [(c, s) for c, s in self._ran.items() if "__name__" in s and not owner_of(s)]
+        foreign = [c for c, s in ran if s["__name__"].partition(".")[0] not in packages]
+        return [c.co_qualname for c in foreign if c not in covered]
 
     def _others(self) -> dict[str, object]:
         drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)

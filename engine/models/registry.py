@@ -33,7 +33,8 @@ def register_architecture(name: str) -> "Callable[[Constructor], Constructor]":
     """Decorator that makes a constructor known under a name.
 
     The constructor takes keyword arguments that JSON can hold and returns a network from images
-    (n, channels, height, width) with pixels in [0, 1] to logits (n, outputs).
+    (n, channels, height, width) with pixels in [0, 1] to logits (n, outputs). Digests are of name,
+    arguments and weights: give other code another name.
     """
     if name in _CONSTRUCTORS:
         raise ArgumentError("name", "must be a new architecture name", name)
@@ -50,6 +51,12 @@ def known_architectures() -> tuple[str, ...]:
     for module in _BUILT_IN:
         import_module(module)
     return tuple(sorted(_CONSTRUCTORS))
+
+
+def packages() -> set[str]:
+    """Whose code the names of architectures stand for, or runs networks of files."""
+    known = {made.__module__.partition(".")[0] for made in _CONSTRUCTORS.values()}
+    return known | {"timm", "onnxruntime"}
 
 
 def create(name: str, kwargs: Mapping[str, object]) -> "nn.Module":

@@ -7,6 +7,7 @@ first, so that a constant added to all of them hides nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -24,6 +25,10 @@ BOUNDS = {torch.float32: 2.0**-14, torch.bfloat16: 2.0**-4}
 
 MATES = (0.25, -1.0, 2.0, -4.0, 16.0, -255.0, 1e4, -1e4)
 """How much larger the rows are that take the places of others."""
+
+
+EVERY_MEMBER = ContextVar("every member of an ensemble is asked about every row", default=False)
+"""Set while networks are tried: a member that is seldom asked must be seen to keep the law, too."""
 
 
 def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:

@@ -42,9 +42,14 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     return stable_name(kind.__module__, kind.__qualname__), found.sha256, opaque, copied
 
 
-def covered_code(module: object) -> Set[CodeType] | None:
-    """Code that the digest of a copy is about; None where it says that it leaves some out."""
-    return _CODES.get(module) if isinstance(module, nn.Module) else None
+def covered_code(weights: object) -> Set[CodeType] | None:
+    """Code that the digest of a network is about; None where it says that it leaves some out.
+
+    A file is weights and, as a program, operators of libraries: no code.
+    """
+    if isinstance(weights, bytes | Exported):
+        return frozenset()
+    return _CODES.get(weights) if isinstance(weights, nn.Module) else None
 
 
 def build_copy(module: nn.Module, architecture: str, digest: object) -> nn.Module:
