@@ -102,7 +102,7 @@ def test_a_newer_pytorch_is_told_once() -> None:
 
 CORE = (
     *("test_api.py", "test_smooth.py", "samplers/test_agreement.py", "models/test_front_door.py"),
-    *("models/test_forms.py", "models/sources/test_checkpoint.py", "methods/test_recorded.py"),
+    *("models/test_forms.py", "models/sources/test_checkpoint.py", "test_forgeries.py"),
     *("models/sources/test_pt2_files.py", "runs/test_audit.py"),
 )
 

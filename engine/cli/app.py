@@ -58,18 +58,8 @@ def options(
     """Options of the command itself."""
 
 
-for command in (
-    certify,
-    predict,
-    report,
-    audit,
-    train,
-    quantize,
-    search,
-    export,
-    frontier,
-    parquet,
-):
+COMMANDS = certify, predict, report, audit, train, quantize, search, export, frontier, parquet
+for command in COMMANDS:
     app.command(cls=Command)(command)
 
 

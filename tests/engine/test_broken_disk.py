@@ -27,18 +27,11 @@ FILES = ("certificates.jsonl", "certificates.tsv", "run.json", "summary.json")
 
 def certify(folder: Path, bundle: Bundle, data: ImageSet) -> list[bytes]:
     """The files of the run, times aside."""
+    method = FixedSmoothing(bundle, 0.25)
     settings = Settings(Budget.fixed(10, 100), precision="fp32", device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dualsmooth.engine.runtime.scheduler.perf_counter", lambda: 0.0)
-        certify_run(
-            FixedSmoothing(bundle, 0.25),
-            data,
-            [0, 1, 2],
-            settings,
-            folder,
-            resume=True,
-            make=FakeSampler,
-        )
+        certify_run(method, data, [0, 1, 2], settings, folder, resume=True, make=FakeSampler)
     return [(folder / name).read_bytes() for name in FILES]
 
 

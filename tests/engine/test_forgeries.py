@@ -1,6 +1,7 @@
 """Every field of every file of a run, forged with right checksums: found, or said to be trusted."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "certified": {"method": "insta", "region": "certified"},
     "anchor": {"method": "insta"},
     "memory": {"method": "insta", "region": "memory"},
+    "quasiconcave": {"method": "insta", "region": "memory", "search": "quasiconcave"},
     "semielastic": {"method": "semielastic", "sigma": 0.25, "references": "digits:train"},
 }
 BUDGETS = {"fixed": Budget.fixed(20, 120), "decide": Budget.decide((0.05, 0.1), 20, 200),
@@ -211,6 +213,25 @@ def test_without_what_sigma_rests_on_the_verdict_says_so(run: Run, data: ImageSe
 @pytest.fixture
 def made(tiny_bundle: Path, data: ImageSet, tmp_path: Path) -> Callable[[str], Run]:
     return lambda name: Run(tmp_path, tiny_bundle, name, BUDGETS["fixed"], data)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_honest_run_is_clean_for_those_who_have_nothing_but_its_folder(
+    made: Callable[[str], Run], name: str
+) -> None:
+    assert audit(made(name).folder).findings == []
+
+
+@pytest.mark.parametrize("name", ["anchor", "semielastic", "memory"])
+def test_another_sigma_or_a_wider_radius_is_found_in_the_folder_alone(
+    made: Callable[[str], Run], name: str
+) -> None:
+    run = made(name)
+    number = next(i for i, line in enumerate(run.lines) if line["predicted"] is not None)
+    line = run.lines[number]
+    for change in ({"sigma": 2 * line["sigma"]}, {"radius": math.nextafter(line["radius"], 9)}):
+        run.write(run.record, [*run.lines[:number], line | change, *run.lines[number + 1 :]])
+        assert audit(run.folder).findings
 
 
 def test_a_memory_that_answers_what_it_likes_is_found(made: Callable[[str], Run]) -> None:

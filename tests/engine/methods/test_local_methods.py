@@ -85,12 +85,3 @@ def test_semielastic_at_rate_zero_is_fixed_smoothing(bundle: Bundle, images: np.
         assert moved.sigma is not None
         assert moved.sigma > 0.25
         assert moved.radius < moved.sigma / 0.25 * 4
-
-
-@pytest.mark.parametrize("options", [{"method": "cascade"}, {"method": "variational"}])
-def test_other_methods_run_on_the_same_bundle(
-    bundle: Bundle, images: np.ndarray, options: dict[str, str]
-) -> None:
-    made = certify(choose_method(bundle, **options), images, budget=BUDGET, alpha=0.05)
-    assert [c.image_id for c in made] == list(range(len(images)))
-    assert all(c.radius >= 0 for c in made)

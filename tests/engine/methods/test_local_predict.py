@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from dualsmooth.engine.draws import Counts, Draw, Prediction
 from dualsmooth.engine.errors import ArgumentError
@@ -16,10 +15,11 @@ from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.method import PredictProcedure
 from dualsmooth.engine.methods.variational_continuous import ContinuousVariational
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.conftest import most_wrong
 from tests.engine.methods.coverage.test_local import Common
 
 RUNS, ALPHA = 10_000, 0.05
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
+LIMIT = most_wrong(RUNS, ALPHA)
 
 
 def answers(
@@ -68,8 +68,7 @@ def test_continuous_variational_rarely_answers_another_class() -> None:
         return [0.98, 0.02] if draw.model == "selector" else [0.499, 0.501]
 
     found = answers(lambda: method.predict(60, ALPHA), votes, 1000)
-    limit = int(stats.binom.ppf(1 - 1e-6, 1000, ALPHA))
-    assert sum(p.predicted == 0 for p in found) <= limit
+    assert sum(p.predicted == 0 for p in found) <= most_wrong(1000, ALPHA)
 
 
 def test_continuous_variational_answers_where_it_is_clear() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import special
 
 from dualsmooth.engine.bounds.binomial import clopper_pearson_lower
 from dualsmooth.engine.bounds.proportions import clopper_pearson_upper
@@ -25,9 +25,10 @@ from dualsmooth.engine.methods import transfer
 from dualsmooth.engine.methods.transfer import TransferSmoothing, pair_role, transferred
 from dualsmooth.engine.models.network import OneNetwork
 from dualsmooth.engine.runtime.drive import answered
+from tests.engine.methods.coverage.conftest import most_wrong
 
 SIGMA, N, RUNS, ALPHA = 0.5, 300, 2_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
+LIMIT = most_wrong(RUNS, ALPHA)
 BUDGET = Budget.fixed(n0=20, n=N)
 
 

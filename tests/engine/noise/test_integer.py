@@ -14,7 +14,6 @@ from dualsmooth.engine.draws import Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.noise import integer as module
 from dualsmooth.engine.noise.integer import (
-    LOW_WORD,
     integer_noise,
     tables_digest,
     thresholds,
@@ -113,13 +112,6 @@ def test_every_value_equals_the_kernels_reference(shape: tuple[int, int, int]) -
             SEED, images[row], phase, [samples[row]], shape, sigmas[row], attempt=attempt
         )
         assert_array_equal(unit_of_grid(grid.astype(np.int32) + noise[0]), cast)
-
-
-def test_low_words_have_counters_of_their_own() -> None:
-    streams = range(256)
-    highs = {counter_word3(s, attempt) for s in streams for attempt in (0, 1, 65535)}
-    assert not highs & {word | LOW_WORD for word in highs}
-    assert len(highs) == 3 * 256
 
 
 def test_samples_do_not_depend_on_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:

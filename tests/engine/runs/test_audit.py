@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from dualsmooth.benchmarks.soak.fuzz.inputs import signed
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.image_set import ImageSet
+from dualsmooth.engine.draws import DrawRecord
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -97,13 +99,9 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 
     change(record)
     ledger = {key: value for key, value in record["alpha"].items() if key != "total"}
     record["alpha"]["total"] = AlphaLedger(**ledger).total
-    unsigned = {k: v for k, v in record.items() if k not in ("checksum", "seconds")}
-    from dualsmooth.engine.records import checksum
-
-    record["checksum"] = checksum(unsigned)
     log = folder / "certificates.jsonl"
     lines = log.read_text().splitlines()
-    lines[line] = json.dumps(record)
+    lines[line] = json.dumps(signed(record))
     log.write_text("\n".join(lines) + "\n")
     return audit(folder).findings
 
@@ -222,15 +220,10 @@ def test_lost_lines_of_a_finished_run_are_found(copied: Path) -> None:
 def test_an_altered_configuration_is_found(
     copied: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    from dualsmooth.engine.records import digest_of
-
     path = copied / "run.json"
     record = json.loads(path.read_text())
     change(record["configuration"])
-    if message != "fingerprint":
-        covered = {key: record[key] for key in ("configuration", "machine")}
-        record["fingerprint"] = digest_of(covered)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record if message == "fingerprint" else signed(record)))
     assert message in audit(copied).findings[0]
 
 
@@ -240,8 +233,6 @@ def test_a_folder_without_a_run_is_bad_usage(tmp_path: Path) -> None:
 
 
 def test_disjoint_ranges() -> None:
-    from dualsmooth.engine.draws import DrawRecord
-
     def draw(first: int, count: int, phase: str = "CLASS_ESTIMATE", level: int = 0) -> DrawRecord:
         return DrawRecord("m", 0.25, phase, level, first, count, ())
 

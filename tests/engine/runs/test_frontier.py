@@ -23,6 +23,7 @@ from dualsmooth.engine.runs.frontier import ORACLE, Votes, frontier, merged, sum
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import Settings
+from tests.engine.methods.coverage.conftest import ALPHA, LIMIT, RUNS
 
 SETTINGS = Settings(Budget.fixed(20, 200), precision="fp32", device="cpu")
 
@@ -93,8 +94,7 @@ def test_what_has_no_frontier_is_named(
 EDGES = (-0.3, -1e-9, 0.3)
 """The score at the image is standard normal, so at threshold t the level changes at distance |t|,
 and with it the class: level 0 answers 0, level 1 answers 1, both for certain."""
-RUNS, ALPHA, BUDGET = 10_000, 0.01, Budget.fixed(20, 1000)
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
+BUDGET = Budget.fixed(20, 1000)
 LEVELS = (1.0, 2.0)
 
 

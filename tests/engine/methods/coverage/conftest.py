@@ -14,8 +14,14 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.runtime.drive import answered
 
+
+def most_wrong(runs: int, alpha: float) -> int:
+    """Wrong runs that a sound method exceeds with probability 1e-6 at most."""
+    return int(stats.binom.ppf(1 - 1e-6, runs, alpha))
+
+
 RUNS, ALPHA = 10_000, 0.01
-LIMIT = int(stats.binom.ppf(1 - 1e-6, RUNS, ALPHA))
+LIMIT = most_wrong(RUNS, ALPHA)
 
 
 def slow(*values: object) -> object:
