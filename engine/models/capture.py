@@ -180,9 +180,10 @@ def _noted(module: nn.Module, example: torch.Tensor | None) -> fx.GraphModule:
     if example is None:
         raise ValueError("it needs an example")
     try:
-        return Layers(recorded(copy.deepcopy(module), example, MOST_OPERATORS)).graph_module()
+        return Layers(*recorded(copy.deepcopy(module), example, MOST_OPERATORS)).graph_module()
     except Exception:  # it may ask for anything on the way
-        return Layers(_exported(copy.deepcopy(module), example)).graph_module()
+        exported = _exported(copy.deepcopy(module), example)
+        return Layers(exported, exported.graph).graph_module()
 
 
 @cache

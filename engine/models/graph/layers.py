@@ -13,12 +13,12 @@ _ATEN = torch.ops.aten
 class Layers:
     """Rewrites a graph of operators as one of layers, which hold the tensors they read."""
 
-    def __init__(self, lifted: fx.GraphModule) -> None:
-        self._lifted, self._graph = lifted, fx.Graph()
+    def __init__(self, lifted: nn.Module, graph: fx.Graph) -> None:
+        self._lifted, self._operators, self._graph = lifted, graph, fx.Graph()
         self._made: dict[fx.Node, Any] = {}
 
     def graph_module(self) -> fx.GraphModule:
-        for node in self._lifted.graph.nodes:
+        for node in self._operators.nodes:
             if node.op == "call_module":  # the guards of the export; what they ask is proved later
                 continue
             if node.op == "output":
@@ -30,8 +30,8 @@ class Layers:
             made.meta = {"shape": tuple(getattr(node.meta.get("val"), "shape", ()))}
             self._made[node] = made
         whole = fx.GraphModule(self._lifted, self._graph)
-        whole.graph.eliminate_dead_code()
-        whole.recompile()
+        if whole.graph.eliminate_dead_code():
+            whole.recompile()
         return whole
 
     def _layer(self, node: fx.Node) -> fx.Node | None:
@@ -64,7 +64,7 @@ class Layers:
             parameter = name in ("weight", "bias") and tensor is not None
             value = nn.Parameter(tensor.detach(), requires_grad=False) if parameter else tensor
             setattr(layer, name, value)
-        self._lifted.add_submodule(f"layer_{node.name}", layer.eval())
+        self._lifted.add_module(f"layer_{node.name}", layer.eval())
         return self._graph.call_module(f"layer_{node.name}", (self._made[args[0]],))
 
     def _call(self, node: fx.Node) -> fx.Node | None:

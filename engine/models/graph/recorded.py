@@ -35,8 +35,8 @@ _OVER = (_ATEN.mean.dim, _ATEN.sum.dim_IntList, _ATEN.amax.default)
 
 def recorded(
     network: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor, most: int
-) -> fx.GraphModule:
-    """Operators of a pass as a graph, with the tensors of the network, for batches as the example.
+) -> tuple[nn.Module, fx.Graph]:
+    """The tensors of a network, and operators of a pass as a graph, for batches as the example.
 
     ``most`` is the number of operators it may have. The network keeps what the pass changes in it.
     """
@@ -44,13 +44,13 @@ def recorded(
     given = watch.given(example)
     with torch.no_grad(), watch:
         logits = network(given)
-    return watch.graph_module(logits)
+    return watch.root, watch.ended(logits)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, most: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._graph, self._root, self._most = fx.Graph(), nn.Module(), most
+        self._graph, self.root, self._most = fx.Graph(), nn.Module(), most
         self._known: dict[int, tuple[torch.Tensor, fx.Node, torch.Tensor]] = {}
         self._others = set[int]()
 
@@ -63,10 +63,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What stands for a batch."""
         return self._other(example, self._graph.placeholder("x"))
 
-    def graph_module(self, logits: torch.Tensor) -> fx.GraphModule:
+    def ended(self, logits: torch.Tensor) -> fx.Graph:
         """The graph that ends with some logits."""
         self._graph.output((self._known[id(logits)][1],))
-        return fx.GraphModule(self._root, self._graph)
+        return self._graph
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -97,7 +97,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.device.type != "cpu":
                 raise ValueError(f"{type(tensor)} on {tensor.device} is not known")
             name = f"constant_{len(self._others)}"
-            self._root.register_buffer(name, tensor.detach())
+            self.root.register_buffer(name, tensor.detach())
             self._other(tensor, self._graph.get_attr(name))
         return self._known[id(tensor)]
 

@@ -119,13 +119,13 @@ class Pt2Program:
                 raise ValueError(f"{max(sizes)} values of {total} in one step")
 
         try:
-            noted = recorded(self, batch, MOST_OPERATORS).graph.nodes
+            _, graph = recorded(self, batch, MOST_OPERATORS)
         except Exception:  # PyTorch knows more operators, and imports its compiler for that
             meta = {name: tensor.to("meta") for name, tensor in self.constants.items()}
             steps = [_on_meta(step) for step in self.steps if "_assert" not in str(step[0])]
             self._run(steps, {**meta, self.pixels: batch}, add)
         else:
-            for node in noted:
+            for node in graph.nodes:
                 add(node.target, (), (node.meta.get("val"),))
 
     def _run(

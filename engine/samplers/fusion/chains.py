@@ -26,7 +26,6 @@ def chain_layers(traced: fx.GraphModule) -> None:
         linear = LinearChain([layer for layers in lines for layer in layers])
         _replace(traced, part, linear, part[0].all_input_nodes)
     traced.delete_all_unused_submodules()
-    traced.recompile()
 
 
 def _runs(traced: fx.GraphModule, kind: type) -> list[list[fx.Node]]:

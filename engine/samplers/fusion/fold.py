@@ -70,6 +70,7 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
     """Nodes (conv, norm) where the norm is the only reader of the only call of the conv."""
     nodes = list(traced.graph.nodes)
     calls = Counter(_module(traced, node) for node in nodes if node.op == "call_module")
+    read = {str(n.target).rpartition(".")[0] for n in nodes if n.op == "get_attr"}
     pairs = []
     for norm in nodes:
         conv = norm.args[0] if norm.op == "call_module" and norm.args else None
@@ -78,15 +79,9 @@ def _pairs(traced: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:
         first, second = _module(traced, conv), _module(traced, norm)
         if type(first) not in _CONVOLUTIONS or not is_fixed_norm(second) or calls[first] != 1:
             continue
-        if not (has_hooks(first) or has_hooks(second) or _is_read(traced, conv)):
+        if not (has_hooks(first) or has_hooks(second) or conv.target in read):
             pairs.append((conv, norm))
     return pairs
-
-
-def _is_read(traced: fx.GraphModule, conv: fx.Node) -> bool:
-    """Whether the graph reads a parameter of the convolution directly."""
-    prefix = f"{conv.target}."
-    return any(n.op == "get_attr" and str(n.target).startswith(prefix) for n in traced.graph.nodes)
 
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module:

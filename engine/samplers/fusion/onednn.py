@@ -52,6 +52,7 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     if isinstance(fused, fx.GraphModule):
         chain_layers(fused)
         _add_in_place(fused)
+        fused.recompile()
     return fused
 
 
@@ -68,7 +69,6 @@ def _add_in_place(traced: fx.GraphModule) -> None:
         last = max(other.users, key=order.__getitem__) is node and source is not other
         if last and all(_is_convolution(traced, made) for made in (other, *other.users)):
             node.target, node.args = _IN_PLACE, (other, source, *rest)
-    traced.recompile()
 
 
 def _is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
