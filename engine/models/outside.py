@@ -75,6 +75,8 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._found: list[str] = []
         self.read: list[str] = []
         self._ran: dict[CodeType, dict[str, Any]] = {}
+        self._met: dict[int, CodeType] = {}  # held, so that no address comes twice
+        self._answers: dict[tuple[int, bool, str], tuple[object, str]] = {}
         self.left, self.left_some = 0.0, False
         self._before = dict[str, object]()
 
@@ -114,12 +116,20 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._watches:  # a thread that outlives the pass
             sys.setprofile(None)
         elif event == "call":
-            if frame.f_code not in self._ran and not self._aside(frame):
-                self._ran[frame.f_code] = frame.f_globals
-            if frame.f_code.co_qualname.startswith("_Environ."):
+            code = frame.f_code  # by its address: a hash goes through all of it
+            if id(code) not in self._met and not self._aside(frame):
+                self._met[id(code)] = code
+                self._ran.setdefault(code, frame.f_globals)
+            if code.co_qualname.startswith("_Environ."):
                 self._notice("os.environ", frame)
-        elif event == "c_call" and frame.f_code is not _DISPATCH and (asked := _question(function)):
-            self._notice(asked, frame)
+        elif event == "c_call" and frame.f_code is not _DISPATCH:
+            owner = getattr(function, "__self__", None)
+            kind = owner if isinstance(owner, ModuleType | type) else type(owner)
+            key = id(kind), kind is owner, getattr(function, "__qualname__", "")
+            if key not in self._answers:
+                self._answers[key] = kind, _question(function)
+            if asked := self._answers[key][1]:
+                self._notice(asked, frame)
 
     def hears(self, event: str, frame: FrameType) -> None:
         """Note an audit event, unless of threads that were there before."""
