@@ -33,7 +33,7 @@ from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment, thread_count
 from dualsmooth.engine.settings import NOISES
-from dualsmooth.kernels.cpu.noise_votes import SEGMENT, count_votes, noisy_rows
+from dualsmooth.kernels.cpu.noise_votes import SEGMENT, NoisyRows, count_votes
 from dualsmooth.kernels.thresholds import Thresholds
 
 BATCHES_PER_CALL = 4
@@ -102,7 +102,7 @@ class CpuSampler(Sampler):
         """Start what `count` does; images may be loaded into other slots meanwhile."""
         table = self._table(segments)
         rows, bins = int(table["end"][-1]), self._outputs[model] + 1
-
+        noise = NoisyRows(table, self._images, self.seed, tables=self._tables)
         starts = deque(range(0, rows, self.batch_size))  # shared: a slow core takes fewer batches
 
         def work() -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ class CpuSampler(Sampler):
                     first = starts.popleft()
                 except IndexError:
                     return counts
-                logits = self._logits(model, table, first, min(self.batch_size, rows - first))
+                logits = self._logits(model, noise, first, min(self.batch_size, rows - first))
                 count_votes(logits, table, first, counts)
 
         shares = [self._pool.submit(work) for _ in range(self.threads)]
@@ -149,9 +149,9 @@ class CpuSampler(Sampler):
             self._tables = Thresholds.pack([thresholds(sigma) for sigma in self._levels])
         return found
 
-    def _logits(self, model: str, table: NDArray[np.void], first: int, rows: int) -> torch.Tensor:
+    def _logits(self, model: str, noise: NoisyRows, first: int, rows: int) -> torch.Tensor:
         batch = self._buffer()
-        noisy_rows(table, first, self._images, self.seed, batch, rows=rows, tables=self._tables)
+        noise.write(first, batch, rows)
         with torch.inference_mode():
             answers: torch.Tensor = self._networks[model](batch.permute(0, 3, 1, 2))
             logits = answers[:rows].float().contiguous()

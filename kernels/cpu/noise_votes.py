@@ -5,6 +5,7 @@ The library is built when the package is installed, if there is a C compiler. Wi
 """
 
 import ctypes
+import math
 from functools import cache
 from typing import Any
 
@@ -47,46 +48,61 @@ def best_version() -> str:
     return VERSIONS[_require().dualsmooth_best_version()]
 
 
-def noisy_rows(
-    segments: NDArray[Any],
-    first: int,
-    images: NDArray[np.float32],
-    seed: int,
-    out: torch.Tensor,
-    *,
-    rows: int | None = None,
-    version: str | None = None,
-    tables: Thresholds | None = None,
-) -> None:
-    """Write image + sigma * noise for neighbouring rows of packed segments, from row ``first`` on.
+class NoisyRows:
+    """Noisy rows of packed segments, image + sigma * noise, which are checked once for all calls.
 
     Noise is stream version 1 (float64, rounded once to float32); product and sum are rounded to
     float32 each, then to the output's type. With tables, thresholds of the segments' levels, it is
     exact integer noise: a row is float32(image + noise) * float32(1 / 255), images in grid steps.
 
-    ``images`` is float32 (images, height, width, channels); ``out`` float32 or bfloat16 (batch,
-    height, width, channels), of which the first ``rows`` are written, by default all; ``version``
-    is one of `VERSIONS` that the processor has, by default the best.
+    ``images`` is float32 (images, height, width, channels); ``version`` is one of `VERSIONS` that
+    the processor has, by default the best.
     """
-    library = _require()
-    count = len(out) if rows is None else rows
-    _check_segments(segments, first, count)
-    _check_images(segments, images, out)
-    if not 0 <= count <= len(out):
-        raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
-    if not 0 <= seed < 1 << 64:
-        raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
-    grid: tuple[int | None, int | None, int] = (None, None, 0)
-    if tables is not None:
-        limits, counts = tables.limits, tables.count.long()
-        _check_tables(segments, limits)
-        grid = limits.data_ptr(), counts.data_ptr(), limits.shape[1]
-    channels, words = images.shape[3], (seed & 0xFFFFFFFF, seed >> 32)
-    lanes, half = channels if channels in (3, 4) else 4, int(out.dtype == torch.bfloat16)
-    layout = (int(np.prod(images.shape[1:])), lanes, images.ctypes.data, segments.ctypes.data)
-    library.dualsmooth_noisy_rows(
-        _version(version), *words, *layout, first, count, half, out.data_ptr(), *grid
-    )
+
+    def __init__(
+        self,
+        segments: NDArray[Any],
+        images: NDArray[np.float32],
+        seed: int,
+        *,
+        version: str | None = None,
+        tables: Thresholds | None = None,
+    ) -> None:
+        self._write = _require().dualsmooth_noisy_rows
+        _check_segments(segments, 0, 0)
+        _check_images(segments, images)
+        if not 0 <= seed < 1 << 64:
+            raise KernelArgumentError("seed", "must be in [0, 2^64)", seed)
+        grid: tuple[int | None, int | None, int] = (None, None, 0)
+        counts = None
+        if tables is not None:
+            counts = tables.count.long()
+            _check_tables(segments, tables.limits)
+            grid = tables.limits.data_ptr(), counts.data_ptr(), tables.limits.shape[1]
+        self._kept = segments, images, tables, counts
+        self._rows, self._shape = _total(segments), images.shape[1:]
+        channels, values = self._shape[2], math.prod(self._shape)
+        lanes, words = channels if channels in (3, 4) else 4, (seed & 0xFFFFFFFF, seed >> 32)
+        data = values, lanes, images.ctypes.data, segments.ctypes.data
+        self._before, self._grid = (_version(version), *words, *data), grid
+
+    def write(self, first: int, out: torch.Tensor, rows: int | None = None) -> None:
+        """Write neighbouring rows from row ``first`` of the segments on.
+
+        ``out`` is float32 or bfloat16 (batch, height, width, channels), of which the first
+        ``rows`` are written, by default all.
+        """
+        count = len(out) if rows is None else rows
+        _check_rows(first, count, self._rows)
+        if tuple(out.shape[1:]) != self._shape or out.dtype not in DTYPES:
+            rule = f"must be float32 or bfloat16 rows of {self._shape}"
+            raise KernelArgumentError("out", rule, f"{out.dtype} {tuple(out.shape)}")
+        if not out.is_contiguous():
+            raise KernelArgumentError("out", "must be contiguous", out.stride())
+        if not 0 <= count <= len(out):
+            raise KernelArgumentError("rows", f"must be in [0, {len(out)}]", count)
+        half = int(out.dtype == torch.bfloat16)
+        self._write(*self._before, first, count, half, out.data_ptr(), *self._grid)
 
 
 def count_votes(
@@ -114,20 +130,22 @@ def count_votes(
 def _check_segments(segments: NDArray[Any], first: int, rows: int) -> None:
     if segments.ndim != 1 or not _is(segments, SEGMENT):
         raise KernelArgumentError("segments", "must be one row of SEGMENT", segments.dtype)
-    total = int(segments["end"][-1]) if len(segments) else 0
+    _check_rows(first, rows, _total(segments))
+
+
+def _total(segments: NDArray[Any]) -> int:
+    return int(segments["end"][-1]) if len(segments) else 0
+
+
+def _check_rows(first: int, rows: int, total: int) -> None:
     if first < 0 or rows < 0 or (rows and first + rows > total):
         raise KernelArgumentError("rows", "must lie in the segments", f"{first} + {rows}")
 
 
-def _check_images(segments: NDArray[Any], images: NDArray[np.float32], out: torch.Tensor) -> None:
+def _check_images(segments: NDArray[Any], images: NDArray[np.float32]) -> None:
     if images.ndim != 4 or not _is(images, np.float32):
         rule = "must be contiguous float32 (images, height, width, channels)"
         raise KernelArgumentError("images", rule, images.shape)
-    if tuple(out.shape[1:]) != images.shape[1:] or out.dtype not in DTYPES:
-        rule = f"must be float32 or bfloat16 rows of {images.shape[1:]}"
-        raise KernelArgumentError("out", rule, f"{out.dtype} {tuple(out.shape)}")
-    if not out.is_contiguous():
-        raise KernelArgumentError("out", "must be contiguous", out.stride())
     used = segments["image"]
     if len(used) and not 0 <= used.min() <= used.max() < len(images):
         raise KernelArgumentError("segments", f"must name images below {len(images)}", used.max())

@@ -18,7 +18,7 @@ from dualsmooth.engine.methods.variational import VariationalSmoothing
 from dualsmooth.engine.noise import stream
 from dualsmooth.engine.noise.integer import integer_noise
 from dualsmooth.engine.noise.stream import blocks_per_image, standard_normal
-from dualsmooth.kernels.cpu.noise_votes import SEGMENT, available, noisy_rows
+from dualsmooth.kernels.cpu.noise_votes import SEGMENT, NoisyRows, available
 
 SHAPES = [(1, 1, 1), (2, 3, 1), (3, 1, 2), (2, 2, 3), (1, 2, 4), (1, 1, 5)]
 
@@ -84,7 +84,7 @@ def test_compiled_loops_read_the_same_counters(
         segment[name] = value
     segment["word3"] = stream.counter_word3(byte, attempt)
     out = torch.zeros(1, *shape)
-    noisy_rows(segment, 0, np.zeros((1, *shape), np.float32), seed, out)
+    NoisyRows(segment, np.zeros((1, *shape), np.float32), seed).write(0, out)
     spec = standard_normal(seed, image_id, byte, [sample], shape, attempt=attempt)
     assert np.abs(out.numpy() - spec).max() < 2e-6
 

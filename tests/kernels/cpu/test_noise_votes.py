@@ -13,10 +13,10 @@ from dualsmooth.engine.noise.stream import counter_word3, philox4x32, standard_n
 from dualsmooth.kernels.cpu.noise_votes import (
     SEGMENT,
     VERSIONS,
+    NoisyRows,
     available,
     best_version,
     count_votes,
-    noisy_rows,
 )
 from dualsmooth.kernels.errors import KernelArgumentError
 from dualsmooth.kernels.thresholds import Thresholds
@@ -61,7 +61,7 @@ def versions() -> tuple[str, ...]:
 def test_rows_are_the_specification(shape: tuple[int, int, int], version: str) -> None:
     """The library's logarithm and ours may round one value in 10^7 differently."""
     rows = np.full((64, *shape), np.nan, np.float32)
-    noisy_rows(table(), 0, images(shape), SEED, torch.from_numpy(rows), version=version)
+    NoisyRows(table(), images(shape), SEED, version=version).write(0, torch.from_numpy(rows))
     want = expected(shape)
     assert (rows != want).mean() <= 1e-5
     np.testing.assert_allclose(rows, want, rtol=0.0, atol=1e-6)
@@ -75,7 +75,7 @@ def test_all_instruction_sets_give_the_same_bits(
     results = []
     for version in versions():
         out = torch.full((64, *shape), float("nan"), dtype=dtype)
-        noisy_rows(table(), 0, images(shape), SEED, out, version=version)
+        NoisyRows(table(), images(shape), SEED, version=version).write(0, out)
         results.append(out)
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -83,17 +83,17 @@ def test_all_instruction_sets_give_the_same_bits(
 def test_bfloat16_is_the_float32_row_rounded_to_even() -> None:
     shape = (9, 7, 3)
     exact, rounded = torch.empty(64, *shape), torch.empty(64, *shape, dtype=torch.bfloat16)
-    noisy_rows(table(), 0, images(shape), SEED, exact)
-    noisy_rows(table(), 0, images(shape), SEED, rounded)
+    NoisyRows(table(), images(shape), SEED).write(0, exact)
+    NoisyRows(table(), images(shape), SEED).write(0, rounded)
     assert torch.equal(rounded, exact.bfloat16())
 
 
 def test_any_split_gives_the_same_rows_and_touches_no_others() -> None:
     shape = (5, 3, 2)
     whole = torch.empty(64, *shape)
-    noisy_rows(table(), 0, images(shape), SEED, whole)
+    NoisyRows(table(), images(shape), SEED).write(0, whole)
     part = torch.full((9, *shape), float("nan"))
-    noisy_rows(table(), 38, images(shape), SEED, part, rows=7)
+    NoisyRows(table(), images(shape), SEED).write(38, part, 7)
     assert torch.equal(part[:7], whole[38:45])
     assert bool(part[7:].isnan().all())
 
@@ -102,7 +102,7 @@ def test_normals_match_in_the_tails_and_at_the_ends_of_the_uniform() -> None:
     """A million values, some beyond 4.5, all within 2e-6 of the specification."""
     out = torch.empty(5000, 200, 1, 1)
     segments = table([(0, 5000, 0, 1, 1.0)])
-    noisy_rows(segments, 0, np.zeros((1, 200, 1, 1), np.float32), SEED, out)
+    NoisyRows(segments, np.zeros((1, 200, 1, 1), np.float32), SEED).write(0, out)
     want = standard_normal(SEED, 1000, 1, np.arange(5000), (200, 1, 1), attempt=6)
     assert np.abs(want).max() > 4.5
     assert np.abs(out.numpy() - want).max() <= 2e-6
@@ -126,19 +126,19 @@ def test_bad_arguments_are_named() -> None:
     shape = (5, 3, 2)
     out, stack = torch.empty(64, *shape), images(shape)
     with pytest.raises(KernelArgumentError, match=r"^rows must lie in the segments"):
-        noisy_rows(table(), 1, stack, SEED, out)
+        NoisyRows(table(), stack, SEED).write(1, out)
     with pytest.raises(KernelArgumentError, match=r"^images must be contiguous float32"):
-        noisy_rows(table(), 0, stack.astype(np.float64), SEED, out)
+        NoisyRows(table(), stack.astype(np.float64), SEED).write(0, out)
     with pytest.raises(KernelArgumentError, match=r"^out must be float32 or bfloat16"):
-        noisy_rows(table(), 0, stack, SEED, out.half())
+        NoisyRows(table(), stack, SEED).write(0, out.half())
     with pytest.raises(KernelArgumentError, match=r"^out must be contiguous"):
-        noisy_rows(table(), 0, stack, SEED, torch.empty(64, 2, 5, 3).permute(0, 2, 3, 1))
+        NoisyRows(table(), stack, SEED).write(0, torch.empty(64, 2, 5, 3).permute(0, 2, 3, 1))
     with pytest.raises(KernelArgumentError, match=r"^segments must name images below 1"):
-        noisy_rows(table(), 0, stack[:1], SEED, out)
+        NoisyRows(table(), stack[:1], SEED).write(0, out)
     with pytest.raises(KernelArgumentError, match=r"^seed must be in \[0, 2\^64\)"):
-        noisy_rows(table(), 0, stack, 1 << 64, out)
+        NoisyRows(table(), stack, 1 << 64).write(0, out)
     with pytest.raises(KernelArgumentError, match=r"^version must be one of"):
-        noisy_rows(table(), 0, stack, SEED, out, version="sse9")
+        NoisyRows(table(), stack, SEED, version="sse9").write(0, out)
     with pytest.raises(KernelArgumentError, match=r"^counts must be int64"):
         count_votes(torch.zeros(4, 5), table(), 0, np.zeros((3, 5), np.int64))
     with pytest.raises(KernelArgumentError, match=r"^logits must be contiguous float32"):
@@ -150,7 +150,7 @@ def integer_rows(tables: Thresholds, version: str, dtype: torch.dtype) -> torch.
     segments["level"] = [1, 0, 1]
     grid = np.random.default_rng(4).integers(0, 256, (2, 9, 7, 3)).astype(np.float32)
     out = torch.full((64, 9, 7, 3), float("nan"), dtype=dtype)
-    noisy_rows(segments, 0, grid, SEED, out, version=version, tables=tables)
+    NoisyRows(segments, grid, SEED, version=version, tables=tables).write(0, out)
     return out
 
 
@@ -184,10 +184,9 @@ def test_low_word_decides_on_equality_of_the_high_word() -> None:
         tables = Thresholds.pack([np.array(limits, np.uint64)])
         out = torch.zeros(1, 1, 1, 1)
         for version in versions():
-            noisy_rows(
-                table(), 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out, version=version,
-                tables=tables,
-            )  # fmt: skip
+            NoisyRows(
+                table(), np.zeros((2, 1, 1, 1), np.float32), SEED, version=version, tables=tables
+            ).write(0, out)
             assert round(255 * float(out)) == expected
 
 
@@ -207,10 +206,7 @@ def test_bad_tables_are_named() -> None:
     packed = Thresholds.pack([good])
     narrow = Thresholds(packed.limits[:, :2].contiguous(), packed.count, packed.lowest)
     with pytest.raises(KernelArgumentError, match=r"^tables must be packed for the CPU"):
-        noisy_rows(segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out, tables=narrow)
+        NoisyRows(segments, np.zeros((2, 1, 1, 1), np.float32), SEED, tables=narrow).write(0, out)
     segments["level"] = [0, 1, 0]
     with pytest.raises(KernelArgumentError, match=r"^segments must name levels below 1"):
-        noisy_rows(
-            segments, 0, np.zeros((2, 1, 1, 1), np.float32), SEED, out,
-            tables=packed,
-        )  # fmt: skip
+        NoisyRows(segments, np.zeros((2, 1, 1, 1), np.float32), SEED, tables=packed).write(0, out)
