@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch.nn import functional
 
 from dualsmooth.kernels.cpu.compiled import compiled, required
 from dualsmooth.kernels.errors import KernelArgumentError
@@ -82,8 +83,10 @@ class DirectConv(torch.nn.Module):
         wide = lanes if self.grey else 2 * LANES
         blocks = [block.permute(2, 3, 1, 0).flatten() for block in torch.split(kernel, wide)]
         self.channels, self.kernel = rest[0], (rest[1], rest[2])
-        self.parts = (kernel.numel(), count, self.channels)
-        self.register_buffer("packed", torch.cat([*blocks, biases, border]))
+        packed = torch.cat([*blocks, biases, border])
+        packed = functional.pad(packed, (0, -len(packed) % LANES))  # the next begins a cache line
+        self.parts = (kernel.numel(), count, len(packed) - kernel.numel() - count)
+        self.register_buffer("packed", packed)
         self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
