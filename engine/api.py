@@ -25,6 +25,7 @@ def certify(
     labels: Iterable[int] | None = None,
     budget: Budget | None = None,
     n: int | None = None,
+    n0: int | None = None,
     alpha: float = 1e-3,
     seed: int = 0,
     device: str = "auto",
@@ -61,8 +62,8 @@ def certify(
         True classes, copied into the certificates; by default those of an image set.
     budget : Budget, optional
         Votes per stage, by default ``Budget.fixed(n0=100, n=10_000)``.
-    n : int, optional
-        Short for ``budget=Budget.fixed(n=n)``.
+    n, n0 : int, optional
+        Short for ``budget=Budget.fixed(n0=n0, n=n)``.
     alpha : float
         Failure probability per image, in (0, 1).
     seed : int
@@ -85,7 +86,7 @@ def certify(
         If a file cannot be read, or a network is refused.
     """
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
-    settings = Settings(budget_of(budget, n), *drawn)
+    settings = Settings(budget_of(budget, n=n, n0=n0), *drawn)
     named = {"sigma": sigma, "method": method, **options}
     system, array, data = method_and_images(model, images, (labels, image_ids), named)
     with Session.open(system, settings) as session:

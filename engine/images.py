@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.printable import printable
 from dualsmooth.engine.records import sha256_of
 
 Image: TypeAlias = NDArray[np.floating[Any]]
@@ -109,13 +110,16 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if dtype == "uint8" or isinstance(array, DeferredImages):  # those are checked one by one
         return
     if not dtype.startswith(("float", "bfloat")):
-        raise ArgumentError("images", "must be uint8 or floating point", dtype)
+        hint = "pixels of 0 .. 255: images.astype('uint8')"
+        raise ArgumentError("images", "must be uint8 or floating point", dtype, hint)
     inside = ((array >= 0.0) & (array <= 1.0)).reshape(len(array), math.prod(shape)).all(1)
     if not inside.all():
         worst = inside.tolist().index(False)
         low, high = float(array[worst].min()), float(array[worst].max())
         found = f"{low:g} .. {high:g} in image {worst}"
-        hint = "divide 0 .. 255 pixels by 255 or pass them as uint8"
+        hint = "divide 0 .. 255 pixels by 255 or pass them as uint8" if low >= 0 else ""
+        if low < 0:
+            hint = "mean and std belong into the network: pass pixels from before"
         raise ArgumentError("images", "must have values in [0, 1]", found, hint)
 
 
@@ -180,10 +184,17 @@ def check_labels(labels: Iterable[int], count: int) -> list[int]:
 
 
 def _integers(argument: str, values: Iterable[int]) -> list[int]:
-    try:
-        return [index(value) for value in values]
-    except TypeError as error:  # floats are refused, even whole ones
-        raise ArgumentError(argument, "must hold integers", error) from error
+    found = list[int]()
+    for value in values:
+        try:
+            found.append(index(value))
+        except TypeError as error:  # floats are refused, even whole ones
+            hint = "numpy.asarray(..).astype(int) where all are whole"
+            if isinstance(value, str):
+                hint = "classes are numbers: [NAMES.index(name) for name in labels]"
+            received = f"{printable(repr(value))[:60]} at place {len(found)}"
+            raise ArgumentError(argument, "must hold integers", received, hint) from error
+    return found
 
 
 def as_unit_float(images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,9 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -125,8 +127,19 @@ def main() -> None:
     """
     with suppress(ValueError):  # only the main thread may; SIGTERM then stops as Ctrl-C does
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with watch():
+    with watch(), warnings_on_a_line():
         _run()
+
+
+@contextmanager
+def warnings_on_a_line() -> Iterator[None]:
+    """Warnings without the file and the line of ours that they would be printed with."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"dualsmooth: warning: {printable(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _run() -> NoReturn:
@@ -157,7 +170,9 @@ def _run() -> NoReturn:
             raise
         context = getattr(error, "ctx", None)
         path = "dualsmooth" if context is None else context.command_path
-        _fail(f"{meant(error)} (see {path} --help)", 2)
+        if not (said_of := meant(error)):  # nothing was asked, and the help has been printed
+            sys.exit(2)
+        _fail(f"{said_of} (see {path} --help)", 2)
     if code == INTERRUPTED:
         _fail(stopped("interrupted"), code)
     sys.exit(code)

@@ -170,8 +170,8 @@ def _bundle(
         known = seen.source
         found = load_bundle(known.bundle, trust=trust, mean=known.mean, std=known.std)
     else:
-        named = seen.source.bundle if seen.source else name
-        seen.notes.append(f"bundle not at hand: its digest is unchecked (--bundle {named!r})")
+        hint = f"--bundle {seen.source.bundle!r}" if seen.source else f"its name was {name!r}"
+        seen.notes.append(f"bundle not at hand: its digest is unchecked ({hint})")
         return None
     point = seen.plan.bundle.preference if seen.plan else ""
     return at_point(found, point) if point and found.preference else found

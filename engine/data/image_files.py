@@ -37,7 +37,12 @@ def read_image(
 
     try:
         if not path.is_file():
-            raise FileError(path, "must be an image", "no plain file")
+            folder = path.is_dir()
+            received = (
+                "a folder" if folder else "no plain file" if path.exists() else "no such file"
+            )
+            hint = "name the files in it" if folder else ""
+            raise FileError(path, "must be an image", received, hint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # every doubt that matters is an error below
             # Not by its name: Pillow maps named TIFF files and gets some orientations wrong.

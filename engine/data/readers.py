@@ -93,9 +93,11 @@ def read_npz(path: Path, name: str) -> ImageSet:
             raise FileError(path, f"must hold {one} or {other}, not both", f"{sorted(arrays)}")
     x, y = (arrays.get(one, arrays.get(other)) for one, other in _NPZ_PAIRS)
     if x is None:
-        raise FileError(path, "must hold an array x or images", f"arrays {sorted(arrays)}")
+        hint = "numpy.savez(FILE, x=images, y=labels)"
+        raise FileError(path, "must hold an array x or images", f"arrays {sorted(arrays)}", hint)
     if x.dtype not in (np.uint8, np.float32, np.float64):
-        raise FileError(path, "x must be uint8, float32 or float64", x.dtype)
+        hint = "pixels of 0 .. 255: x.astype('uint8')"
+        raise FileError(path, "x must be uint8, float32 or float64", x.dtype, hint)
     check_images(path, x)
     images: NDArray[np.uint8] | NDArray[np.float32]
     images = x.astype(np.uint8) if x.dtype == np.uint8 else x.astype(np.float32)
@@ -103,7 +105,8 @@ def read_npz(path: Path, name: str) -> ImageSet:
     if y is None:
         return ImageSet(images, np.full(len(x), UNKNOWN_LABEL, np.int64), name, (), ids=ids)
     if y.dtype.kind not in "ui" or y.ndim != 1:
-        raise FileError(path, "y must be integers with one axis", f"{y.dtype} {y.shape}")
+        hint = "the number of each image's class, not its name" if y.dtype.kind in "USO" else ""
+        raise FileError(path, "y must be integers with one axis", f"{y.dtype} {y.shape}", hint)
     if len(y) != len(x):
         rule = f"y must have one label for each of the {len(x)} images"
         raise FileError(path, rule, f"{len(y)} labels")

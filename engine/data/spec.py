@@ -177,7 +177,8 @@ def parse_spec(spec: str) -> tuple[str, str, str]:
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
         path = f"npz:{spec}" if spec.endswith(".npz") else f"folder:{spec}"
-        hint = f"did you mean {path}?" if os.path.exists(spec) else did_you_mean(kind, _KINDS)
+        fits = os.path.isdir(spec) or (spec.endswith(".npz") and os.path.exists(spec))
+        hint = f"did you mean {path}?" if fits else did_you_mean(kind, _KINDS)
         hint = hint or "one of " + _forms()
         raise ArgumentError("data", "must start with a known kind", spec, hint)
     split = "test"

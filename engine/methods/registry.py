@@ -3,6 +3,7 @@
 A new method is one file in this folder and one line in `METHODS` (CONTRIBUTING.md).
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,10 @@ METHODS: dict[str, type[Options]] = {
 """Options of every method, in the order in which help names them."""
 
 
+_LARGE = 4.0
+"""Noise beside which no picture is seen; published levels end at 1."""
+
+
 def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) -> Method:
     """Build a method: a key of `METHODS`, by default dual if the bundle has a selector and no sigma
     is given.
@@ -54,7 +59,12 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
             value = given[name]
             received = value if isinstance(value, int | float) else str(value)
             raise ArgumentError(name, rule, received, hint)
-    return METHODS[method](**given).build(bundle)
+    built = METHODS[method](**given).build(bundle)
+    if "sigma" in given and given["sigma"] > _LARGE:
+        wide = given["sigma"]
+        said = f"sigma is {wide:g} in units of pixels in [0, 1]; of 0 .. 255 it is {wide / 255:.3g}"
+        warnings.warn(said, stacklevel=4)
+    return built
 
 
 def recorded_method(bundle: Bundle, record: Mapping[str, Any], given: Given) -> Recorded:

@@ -155,7 +155,9 @@ def check_networks(networks: Named) -> Named:
     """What was given, or `ArgumentError` if it is no bundle: the name of one, for example."""
     if not hasattr(networks, "classifier_at"):
         rule = "must be a bundle, such as load_bundle('digits-dual')"
-        raise ArgumentError("networks", rule, repr(networks))
+        received = repr(networks) if isinstance(networks, str) else type(networks).__name__
+        hint = "a module: Bundle.from_classifier" if callable(networks) else ""
+        raise ArgumentError("networks", rule, received, hint)
     return networks
 
 

@@ -6,6 +6,7 @@ from dualsmooth.engine.report.compare import Column, Gap, cells, leaders, signed
 from dualsmooth.engine.runs.summary import Summary
 
 WIDTH, NAME_WIDTH, CELL = 80, 24, 7
+UNLABELLED = "no labels, so none counts as correct; the radii are in certificates.tsv"
 
 
 def text_table(summaries: Sequence[Summary], width: int = WIDTH, gaps: Sequence[Gap] = ()) -> str:
@@ -68,4 +69,5 @@ def _footer(summaries: Sequence[Summary]) -> list[str]:
         lines.append(f"{s.name}:")
         draws = f", {s.draws:,.0f} votes per image" if s.draws else ""
         lines.append(f"  {s.images} images, {s.abstained} abstained{draws}{points}")
+        lines += [] if s.labelled else [f"  {UNLABELLED}"]
     return lines

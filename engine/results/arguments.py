@@ -44,9 +44,13 @@ def method_and_images(
     source = load_bundle(model) if isinstance(model, str | Path) else model
     inside = _bundle_in(source)
     shape = None if inside is None else inside.input_shape
-    if images is None or isinstance(images, Mapping):
+    if images is None or isinstance(images, Mapping | Path) or _names_files(images):
         rule = "must be an array, an image set, a data set or a SPEC as a text"
-        raise ArgumentError("images", rule, type(images).__name__)
+        hint = "npz:FILE or folder:DIR as a text; image files: [PIL.Image.open(f) for f in files]"
+        raise ArgumentError("images", rule, type(images).__name__, hint)
+    if isinstance(images, tuple) and len(images) == 2 and np.ndim(images[0]) == 4:
+        rule, hint = "must be the images alone", "pass labels=labels"
+        raise ArgumentError("images", rule, "a pair of arrays", hint)
     if isinstance(images, str):
         known = () if inside is None else inside.classes
         images = load_images(images, shape=shape, known=known)
@@ -71,13 +75,20 @@ def method_and_images(
     return method, array, data
 
 
-def budget_of(budget: Budget | None, n: int | None) -> Budget:
-    """The votes asked for: a budget, or n of a fixed one."""
+def budget_of(budget: Budget | None, **votes: int | None) -> Budget:
+    """The votes asked for: a budget, or n and n0 of a fixed one."""
+    given = {name: count for name, count in votes.items() if count is not None}
     if budget is None:
-        return Budget.fixed() if n is None else Budget.fixed(n=n)
-    if n is not None:
-        raise ArgumentError("n", "must be left out beside a budget", n, "it has an n of its own")
+        return Budget.fixed(**given)
+    for name, count in given.items():
+        hint = f"it has an {name} of its own"
+        raise ArgumentError(name, "must be left out beside a budget", count, hint)
     return budget
+
+
+def _names_files(images: object) -> bool:
+    first = images[0] if isinstance(images, list | tuple) and images else None
+    return isinstance(first, str | Path)
 
 
 def _bundle_in(model: Any) -> Bundle | None:
@@ -105,27 +116,44 @@ def _as_set(
 
 def _bundle_of(function: Any, array: Images) -> Bundle:
     """A bundle of a module or function over images of this shape; its classes are counted."""
+    from dualsmooth.engine.samplers.classifier import bundle_for
+
+    if not callable(function) or isinstance(function, type):
+        rule = "must be a method, a bundle, a name, a path, or a module or function to logits"
+        kind = function.__name__ if isinstance(function, type) else type(function).__name__
+        received, hint = (
+            (f"the class {kind}", f"pass {kind}()") if callable(function) else (kind, "")
+        )
+        if isinstance(function, Mapping):
+            hint = "load a state_dict into its module first"
+        raise ArgumentError("model", rule, received, hint)
+    if array.ndim != 4:
+        rule = "must have shape (count, height, width, channels)"
+        hint = "one image: images[None]; grey images: images[..., None]" if array.ndim == 3 else ""
+        raise ArgumentError("images", rule, tuple(array.shape), hint)
+    height, width, channels = array.shape[1:]
+    shape = (channels, height, width)
+    return bundle_for(function, shape, _classes(function, shape), type(function).__name__, "model")
+
+
+def _classes(function: Any, shape: tuple[int, int, int]) -> int:
+    """How many logits two black images get; a module is put into evaluation mode."""
     import torch
 
     from dualsmooth.engine.models.logits import Plain
-    from dualsmooth.engine.samplers.classifier import bundle_for
+    from dualsmooth.engine.samplers.classifier import check_on_cpu
 
-    if not callable(function):
-        rule = "must be a method, a bundle, a name, a path, or a module or function to logits"
-        raise ArgumentError("model", rule, type(function).__name__)
-    if array.ndim != 4:
-        rule = "must have shape (count, height, width, channels)"
-        raise ArgumentError("images", rule, tuple(array.shape))
-    height, width, channels = array.shape[1:]
-    try:
-        if isinstance(function, torch.nn.Module) and in_training(function):
+    if isinstance(function, torch.nn.Module):
+        check_on_cpu(function, "model")
+        if in_training(function):
             function.eval()
+    rule = f"must map images (n, {', '.join(map(str, shape))}) to logits (n, classes)"
+    try:
         with torch.inference_mode():
-            found = Plain(function)(torch.zeros(2, channels, height, width))
-        classes = int(found.shape[1])
+            found = tuple(Plain(function)(torch.zeros(2, *shape)).shape)
     except Exception as error:  # whatever the function and its libraries raise
-        rule = f"must map images (n, {channels}, {height}, {width}) to logits (n, classes)"
         hint = "images are (count, height, width, channels)"
         raise ArgumentError("model", rule, reason_of(error), hint) from error
-    name = type(function).__name__
-    return bundle_for(function, (channels, height, width), classes, name, "model")
+    if len(found) != 2:
+        raise ArgumentError("model", rule, found, "logits, not their argmax or loss")
+    return int(found[1])

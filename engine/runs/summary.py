@@ -91,6 +91,8 @@ class Summary:
         Radii equal to r were counted too.
     alpha : float or None
         Failure probability per image over all looks at a run that has grown; None for others.
+    labelled : bool
+        Whether any image has a label; without one none counts as correct.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Summary:
     draws: float
     at_least: bool = False
     alpha: float | None = None
+    labelled: bool = True
 
     def accuracy(self, radius: float) -> float:
         """Certified accuracy at a radius, in [0, 1]."""
@@ -164,6 +167,7 @@ def summarize(
         draws=sum(row.draws for row in rows) / images,
         at_least=at_least,
         alpha=alpha,
+        labelled=not rows or any(row.correct or row.label is not None for row in rows),
     )
 
 

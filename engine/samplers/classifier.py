@@ -69,12 +69,7 @@ def bundle_for(
     Errors call the classifier by the argument it came as.
     """
     if isinstance(classifier, torch.nn.Module):
-        tensors = [*classifier.parameters(), *classifier.buffers()]
-        devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
-        if devices:
-            raise ArgumentError(
-                argument, "must be on the CPU", devices.pop(), "move it with .cpu()"
-            )
+        check_on_cpu(classifier, argument)
         if in_training(classifier):
             classifier.eval()
     is_module = isinstance(classifier, torch.nn.Module) and len(shape) == 3
@@ -82,6 +77,14 @@ def bundle_for(
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
     networks = {CLASSIFIER: module}
     return Bundle.from_modules(networks, num_classes=classes, input_shape=size, name=name)
+
+
+def check_on_cpu(classifier: torch.nn.Module, argument: str) -> None:
+    """Refuse a module on another device: sessions take copies of it to where they run."""
+    tensors = [*classifier.parameters(), *classifier.buffers()]
+    devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
+    if devices:
+        raise ArgumentError(argument, "must be on the CPU", devices.pop(), "move it with .cpu()")
 
 
 class _Callable(torch.nn.Module):

@@ -1,5 +1,7 @@
+import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
+from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.certify import certify_run
@@ -25,6 +28,11 @@ from tests.engine.conftest import without_times
 RNG = np.random.default_rng(1)
 IMAGES = RNG.integers(0, 256, (6, 8, 8, 1), np.uint8)
 BUDGET = Budget.fixed(n0=10, n=300)
+
+
+class Line(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 
 
 def test_certificates_come_in_the_order_of_the_images(bundle: Bundle) -> None:
@@ -161,6 +169,45 @@ def test_what_is_no_list_and_no_name_is_refused_in_words() -> None:
         load_bundle(None)  # type: ignore[arg-type]
 
 
+def test_votes_are_given_in_numbers_as_on_the_command_line(bundle: Bundle) -> None:
+    given, meant = (
+        certify(bundle, IMAGES[:1], sigma=0.5, **votes)
+        for votes in ({"n0": 7, "n": 50}, {"budget": Budget.fixed(7, 50)})
+    )
+    assert without_times(given) == without_times(meant)
+    assert [record.count for record in given[0].counts] == [7, 50]
+    assert certify(bundle, IMAGES[:1], sigma=0.5, n0=7)[0].draws == 7 + Budget.fixed().n
+
+
+def test_a_sigma_of_0_to_255_is_told(bundle: Bundle) -> None:
+    line = Bundle.from_classifier(Line().eval(), num_classes=10, input_shape=(8, 8, 1))
+    with pytest.warns(UserWarning, match=r"sigma is 64 in units .* of 0 \.\. 255 it is 0\.251$"):
+        choose_method(line, sigma=64)
+    with warnings.catch_warnings(action="error"):
+        choose_method(line, sigma=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Line, r"received the class Line \(pass Line\(\)\)"),
+        ({"fc.bias": 1}, r"received dict \(load a state_dict into its module first\)"),
+        (lambda x: x.flatten(1).argmax(1), r"must map images .* received \(2,\)"),
+    ],
+)
+def test_what_is_no_network_yet(model: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^model .*{message}"):
+        ds.certify(model, IMAGES, sigma=0.25)
+
+
+def test_a_network_on_another_device_is_told_so_before_it_is_tried() -> None:
+    network = Line().eval()
+    network.buffers = lambda: iter([SimpleNamespace(device=torch.device("cuda"))])  # type: ignore
+    network.forward = lambda x: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(ArgumentError, match=r"^model must be on the CPU; received cuda"):
+        ds.certify(network, IMAGES, sigma=0.25)
+
+
 def test_what_was_meant_otherwise_is_refused_early(bundle: Bundle) -> None:
     images = load_images("digits").images[:1]
     with pytest.raises(ArgumentError, match=r"n must be an integer in .*; received '100'$"):
@@ -201,12 +248,24 @@ def test_no_images_give_no_certificates(bundle: Bundle, kind: type) -> None:
     ("arguments", "message"),
     [
         ({"labels": [0] * 5}, "^labels must name the classes of 6 images; received 5"),
-        ({"labels": [0.5] * 6}, "^labels must hold integers"),
-        ({"labels": ["cat"] * 6}, "^labels must hold integers"),
+        ({"labels": [0.5] * 6}, r"^labels must hold integers; received 0.5 at place 0 .*astype"),
+        (
+            {"labels": [0, "cat"] * 3},
+            "^labels must hold integers; received 'cat' at place 1 .*NAMES",
+        ),
         ({"image_ids": [0, 1, 2, 3, 4, 5.5]}, "^image_ids must hold integers"),
         ({"image_ids": "abcdef"}, "^image_ids must hold integers"),
         ({"images": IMAGES[0]}, r"^images must have shape .*pass images\[None\]"),
         ({"images": [[0], [0, 1]]}, "^images must be an array of numbers"),
+        (
+            {"images": ["a.png", "b.png"]},
+            "^images must be .* a SPEC as a text; received list .*PIL",
+        ),
+        ({"images": Path("a.npz")}, "^images must be .*; received PosixPath .*npz:FILE"),
+        ({"images": (IMAGES, [0] * 6)}, "^images must be the images alone; .*labels=labels"),
+        ({"images": IMAGES.astype(int)}, r"^images must be uint8 .* int64 .*astype\('uint8'\)"),
+        ({"images": IMAGES / 255.0 - 2.0}, r"^images must have values in .*\(mean and std belong"),
+        ({"n": 5, "n0": 5}, "^n must be left out beside a budget"),
         ({"images": np.ma.masked_less(IMAGES, 9)}, "^images must be a plain array"),
     ],
 )

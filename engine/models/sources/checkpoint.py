@@ -39,6 +39,10 @@ ARCHITECTURES: dict[str, tuple[int, ...]] = {
 ARCHITECTURES |= {f"resnet{depth}": blocks for depth, blocks in DEPTHS.items()}
 """Blocks per stage."""
 _HEAD = "fc.bias"
+OTHERS = (
+    "another network: timm:NAME:FILE if timm has it, else the module in Python, "
+    "ds.certify(network, images, sigma=..), or export it to .onnx or .pt2"
+)
 _WRAPPERS = re.compile(r"((module|_orig_mod|1|model|net|network)\.)*")
 _REWRITTEN = re.compile(r"parametrizations\.|\.weight_(?:g|v|orig|u)$")
 
@@ -73,7 +77,9 @@ def read_checkpoint(
     own = own_constants(path, prefix, others, checkpoint if entry else {})
     known = {"model", "net", "network"} & {*prefix.split(".")}
     if known and not own and (mean is None or std is None):
-        raise FileError(path, "must have mean and std beside its network", f"{prefix}* alone")
+        rule = "must have mean and std beside its network, or be given them"
+        hint = "--mean and --std, in Python mean= and std=; 0 and 1 for pixels as they are"
+        raise FileError(path, rule, f"tensors {prefix}* alone", hint)
     usual = IMAGENET if not architecture.startswith("cifar") else CIFAR10
     unlike = NONE if (entry, prefix) == ("net", "") and "arch" not in checkpoint else usual
     found = constants(path, own, (mean, std), unlike)
@@ -122,6 +128,9 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> tuple[str, dict[s
         raise FileError(path, rule, ", ".join(sorted(found))[:200], hint)
     only = "", checkpoint if bare else checkpoint.get("state_dict")
     entry, state = next(iter(found.items()), only)
+    if state is None:
+        received = _names(checkpoint)
+        raise FileError(path, f"must be a ResNet with the tensor {_HEAD}", received, OTHERS)
     if not isinstance(state, Mapping):
         raise FileError(path, "state_dict must be a mapping", type(state).__name__)
     for key in state:
@@ -138,10 +147,14 @@ def _prefix(path: Path, state: Mapping[str, object]) -> str:
     found = [key.removesuffix(_HEAD) for key in state if key.endswith(_HEAD)]
     found = [prefix for prefix in found if _WRAPPERS.fullmatch(prefix)]
     if not found:
-        raise FileError(path, f"must have the tensor {_HEAD}", "a state_dict without it")
+        raise FileError(path, f"must be a ResNet with the tensor {_HEAD}", _names(state), OTHERS)
     if len(found) > 1:
         raise FileError(path, "must hold one network", ", ".join(p + _HEAD for p in found)[:200])
     return found[0]
+
+
+def _names(state: Mapping[Any, object]) -> str:
+    return ", ".join(map(str, list(state)[:3])) + (", .." if len(state) > 3 else "")
 
 
 def _weights(path: Path, key: str, value: object, expected: torch.Tensor) -> Any:

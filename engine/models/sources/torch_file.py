@@ -65,8 +65,9 @@ def load_torch_file(path: Path) -> Mapping[object, object]:
             received = f"another file, or a damaged one ({received})"
         if named:
             received = f"{type(error).__name__}: {named[0]}"
+            hint = "of a whole module save module.state_dict() instead"
         if named and "torch.nn.modules" in named[0]:
-            received, hint = f"a whole module ({named[0]})", "save module.state_dict() instead"
+            received = f"a whole module ({named[0]})"
         raise FileError(path, _RULE, received, hint) from error
     if not isinstance(found, Mapping):
         raise FileError(path, "must be a mapping with tensors in it", type(found).__name__)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -508,3 +510,13 @@ def test_anchors_and_training_images_are_resized_as_certified_ones(
     assert training_images("folder:photos", prepare=Prepare(resize=(8,), crop=8)).shape == (8, 8, 1)
     with pytest.raises(ArgumentError, match="add a larger --resize"):
         training_images("folder:photos", prepare=Prepare(crop=64))
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_source(tmp_path: Path) -> None:
+    code = (
+        "import sys, warnings; from dualsmooth.engine.cli import app\n"
+        "app.app = lambda **_: warnings.warn('told\\x1b[2J', stacklevel=1)\n"
+        "app.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "dualsmooth: warning: told\\x1b[2J\n")

@@ -1,6 +1,8 @@
 """Help that reads as the command is written, numbers as people write them, and near misses."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -95,6 +97,12 @@ def test_near_misses_are_one_line_with_what_was_meant(
 ) -> None:
     code, _, error = command(*words.split())
     assert (code, said in error) == (2, True)
+
+
+def test_the_help_is_no_error() -> None:
+    done = subprocess.run([sys.executable, "-m", "dualsmooth"], capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert (done.returncode, "Commands" in said, "dualsmooth: " in said) == (2, True, False)
 
 
 @pytest.mark.parametrize("command", ["certify", "predict", "search", "frontier", "train"])

@@ -277,9 +277,10 @@ def test_profiles_are_not_applied(tmp_path: Path) -> None:
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    for place in (tmp_path / "pipe.png", tmp_path, tmp_path / "missing", Path("/dev/zero")):
-        with pytest.raises(FileError, match="must be an image; received no plain file"):
-            read_image(place)
+    found = {"pipe.png": "no plain file", ".": "a folder", "missing": "no such file"}
+    for place, said in {**found, "/dev/zero": "no plain file"}.items():
+        with pytest.raises(FileError, match=f"must be an image; received {said}"):
+            read_image(tmp_path / place)
 
 
 def test_channels_are_those_asked_for(tmp_path: Path) -> None:

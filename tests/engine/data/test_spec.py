@@ -202,6 +202,9 @@ def test_paths_without_a_kind(tmp_path: Path) -> None:
     for path, kind in ((file, "npz"), (tmp_path, "folder")):
         with pytest.raises(ArgumentError, match=re.escape(f"did you mean {kind}:{path}?")):
             load_images(str(path))
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(ArgumentError, match=r"a known kind; received .*a.zip .one of digits"):
+        load_images(str(tmp_path / "a.zip"))
 
 
 def test_an_npy_file_is_told_how_archives_are_written(tmp_path: Path) -> None:

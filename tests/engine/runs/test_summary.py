@@ -1,7 +1,7 @@
 import pytest
 
 from dualsmooth.engine.report.compare import against_best_fixed
-from dualsmooth.engine.report.text import text_table
+from dualsmooth.engine.report.text import UNLABELLED, text_table
 from dualsmooth.engine.runs.summary import Row, summarize
 
 ROWS = [
@@ -45,3 +45,10 @@ def test_radii_of_a_grid_are_not_rounded() -> None:
 
 def test_an_empty_run_is_reported_and_not_a_crash() -> None:
     assert "0 images" in text_table([summarize("fixed(0.5)", [])])
+
+
+def test_images_without_labels_are_told_from_wrong_answers() -> None:
+    unknown, wrong = Row(0.4, False, False, 1), Row(0.4, False, False, 1, label=3)
+    assert UNLABELLED in text_table([summarize("fixed(0.5)", [unknown] * 2)])
+    for rows in ([unknown, wrong], [Row(0.4, True, False)]):
+        assert UNLABELLED not in text_table([summarize("fixed(0.5)", rows)])

@@ -93,7 +93,7 @@ def test_cifar_10_s_own_mean_and_std_change_nothing(tmp_path: Path) -> None:
         (behind("", _0__mean=torch.ones(3), _0__std=torch.ones(3)), r"other tensors; received 0\."),
         (behind("", rotation__weight=torch.ones(4, 64)), r"received rotation\.weight"),
         (behind("model."), r"must have mean and std beside its network"),
-        (behind("2."), r"must have the tensor fc\.bias"),
+        (behind("2."), r"a ResNet with the tensor fc\.bias; received 2\.conv1.*timm:NAME:"),
         (behind("") | behind("module."), r"one network; received fc\.bias, module\.fc\.bias"),
         (behind("", fc__weight_g=torch.ones(7, 1)), r"weights themselves; received fc\.weight_g"),
         (behind("", fc__parametrizations__weight__original0=torch.ones(7)), "themselves"),
