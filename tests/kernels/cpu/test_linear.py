@@ -4,9 +4,9 @@ import copy
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,52 +83,45 @@ def test_wrong_layers_and_inputs_are_named() -> None:
             LinearChain(layers((4, 3)))(x)
 
 
-@pytest.fixture
-def broken(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """The loops with one text put in place of another that stands there once."""
+BROKEN = {
+    "as they are": ("", ""),
+    "bias first": ("_mm512_setzero_ps();", "_mm512_loadu_ps(bias + i % 2 * LANES);"),
+    "no ReLU": ("_mm512_max_ps(floor, sum)", "sum"),
+    "mask": ("first_of(outputs), ", "first_of(outputs - 1), "),
+    "input twice": ("in[row * l->inputs + k]", "in[row * l->inputs + k / 2 * 2]"),
+    "rows left out": ("left < 12 || left == 16 ? 8", "left < 12 || left == 16 ? 9"),
+    "overwritten": ("scratch += rows * l->outputs;", ""),
+    "block": ("first * l->inputs;", "0;"),
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The loops once for each way to break them, with its number in all their names."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
-    old, new = request.param
-    text = (SOURCES / "linear.h").read_text()
-    assert text.count(old) == 1, old
-    before = '#define TARGET "avx512f"\n#include "lanes.h"\n'
-    (tmp_path / "loops.c").write_text(before + text.replace(old, new))
+    folder, text = tmp_path_factory.mktemp("linear"), (SOURCES / "linear.h").read_text()
+    parts = ['#define TARGET "avx512f"\n#include "lanes.h"\n']
+    for number, (old, new) in enumerate(BROKEN.values()):
+        assert not old or text.count(old) == 1, old
+        parts.append((text.replace(old, new) if old else text).replace("linear", f"linear{number}"))
+    (folder / "loops.c").write_text("".join(parts))
     options = ["-O1", "-ffp-contract=off", "-fPIC", "-shared", "-I", str(SOURCES)]
-    library = tmp_path / "loops.so"
-    subprocess.run([compiler, *options, str(tmp_path / "loops.c"), "-o", str(library)], check=True)
-    monkeypatch.setattr(linear, "compiled", {"direct_conv": ctypes.CDLL(str(library))}.get)
-    linear._library.cache_clear()
-    yield
-    monkeypatch.undo()
-    linear._library.cache_clear()
+    library = str(folder / "loops.so")
+    subprocess.run([compiler, *options, str(folder / "loops.c"), "-o", library], check=True)
+    return ctypes.CDLL(library)
 
 
-def same() -> bool:
-    cases = [(sizes, rows(count, sizes[0])) for sizes in SIZES for count in (7, 16, 45)]
-    return all(torch.equal(LinearChain(p)(x), in_turn(p, x)) for s, x in cases if (p := layers(s)))
-
-
-@pytest.mark.parametrize("broken", [("int64_t first = 0", "int64_t first = 0")], indirect=True)
-def test_the_loops_as_they_are_pass(broken: None) -> None:
-    assert same()
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        ("_mm512_setzero_ps();", "_mm512_loadu_ps(bias + i % 2 * LANES);"),
-        ("_mm512_max_ps(floor, sum)", "sum"),
-        ("first_of(outputs), ", "first_of(outputs - 1), "),
-        ("in[row * l->inputs + k]", "in[row * l->inputs + k / 2 * 2]"),
-        ("left < 12 || left == 16 ? 8", "left < 12 || left == 16 ? 9"),
-        ("scratch += rows * l->outputs;", ""),
-        ("first * l->inputs;", "0;"),
-    ],
-    ids=["bias first", "no ReLU", "mask", "input twice", "rows left out", "overwritten", "block"],
-    indirect=True,
-)
-def test_broken_loops_are_found(broken: None) -> None:
-    assert not same()
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_loops_are_found(
+    name: str, built: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, loops = linear._library(), SimpleNamespace()
+    assert right is not None
+    loops.dualsmooth_linear_chain = built[f"dualsmooth_linear{list(BROKEN).index(name)}_chain"]
+    loops.dualsmooth_linear_chain.argtypes = right.dualsmooth_linear_chain.argtypes
+    monkeypatch.setattr(linear, "_library", lambda: loops)
+    cases = [(layers(sizes), rows(count, sizes[0])) for sizes in SIZES for count in (7, 16, 45)]
+    same = all(torch.equal(LinearChain(parts)(x), in_turn(parts, x)) for parts, x in cases)
+    assert same == (name == "as they are")
