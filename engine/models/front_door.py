@@ -17,7 +17,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.live_module import covered_code
-from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes
+from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
@@ -53,7 +53,7 @@ def admitted(
         return trial.module
     owner = module if owner is None else owner
     tried, found, plain = _ADMITTED.get(owner, (None, None, False))
-    state = (input_shape, () if trial.known else kept_state(module))
+    state = (input_shape, () if trial.known else kept_state(module, packages_of(module)))
     if tried != state or outputs not in (None, found):
         (trial.first_pass if trial.known else trial.run)()
         trial.check_covered(getattr(owner, "weights", None))
@@ -162,7 +162,8 @@ class _Trial:
             self._outside.read.clear()  # of what was imported meanwhile
         batch = noisy(self._rows(), self.asked[0]).contiguous()
         wanted = self._pass(batch)
-        before = kept_state(self.module)
+        ran = self._outside.packages() | packages_of(self.module)
+        before = kept_state(self.module, ran)
         agree = close(BOUNDS[torch.float32], wanted)
         found = fault(self._pass, batch, agree, MATES) or self._by_number(batch, wanted, agree)
         if found:
@@ -171,7 +172,7 @@ class _Trial:
                 rule = "must give a batch the same logits every time"
             what = "batch statistics, scales of a whole batch and what it remembers"
             raise self._refused(rule, f"others {found}", what)
-        if kept_state(self.module) != before:
+        if kept_state(self.module, ran) != before:
             named = names_of_changes(self.module, lambda: self._pass(255 * batch.flip(0)))
             received = f"other attributes after a pass{named}"
             what = "counters, caches, running averages and results it keeps"

@@ -6,21 +6,11 @@ import logging
 import pickle
 import random
 import sys
+import types
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextvars import ContextVar
 from functools import cached_property
-from types import (
-    AsyncGeneratorType,
-    CellType,
-    CodeType,
-    CoroutineType,
-    FunctionType,
-    GeneratorType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-)
 from typing import Any
 
 import numpy as np
@@ -32,20 +22,31 @@ from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_PAUSED = {GeneratorType: ("gi", "yieldfrom"), CoroutineType: ("cr", "await")}
-_PAUSED |= {AsyncGeneratorType: ("ag", "await")}
+_PAUSED = {types.GeneratorType: ("gi", "yieldfrom"), types.CoroutineType: ("cr", "await")}
+_PAUSED |= {types.AsyncGeneratorType: ("ag", "await")}
 _LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
 _OF_LOGGING = ("parent", "handlers", "manager", "_cache", "root")
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 
 
-def kept_state(root: object) -> tuple[Any, ...]:
+def kept_state(root: object, packages: Collection[str] = ()) -> tuple[Any, ...]:
     """Parameters, buffers, attributes, closures, globals and generators, as values to compare.
 
-    Two results of one network differ if a pass between changed anything of it.
+    Two results of one network differ if a pass between changed anything of it. With packages the
+    globals of others' functions are left out: no code of theirs runs that could read them.
     """
-    return tuple(plain for plain, _ in _walk(root, _parts))
+
+    def parts(value: Any) -> list[Any]:
+        idle = packages and isinstance(value, types.FunctionType) and root_of(value) not in packages
+        return _held_by(value) if idle else _parts(value)
+
+    return tuple(plain for plain, _ in _walk(root, parts))
+
+
+def packages_of(network: nn.Module) -> set[str]:
+    """Names of the packages that the classes of a network come from."""
+    return {root_of(base) for part in network.modules() for base in type(part).__mro__}
 
 
 def names_of_changes(root: nn.Module, act: Callable[[], object]) -> str:
@@ -60,12 +61,12 @@ def names_of_changes(root: nn.Module, act: Callable[[], object]) -> str:
     return f": {', '.join(names[:3])}" if names else ""
 
 
-def held(root: object, ran: Collection[CodeType]) -> Iterator[object]:
+def held(root: object, ran: Collection[types.CodeType]) -> Iterator[object]:
     """Objects that a network holds where code that ran may find them, its globals aside."""
     named = {name for code in ran for name in (*code.co_names, *code.co_consts)}
 
     def parts(value: Any) -> list[Any]:
-        if isinstance(value, FunctionType):
+        if isinstance(value, types.FunctionType):
             return _held_by(value) if value.__code__ in ran else []
         if isinstance(value, type):
             return [part for base in value.__mro__ for n, part in vars(base).items() if n in named]
@@ -85,7 +86,7 @@ def _walk(root: object, parts: Callable[[Any], list[Any]]) -> Iterator[tuple[Any
         if plain is not None:
             yield plain, None
             waiting.extend(_noted_on(value))
-        elif id(value) not in seen and not isinstance(value, ModuleType):
+        elif id(value) not in seen and not isinstance(value, types.ModuleType):
             seen[id(value)] = value
             yield type(value).__qualname__, value
             waiting.extend(parts(value))
@@ -130,14 +131,14 @@ def _parts(value: Any) -> list[object]:
         return [part for item in list(value.items()) for part in item]
     if isinstance(value, list | tuple | Set | deque):
         return [len(value), *value]
-    if isinstance(value, MethodType):
+    if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
-    if isinstance(value, CellType):
-        return [] if value == CellType() else [value.cell_contents]
-    if isinstance(value, FunctionType):
+    if isinstance(value, types.CellType):
+        return [] if value == types.CellType() else [value.cell_contents]
+    if isinstance(value, types.FunctionType):
         read = [] if _is_library(value) else [value.__code__, *_globals(value)]
         return [*_held_by(value), *read]
-    if isinstance(value, CodeType):
+    if isinstance(value, types.CodeType):
         return [value.co_code, value.co_consts]
     if type(value) in _PAUSED:
         kind, inner = _PAUSED[type(value)]
@@ -157,7 +158,7 @@ def _parts(value: Any) -> list[object]:
         return gc.get_referents(value)
     kinds = type(value).__mro__
     members = [item for kind in kinds for item in vars(kind).items()]
-    slots = [name for name, member in members if type(member) is MemberDescriptorType]
+    slots = [name for name, member in members if type(member) is types.MemberDescriptorType]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     attributes = getattr(value, "__dict__", None)
     if attributes is None and not held:
@@ -172,11 +173,11 @@ def _parts(value: Any) -> list[object]:
         known = kept.pop("_dispatch_cache", {}).items()
         later = [name for name, member in members if type(member) is cached_property]
         kept |= {name: _found_out(value, name) for name in later}
-        kept |= {str(key): way for key, way in known if not _is_of_torch(way)}
+        kept |= {str(key): way for key, way in known if root_of(way) != "torch"}
     return [kept, held, type(value), *_reduced(value)]
 
 
-def _held_by(function: FunctionType) -> list[object]:
+def _held_by(function: types.FunctionType) -> list[object]:
     defaults = [function.__defaults__, function.__kwdefaults__]
     return [*(function.__closure__ or ()), *defaults, vars(function)]
 
@@ -189,10 +190,12 @@ def _own_of_class(kind: type) -> dict[str, object]:
     held = dict(vars(kind))
     if not _is_library(kind):
         return held
-    put = {k: v for k, v in held.items() if isinstance(v, FunctionType) and not _is_library(v)}
+    put = {
+        k: v for k, v in held.items() if isinstance(v, types.FunctionType) and not _is_library(v)
+    }
     called = set[str]()
     for base in kind.__mro__ if put else ():
-        functions = (f for f in vars(base).values() if isinstance(f, FunctionType))
+        functions = (f for f in vars(base).values() if isinstance(f, types.FunctionType))
         called.update(*(f.__code__.co_names for f in functions if _is_library(f)))
     return {k: v for k, v in put.items() if k in called or k.startswith("__")}
 
@@ -201,7 +204,7 @@ def _reduced(value: object) -> list[object]:
     """What an object of a class written in C keeps beside attributes, as it would be pickled."""
     kind = type(value)
     pairs = (kind.__reduce__, object.__reduce__), (kind.__getstate__, object.__getstate__)
-    if all(isinstance(own, FunctionType) or own is plain for own, plain in pairs):
+    if all(isinstance(own, types.FunctionType) or own is plain for own, plain in pairs):
         return []
     try:
         return [value.__reduce_ex__(4)]
@@ -217,29 +220,30 @@ def _found_out(operator: torch._ops.OpOverload, name: str) -> object:
         return None
 
 
-def _globals(function: FunctionType) -> list[object]:
+def _globals(function: types.FunctionType) -> list[object]:
     """Values of the names in its code: among its globals, in modules and classes named there."""
     codes, found = [function.__code__], list[object]()
     for code in codes:
-        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
     texts = {c for code in codes for c in code.co_consts if isinstance(c, str)}  # as in getattr
     names = sorted(texts.union(*(code.co_names for code in codes)))
     owners: list[Any] = [sys.modules.get(name) for name in names]  # of imports in its code
-    owners = [owner for owner in owners if isinstance(owner, ModuleType)]
+    owners = [owner for owner in owners if isinstance(owner, types.ModuleType)]
     spaces = [function.__globals__, vars(nn.Module), *map(vars, owners)]
     for space in spaces:
         values = [space[name] for name in names if name in space]
-        found += [value for value in values if not isinstance(value, ModuleType)]
-        new = [value for value in values if isinstance(value, ModuleType | type)]
+        found += [value for value in values if not isinstance(value, types.ModuleType)]
+        new = [value for value in values if isinstance(value, types.ModuleType | type)]
         new = [value for value in new if all(value is not owner for owner in owners)]
         owners += new
         spaces += map(vars, new)
     return found
 
 
-def _is_of_torch(value: object) -> bool:
-    return str(getattr(value, "__module__", "")).split(".")[0] == "torch"
+def _is_library(definition: type | types.FunctionType) -> bool:
+    return root_of(definition) in _LIBRARIES
 
 
-def _is_library(definition: type | FunctionType) -> bool:
-    return str(definition.__module__).split(".")[0] in _LIBRARIES
+def root_of(definition: object) -> str:
+    """Package that a class or function says it is of."""
+    return str(getattr(definition, "__module__", "")).partition(".")[0]

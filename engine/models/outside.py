@@ -201,6 +201,10 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 graph = getattr(value, "inlined_graph", None)
                 yield from ["torch.empty"] if graph and graph.findNode("aten::empty") else []
 
+    def packages(self) -> set[str]:
+        """Names of the packages whose code ran."""
+        return {str(scope.get("__name__")).partition(".")[0] for scope in self._ran.values()}
+
     def others(self, covered: Set[CodeType], packages: Set[str]) -> list[str]:
         """Code that ran, and is neither a library's, nor covered, nor of some packages."""
         ran = [(c, s) for c, s in self._ran.items() if "__name__" in s and not owner_of(s)]

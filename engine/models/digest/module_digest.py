@@ -4,7 +4,8 @@ It covers classes, their code and the code, closures, defaults and globals of ev
 reach; parameters, buffers, tensors and plain values wherever they are kept; submodules in order;
 hooks, global ones too; and which of these are one object. Addresses, devices and the order of
 attributes do not enter. Libraries count by name. Code is bytecode: digests hold for one version of
-Python, and are equal in all its processes (but a module scripted anew may get another).
+Python, and are equal in all its processes (but a module scripted anew may get another). After what
+no digest covers, globals are not followed: they may lead through whole libraries.
 """
 
 import enum
@@ -99,8 +100,7 @@ class ModuleDigest:
         for kind, reader in readers:
             if isinstance(value, kind):
                 return reader(value, path)
-        kind = type(value)
-        if kind is list:
+        if (kind := type(value)) is list:
             self._sequence("list", value, path)
         elif kind is dict or kind is types.MappingProxyType:
             self._put("dict", len(value))
@@ -204,7 +204,7 @@ class ModuleDigest:
             return
         self._fields({k: v for k, v in vars(function).items() if k != "__wrapped__"}, path)
         self._visit(code, path)
-        for chain in python.globals_of(code):
+        for chain in () if self.opaque else python.globals_of(code):
             self._put(*chain)
             self._visit(*python.resolved(chain, scope, path))
 
@@ -234,8 +234,8 @@ class ModuleDigest:
             return self._refuse(value, path)
         if isinstance(parts, str):
             return self._put(parts)
-        make, arguments, state, items, pairs = (*parts, None, None, None)[:5]
-        self._sequence("made", (make, arguments), path)
+        *made, state, items, pairs = (*parts, None, None, None)[:5]
+        self._sequence("made", made, path)
         self._sequence("items", (*(items or ()), None, *(pairs or ())), path)
         for fields in state if isinstance(state, tuple) else (state,):
             if fields is None or isinstance(fields, dict):

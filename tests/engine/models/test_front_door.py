@@ -679,6 +679,17 @@ def test_what_others_add_to_modules_counts_where_it_is_called(
         enter(caller)
 
 
+def test_globals_that_no_code_of_a_package_that_runs_can_read_are_left_out() -> None:
+    """A library may reach hundreds of thousands of values, through functions that no pass calls."""
+    network = Head(lambda x: x)
+    vars(network)["other"] = in_inner_function
+    before = kept_state(network), kept_state(network, {"elsewhere"})
+    in_inner_function()
+    after = kept_state(network), kept_state(network, {"elsewhere"})
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
 def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
     class Positions(Head):
         cache: torch.Tensor | None = None
