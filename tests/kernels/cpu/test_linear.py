@@ -61,11 +61,13 @@ def test_outputs_are_one_chain_of_sums_and_the_bias(sizes: tuple[int, ...], coun
 
 
 @pytest.mark.parametrize("inputs", [1, 128, 400, MOST_INPUTS])
-def test_bits_are_those_of_the_operator_in_whose_place_it_stands(inputs: int) -> None:
+def test_outputs_are_those_of_the_operator_in_whose_place_it_stands(inputs: int) -> None:
+    """To a few roundings: which sums oneDNN makes is its own affair (today, these)."""
     (part,), x = layers((inputs, 20)), rows(64, inputs)
     packed = torch.ops.mkldnn._reorder_linear_weight(part.weight, 64)
     wanted = torch.ops.mkldnn._linear_pointwise.default(x, packed, part.bias, "none", [], "")
-    assert torch.equal(LinearChain([part])(x), wanted)
+    most = 2**-20 * (x.abs() @ part.weight.abs().T).max().item()
+    torch.testing.assert_close(LinearChain([part])(x), wanted, rtol=0, atol=most)
 
 
 def test_a_lost_value_is_not_clipped_away() -> None:
