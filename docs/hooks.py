@@ -65,6 +65,4 @@ def _command(name: str, command: Any) -> str:
 
 def _plain(text: str) -> str:
     """Text in a cell of a table, none of which Markdown takes for a sign."""
-    return re.sub(r"([*_|\[])", r"\\\1", " ".join(text.replace(r"\[", "[").split())).replace(
-        "<", "&lt;"
-    )
+    return re.sub(r"([*_|\[])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")

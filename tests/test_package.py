@@ -44,6 +44,16 @@ def python(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.parametrize(("absent", "words"), [("typer", ["--help"]), ("torch", ["doctor"])])
+def test_the_command_without_its_dependencies_is_one_line(absent: str, words: list[str]) -> None:
+    """On a machine that has the package for `OnnxCertifier` alone."""
+    code = f"import sys; sys.modules[{absent!r}] = None; sys.argv = {['dualsmooth', *words]}\n"
+    code += "from dualsmooth.engine.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"dualsmooth: needs {absent}, which is not installed (python -m")
+
+
 def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
     code = (
         "import time; t = time.perf_counter(); import dualsmooth.engine; "

@@ -14,11 +14,17 @@ def main() -> None:
     _open_streams()
     end_at_once()
     gc.set_threshold(500_000)  # imports make objects to stay: looking through them takes .4 s
-    from dualsmooth.engine.cli.app import main as run
-
     code: object = 0
     try:
+        from dualsmooth.engine.cli.app import main as run
+
         run()
+    except ModuleNotFoundError as error:  # installed for `OnnxCertifier`, without dependencies
+        if str(error.name).startswith("dualsmooth"):
+            raise
+        hint = "python -m pip install dualsmooth, without --no-deps"
+        print(f"dualsmooth: needs {error.name}, which is not installed ({hint})", file=sys.stderr)
+        code = 2
     except SystemExit as ended:
         code = ended.code
     finally:

@@ -77,7 +77,7 @@ def bench(
     ] = "cpu",
     rounds: Annotated[
         int | None,
-        typer.Option(help="Rounds [cpu: 15; dual: 7; scaling: 6; start: 5]."),
+        typer.Option(help="Rounds. Default: cpu 15, dual 7, scaling 6, start 5."),
     ] = None,
     networks: Annotated[
         str | None,

@@ -31,7 +31,6 @@ class Command(TyperCommand):
         super().__init__(*arguments, **options)
         self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help or "")
         for parameter in _with_plain_flags(self.params):
-            parameter.help = re.sub(r"\[(?=[a-z])", r"\[", parameter.help or "")  # no markup
             if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
                 name = parameter.name.rstrip("_")
                 titles = (title for title, names in GROUPS.items() if name in names.split())

@@ -20,10 +20,10 @@ _HELP = {
     "preprocess": "none (the picture in the file), auto (as timm, transformers or a ResNet's "
     "training resizes and crops; others have no such record) or imagenet (shorter side 256, the "
     "middle 224, and for exported classifiers ImageNet's mean and std). The image that comes out "
-    "is certified. [none]",
+    "is certified. Default: none.",
     "resize": "Size of the shorter side, or HEIGHTxWIDTH.",
     "crop": "Side of the square cut out of the middle.",
-    "interpolation": "nearest, bilinear, bicubic or lanczos. [bilinear]",
+    "interpolation": "nearest, bilinear, bicubic or lanczos. Default: bilinear.",
     "background": "Colour to put transparent pixels on, such as white or #808080.",
     "mean": "By which the network wants pixels in [0, 1] normalized, as 0.485,0.456,0.406: for "
     "checkpoints without their own, networks of timm or transformers and exported classifiers.",
