@@ -18,7 +18,7 @@ BundleArgument = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         help="Bundle folder, name of a bundled one (digits-dual), a checkpoint of a "
-        "ResNet (*.pth.tar, *.pth, *.pt), an exported classifier (*.onnx, *.pt2), "
+        "ResNet (*.pth.tar, *.pth, *.pt, *.ckpt), an exported classifier (*.onnx, *.pt2), "
         "timm:NAME[:FILE] or hf:FOLDER (weights from there or the local cache; nothing is "
         "downloaded).",
     ),
@@ -82,7 +82,10 @@ BatchOption = Annotated[
 
 SkipOption = Annotated[int, typer.Option(help="Take every SKIP-th image.")]
 
-MaxOption = Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")]
+MaxOption = Annotated[
+    int | None,
+    typer.Option("--max", help="Only the first MAX images; with --skip every SKIP-th of them."),
+]
 
 AlphaOption = Annotated[float, typer.Option(help="Failure probability per image.")]
 

@@ -21,7 +21,7 @@ def search(
         str | None, typer.Option(help="multi-start, quasiconcave or grid (default for experts).")
     ] = None,
     skip: Annotated[int, typer.Option(help="Search for every SKIP-th image.")] = 1,
-    max_: Annotated[int | None, typer.Option("--max", help="Only among the first MAX.")] = None,
+    max_: Annotated[int | None, typer.Option("--max", help="Only the first MAX images.")] = None,
     seed: Annotated[int, typer.Option(help="Noise seed.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: one per core.")] = None,
     trust_model: TrustOption = False,

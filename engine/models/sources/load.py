@@ -11,7 +11,7 @@ from dualsmooth.engine.models.bundle import Bundle
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 TIMM, HF = "timm:", "hf:"
-_CHECKPOINTS = (".pth.tar", ".pth", ".pt")
+_CHECKPOINTS = (".pth.tar", ".pth", ".pt", ".ckpt")
 EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
 
@@ -29,9 +29,10 @@ def load_bundle(
     ----------
     source : str or Path
         A bundle folder, the name of a bundled one (`digits-dual`), a checkpoint of a ResNet
-        (`*.pth.tar`, `*.pth`, `*.pt`; `sources.checkpoint`), an exported classifier (`*.onnx`,
-        `*.pt2`), a network of timm with weights on this machine (`timm:NAME`, `timm:NAME:FILE`), or
-        a classifier of transformers in a folder or the local cache (`hf:FOLDER`, `hf:NAME`).
+        (`*.pth.tar`, `*.pth`, `*.pt`, `*.ckpt`; `sources.checkpoint`), an exported classifier
+        (`*.onnx`, `*.pt2`), a network of timm with weights on this machine (`timm:NAME`,
+        `timm:NAME:FILE`), or a classifier of transformers in a folder or the local cache
+        (`hf:FOLDER`, `hf:NAME`).
     trust : bool
         Let PyTorch load a `.pt2` that is refused otherwise. The file can then run any code.
     mean, std : sequence of float, optional

@@ -293,6 +293,14 @@ def test_bad_checkpoints(tmp_path: Path, changes: dict[str, object], rule: str) 
     assert "bad.pth.tar" in str(error.value)
 
 
+def test_a_file_of_lightning_is_read_with_the_mean_and_std_it_does_not_tell(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "last.ckpt", state_dict=behind("model."), global_step=3)
+    with pytest.raises(FileError, match=r"mean and std .*received tensors model.*--mean and"):
+        load_bundle(path)
+    given = load_bundle(path, mean=[0], std=[1])
+    assert given.networks["classifier"].kwargs["std"] == [1, 1, 1]
+
+
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "bad.pth.tar")
     whole = path.read_bytes()
