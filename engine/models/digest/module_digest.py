@@ -39,10 +39,10 @@ _BEYOND = (eval, exec, globals, __import__, open, os.environ, sys.modules)
 class ModuleDigest:
     """SHA-256 of a module (or another object), and the objects it was taken over."""
 
-    def __init__(self, module: object) -> None:
+    def __init__(self, module: object, opaque: Iterable[str] = ()) -> None:
         self._hash = hashlib.sha256()
         self._seen: dict[int, tuple[int, object]] = {}
-        self.opaque: list[str] = []
+        self.opaque = [*opaque]
         self.codes = set[types.CodeType]()
         for name in ("_global_forward_pre_hooks", "_global_forward_hooks"):
             self._visit(tuple(getattr(torch_module, name).values()), name)
@@ -78,9 +78,9 @@ class ModuleDigest:
         elif kind is functools.partial and not vars(value):  # a value: copies are not shared alike
             self._sequence("partial", (value.func, value.args, *value.keywords.items()), path)
         elif kind in (set, frozenset):
-            parts = [ModuleDigest(part) for part in value]  # in no order, so each alone
-            self._put("set", *sorted(part.sha256 for part in parts))
-            self.opaque += [f"{path}, {name}" for part in parts for name in part.opaque]
+            parts, known = [ModuleDigest(part, self.opaque) for part in value], len(self.opaque)
+            self._put("set", *sorted(part.sha256 for part in parts))  # in no order, so each alone
+            self.opaque += [f"{path}, {name}" for part in parts for name in part.opaque[known:]]
             self.codes.update(*(part.codes for part in parts))
         elif id(value) in self._seen:
             self._put("again", self._seen[id(value)][0])
@@ -221,7 +221,7 @@ class ModuleDigest:
 
     def _python_module(self, module: types.ModuleType, path: str) -> None:
         self._put("python module", module.__name__)
-        if not python.owner_of(vars(module)):
+        if not (self.opaque or python.owner_of(vars(module))):
             public = {k: v for k, v in vars(module).items() if not k.startswith("__")}
             self._fields(public, path)
 
