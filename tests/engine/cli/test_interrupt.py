@@ -155,3 +155,9 @@ def test_a_command_ends_without_taking_all_objects_down() -> None:
     run = [sys.executable, "-c", f"{left}from dualsmooth.engine.cli import main; main()"]
     ended = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.splitlines()[1:] == ["ended"]
+
+
+def test_a_profile_of_a_command_is_told() -> None:
+    run = [sys.executable, "-m", "cProfile", "-m", "dualsmooth", "--version"]
+    told = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert "function calls" in told.stdout
