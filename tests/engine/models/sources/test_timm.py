@@ -79,6 +79,7 @@ def stand_in() -> ModuleType:
 def timm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param == "stand-in":
         monkeypatch.setitem(sys.modules, "timm", stand_in())
+        monkeypatch.setitem(globals(), "__name__", "timm")  # whose code the networks here are
     else:
         try:
             import_module("timm")
