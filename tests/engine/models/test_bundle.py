@@ -161,7 +161,7 @@ def test_training_mode_is_refused() -> None:
 
 def test_wrong_number_of_logits() -> None:
     made = Bundle.from_classifier(linear(4), num_classes=5, input_shape=SHAPE)
-    with pytest.raises(FileError, match=r"to 5 logits, a tensor; received \(4, 4\)"):
+    with pytest.raises(FileError, match=r"to 5 logits, a tensor; received \(1, 4\)"):
         made.build("classifier")
     made = Bundle.from_classifier(linear(5), num_classes=5, input_shape=(5, 5, 1))
     with pytest.raises(FileError, match=r"classifier must map images \(5, 5, 1\)"):
