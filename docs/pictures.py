@@ -1,5 +1,6 @@
 """Draw the pictures of the documentation: ``python docs/pictures.py``, after ``make certify``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 IMAGES = Path(__file__).parent / "images"
 SIGMAS, ALPHA, DIGIT = (0.12, 0.25, 0.5), 0.001, 1
 RUNS = ("interval", "fixed-0.12", "fixed-0.25", "fixed-0.5")
+FRONTIER = Path(__file__).parents[1] / "benchmarks/results/frontier_fashion.json"
+CHOSEN = {
+    "dual (median), small": "dual, --prefer small",
+    "fixed 0.5": "fixed 0.5",
+    "fixed 1": "fixed 1",
+}
 
 
 def ceilings(figure: "Figure") -> None:
@@ -47,6 +54,20 @@ def noise(figure: "Figure") -> None:
         axes.axis("off")
 
 
+def levels(figure: "Figure") -> None:
+    """Certified accuracy of `FRONTIER` at two fixed levels, and where a selector chooses."""
+    axes = figure.subplots()
+    rows = {row["method"]: row for row in json.loads(FRONTIER.read_text())["rows"]}
+    for (name, label), colour, dash in zip(CHOSEN.items(), COLOURS, DASHES, strict=False):
+        shares = rows[name]["certified_accuracy"]
+        percent = [100 * share for share in shares.values()]
+        at = [float(radius) for radius in shares]
+        axes.plot(at, percent, color=colour, linestyle=dash, marker="o", markersize=3, label=label)
+    axes.set_ylim(0, 100)
+    tidy(axes, RADIUS, "certified accuracy (%)")
+    axes.legend()
+
+
 def main(runs: Path) -> None:
     """Write the pictures; ``runs`` holds the folders that ``make certify`` leaves."""
     read = read_runs([runs / name for name in RUNS])
@@ -55,6 +76,9 @@ def main(runs: Path) -> None:
              f"Every vote agrees; alpha = {ALPHA:g}.", ceilings),
         Plot("noise", "A digit of the test set under noise",
              "Sample 0 of the noise stream, seed 0; display clipped to [0, 1].", noise),
+        Plot("levels", "One noise level, or one chosen for each image",
+             "fashion-dual on 1,000 test images of Fashion-MNIST, at every 0.25; "
+             "n0 = 100, n = 10,000, alpha = 0.001, seed 0, --runner-up.", levels),
         plots(read)[0],
     ]  # fmt: skip
     IMAGES.mkdir(exist_ok=True)
