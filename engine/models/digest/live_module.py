@@ -29,13 +29,14 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     found = _digest(module)
     copied = _copy(module, found)
     if copied is module or _digest(copied).sha256 != found.sha256:
-        raise ArgumentError(
-            "module",
-            "must be a network of its own, as a copy of it is",
-            type(module).__name__,
+        hint = (
             "a hook, closure or patched method holds the module itself or its parts; remove it, or "
-            "make it a method of the module",
+            "make it a method of the module"
         )
+        if type(module).__getstate__ is not nn.Module.__getstate__:  # Lightning's, once fitted
+            hint = "its __getstate__ leaves out what it holds; certify copy.deepcopy(module)"
+        rule = "must be a network of its own, as a copy of it is"
+        raise ArgumentError("module", rule, type(module).__name__, hint)
     kind, opaque = type(module), next(iter(found.opaque), "")
     if not opaque:
         _CODES[copied] = found.codes

@@ -1,5 +1,6 @@
 """What is certified is a copy of a module: it answers as the module does, or is refused."""
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
@@ -171,3 +172,20 @@ def test_what_changes_is_named() -> None:
     counts = Turned(lambda module: 1.0 if by_calls(module) else 0.0).eval()
     with pytest.raises(FileError, match=rule):
         Bundle.from_classifier(counts, num_classes=3, input_shape=SHAPE).build("classifier")
+
+
+class Attached(nn.Sequential):
+    """As Lightning's modules are: copies leave out what a fit attached."""
+
+    trainer: object = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "trainer": None}
+
+
+def test_what_copies_leave_out_is_named_and_a_copy_passes() -> None:
+    module = Attached(nn.Flatten(), nn.Linear(6, 3)).eval()
+    module.trainer = [module]
+    with pytest.raises(ArgumentError, match=r"leaves out what it holds; certify copy\.deepcopy\("):
+        Bundle.from_classifier(module, num_classes=3, input_shape=SHAPE)
+    assert Bundle.from_classifier(copy.deepcopy(module), num_classes=3, input_shape=SHAPE)
