@@ -90,6 +90,7 @@ def test_bad_searches_are_refused(make: Callable[[], Search]) -> None:
 
 
 def test_bisection_needs_two_levels() -> None:
-    alone = replace(load_bundle("digits-dual"), sigmas=(0.25,))
+    dual = load_bundle("digits-dual")
+    alone = replace(dual, sigmas=(0.25,), networks={"classifier": dual.networks["classifier@0.25"]})
     with pytest.raises(ArgumentError, match=r"search must be multi-start or grid .* level, 0.25"):
         make_search(alone, "quasiconcave")

@@ -86,7 +86,7 @@ def test_what_has_no_frontier_is_named(
     with pytest.raises(ArgumentError, match="bundle must have a selector with operating points"):
         frontier(load_bundle(tiny_bundle), data, [0], SETTINGS, tmp_path)
     precise = Settings(Budget.precise(), precision="fp32")
-    with pytest.raises(ArgumentError, match="and a fixed budget"):
+    with pytest.raises(ArgumentError, match="budget must be fixed for a frontier"):
         frontier(ordered_bundle, data, [0], precise, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
