@@ -91,6 +91,7 @@ def test_bad_searches_are_refused(make: Callable[[], Search]) -> None:
 
 def test_bisection_needs_two_levels() -> None:
     dual = load_bundle("digits-dual")
-    alone = replace(dual, sigmas=(0.25,), networks={"classifier": dual.networks["classifier@0.25"]})
+    expert = {"classifier": dual.networks["classifier@0.25"]}
+    alone = replace(dual, sigmas=(0.25,), tau=None, networks=expert)
     with pytest.raises(ArgumentError, match=r"search must be multi-start or grid .* level, 0.25"):
         make_search(alone, "quasiconcave")
