@@ -73,7 +73,7 @@ def slack_of(votes: Floats, level: float) -> Floats:
     """Relative error that a computed tail of about this level may have, with a factor of ten.
 
     Boost's tails err by 6.3 (1 + sqrt(votes ln 1/level)) units in the last place at most, in
-    16,000 trials against 60 digits: n up to 3e7, levels from 1e-100 to 0.5.
+    16,000 trials of SciPy 1.17 (1.15's are worse): n up to 3e7, levels from 1e-100 to 0.5.
     """
     return np.asarray(64.0 * ULP * (1.0 + np.sqrt(votes * -np.log(level))))
 
