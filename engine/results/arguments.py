@@ -16,7 +16,6 @@ from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import in_training
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.samplers.inputs import Images, share
 
@@ -141,12 +140,10 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
     import torch
 
     from dualsmooth.engine.models.logits import Plain
-    from dualsmooth.engine.samplers.classifier import check_on_cpu
+    from dualsmooth.engine.samplers.classifier import make_ready
 
     if isinstance(function, torch.nn.Module):
-        check_on_cpu(function, "model")
-        if in_training(function):
-            function.eval()
+        make_ready(function, "model")
     rule = f"must map images (n, {', '.join(map(str, shape))}) to logits (n, classes)"
     try:
         with torch.inference_mode():

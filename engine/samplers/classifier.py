@@ -69,9 +69,7 @@ def bundle_for(
     Errors call the classifier by the argument it came as.
     """
     if isinstance(classifier, torch.nn.Module):
-        check_on_cpu(classifier, argument)
-        if in_training(classifier):
-            classifier.eval()
+        make_ready(classifier, argument)
     is_module = isinstance(classifier, torch.nn.Module) and len(shape) == 3
     module: Any = classifier if is_module else _Callable(classifier, shape).eval()
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
@@ -79,12 +77,17 @@ def bundle_for(
     return Bundle.from_modules(networks, num_classes=classes, input_shape=size, name=name)
 
 
-def check_on_cpu(classifier: torch.nn.Module, argument: str) -> None:
-    """Refuse a module on another device: sessions take copies of it to where they run."""
+def make_ready(classifier: torch.nn.Module, argument: str) -> None:
+    """Put a module into evaluation mode.
+
+    One on another device is refused: sessions take copies of it to where they run.
+    """
     tensors = [*classifier.parameters(), *classifier.buffers()]
     devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
     if devices:
         raise ArgumentError(argument, "must be on the CPU", devices.pop(), "move it with .cpu()")
+    if in_training(classifier):
+        classifier.eval()
 
 
 class _Callable(torch.nn.Module):
