@@ -23,10 +23,10 @@ $(VENV)/.installed-test: $(STAMP)
 FIXED  := $(foreach s,0.12 0.25 0.5,runs/digits/fixed-$(s))
 DIGITS := certify digits-dual --data digits --resume
 
-# One process for all runs: every process would import PyTorch.
+# One process for all runs, as every process would import PyTorch; `cli.main` would end it.
 define RUNS
 import sys
-from dualsmooth.engine.cli import main
+from dualsmooth.engine.cli.app import main
 for line in sys.stdin:
     sys.argv[1:] = line.split()
     try:

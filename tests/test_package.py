@@ -1,5 +1,6 @@
 """The installed package: complete, light to import, and free of torch where promised."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -52,6 +53,14 @@ def test_the_command_without_its_dependencies_is_one_line(absent: str, words: li
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(f"dualsmooth: needs {absent}, which is not installed (python -m")
+
+
+def test_make_certify_runs_all_its_commands() -> None:
+    (code,) = re.findall(r"(?ms)^define RUNS\n(.*?)^endef", (ROOT / "Makefile").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="--version\n" * 3, capture_output=True, text=True
+    )
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3), done.stderr
 
 
 def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
