@@ -1,5 +1,6 @@
 """What runs the networks on a device: its names, in settings and in certificates."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ AUTOMATIC = ("onchip", "triton", PICKED, "stem", "cudnn", "eager")
 """What ``auto`` chooses from on CUDA devices. Not compile: it takes minutes for a deep network, and
 PyTorch's compiler may choose by timing, so another process could cast other votes. Not fused and
 tiledstem before they have run on a device: a fault there would end a process that others serve."""
+
+OF_NETWORKS = {"timm": "timm", "hf": "transformers", "onnx": "onnxruntime"}
+"""Architectures whose code is another package's: a digest of weights does not cover it."""
 
 _CHOICE = re.compile(rf"{PICKED}\.(tiledstem|stem|cudnn)(\.[a-z]{{1,999}})?")
 """What ``picked`` begins with, and the kernel of each kind of convolution: ``picked.stem.cpct``."""
@@ -112,6 +116,11 @@ def answers(recorded: str, asked: str) -> bool:
     )
 
 
-def libraries_of(name: object) -> tuple[str, ...]:
-    """Packages whose versions decide the votes of a sampler of this name."""
-    return ("torch", OPENVINO) if recorded_backend(name) == OPENVINO else ("torch",)
+def libraries_of(name: object, manifest: object) -> tuple[str, ...]:
+    """Packages whose versions decide the votes of a sampler of this name, on the networks of a
+    bundle's manifest.
+    """
+    text = json.dumps(manifest)  # members of ensembles are named deep in it
+    of_networks = [package for kind, package in OF_NETWORKS.items() if f'"{kind}"' in text]
+    of_sampler = ["torch", OPENVINO] if recorded_backend(name) == OPENVINO else ["torch"]
+    return *of_sampler, *of_networks

@@ -18,6 +18,8 @@ from dualsmooth import kernels
 from dualsmooth.kernels.cpu.compiled import compiled
 
 PACKAGES = ("dualsmooth", "torch", "numpy", "scipy")
+FURTHER = ("openvino", "timm", "transformers", "onnxruntime")
+"""Packages that votes may depend on, where they are installed."""
 
 TESTED_TORCH = (2, 13)
 """Newest PyTorch that the suite runs with; `requirements/constraints.txt` names it."""
@@ -37,7 +39,7 @@ LOOPS = ("direct_conv", "winograd_conv", "int8_conv", "bf16_conv")
 def machine() -> dict[str, Any]:
     """Versions and hardware."""
     versions = {name: installed_version(name) for name in PACKAGES}
-    openvino = installed_version("openvino")
+    further = {name: found for name in FURTHER if (found := installed_version(name))}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -45,7 +47,7 @@ def machine() -> dict[str, Any]:
         "instructions": _instructions(),
         "devices": _devices(),
         "cores": os.cpu_count(),
-        "versions": versions | ({"openvino": openvino} if openvino else {}),
+        "versions": versions | further,
     }
 
 

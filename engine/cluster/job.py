@@ -83,10 +83,11 @@ def facts_of(session: Session) -> dict[str, Any]:
     """
     sampler = session.sampler
     about = {"sampler": sampler.name, "batch_size": sampler.batch_size}
-    return {TRIED_HERE: session.tried, **facts_here(about, session.settings.device)}
+    return {TRIED_HERE: session.tried, **facts_here(about, session.settings, session.method)}
 
 
-def facts_here(about: Mapping[str, Any], device: str) -> dict[str, Any]:
+def facts_here(about: Mapping[str, Any], settings: Settings, method: Method) -> dict[str, Any]:
     """What a worker on this machine says of itself, if its sampler is such a one."""
-    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(about["sampler"]))
-    return {**about, "code": code_digest(), **arithmetic(machine(), libraries, device)}
+    votes = libraries_of(about["sampler"], bundle_of(method).manifest)
+    libraries = ("dualsmooth", "numpy", "scipy", *votes)
+    return {**about, "code": code_digest(), **arithmetic(machine(), libraries, settings.device)}

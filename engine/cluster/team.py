@@ -45,7 +45,7 @@ class Workers(Closing):
         self._conductor = Conductor(self._pool)
         try:
             facts = self._conductor.facts()
-            here = facts_here(facts, job.settings.device)
+            here = facts_here(facts, job.settings, method)
             check_alike(here, facts, "a worker", "this machine, which the run is recorded for")
         except BaseException:
             self._pool.close()

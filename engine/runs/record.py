@@ -159,9 +159,10 @@ def begun(configuration: dict[str, Any], about: About, grown: Path | None) -> di
 
 def check_resumed(folder: Path, configuration: dict[str, Any]) -> None:
     """Refuse to go on with a run that has another configuration, or began with other arithmetic."""
-    record, sampler = read_run(folder), configuration.get("sampler")
+    record = read_run(folder)
     check_equal(folder / RUN, "configuration", record["configuration"], configuration)
-    libraries = ("dualsmooth", "numpy", "scipy", *libraries_of(sampler))
+    votes = libraries_of(configuration.get("sampler"), configuration.get("bundle_manifest"))
+    libraries = ("dualsmooth", "numpy", "scipy", *votes)
     device = str(configuration.get("device"))
     theirs, ours = (arithmetic(m, libraries, device) for m in (record["machine"], machine()))
     check_equal(folder / RUN, "arithmetic", theirs, ours)

@@ -123,7 +123,8 @@ def _session(seen: Audit, plan: Plan, bundle: Bundle, comparison: str) -> Sessio
 
 
 def _same_arithmetic(seen: Audit) -> bool:
-    libraries, device = libraries_of(seen.configuration["sampler"]), seen.configuration["device"]
+    run = seen.configuration
+    libraries, device = libraries_of(run["sampler"], run["bundle_manifest"]), run["device"]
     ours, theirs = (arithmetic(m, libraries, device) for m in (machine(), seen.machine))
     return ours == theirs and None not in ours.values()
 

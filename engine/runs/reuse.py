@@ -66,9 +66,8 @@ def read_votes(
         if changed:
             text = "; ".join(f"{k} {theirs.get(k)!r}, here {configuration[k]!r}" for k in changed)
             raise FileError(folder, "must have drawn the same votes to reuse them", text)
-        facts = partial(
-            arithmetic, libraries=libraries_of(theirs["sampler"]), device=theirs["device"]
-        )
+        libraries = libraries_of(theirs["sampler"], theirs["bundle_manifest"])
+        facts = partial(arithmetic, libraries=libraries, device=theirs["device"])
         begun, here = facts(run["machine"]), facts(machine())
         if begun != here:
             raise FileError(

@@ -19,11 +19,13 @@ ABOUT = {"sampler": "cpu", "batch_size": 8}
 
 def open_workers(monkeypatch: pytest.MonkeyPatch, bundle: Path, **elsewhere: object) -> None:
     """Workers that all say the same, which differs from this machine in what is given."""
-    told, closed = [Ready(n, facts_here(ABOUT, "cpu") | elsewhere) for n in (0, 1)], list[bool]()
+    method, settings = FixedSmoothing(load_bundle(bundle), 0.25), Settings(device="cpu")
+    says, closed = facts_here(ABOUT, settings, method) | elsewhere, list[bool]()
+    told = [Ready(n, says) for n in (0, 1)]
     pool = SimpleNamespace(events=lambda: told, close=lambda: closed.append(True))
     monkeypatch.setattr(team, "Processes", lambda *_: pool)
     try:
-        team.Workers(FixedSmoothing(load_bundle(bundle), 0.25), Settings(), None, 2)
+        team.Workers(method, Settings(), None, 2)
     except SamplerError:
         assert closed
         raise
@@ -46,9 +48,14 @@ def test_workers_like_the_driver_are_used(
     open_workers(monkeypatch, tiny_bundle)
 
 
-def test_a_worker_says_all_that_its_certificates_depend_on() -> None:
-    sampler = SimpleNamespace(name="cpu", batch_size=8)
-    session: Any = SimpleNamespace(sampler=sampler, settings=Settings(device="cpu"), tried={})
+def test_a_worker_says_all_that_its_certificates_depend_on(tiny_bundle: Path) -> None:
+    sampler, method = (
+        SimpleNamespace(name="cpu", batch_size=8),
+        FixedSmoothing(load_bundle(tiny_bundle), 0.25),
+    )
+    session: Any = SimpleNamespace(
+        sampler=sampler, settings=Settings(device="cpu"), tried={}, method=method
+    )
     facts = job.facts_of(session)
     assert {"code", "dualsmooth", "numpy", "scipy", "torch", "instructions"} < set(facts)
 

@@ -150,19 +150,25 @@ def test_killed_at_any_removal_beside_a_report_some_option_goes_on(
         {"versions": machine()["versions"] | {"torch": "0.1"}},
         {"versions": machine()["versions"] | {"scipy": "0.1"}},
         {"versions": machine()["versions"] | {"dualsmooth": "0"}},
+        {"versions": machine()["versions"] | {"timm": "0.1"}},
+        {"versions": machine()["versions"] | {"transformers": "0.1"}},
     ],
     ids=str,
 )
 def test_resume_compares_the_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
-    RunLog(tmp_path, {"device": "cpu"}).close()
+    members = {"members": [{"architecture": "hf", "kwargs": {}}]}
+    networks = {"selector": ["timm", {}, ""], "classifier": ["soft_voting", members, ""]}
+    run = {"device": "cpu", "bundle_manifest": {"networks": networks}}
+    RunLog(tmp_path, run).close()
     here = machine()
     monkeypatch.setattr("dualsmooth.engine.runs.record.machine", lambda: here | change)
     with pytest.raises(FileError, match=r"must have the same arithmetic to resume.*--fresh"):
-        RunLog(tmp_path, {"device": "cpu"}, resume=True)
-    monkeypatch.setattr("dualsmooth.engine.runs.record.machine", lambda: here | {"cores": 99})
-    RunLog(tmp_path, {"device": "cpu"}, resume=True).close()
+        RunLog(tmp_path, run, resume=True)
+    others = {"cores": 99, "versions": here["versions"] | {"onnxruntime": "0.1"}}  # none of .onnx
+    monkeypatch.setattr("dualsmooth.engine.runs.record.machine", lambda: here | others)
+    RunLog(tmp_path, run, resume=True).close()
 
 
 @pytest.mark.parametrize("switch", ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
