@@ -64,9 +64,11 @@ def read_hf(
         hint = "hf:FOLDER names a folder; transformers' from_pretrained(NAME) downloads once"
         rule = f"must name a folder or cached model with {CONFIG} and {' or '.join(WEIGHTS)}"
         raise ArgumentError("bundle", rule, f"hf:{name}", hint)
-    read, about = read_json(path), read_processor(files("preprocessor_config.json"))
+    read = read_json(path)
     if not isinstance(read, dict):
         raise FileError(path, "must be the configuration of a model", type(read).__name__)
+    about = read_processor(files("preprocessor_config.json"), str(read.get("model_type")))
+    about.check_order(path)
     labels, config = _labels(path, read), {k: v for k, v in read.items() if not _IDLE.fullmatch(k)}
     config["num_labels"] = len(labels)
     channels = config.get("num_channels", 3)

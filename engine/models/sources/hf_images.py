@@ -12,30 +12,52 @@ from dualsmooth.engine.json_file import read_json
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _WHOLE = 384
 """From this size on, processors with a crop_pct resize without cropping."""
+_OTHER_SIZES = (
+    "do_pad do_thumbnail do_align_long_axis do_pan_and_scan size_divisor resize_short".split()
+)
+"""Settings that make other pictures than resizing and cropping do."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Settings of an image processor; empty where a model has none."""
+    """Settings of an image processor; empty where a model has none.
+
+    ``kind`` is its class, or the model's where it names none, in small letters. It decides what the
+    settings leave out.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
+
+    def check_order(self, path: Path) -> None:
+        """Refuse a processor that reverses the channels or replaces colours by numbers."""
+        turned = self.settings.get("do_flip_channel_order", self.kind.startswith("mobilevit"))
+        turned = turned or self.kind.startswith("pplcnet")
+        if turned or self.settings.get("do_color_quantize"):
+            rule = "must stand beside a processor that keeps red, green and blue as they are"
+            received = "blue first" if turned else "do_color_quantize"
+            hint = "certify the module in Python, behind a layer that does the same"
+            raise FileError(path, rule, received, hint)
 
     def mean(self, path: Path) -> Sequence[float]:
         """Mean in [0, 1] pixel units; `FileError` about the model's file if it is not said."""
         return self._scale(path, "image_mean", 0.0)
 
     def std(self, path: Path) -> Sequence[float]:
-        """Standard deviation, as `mean`."""
-        return self._scale(path, "image_std", 1.0)
+        """Standard deviation, as `mean`; EfficientNet's processor divides by it twice."""
+        found = self._scale(path, "image_std", 1.0)
+        if not self.settings.get("include_top", self.kind.startswith("efficientnet")):
+            return found
+        again = Processor({**self.settings, "do_normalize": True})._scale(path, "image_std", 1.0)
+        return [a * b for a, b in zip([*found] * (len(again) // len(found)), again, strict=True)]
 
     def _scale(self, path: Path, key: str, none: float) -> Sequence[float]:
         known = self.settings
         values = known.get(key) if known.get("do_normalize", True) else [none]
         numbers: list[Any] = values if isinstance(values, list) else [values]
         usual = isclose(known.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-6)
-        if not {*map(type, numbers)} <= {int, float} or not (
-            known.get("do_rescale", True) and usual
-        ):
+        usual = usual and known.get("do_rescale", True) and not known.get("rescale_offset")
+        if not usual or not {*map(type, numbers)} <= {int, float}:
             rule = "must stand beside a processor that scales pixels to [0, 1], mean and std"
             raise FileError(path, rule, f"{key} {values}", "give --mean and --std")
         return numbers
@@ -44,6 +66,10 @@ class Processor:
     def preparation(self) -> dict[str, Any] | None:
         """How it resizes and crops, as a record of `Prepare`; None if that cannot be said so."""
         known, size, crop = self.settings, _sides(self.settings.get("size")), 0
+        if self.kind.startswith("perceiver") or any(map(known.get, _OTHER_SIZES)):
+            return None
+        if self.kind.startswith("levit") and len(size) == 1:
+            size = [int(256 / 224 * size[0])]
         if not known.get("do_resize", True):
             size = []
         elif known.get("crop_pct") and len(size) == 1 and type(size[0]) is int:
@@ -82,11 +108,13 @@ def _sides(size: object) -> list[int]:
     return sides if len(sides) == len(found) else []
 
 
-def read_processor(path: Path | None) -> Processor:
-    """Settings in a processor's file, empty ones without a file."""
+def read_processor(path: Path | None, model: str = "") -> Processor:
+    """Settings in a processor's file, empty ones without a file, for a model of this type."""
     if path is None or not path.exists():
         return Processor()
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise FileError(path, "must be the settings of an image processor", type(settings).__name__)
-    return Processor(settings)
+    names = (settings.get(key) for key in ("image_processor_type", "feature_extractor_type"))
+    kind = next((name for name in names if isinstance(name, str)), model)
+    return Processor(settings, kind.replace("_", "").lower())

@@ -40,7 +40,8 @@ def read_timm(
 
     ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
     ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
-    mean and std are those of timm's configuration of NAME; mean and std may be given.
+    mean and std are those of timm's configuration of NAME; mean and std may be given, and must be
+    if NAME has no tag and its published weights want different ones.
     """
     name, _, file = source.partition(":")
     architecture, timm = _known(name.partition(".")[0]), needed("timm", "timm")
@@ -48,6 +49,8 @@ def read_timm(
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise ArgumentError("bundle", "must name weights timm knows", name, str(error)) from error
+    if file and name == architecture and (mean is None or std is None):
+        _check_one_scale(architecture, settings)
     path = Path(file) if file else _cached(f"timm:{source}", settings)
     state = named_tensors(path)
     classes = _classes(settings, state)
@@ -78,6 +81,18 @@ def read_timm(
     found = network_from_module(module, "timm", kwargs)
     shape, made = (height, width, channels), _preparation(settings, height, width)
     return Bundle(f"timm-{name}", shape, classes, (), None, {CLASSIFIER: found}, made)
+
+
+def _check_one_scale(architecture: str, settings: Any) -> None:
+    """Refuse to guess by which mean and std a file's network is normalized."""
+    timm = needed("timm", "timm")
+    for name in timm.list_pretrained(f"{architecture}.*"):
+        other = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        if (other.mean, other.std) != (settings.mean, settings.std):
+            rule = "must say which weights these are, NAME.TAG, or be given --mean and --std"
+            received = f"{architecture}, whose {name.partition('.')[2]} has mean {other.mean}"
+            hint = f"{settings.mean} and {settings.std} are timm's for {architecture}"
+            raise ArgumentError("bundle", rule, received, hint)
 
 
 def _preparation(settings: Any, height: int, width: int) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Networks of timm: against the same module in PyTorch, with timm itself where it can be imported.
 
-Without timm a stand-in answers the four calls the loader makes, so the loader is always tested.
+Without timm a stand-in answers the five calls the loader makes, so the loader is always tested.
 """
 
 import argparse
@@ -72,6 +72,7 @@ def stand_in() -> ModuleType:
     module.create_model, module.get_pretrained_cfg = create_model, get_pretrained_cfg
     module.is_model = lambda name: name.partition(".")[0] == NAME
     module.list_models = lambda: [NAME]
+    module.list_pretrained = lambda pattern: [pattern.replace("*", "r160_in1k")]
     return module  # type: ignore[no-any-return]
 
 
@@ -124,6 +125,26 @@ def test_it_votes_as_the_module_behind_its_mean_does(timm: Any, tmp_path: Path) 
     again = load_bundle(tmp_path / "saved")
     assert again.digest == bundle.digest
     assert votes(again) == expected
+
+
+def test_weights_that_want_another_mean_than_others_are_named(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, settings = tmp_path / "mine.safetensors", timm.get_pretrained_cfg
+    network, usual = trained(timm), settings(NAME, allow_unregistered=False)
+    save_file(network.state_dict(), path)
+    other = SimpleNamespace(**vars(usual) | {"mean": (0.3,) * 3})
+
+    def differing(name: str, *, allow_unregistered: bool) -> Any:
+        return usual if name == NAME else other
+
+    monkeypatch.setattr(timm, "get_pretrained_cfg", differing)
+    halves: tuple[dict[str, Any], ...] = ({}, {"mean": [0.1]})
+    for constants in halves:
+        with pytest.raises(ArgumentError, match=r"NAME.TAG, or be given.*whose r160_in1k has mean"):
+            load_bundle(f"timm:{NAME}:{path}", **constants)
+    kwargs = load_bundle(f"timm:{NAME}:{path}", mean=[0.1], std=[1.0]).networks["classifier"].kwargs
+    assert (kwargs["mean"], kwargs["std"]) == ([0.1] * 3, [1.0] * 3)
 
 
 @pytest.mark.parametrize("key", ["", "state_dict", "model", "state_dict_ema"])
