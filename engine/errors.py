@@ -4,6 +4,8 @@ Messages name the argument (or file), the rule, the value received and, where on
 The command line prints them on one line and exits with code 2, or 3 for a `StoppedError`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 from dualsmooth.engine.printable import printable
@@ -42,6 +44,17 @@ class ArgumentError(DualSmoothError, ValueError):
         text = str(value) if isinstance(value, str | PurePath) else repr(value)
         received = repr(value) if isinstance(value, str) and _is_number(value) else text
         super().__init__(f"{argument} {rule}; received {received}" + (f" ({hint})" if hint else ""))
+
+
+@contextmanager
+def about_images_of(argument: str) -> Iterator[None]:
+    """What reads a SPEC calls it ``data``: in the block, as the caller wrote it."""
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument != "data":
+            raise
+        raise ArgumentError(argument, error.rule, error.value, error.hint) from error
 
 
 def _is_number(text: str) -> bool:

@@ -166,6 +166,21 @@ def check_target(folder: Path) -> None:
         raise FileError(folder, "must not exist yet", _kind(folder), "remove it or name another")
 
 
+def check_own(folder: Path, *marks: str) -> None:
+    """Refuse a folder that holds something, but nothing of a command that writes into its own: what
+    that leaves fits one of the patterns.
+    """
+    try:
+        ours = next(folder.iterdir(), None) is None or any(map(any, map(folder.glob, marks)))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if not ours:
+        rule = "must be new, empty or what this command wrote"
+        raise FileError(folder, rule, "other files in it", "name another folder")
+
+
 def unwritable(path: str | Path, error: OSError) -> FileError:
     """The error about what cannot be written; a file above it, or a link to nothing, is named."""
     named = Path(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling, start
 from dualsmooth.engine.checks import one_of, positive_integer
+from dualsmooth.engine.files import check_own
 from dualsmooth.engine.models.operating_point import at_point
 from dualsmooth.engine.models.sources.load import load_bundle
 
@@ -25,6 +26,7 @@ def run_suite(
     """Run one suite and write its JSON into a folder."""
     one_of("suite", suite, tuple(ROUNDS))
     times = positive_integer("rounds", ROUNDS[suite] if rounds is None else rounds)
+    check_own(out, *(f"{name}*.json" for name in ROUNDS))
     if suite == "cpu":
         cpu.run(times, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
     elif suite == "dual":

@@ -16,7 +16,7 @@ from dualsmooth.engine.cli.audit import audit
 from dualsmooth.engine.cli.certify import certify
 from dualsmooth.engine.cli.export import export
 from dualsmooth.engine.cli.frontier import frontier
-from dualsmooth.engine.cli.help import Command, Group, meant
+from dualsmooth.engine.cli.help import Command, Group, belong, meant
 from dualsmooth.engine.cli.interrupt import INTERRUPTED, interruptible, said, stopped, watch
 from dualsmooth.engine.cli.predict import predict
 from dualsmooth.engine.cli.quantize import quantize
@@ -87,8 +87,12 @@ def bench(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="cpu: one per core if left out.")] = None,
-    bundle: Annotated[str, typer.Option(help="dual: a model with a selector.")] = "digits-dual",
-    data: Annotated[str, typer.Option(help="dual: images of that model.")] = "digits",
+    bundle: Annotated[
+        str | None, typer.Option(help="dual: a model with a selector; digits-dual if left out.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="dual: images of that model; digits if left out.")
+    ] = None,
     prefer: Annotated[
         str | None, typer.Option(help="dual: an operating point of its selector, as for certify.")
     ] = None,
@@ -97,16 +101,14 @@ def bench(
     """Time this machine: against other ways to draw the same votes, and by what is certified."""
     from dualsmooth.benchmarks.speed.suites import run_suite
 
-    run_suite(
-        suite,
-        rounds,
-        out,
-        networks=networks,
-        threads=threads,
-        bundle=bundle,
-        data=data,
-        prefer=prefer,
-    )
+    of_cpu = {"networks": networks, "threads": threads}
+    of_dual = {"bundle": bundle, "data": data, "prefer": prefer}
+    if suite != "cpu":
+        belong("bench cpu", **of_cpu)
+    if suite != "dual":
+        belong("bench dual", **of_dual)
+    given = {name: value for name, value in (of_cpu | of_dual).items() if value is not None}
+    run_suite(suite, rounds, out, **given)
 
 
 @app.command(cls=Command)
@@ -148,7 +150,7 @@ def _run() -> NoReturn:
             code = app(prog_name="dualsmooth", standalone_mode=False) or 0
             sys.stdout.flush()
     except StoppedError as error:
-        _fail(str(error), 3)
+        _fail(stopped(str(error), reached=""), 3)
     except DualSmoothError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 FINDINGS_SHOWN = 20
 ON_TRUST = 4
+RESTS_ON = {
+    "anchors": ("insta", "anchor"),
+    "references": ("semielastic", None),
+    "memory": ("insta", "memory"),
+}
+"""Method and region of the runs that each file is about."""
 
 
 @with_image_options("mean", "std")
@@ -84,7 +90,6 @@ def audit(
 
     dualsmooth audit runs/mine --from-run --replay 0.1
     """
-    from dualsmooth.engine.data.spec import load_images
     from dualsmooth.engine.methods.options import Given
     from dualsmooth.engine.methods.regions.anchors import read_anchors
     from dualsmooth.engine.runs.audit import audit as examine
@@ -93,13 +98,18 @@ def audit(
     if replay is None:
         belong("--replay", choice=choice, compare=compare)
     about = ImageOptions.take(options)
+    if bundle is None:
+        belong("--bundle", mean=about.mean, std=about.std)
+        if not from_run:
+            belong("--bundle or --from-run", trust_model=trust_model or None)
     images = _images(run, data, from_run)
     given = Given(
         anchors=None if anchors is None else read_anchors(anchors),
-        references=None if references is None else load_images(references).images,
+        references=_references(references),
         memory=memory,
     )
     seen = examine(run, images, given)
+    _check_given(seen, anchors=anchors, references=references, memory=memory)
     networks = _bundle(seen, bundle, from_run, about, trust_model)
     if networks is not None and seen.plan is not None:
         check_bundle(seen, networks.digest, bundle or networks.name)
@@ -113,6 +123,22 @@ def audit(
         draw_again(seen, seen.plan, networks, images, Choice(replay, seed, compare or AUTO))
     _print(seen)
     raise typer.Exit(1 if seen.findings else ON_TRUST if seen.trusted else 0)
+
+
+def _references(spec: str | None) -> Any:
+    from dualsmooth.engine.data.spec import load_images
+    from dualsmooth.engine.errors import about_images_of
+
+    with about_images_of("references"):
+        return None if spec is None else load_images(spec).images
+
+
+def _check_given(seen: "Audit", **given: object) -> None:
+    """Refuse files that the noise level of this run does not rest on."""
+    about = seen.configuration.get("options") if seen.plan else None
+    for name, value in given.items() if isinstance(about, dict) else ():
+        if (about.get("method"), about.get("region")) != RESTS_ON[name]:
+            belong(f"runs of {' with region '.join(filter(None, RESTS_ON[name]))}", **{name: value})
 
 
 def _missing(seen: "Audit", what: str) -> ArgumentError:

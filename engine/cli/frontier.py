@@ -56,6 +56,7 @@ def frontier(
     """
     from dualsmooth.engine.budget import Budget
     from dualsmooth.engine.data.spec import chosen_ids, load_images
+    from dualsmooth.engine.files import check_own
     from dualsmooth.engine.machine import machine
     from dualsmooth.engine.report.compare import against_best_fixed
     from dualsmooth.engine.report.drawing import require_matplotlib
@@ -66,6 +67,7 @@ def frontier(
     from dualsmooth.engine.settings import Settings
 
     require_matplotlib()
+    check_own(out, "frontier.*", "fixed-[0-9]*")
     taken = ImageOptions.take(options)
     loaded = taken.load(bundle, trust=False)
     ways: dict[str, Any] = {"most": max_, "prepare": taken.prepare(loaded)}

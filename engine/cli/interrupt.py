@@ -24,10 +24,11 @@ INTERRUPTS = (bytes([signal.SIGINT]), bytes([signal.SIGTERM]))
 _state = {"interrupted": False, "said": False}
 
 
-def stopped(why: str) -> str:
+def stopped(why: str, reached: str = "what was reached is on disk, ") -> str:
     """Why a command stopped, and how to go on where it can."""
-    resumable = bool({"certify", "train"}.intersection(sys.argv[1:2]))
-    return why + "; what was reached is on disk, go on with --resume" * resumable
+    resumable = {"certify": "--resume", "train": "--resume", "frontier": "the same command"}
+    how = resumable.get("".join(sys.argv[1:2]))
+    return f"{why}; {reached}go on with {how}" if how else why
 
 
 def end_at_once() -> None:

@@ -11,7 +11,9 @@ import typer
 from dualsmooth.engine.checks import non_negative
 from dualsmooth.engine.cli.help import belong, numbers_in
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import check_own
 from dualsmooth.engine.printable import printable
+from dualsmooth.engine.runs.run_checks import RUN
 
 if TYPE_CHECKING:
     from dualsmooth.engine.report.reading import Run
@@ -128,6 +130,8 @@ def _folder(first: Path, count: int, out: Path | None, html: bool) -> Path | Non
         if count > 1 or not first.is_dir():
             raise ArgumentError("out", "is required by --html with a table or several runs", None)
         return first
+    if out is not None:
+        check_own(out, RUN, f"*/{RUN}", "summary.md*")
     return out
 
 

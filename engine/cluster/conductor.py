@@ -126,8 +126,8 @@ class Conductor:
         if failed := leases.failed:
             names = ", ".join(map(str, failed[:10])) + (", .." if len(failed) > 10 else "")
             raise StoppedError(
-                f"{len(failed)} images were given up, because workers died of them: {names} (all "
-                "others are on disk; try them again with --resume)"
+                f"{len(failed)} images were given up, because workers died of them: {names}; all "
+                "others are on disk"
             )
 
     def _give(self, leases: Leases) -> None:

@@ -97,7 +97,7 @@ class RayPool:
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE)
         if not (ready or any(node["Alive"] for node in self._ray.nodes())):
-            raise StoppedError("Ray has lost all its nodes; go on with --resume")
+            raise StoppedError("Ray has lost all its nodes")
         events = [event for answer in ready for event in self._answer(answer)]
         return events + [self._replace(worker, SILENT) for worker in self._deadlines.overdue()]
 

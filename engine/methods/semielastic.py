@@ -26,7 +26,7 @@ from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.checks import keep_plain, non_negative, positive, positive_integer
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Draw, Phase, Prediction
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, about_images_of
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
@@ -135,7 +135,8 @@ class SemielasticOptions(Options):
                 raise ArgumentError(name, "is required by --method semielastic", None)
         assert self.sigma is not None
         assert self.references is not None
-        images = load_images(self.references, shape=bundle.input_shape).images
+        with about_images_of("references"):
+            images = load_images(self.references, shape=bundle.input_shape).images
         noise = NeighbourNoise(images, self.sigma, self.rate, self.offset, self.neighbours)
         return SemielasticSmoothing(bundle, noise)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.data.spec import load_images, named_or_digits
 from dualsmooth.engine.draws import LEVELS, Draw, Phase
+from dualsmooth.engine.errors import about_images_of
 from dualsmooth.engine.images import check_pixels, unit_float
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.noise.stream import standard_normal
@@ -34,7 +35,8 @@ class Calibration:
     ) -> "Calibration":
         """``count`` images at even steps of a data set; of digits:train if none is named."""
         named = named_or_digits(names[0], spec, shape, "digits:train")
-        every = np.asarray(load_images(named, shape=shape).images)
+        with about_images_of(names[0]):
+            every = np.asarray(load_images(named, shape=shape).images)
         step = max(1, len(every) // positive_integer(names[1], count))
         check_pixels(chosen := every[::step][:count], shape)
         return cls(chosen)

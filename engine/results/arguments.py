@@ -11,7 +11,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.errors import ArgumentError, reason_of
+from dualsmooth.engine.errors import ArgumentError, about_images_of, reason_of
 from dualsmooth.engine.images import AnyArray, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
@@ -52,7 +52,8 @@ def method_and_images(
         raise ArgumentError("images", rule, "a pair of arrays", hint)
     if isinstance(images, str):
         known = () if inside is None else inside.classes
-        images = load_images(images, shape=shape, known=known)
+        with about_images_of("images"):
+            images = load_images(images, shape=shape, known=known)
     elif is_collection(images):
         images = collect(images)
     array = share(images.images if isinstance(images, ImageSet) else images, "images")

@@ -112,6 +112,6 @@ def _stopping(log: RunLog) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise StoppedError(
-            f"{log.folder}: out of memory; {log.reached} (make room and go on with --resume, or "
-            "start afresh with a smaller --batch-size)"
+            f"{log.folder}: out of memory; {log.reached}; make room, or start afresh with a "
+            "smaller --batch-size"
         ) from error

@@ -110,11 +110,9 @@ class RunLog:
         try:
             yield
         except OSError as error:
-            hint = "make room and " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise StoppedError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); {self.reached} "
-                f"({hint}go on with --resume)"
-            ) from error
+            hint = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            why = f"cannot be written ({error.strerror or error}); {self.reached}{hint}"
+            raise StoppedError(f"{self.folder}: {why}") from error
 
     @property
     def reached(self) -> str:

@@ -152,6 +152,7 @@ def test_bf16_is_its_own_base_classifier(bundle: Bundle) -> None:
         ({"device": "cuda:9"}, "device"),
         ({"budget": "fixed"}, "budget must be a Budget"),
         ({"images": None}, "images must be an array"),
+        ({"images": "dgits"}, "images must start with a known kind; received dgits"),
         ({"images": {"x": IMAGES}}, "images must be an array"),
         ({"labels": [0, 0, 0, 0, 0, 10]}, "labels must be below 10, the classes; received 10$"),
     ],

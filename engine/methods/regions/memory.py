@@ -151,9 +151,7 @@ class Memory:
             os.fsync(self._file.fileno())
         except OSError as error:
             why = error.strerror or error
-            raise StoppedError(
-                f"{self._path}: cannot be written ({why}); go on with --resume"
-            ) from error
+            raise StoppedError(f"{self._path}: cannot be written ({why})") from error
         self._headed = True
 
     def close(self) -> None:

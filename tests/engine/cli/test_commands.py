@@ -349,6 +349,10 @@ BAD_OPTIONS = {
     "max": (("--max", 0), "max must be an integer >= 1"),
     "option": (("--sgima", 0.5), "No such option: --sgima"),
     "data": (("--data", "mnist"), "received mnist"),
+    "references": (
+        ("--method", "semielastic", "--sigma", 0.5, "--references", "dgits"),
+        "references must start with a known kind; received dgits",
+    ),
 }
 
 
@@ -442,6 +446,27 @@ def test_folders_that_cannot_be_used(run: Run, tiny_bundle: Path, tmp_path: Path
     code, _, err = certify(run, tiny_bundle, "--out", "file/run")
     assert code == 2
     assert "file/run: must be writable" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "a.tsv", "--out", "model"),
+        ("frontier", "fashion-dual", "--data", "idx:nowhere", "--out", "model"),
+        ("bench", "start", "--out", "model"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_nothing_is_written_among_files_of_others(
+    run: Run, tiny_bundle: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    Path("a.tsv").write_text("idx\tpredict\tradius\tcorrect\n0\t1\t0.5\t1\n")
+    before = sorted(shutil.copytree(tiny_bundle, tmp_path / "model").iterdir())
+    code, _, err = run(*words)
+    assert (code, "model: must be new, empty or what this command wrote" in err) == (2, True)
+    assert sorted((tmp_path / "model").iterdir()) == before
+    code, _, err = run(*words[:-1], "a.tsv/run")
+    assert (code, "received a.tsv, which is a file (remove it" in err) == (2, True)
 
 
 def test_interrupt_is_resumable(

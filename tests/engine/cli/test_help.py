@@ -86,6 +86,8 @@ def test_what_is_no_whole_number(written: str) -> None:
         ("export digits-dual --out new --images 3", "images belongs to --check"),
         ("export digits-dual --out new --calibration-images 9", "calibration_images belongs to"),
         ("audit run --compare exact", "compare belongs to --replay"),
+        ("bench start --networks lenet", "networks belongs to bench cpu"),
+        ("bench cpu --prefer large", "prefer belongs to bench dual"),
         ("audit run --choice 3", "choice belongs to --replay"),
         ("report run --html --data nowhere", "data must start with a known kind"),
         ("frontier digits-dual --data digits --out new", "must have a selector with operating"),

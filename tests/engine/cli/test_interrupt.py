@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dualsmooth.engine.cli import interrupt
+
 _CHILD = """
 import os, signal, sys, time
 from dualsmooth.engine.cli import interrupt
@@ -52,6 +54,25 @@ def test_a_command_that_python_cannot_interrupt_is_ended(name: str, resumable: b
     assert ended.returncode == 130
     assert ("go on with --resume" in ended.stderr) == resumable
     assert "dualsmooth: interrupted" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("certify", "; go on with --resume"),
+        ("train", "; go on with --resume"),
+        ("frontier", "; go on with the same command"),
+        ("predict", ""),
+    ],
+)
+def test_how_to_go_on_is_said_as_the_command_can(
+    monkeypatch: pytest.MonkeyPatch, command: str, how: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dualsmooth", command])
+    assert interrupt.stopped("3 are on disk", reached="") == "3 are on disk" + how
+    assert interrupt.stopped("full") == "full" + how.replace(
+        "go", "what was reached is on disk, go"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX streams")

@@ -194,7 +194,7 @@ def test_a_full_disk_stops_cleanly_and_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(durable.AppendFile, "append", full)
-        with pytest.raises(StoppedError, match="make room and go on with --resume") as stopped:
+        with pytest.raises(StoppedError, match=r"on disk; make room$") as stopped:
             certify(folder, bundle, data, slow_sampler, slots=1)
     assert f"{len(acknowledged)} certificates are on disk" in str(stopped.value)
     assert (folder / "certificates.jsonl").read_bytes().splitlines() == acknowledged
@@ -430,7 +430,7 @@ def test_a_disk_that_is_really_full(
     with pytest.raises(StoppedError, match="No space left on device") as stopped:
         certify(tiny_disk / "run", bundle, data)
     reached = lines_of(tiny_disk / "run")
-    assert f"; {reached} certificates are on disk (make room" in str(stopped.value)
+    assert f"; {reached} certificates are on disk; make room" in str(stopped.value)
     subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
     certify(tiny_disk / "run", bundle, data)
     assert results(tiny_disk / "run") == whole

@@ -181,6 +181,7 @@ def test_a_failed_check_is_a_finding(
         (("--check", "--data", "npz:none.npz"), "none.npz"),
         (("--calibration", "digits:train"), "calibration belongs to --int8"),
         (("--int8", "--calibration", "npz:none.npz"), "none.npz"),
+        (("--int8", "--calibration", "dgits"), "calibration must start with a known kind"),
         (("--int8", "--calibration-images", 0), "calibration_images must be an integer >= 1"),
         (("--check", "--images", 0), "images must be an integer >= 1"),
     ],
