@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -107,8 +107,8 @@ def bench(
         belong("bench cpu", **of_cpu)
     if suite != "dual":
         belong("bench dual", **of_dual)
-    given = {name: value for name, value in (of_cpu | of_dual).items() if value is not None}
-    run_suite(suite, rounds, out, **given)
+    given: dict[str, Any] = of_cpu | of_dual
+    run_suite(suite, rounds, out, **{k: v for k, v in given.items() if v is not None})
 
 
 @app.command(cls=Command)

@@ -135,9 +135,9 @@ def _references(spec: str | None) -> Any:
 
 def _check_given(seen: "Audit", **given: object) -> None:
     """Refuse files that the noise level of this run does not rest on."""
-    about = seen.configuration.get("options") if seen.plan else None
-    for name, value in given.items() if isinstance(about, dict) else ():
-        if (about.get("method"), about.get("region")) != RESTS_ON[name]:
+    options = seen.configuration["options"] if seen.plan else {}
+    for name, value in given.items() if seen.plan else ():
+        if (options.get("method"), options.get("region")) != RESTS_ON[name]:
             belong(f"runs of {' with region '.join(filter(None, RESTS_ON[name]))}", **{name: value})
 
 

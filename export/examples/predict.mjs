@@ -1,13 +1,16 @@
-// node predict.mjs DEPLOYMENT: votes of the dual predictor for digit.json, with onnxruntime-node.
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import ort from "onnxruntime-node";
 
+const model = `${process.argv[2]}/dual.onnx`;
+if (!existsSync(model)) {
+  console.error("node predict.mjs DEPLOYMENT: votes of the dual predictor for digit.json\n");
+  console.error("DEPLOYMENT is what `dualsmooth export digits-dual --out DEPLOYMENT` wrote.");
+  process.exit(1);
+}
 const { pixels } = JSON.parse(readFileSync(new URL("digit.json", import.meta.url)));
 const uint32 = (value) => new ort.Tensor("uint32", Uint32Array.of(value), []);
 
-const session = await ort.InferenceSession.create(`${process.argv[2]}/dual.onnx`, {
-  intraOpNumThreads: 1,
-});
+const session = await ort.InferenceSession.create(model, { intraOpNumThreads: 1 });
 const found = await session.run({
   image: new ort.Tensor("float32", Float32Array.from(pixels, (p) => p / 255), [8, 8, 1]),
   key: new ort.Tensor("uint32", Uint32Array.of(0, 0), [2]), // seed, low word first

@@ -1,4 +1,7 @@
-"""python predict.py DEPLOYMENT: votes of the dual predictor for digit.json, with ONNX Runtime."""
+"""python predict.py DEPLOYMENT: votes of the dual predictor for digit.json, with ONNX Runtime.
+
+DEPLOYMENT is what `dualsmooth export digits-dual --out DEPLOYMENT` wrote.
+"""
 
 import json
 import sys
@@ -7,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+if len(sys.argv) != 2 or not Path(sys.argv[1], "dual.onnx").is_file():
+    sys.exit(__doc__)
 pixels = json.loads(Path(__file__).with_name("digit.json").read_text())["pixels"]
 session = onnxruntime.InferenceSession(f"{sys.argv[1]}/dual.onnx")
 selector, level, sigma, votes = session.run(

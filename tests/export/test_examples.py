@@ -19,7 +19,14 @@ FOLDER = Path(__file__).parents[2] / "export"
 MOVED = 3
 """Votes that rounding on another processor may give to another class."""
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize("words", [(), ("nowhere",)], ids=str)
+def test_what_the_program_needs_is_said(words: tuple[str, ...]) -> None:
+    command = [sys.executable, str(FOLDER / "examples" / "predict.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("python predict.py DEPLOYMENT: ")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,7 @@ def same(found: dict[str, list[float]]) -> bool:
     return found["sigma"] == expected["sigma"] and max(moved) <= MOVED
 
 
+@pytest.mark.slow
 def test_the_image_is_a_test_digit() -> None:
     digit, images = (
         json.loads((FOLDER / "examples" / "digit.json").read_text()),
@@ -61,12 +69,14 @@ def test_the_image_is_a_test_digit() -> None:
     assert [int(label) for label in images.labels[matches]] == [digit["label"]]
 
 
+@pytest.mark.slow
 def test_python(digits: Path) -> None:
     found = printed(sys.executable, FOLDER / "examples" / "predict.py", digits, cwd=digits)
     assert same(found)
     assert not same(found | {"votes": found["votes"][::-1]})
 
 
+@pytest.mark.slow
 def test_javascript(digits: Path, tmp_path: Path) -> None:
     """With onnxruntime-node from npm."""
     if not (shutil.which("node") and shutil.which("npm")):
