@@ -26,8 +26,8 @@ _NORMALIZED = 32.0
 class Smooth:
     """A smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c).
 
-    Votes are cast in float32, as by the code whose place this takes, where `certify` may have
-    bfloat16; noise and numbers of votes are the same by default.
+    Votes are cast in float32 and on the processor, also where there is a GPU, which `certify` uses
+    (and may use bfloat16); noise and numbers of votes are the same by default.
 
     Parameters
     ----------
