@@ -29,6 +29,9 @@ class Smooth:
     Votes are cast in float32 and on the processor, also where there is a GPU, which `certify` uses
     (and may use bfloat16); noise and numbers of votes are the same by default.
 
+    Inputs may be normalized: noise and radii are in their units. Where they look like pixels of
+    0 .. 255 beside a small sigma, a warning says so.
+
     Parameters
     ----------
     base_classifier : torch.nn.Module or callable
@@ -40,9 +43,6 @@ class Smooth:
         Noise standard deviation in input units.
     seed : int
         Noise seed. Every call draws fresh noise (the call number is the image id).
-
-    Inputs may be normalized: noise and radii are in their units. Where they look like pixels of
-    0 .. 255 beside a small sigma, a warning says so.
 
     Raises
     ------

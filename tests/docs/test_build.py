@@ -1,5 +1,7 @@
 """The site builds without a warning, and a browser of any size shows all of its code."""
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,11 +11,23 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 NEEDED = ("mkdocs", "material", "mkdocstrings", "nbconvert", "ipykernel")
 CUT = """return [...document.querySelectorAll("pre code")]
     .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"""
 
-pytestmark = pytest.mark.slow
+
+def test_parameters_of_docstrings_are_names() -> None:
+    """Any other line there is a warning, which ends `make docs`."""
+    name = re.compile(r"\*{0,2}\w+(, \w+)*( : .+)?")
+    for path in (
+        path for top in ("engine", "kernels", "export") for path in (ROOT / top).rglob("*.py")
+    ):
+        nodes = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, DOCUMENTED))
+        for text in (ast.get_docstring(node) or "" for node in nodes):
+            section = re.split(r"\n.+\n-{3,}\n", text.partition("Parameters\n----------\n")[2])[0]
+            lines = re.findall(r"(?m)^\S.*", section)
+            assert [line for line in lines if not name.fullmatch(line)] == [], path
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +51,7 @@ def browser(open_chromium: Callable[..., Any]) -> Iterator[Any]:
     started.quit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "words"),
     [
@@ -54,6 +69,7 @@ def test_pages_have_what_they_are_made_of(site: Path, page: str, words: tuple[st
     assert "TqdmWarning" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1440, 390], ids=["desktop", "phone"])
 def test_no_code_is_cut(site: Path, browser: Any, width: int) -> None:
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 1000}

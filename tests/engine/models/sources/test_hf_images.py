@@ -101,7 +101,7 @@ def test_colours_in_another_order_are_refused(
     tmp_path: Path, settings: dict[str, Any], model: str
 ) -> None:
     path = tmp_path / "processor.json"
-    with pytest.raises(FileError, match="keeps red, green and blue.*behind a layer"):
+    with pytest.raises(FileError, match=r"keeps red, green and blue.*behind a layer"):
         read(path, SCALE | settings, model).check_order(path)
     read(path, SCALE | {"do_flip_channel_order": False}, "mobilevit").check_order(path)
     read_processor(None, "mobilevit").check_order(path)
