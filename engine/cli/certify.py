@@ -120,7 +120,7 @@ def certify(
     """
     from dualsmooth.engine.cli.options import budget_from_options
     from dualsmooth.engine.cli.report import terminal_width
-    from dualsmooth.engine.data.class_folders import read_classes
+    from dualsmooth.engine.data.class_names import read_classes
     from dualsmooth.engine.data.prepare import Prepare
     from dualsmooth.engine.data.spec import chosen_ids, load_images, named_or_digits
     from dualsmooth.engine.methods.registry import choose_method

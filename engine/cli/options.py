@@ -51,8 +51,8 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         "--labels",
-        help="Text file of the model's classes in order: one name a line, or INDEX NAME; folders "
-        "of folder:DIR may be called by the first word of a name.",
+        help="File of the model's classes in order: one name a line, INDEX NAME or INDEX,NAME, or "
+        "JSON (a list or a map); folders of folder:DIR may be called by the first word of a name.",
     ),
 ]
 

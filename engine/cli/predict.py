@@ -28,7 +28,7 @@ from dualsmooth.engine.cli.options import (
     VerboseOption,
     with_method_options,
 )
-from dualsmooth.engine.data.class_folders import numbered
+from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_files import read_image
 from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.data.spec import choose_images, load_images
@@ -81,7 +81,7 @@ def predict(
 
     Files that cannot be read are named on standard error; the exit code is then 3.
     """
-    from dualsmooth.engine.data.class_folders import read_classes
+    from dualsmooth.engine.data.class_names import read_classes
 
     names = read_classes(classes) if classes else ()
     about = ImageOptions.take(options)

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.checks import positive_integer
+from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_files import SUFFIXES, read_image
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import DeferredImages
-from dualsmooth.engine.limits import check_size
 
 _OF_SYSTEMS = {"__macosx", "lost+found", "__pycache__", "system volume information"}
 _OF_DRIVES = {"@eadir", "$recycle.bin", "#recycle", "@recycle"}
-_LARGEST_LIST = 1 << 24
 
 
 def read_folder(
@@ -128,26 +127,3 @@ def order_of(lines: Sequence[str], folders: tuple[str, ...], folder: Path) -> tu
     received = f"{len(lines)} lines, the first {first!r}, and the folder {folder / missing}"
     hint = "one name a line, INDEX NAME, or names that begin with the folder's name"
     raise ArgumentError("classes", "must name every folder, and none twice", received, hint)
-
-
-def numbered(lines: Sequence[str]) -> list[tuple[int, str]]:
-    """(index, name) of each line: `INDEX NAME` if all lines are, each index once, else by line."""
-    rows = [line.split(maxsplit=1) for line in lines]
-    if all(len(row) == 2 and row[0].isascii() and row[0].isdecimal() for row in rows if row):
-        pairs = [(int(row[0]), row[1]) for row in rows if row]
-        if pairs and len(dict(pairs)) == len(pairs) and max(pairs)[0] < 1 << 16:
-            return pairs
-    return list(enumerate(lines))
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The lines of a list of classes; none may be empty."""
-    check_size(path, _LARGEST_LIST)
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, "must be a text of one class a line", error) from error
-    if not all(lines) or not lines:
-        received = f"line {1 + lines.index('')} empty" if lines else "an empty file"
-        raise FileError(path, "must have a class on every line", received)
-    return tuple(lines)

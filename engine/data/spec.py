@@ -21,6 +21,7 @@ import numpy as np
 
 from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
+from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
@@ -74,7 +75,7 @@ def load_images(
     FileError
         If a file is missing, truncated, corrupt or not what its name says.
     """
-    from dualsmooth.engine.data.class_folders import numbered, read_folder
+    from dualsmooth.engine.data.class_folders import read_folder
 
     kind, place, split = parse_spec(spec)
     if kind == "folder":

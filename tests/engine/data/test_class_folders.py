@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from dualsmooth.engine.data.class_folders import order_of, read_classes
+from dualsmooth.engine.data.class_folders import order_of
+from dualsmooth.engine.data.class_names import numbered, read_classes
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import check_classes, images_of_run, load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
@@ -204,6 +205,47 @@ def test_lists_of_classes_are_texts_without_holes(tmp_path: Path) -> None:
             read_classes(path)
     with pytest.raises(FileError, match="missing"):
         read_classes(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["ant", "bee"]',
+        '{"0": "ant", "1": "bee"}',
+        '{"ant": 0, "bee": 1}',
+        '{"model_type": "vit", "id2label": {"1": "bee", "0": "ant"}}',
+        "0,ant\n1,bee\n",
+        'index,name\n0,ant\n1,"bee"\n',
+        "name,label\nant,0\nbee,1\n",
+        "0\tant\n1\tbee\n",
+    ],
+)
+def test_classes_are_read_from_what_people_have(two: Path, text: str) -> None:
+    (two / "classes").write_text(text)
+    lines = read_classes(two / "classes")
+    assert sorted(numbered(lines)) == [(0, "ant"), (1, "bee")]
+    assert order_of(lines, ("ant", "bee"), two) == ("ant", "bee")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "[[1]]", '["ant", ""]', '{"0": "ant", "00": "bee"}', "{0: 'ant'}", '[{"a": 1}]'],
+)
+def test_other_json_is_no_list_of_classes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(FileError, match=r"must be JSON of a list of names.*one name a line\)$"):
+        read_classes(tmp_path / "classes.json")
+
+
+def test_names_may_have_commas(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
+    assert read_classes(tmp_path / "names.txt")[0] == "tench, Tinca tinca"
+    (tmp_path / "one.txt").write_text("x" * 200_000 + ",1\ny,2\n")
+    assert read_classes(tmp_path / "one.txt")[1] == "y,2"
+    (tmp_path / "names.json").write_text(
+        '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}'
+    )
+    assert read_classes(tmp_path / "names.json")[0] == "0 n01440764 tench"
 
 
 def data_of(names: str, *, given: bool = False, kind: str = "folder:d") -> ImageSet:

@@ -1,0 +1,90 @@
+"""Names of a model's classes in order, from the files that people have of them."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.json_file import parse_json
+from dualsmooth.engine.limits import check_size
+
+_LARGEST_LIST = 1 << 24
+
+
+def numbered(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """(index, name) of each line: `INDEX NAME` if all lines are, each index once, else by line."""
+    rows = [line.split(maxsplit=1) for line in lines]
+    if all(len(row) == 2 and _is_index(row[0]) for row in rows if row):
+        pairs = [(int(row[0]), row[1]) for row in rows if row]
+        if pairs and len(dict(pairs)) == len(pairs) and max(pairs)[0] < 1 << 16:
+            return pairs
+    return list(enumerate(lines))
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The lines of a list of classes; none may be empty.
+
+    JSON and tables with commas become lines of `INDEX NAME`.
+    """
+    check_size(path, _LARGEST_LIST)
+    try:
+        text = path.read_text("utf-8-sig").rstrip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(path, "must be a text of one class a line", error) from error
+    try:
+        lines = _of_json(text) if text.lstrip()[:1] in ("{", "[") else _of_table(text)
+    except ValueError as error:
+        rule = "must be JSON of a list of names, or of a map of numbers and names"
+        raise FileError(path, rule, error, "or a text of one name a line") from error
+    lines = lines or [line.strip() for line in text.splitlines()]
+    if not all(lines) or not lines:
+        received = f"line {1 + lines.index('')} empty" if lines else "an empty file"
+        raise FileError(path, "must have a class on every line", received)
+    return tuple(lines)
+
+
+def _of_json(text: str) -> list[str]:
+    """Lines of a list, of `{"0": name}` or `{name: 0}`, also as `id2label` of a configuration;
+    `ValueError` for other JSON.
+    """
+    value = parse_json(text)
+    value = value.get("id2label", value) if isinstance(value, dict) else dict(enumerate(value))
+    pairs = [(str(key), _text(name)) for key, name in value.items()]
+    return _lines(pairs) or _lines([(name, key) for key, name in pairs]) or _other(pairs)
+
+
+def _of_table(text: str) -> list[str]:
+    """Lines of a table of two columns, an index and a name either way, with or without a head;
+    none if it is no such table.
+    """
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+    except csv.Error:  # a field without end
+        return []
+    if len(rows) < 2 or {*map(len, rows)} != {2}:
+        return []
+    tables = (rows, rows[1:], [row[::-1] for row in rows], [row[::-1] for row in rows[1:]])
+    return next(filter(None, (_lines([(a, b) for a, b in table]) for table in tables)), [])
+
+
+def _lines(pairs: list[tuple[str, str]]) -> list[str]:
+    """`INDEX NAME` of every pair; none if one is no index and a name, or an index comes twice."""
+    good = all(_is_index(index) and name for index, name in pairs)
+    once = len({index.lstrip("0") for index, _ in pairs}) == len(pairs)
+    return [f"{index} {' '.join(name.split())}" for index, name in pairs] if good and once else []
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _text(value: Any) -> str:
+    """A name; of several, as beside a folder's name, all with spaces between."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return str(value) if isinstance(value, str) or type(value) is int else ""
+
+
+def _other(pairs: list[tuple[str, str]]) -> list[str]:
+    raise ValueError(f"{len(pairs)} entries, the first {pairs[:1]}"[:100])
