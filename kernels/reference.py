@@ -163,8 +163,12 @@ def affine(
 
 
 def logits(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Global average pooling + linear: features [R, H, W, C], weight [C, K], bias [K]; [R, K]."""
-    return features.float().mean((1, 2)) @ weight.float() + bias.float()
+    """Global average pooling + linear: features [R, H, W, C], weight [C, K], bias [K]; [R, K].
+
+    Sums are float64 and rounded to float32, so they do not depend on a row's place in the batch.
+    """
+    pooled = features.float().mean((1, 2)).double()
+    return (pooled @ weight.double()).float() + bias.float()
 
 
 def vote(scores: torch.Tensor, segment: torch.Tensor, counts: torch.Tensor) -> None:

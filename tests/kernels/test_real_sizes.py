@@ -181,7 +181,8 @@ def check_pointwise(device: torch.device, cin: int, cout: int, size: int, batch:
         ]
         assert found[0].shape[1] == (half if "stride" in extra else size)
         assert gap(found[0].float(), truth) <= SUM_LIMIT + ROUNDING[dtype]
-        assert all(torch.equal(found[0], other) for other in found)
+        limit = 0.0 if device.type == "cuda" else SUM_LIMIT  # NumPy's own sums depend on the tile
+        assert all(gap(found[0].float(), other.float()) <= limit for other in found)
 
 
 def check_affine(device: torch.device, channels: int, size: int, batch: int) -> None:

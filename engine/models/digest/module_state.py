@@ -47,7 +47,8 @@ def fields_of(module: nn.Module) -> dict[str, Any]:
     if type(module) is Exported:
         left_out.add("_run")  # is known by the digest of its file
     compiled = vars(module).get("_compiled_call_impl")
-    if getattr(compiled, "_torchdynamo_orig_callable", None) == module._call_impl:
+    called = getattr(compiled, "_torchdynamo_orig_callable", None)
+    if module._call_impl in (called, getattr(called, "__wrapped__", None)):  # the latter: from 2.14
         left_out.add("_compiled_call_impl")  # of Module.compile, which copies leave out
     if vars(module).get("_state_dict_hooks"):  # a pass may ask for the state
         left_out.remove("_state_dict_hooks")

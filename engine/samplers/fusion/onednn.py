@@ -44,9 +44,12 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
     The result agrees with the network up to rounding, and row by row does not depend on the other
     rows. The network is in eval mode with batch norm folded; the example is a batch like those it
     will get: shape, dtype, memory layout and values. The network itself is returned if it cannot be
-    captured or oneDNN is missing.
+    captured, or oneDNN is missing or has no bfloat16 on this processor.
     """
+    narrow = example.dtype == torch.bfloat16
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return module
+    if narrow and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return module
     fused = rewrite(module, example, _fuse_layer)
     if isinstance(fused, fx.GraphModule):

@@ -23,9 +23,14 @@ from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.kernels.cpu import noise_votes
 from tests.engine.samplers.test_agreement import SEGMENTS, segment
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
 pytestmark = pytest.mark.skipif(
     not noise_votes.available(), reason="the compiled loops were not built"
+)
+
+needs_bf16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="OpenVINO has no bfloat16 on this processor",
 )
 
 SHAPE, CLASSES = (8, 12, 3), 5
@@ -107,6 +112,7 @@ def test_votes_are_those_of_pytorch_but_for_near_ties(name: str) -> None:
     assert np.abs(plain - votes(network, part)).sum() <= 2 * 2
 
 
+@needs_bf16
 def test_bfloat16_moves_few_votes() -> None:
     part = segment(2, 1.0, 0, 2000)
     exact, rounded = votes(small(), part), votes(small(), part, precision="bf16")
@@ -114,7 +120,8 @@ def test_bfloat16_moves_few_votes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("small", "fp32"), ("small", "bf16"), ("consensus", "fp32")]
+    ("name", "precision"),
+    [("small", "fp32"), pytest.param("small", "bf16", marks=needs_bf16), ("consensus", "fp32")],
 )
 def test_votes_do_not_depend_on_batch_mates_order_or_threads(
     name: str, precision: str, votes_stay: Callable[..., None]
