@@ -70,7 +70,9 @@ def collect(
         If an item is none of the above, or the order of the source is random.
     """
     one_of("layout", layout, LAYOUTS)
-    if "Random" in type(getattr(source, "sampler", None)).__name__:
+    parts = (source, getattr(source, "batch_sampler", None))
+    samplers = [getattr(part, "sampler", None) for part in parts]
+    if any("Random" in type(sampler).__name__ for sampler in samplers):
         rule, hint = "must keep their order", "shuffle=False: image ids are positions"
         raise ArgumentError("images", rule, "a loader that shuffles", hint)
     called, reader = type(source).__name__, _Reader(columns, layout)
@@ -110,13 +112,14 @@ def _by_number(source: Any, reader: "_Reader", most: int | None, called: str) ->
 def _all_labels(source: Any, reader: "_Reader", count: int) -> NDArray[np.int64]:
     """Labels without the images where the source keeps them apart."""
     kept = getattr(source, "targets", None)
-    if kept is not None and getattr(source, "target_transform", None) is None:
-        return np.asarray(kept, np.int64)[:count]
+    if getattr(source, "target_transform", None) is not None:
+        kept = None
     if hasattr(source, "column_names"):
         _, column = reader.keys(source.column_names)
-        kept = source[column] if column else [UNKNOWN_LABEL] * count
-        return np.asarray(list(kept)[:count], np.int64)
-    return np.array([reader.one(source[place])[1] for place in range(count)], np.int64)
+        kept = source[column] if column else [None] * len(source)
+    if kept is None or len(kept) != len(source):
+        return np.array([reader.one(source[place])[1] for place in range(count)], np.int64)
+    return np.array([_label(label) for label in kept[:count]], np.int64)
 
 
 def _names(source: Any, columns: tuple[str, str] | None) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def _floating(x: torch.Tensor | AnyArray) -> torch.Tensor:
         raise ArgumentError("x", "must be floating point", str(x.dtype), _HINT)
     if x.layout != torch.strided or x.is_meta:
         raise ArgumentError("x", "must be a dense tensor", str(x.layout), "call to_dense()")
-    return x.detach()
+    return x.detach().resolve_neg()
 
 
 def _from_numpy(x: NDArray[np.generic]) -> torch.Tensor:

@@ -49,7 +49,7 @@ def share(array: Any, argument: str) -> Images:
         return array  # type: ignore[return-value]  # read one by one, as an array is
     torch = sys.modules.get("torch")  # who has a tensor has loaded it
     if torch is not None and isinstance(array, torch.Tensor):
-        array = array.detach()
+        array = array.detach().resolve_neg()  # DLPack shares memory without its sign
     if isinstance(array, np.ma.MaskedArray):
         raise ArgumentError(argument, "must be a plain array", "a masked one", "fill it")
     if isinstance(array, np.ndarray) or not hasattr(array, "__dlpack__"):

@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Subset
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.data.collect import channels_last, collect, is_collection
@@ -29,8 +29,8 @@ class Pictures(Dataset[tuple[Any, int]]):
 
     classes = ("ant", "bee", "cat")
 
-    def __init__(self, transform: Any = None) -> None:
-        self.targets, self.transform, self.read = LABELS, transform, 0
+    def __init__(self, transform: Any = None, targets: Any = LABELS) -> None:
+        self.targets, self.transform, self.read = targets, transform, 0
 
     def __len__(self) -> int:
         return len(LABELS)
@@ -90,6 +90,16 @@ def test_data_sets_loaders_and_iterables() -> None:
     assert len(collect(pairs(), most=2)) == len(collect(Pictures(), most=2)) == 2
 
 
+def test_labels_kept_apart_are_those_of_the_items() -> None:
+    assert same(collect(Pictures(targets=torch.tensor(LABELS))))
+    assert same(collect(Pictures(targets=[*LABELS, 0])))  # of more images than there are here
+    for targets in ([0.0, 2, 1, 1.7, 0, 2], torch.tensor(LABELS) / 2, [*map(str, LABELS)]):
+        with pytest.raises(ArgumentError, match="labels must be integers"):
+            collect(Pictures(targets=targets))
+    unknown = collect(Pictures(targets=[None] * 6))
+    assert unknown.labels.tolist() == [-1] * 6
+
+
 def test_items_by_number_are_read_when_they_are_asked_for() -> None:
     pictures = Pictures()
     found = collect(pictures)
@@ -109,8 +119,11 @@ def test_random_transforms_and_shuffled_loaders_are_refused() -> None:
     images[0]
     with pytest.raises(ArgumentError, match=r"another image 0 of Pictures .no random transform"):
         images[0]
-    with pytest.raises(ArgumentError, match=r"keep their order; .* .shuffle=False"):
-        collect(DataLoader(Pictures(to_tensor), shuffle=True))
+    batches = BatchSampler(RandomSampler(range(6)), 3, drop_last=False)
+    for how in ({"shuffle": True}, {"batch_sampler": batches}):
+        loader: Any = DataLoader(Pictures(to_tensor), **how)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=r"keep their order; .* .shuffle=False"):
+            collect(loader)
 
 
 @pytest.mark.parametrize(
