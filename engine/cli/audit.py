@@ -10,7 +10,7 @@ import typer
 from dualsmooth.engine.backends import AUTO
 from dualsmooth.engine.cli.help import belong
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
-from dualsmooth.engine.cli.options import TrustOption
+from dualsmooth.engine.cli.options import ClassesOption, TrustOption
 from dualsmooth.engine.data.image_set import IN_MEMORY
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
@@ -46,6 +46,7 @@ def audit(
     data: Annotated[
         str | None, typer.Option(help="The run's images, as certify takes them. Default: digits.")
     ] = None,
+    classes: ClassesOption = None,
     from_run: Annotated[
         bool,
         typer.Option(
@@ -93,7 +94,7 @@ def audit(
     from dualsmooth.engine.methods.options import Given
     from dualsmooth.engine.methods.regions.anchors import read_anchors
     from dualsmooth.engine.runs.audit import audit as examine
-    from dualsmooth.engine.runs.audit import check_bundle
+    from dualsmooth.engine.runs.audit import check_bundle, check_classes
 
     if replay is None:
         belong("--replay", choice=choice, compare=compare)
@@ -102,7 +103,9 @@ def audit(
         belong("--bundle", mean=about.mean, std=about.std)
         if not from_run:
             belong("--bundle or --from-run", trust_model=trust_model or None)
-    images = _images(run, data, from_run)
+    images = _images(run, data, classes, from_run)
+    if images is None:
+        belong("--data or --from-run", classes=classes)
     given = Given(
         anchors=None if anchors is None else read_anchors(anchors),
         references=_references(references),
@@ -113,6 +116,8 @@ def audit(
     networks = _bundle(seen, bundle, from_run, about, trust_model)
     if networks is not None and seen.plan is not None:
         check_bundle(seen, networks.digest, bundle or networks.name)
+    if images is not None and classes is None:
+        check_classes(seen, images, networks.classes if networks else ())
     if replay is not None and not seen.findings and seen.plan is not None:
         from dualsmooth.engine.runs.replay import Choice
         from dualsmooth.engine.runs.replay import replay as draw_again
@@ -150,10 +155,11 @@ def _missing(seen: "Audit", what: str) -> ArgumentError:
     return ArgumentError(what, "is required by --replay", None, hint)
 
 
-def _images(run: Path, spec: str | None, from_run: bool) -> Any:
+def _images(run: Path, spec: str | None, classes: Path | None, from_run: bool) -> Any:
     """The images named by the user. What a run names itself is opened only if it is no file, or the
     user says so.
     """
+    from dualsmooth.engine.data.class_names import read_classes
     from dualsmooth.engine.data.spec import images_of_run, parse_spec
     from dualsmooth.engine.errors import FileError
     from dualsmooth.engine.runs.record import read_configuration
@@ -177,7 +183,7 @@ def _images(run: Path, spec: str | None, from_run: bool) -> Any:
         if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
             raise FileError(run / RUN, "data must be a file or a folder", named)
         spec = named if from_run else None
-    return images_of_run(configuration, spec)
+    return images_of_run(configuration, spec, read_classes(classes) if classes else None)
 
 
 def _bundle(

@@ -130,23 +130,29 @@ def prepared(data: ImageSet, prepare: Prepare) -> ImageSet:
     return replace(data, images=made, prepare=prepare)
 
 
-def images_of_run(configuration: Mapping[str, Any], given: str | None = None) -> ImageSet | None:
+def images_of_run(
+    configuration: Mapping[str, Any],
+    given: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> ImageSet | None:
     """Images read as the run with this configuration, which may be damaged, has read them.
 
     ``given`` is the SPEC by which the user names them. Without it no file is opened, whatever the
-    run itself names: then None.
+    run itself names: then None. Without ``classes``, names as in `load_images`, they are the run's:
+    the set says that they were given unless it has them without being told.
     """
     spec = str(configuration.get("data")) if given is None else given
     if given is None and (spec == IN_MEMORY or parse_spec(spec)[0] != "digits"):
         return None
-    manifest, classes = configuration.get("bundle_manifest"), None
+    manifest, named = configuration.get("bundle_manifest"), configuration.get("classes")
     sizes = manifest.get("input_shape") if isinstance(manifest, dict) else None
     known = isinstance(sizes, list) and len(sizes) == 3 and {*map(type, sizes)} == {int}
-    if isinstance(configuration.get("classes"), list):
-        classes = [str(name) for name in configuration["classes"]]
     shape = (sizes[0], sizes[1], sizes[2]) if known and sizes else None
     prepare = Prepare.of(configuration.get("prepare", {}))
-    return load_images(spec, shape=shape, classes=classes, prepare=prepare)
+    found = load_images(spec, shape=shape, classes=classes, prepare=prepare)
+    if classes is not None or not isinstance(named, list) or [*found.classes] == named:
+        return found
+    return load_images(spec, shape=shape, classes=[*map(str, named)], prepare=prepare)
 
 
 def check_classes(data: ImageSet, count: int, model: str) -> None:

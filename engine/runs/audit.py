@@ -10,6 +10,7 @@ theirs, is `dualsmooth.engine.runs.replay`'s part.
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,12 @@ def check_bundle(seen: Audit, digest: str, source: str) -> None:
         seen.findings.append(f"bundle {source}: has another digest than the recorded one")
     else:
         seen.passed.append(f"bundle {source}: has the recorded digest")
+
+
+def check_classes(seen: Audit, data: ImageSet, known: Sequence[str]) -> None:
+    """Say so if nothing but the run tells which number each folder's class has.
+
+    ``known`` are the names of the bundle's classes, where it has some.
+    """
+    if data.name.startswith("folder:") and data.classes_given and data.classes != tuple(known):
+        seen.trusted.append("which number each class has, and so what is correct (--classes)")

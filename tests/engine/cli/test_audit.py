@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.regions.anchors import Anchors
@@ -55,6 +56,32 @@ def test_a_forged_run(run: Run, certified: Path, tmp_path: Path) -> None:
     code, out, _ = run("audit", copy)
     assert code == 1
     assert "FOUND  run.json: " in out
+
+
+def test_the_order_of_classes_is_no_word_of_the_run_alone(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Whoever writes a run could choose the order by which most images count as correct."""
+    digits, photos, order = load_images("digits"), tmp_path / "photos", tmp_path / "order.txt"
+    names = [f"digit {number}" for number in range(10)]
+    for number, name in enumerate(names):
+        (photos / name).mkdir(parents=True)
+        place = digits.labels.tolist().index(number)
+        Image.fromarray(digits.images[place, :, :, 0]).save(photos / name / "one.png")
+    order.write_text("\n".join(names[::-1]))
+    seen = "--data", f"folder:{photos}"
+    few = "--n0", 5, "--n", 20, "--method", "fixed", "--sigma", 0.25, "--out", tmp_path / "run"
+    assert run("certify", tiny_bundle, *seen, *few, "--classes", order)[0] == 0
+    code, out, _ = run("audit", tmp_path / "run", *seen)
+    assert code == 4
+    assert "TRUST  which number each class has" in out
+    assert run("audit", tmp_path / "run", *seen, "--classes", order)[0] == 0
+    order.write_text("\n".join(names))
+    code, out, _ = run("audit", tmp_path / "run", *seen, "--classes", order)
+    assert code == 1
+    assert "other labels, first at image" in out
+    assert run("certify", tiny_bundle, *seen, *few, "--fresh")[0] == 0
+    assert run("audit", tmp_path / "run", *seen)[0] == 0
 
 
 def test_another_bundle_or_other_data(run: Run, certified: Path) -> None:

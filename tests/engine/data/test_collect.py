@@ -121,7 +121,7 @@ def test_random_transforms_and_shuffled_loaders_are_refused() -> None:
         images[0]
     batches = BatchSampler(RandomSampler(range(6)), 3, drop_last=False)
     for how in ({"shuffle": True}, {"batch_sampler": batches}):
-        loader: Any = DataLoader(Pictures(to_tensor), **how)  # type: ignore[arg-type]
+        loader: Any = DataLoader(Pictures(to_tensor), **how)
         with pytest.raises(ArgumentError, match=r"keep their order; .* .shuffle=False"):
             collect(loader)
 
