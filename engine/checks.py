@@ -79,11 +79,12 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     return f"did you mean {nearest[0]}?" if nearest else ""
 
 
-def ascending(argument: str, values: Sequence[float]) -> None:
-    """Refuse noise levels that are not finite, > 0 and ascending."""
-    numbers = [_number(argument, value) for value in values]
+def ascending(argument: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Return noise levels as floats, finite, > 0 and ascending: in a digest 1 is not 1.0."""
+    numbers = tuple(_number(argument, value) for value in values)
     if not all(low < high for low, high in pairwise((0.0, *numbers, math.inf))):
         raise ArgumentError(argument, "must be finite, > 0 and ascending", values)
+    return numbers
 
 
 def integers(argument: str, value: ArrayLike) -> NDArray[np.int64]:

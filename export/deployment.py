@@ -182,8 +182,8 @@ def read_deployment(folder: str | Path) -> Deployment:
             chosen = networks[SELECTOR]
             about: dict[str, Any] = {"architecture": "ordered_score", "kwargs": {"joint": True}}
             networks[SELECTOR] = replace(chosen, **about)
-        shape, sigmas = read.input.shape, tuple(map(float, read.sigmas))
-        bundle = Bundle(read.name, shape, read.num_classes, sigmas, read.tau, networks)
+        made = (read.name, read.input.shape, read.num_classes, read.sigmas, read.tau)
+        bundle = Bundle(*made, networks)
         method_of(bundle, read.certificate)
     except (ValueError, LookupError) as error:
         raise FileError(index, "must describe a deployment", error) from error

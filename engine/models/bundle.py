@@ -64,7 +64,7 @@ class Bundle:
             raise ArgumentError("input_shape", rule, self.input_shape)
         if not _is_count(self.num_classes):
             raise ArgumentError("num_classes", "must be a whole number >= 1", self.num_classes)
-        ascending("sigmas", self.sigmas)
+        object.__setattr__(self, "sigmas", ascending("sigmas", self.sigmas))
         if not self.networks:
             raise ArgumentError("networks", "must hold at least one network", {})
         for role in self.networks:
@@ -72,11 +72,9 @@ class Bundle:
         self._check_tau()
 
     def _check_role(self, role: str) -> None:
-        if role == CLASSIFIER:
+        if role == CLASSIFIER or (role == SELECTOR and self.sigmas):
             return
         if role == SELECTOR:
-            if self.sigmas:
-                return
             raise ArgumentError("sigmas", "must not be empty beside a selector", self.sigmas)
         level = _level(role)
         # One spelling per level, so that a level has one expert and a role is a file name.
@@ -93,6 +91,8 @@ class Bundle:
         elif self.joint and self.tau not in self.sigmas:
             rule = f"must be one of the levels {self.sigmas} with joint votes"
             raise ArgumentError("tau", rule, self.tau)
+        else:
+            object.__setattr__(self, "tau", float(self.tau))
 
     @classmethod
     def from_modules(

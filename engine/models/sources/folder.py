@@ -74,9 +74,8 @@ def read_bundle(folder: Path) -> Bundle:
             networks[role] = Network(
                 entry.architecture, entry.kwargs, entry.sha256, weights, origin
             )
-        sigmas = tuple(map(float, read.sigmas))
-        tau = None if read.tau is None else float(read.tau)
-        return Bundle(read.name, read.input_shape, read.num_classes, sigmas, tau, networks)
+        named = (read.name, read.input_shape, read.num_classes, read.sigmas, read.tau)
+        return Bundle(*named, networks)
     except ValueError as error:
         raise FileError(index, "must describe a bundle", error) from error
 

@@ -50,6 +50,12 @@ def test_roles_and_outputs() -> None:
         assert not built.training
 
 
+def test_levels_that_are_whole_numbers_have_the_digest_of_their_folder() -> None:
+    whole, same = bundle(sigmas=(1, 2), tau=1), bundle(sigmas=[1.0, 2.0], tau=1.0)
+    assert whole.manifest["networks"] == same.manifest["networks"]
+    assert (whole.digest, repr(whole.sigmas), repr(whole.tau)) == (same.digest, "(1.0, 2.0)", "1.0")
+
+
 def test_experts_only() -> None:
     made = Bundle.from_modules(
         {"classifier@0.25": linear(5), "classifier@1": linear(5)},
