@@ -29,6 +29,8 @@ FORMAT, VERSION = "dualsmooth-deployment", 1
 INDEX = "deployment.json"
 DUAL = "dual.onnx"
 PRECISIONS = ("fp32", "int8")
+INPUT = {"layout": "height, width, channels", "dtype": "float32", "range": [0, 1]}
+"""What images are, beside their shape; a deployment of others would be read as one of these."""
 _LARGEST_INDEX = 1 << 20
 
 
@@ -56,6 +58,10 @@ class _Input:
     layout: str
     dtype: str
     range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if {"layout": self.layout, "dtype": self.dtype, "range": [*self.range]} != INPUT:
+            raise ValueError(f"input must have {INPUT}")
 
 
 @dataclass(frozen=True)

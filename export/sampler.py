@@ -53,7 +53,9 @@ class OnnxSampler(Sampler):
         self._outputs = {role: deployment.outputs(role) for role in roles}
         self._seed, self._attempt = seed, attempt
         fed = feed_noise or not _has_integer_operators(deployment, roles, provider)
-        self._count = {role: self._counter(deployment, role, provider, fed) for role in roles}
+        place = deployment.network_file if fed else deployment.votes_file
+        self._files = {role: place(role) for role in roles}
+        self._count = {role: self._counter(role, provider, fed) for role in roles}
         kind = "noise fed" if fed else "noise in the graph"
         self.name = f"onnxruntime {onnxruntime.__version__}, {provider}, {kind}"
         self._images: dict[int, NDArray[np.float32]] = {}
@@ -80,7 +82,12 @@ class OnnxSampler(Sampler):
         votes = np.zeros((len(segments), self._outputs[model] + 1), np.int64)
 
         def work(task: tuple[int, Segment]) -> tuple[int, NDArray[np.int64]]:
-            return task[0], self._count[model](task[1], self._images[task[1].slot])
+            counts = self._count[model](task[1], self._images[task[1].slot])
+            sums = counts.shape == votes.shape[1:] and counts.sum() == task[1].count
+            if not sums or counts.min() < 0:
+                rule = f"must cast votes for {self._outputs[model]} classes, one a row"
+                raise FileError(self._files[model], rule, f"{counts.tolist()} of {task[1].count}")
+            return task[0], counts
 
         for index, counts in self._pool.map(work, tasks):
             votes[index] += counts
@@ -90,8 +97,8 @@ class OnnxSampler(Sampler):
         """Stop the worker threads."""
         self._pool.shutdown()
 
-    def _counter(self, deployment: Deployment, role: str, provider: str, fed: bool) -> Count:
-        path = deployment.network_file(role) if fed else deployment.votes_file(role)
+    def _counter(self, role: str, provider: str, fed: bool) -> Count:
+        path = self._files[role]
         model = read_deployed(path)
         try:
             session = make_session(model, provider)
@@ -122,8 +129,9 @@ class OnnxSampler(Sampler):
             batch = np.zeros((self.batch_size, *self.shape), np.float32)
             batch[: len(samples)] = image + np.float32(segment.sigma) * noise
             rows = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-            logits = session.run(None, {pixels: rows})[0][: len(samples)]
-            return np.bincount(row_votes(logits), minlength=outputs + 1)
+            logits = session.run(None, {pixels: rows})[0]
+            counted = logits[: len(samples) if logits.shape[1] == outputs else 0]
+            return np.bincount(row_votes(counted), minlength=outputs + 1)
 
         def count(segment: Segment, image: NDArray[np.float32]) -> NDArray[np.int64]:
             step = self.batch_size

@@ -28,6 +28,7 @@ from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
 from dualsmooth.export.certifier import OnnxCertifier
+from dualsmooth.export.deployment import INPUT
 
 IMAGES = load_images("digits").images[:6]
 OTHERS = ("torch", "onnx", "onnxscript", "safetensors", "sklearn", "typer", "tqdm", "PIL")
@@ -135,6 +136,7 @@ sys.meta_path.insert(0, Block())
 import numpy as np
 from dualsmooth.engine.budget import Budget
 from dualsmooth.export.certifier import OnnxCertifier
+from dualsmooth.export.deployment import INPUT
 
 image = np.load({str(tmp_path / "image.npy")!r})
 with OnnxCertifier({str(deployed)!r}, threads=1) as certifier:
@@ -271,6 +273,8 @@ def test_a_tampered_file_is_named(
         {"roles": [["selector"]]},
         {"input": {"shape": [8, 8, 1]}},
         {"input": None},
+        {"input": {"shape": [8, 8, 1], **INPUT, "range": [0, 255]}},
+        {"input": {"shape": [8, 8, 1], **INPUT, "layout": "channels, height, width"}},
         {"name": 3},
         {"tau": "0.5"},
         {"precision": ["fp32"]},
@@ -336,6 +340,22 @@ def test_a_provider_that_refuses_an_operator_gets_noise_from_the_host(
         assert other.certify(IMAGES[0]).device == name
         assert other.sampler.name.endswith(f"{name}, noise fed")
     assert asked[1:] == [("selector.onnx", name), ("classifier.onnx", name)]
+
+
+@pytest.mark.parametrize("fed", [False, True])
+@pytest.mark.parametrize("classes", [9, 11])
+def test_networks_of_other_numbers_of_classes_cast_no_votes(
+    deployed: Path, tmp_path: Path, classes: int, fed: bool
+) -> None:
+    """Of nine classes, an invalid vote would be one for the tenth."""
+    shutil.copytree(deployed, tmp_path / "copy")
+    index = tmp_path / "copy" / "deployment.json"
+    fields = json.loads(index.read_text()) | {"num_classes": classes}
+    del fields["digest"]
+    index.write_text(json.dumps(fields | {"digest": digest_of(fields)}))
+    with OnnxCertifier(tmp_path / "copy", sigma=0.25, feed_noise=fed) as certifier:
+        with pytest.raises(FileError, match=rf"onnx: must cast votes for {classes} classes"):
+            certifier.certify(IMAGES[0])
 
 
 def test_a_file_that_onnx_runtime_cannot_run_is_named(
