@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualsmooth.engine.checks import one_of
-from dualsmooth.engine.cli.help import numbers_in, with_parameters
+from dualsmooth.engine.cli.help import belong, numbers_in, with_parameters
 from dualsmooth.engine.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -89,9 +89,12 @@ class ImageOptions:
                     "preprocess", rule, bundle and bundle.name, "say --resize and --crop"
                 )
             base = Prepare.of(bundle.preparation)
+        resize = Prepare.parse_resize(self.resize) or base.resize
+        if not resize:
+            belong("--resize or --preprocess", interpolation=self.interpolation)
         return Prepare(
             self.background or "",
-            Prepare.parse_resize(self.resize) or base.resize,
+            resize,
             base.crop if self.crop is None else self.crop,
             self.interpolation or base.interpolation,
         )

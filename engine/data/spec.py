@@ -215,7 +215,9 @@ def _path(kind: str, place: str, spec: str) -> Path:
     except (OSError, ValueError):  # a name the system cannot hold
         found = False
     if not found:
-        raise FileError(path, "is not a file" if kind == "npz" else "is not a folder")
+        split = place.rpartition(":")[2] if kind in WITH_SPLIT and ":" in place else ""
+        hint = did_you_mean(split, ("train", "test"))
+        raise FileError(path, "is not a file" if kind == "npz" else "is not a folder", hint=hint)
     return path
 
 

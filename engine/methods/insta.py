@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 from dualsmooth.engine.budget import KINDS, Budget
 from dualsmooth.engine.certificate import Certificate, Claim
-from dualsmooth.engine.checks import positive
+from dualsmooth.engine.checks import one_of, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.methods.dual import ROUTING_HELP, RULE_HELP, DualSmoothing
@@ -119,8 +119,7 @@ class InstaOptions(Options):
             "memory": ("memory", "search"),
             "certified": ("selector_rule", "routing"),
         }
-        if self.region not in parts:
-            raise ArgumentError("region", f"must be one of {', '.join(parts)}", self.region)
+        one_of("region", self.region, tuple(parts))
         for name in [field.name for field in fields(self)[1:]]:
             value = getattr(self, name)
             if value is not None and name not in parts[self.region]:

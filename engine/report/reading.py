@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from dualsmooth.engine.data.prepare import Prepare
-from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.log import LOG, read_log
+from dualsmooth.engine.runs.log import LOG, SUMMARY, read_log
 from dualsmooth.engine.runs.record import (
     earlier_looks,
     joint_alpha,
     read_configuration,
     read_record,
 )
-from dualsmooth.engine.runs.run_checks import RUN
+from dualsmooth.engine.runs.run_checks import RUN, not_a_run
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
 EMPTY: Mapping[Path, str] = MappingProxyType({})
@@ -104,7 +104,7 @@ def read_run(path: Path) -> Run:
         rows, warnings = read_table(path)
         return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))
     if not os.path.lexists(path / RUN):
-        raise FileError(path, "must be a run folder", f"no {RUN} in it")
+        raise not_a_run(path)
     configuration, certificates = read_configuration(path), read_log(path)
     name = certificates[0].method if certificates else path.name
     warnings = []
@@ -142,7 +142,12 @@ def read_runs(paths: Sequence[Path], labels: Mapping[Path, str] = EMPTY) -> list
 
 
 def _runs_in(path: Path) -> list[Path]:
-    """The run or table itself, or the runs in a folder and its folders, in the order of names."""
+    """The run or table itself, or the runs in a folder and its folders, in the order of names.
+
+    Files of a run that are no tables stand for it.
+    """
+    if path.name in (RUN, LOG, SUMMARY) and os.path.lexists(path.parent / RUN):
+        path = path.parent
     if not path.is_dir() or os.path.lexists(path / RUN):
         return [path]
     return sorted(record.parent for record in path.rglob(RUN)) or [path]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dualsmooth.engine.data.image_set import data_digest
 from dualsmooth.engine.data.spec import images_of_run
-from dualsmooth.engine.errors import DualSmoothError
+from dualsmooth.engine.errors import ArgumentError, DualSmoothError
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.reading import Run
@@ -54,6 +54,9 @@ def thumbnails(
         found[key] = {i: _uri(as_unit_float(data.images[place])) for i, place in places}
         if len(ids) > len(shown):
             notes.append(f"{run.name}: thumbnails of {len(shown):,} images only")
+    if spec is not None and not found:
+        hint = next((note.replace("no thumbnails, ", "") for note in notes), "tables have none")
+        raise ArgumentError("data", "must name the images of a run", spec, hint)
     return found, notes
 
 

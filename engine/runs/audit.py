@@ -40,7 +40,7 @@ from dualsmooth.engine.runs.rederive import (
     plan_of,
     rederive,
 )
-from dualsmooth.engine.runs.run_checks import RUN
+from dualsmooth.engine.runs.run_checks import RUN, not_a_run
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 from dualsmooth.engine.runs.table import table
 
@@ -76,7 +76,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
     Only a folder without a run is an error: everything else that is wrong is a finding.
     """
     if not os.path.lexists(folder / RUN):
-        raise FileError(folder, "must be a run folder", f"no {RUN} in it")
+        raise not_a_run(folder)
     seen = Audit(folder)
     try:
         record = read_run(folder)

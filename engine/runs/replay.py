@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.backends import AUTO, libraries_of, recorded_backend
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.checks import below, open_unit
+from dualsmooth.engine.checks import below, one_of
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.draws import DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError
@@ -54,12 +54,10 @@ class Choice:
     comparison: str = AUTO
 
     def __post_init__(self) -> None:
-        if self.share != 1.0:
-            open_unit("replay", self.share)
+        if not 0.0 < self.share <= 1.0:
+            raise ArgumentError("replay", "must be in (0, 1]", self.share)
         below("choice", self.seed, 1 << 64)
-        if self.comparison not in COMPARISONS:
-            known = ", ".join(COMPARISONS)
-            raise ArgumentError("compare", f"must be one of {known}", self.comparison)
+        one_of("compare", self.comparison, COMPARISONS)
 
     def of(self, image_ids: list[int]) -> list[int]:
         """The chosen image ids, in order."""

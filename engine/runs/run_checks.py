@@ -27,6 +27,14 @@ def check_folder(folder: Path, may_hold_run: bool) -> None:
         raise FileError(folder, "must be a run folder, empty or new", "other files in it")
 
 
+def not_a_run(path: Path) -> FileError:
+    """The error about what was given for a run folder, and has no record of a run."""
+    rule = "must be a run folder"
+    if path.is_dir() or not path.exists():
+        return FileError(path, rule, f"no {RUN} in it" if path.is_dir() else "nothing there")
+    return FileError(path, rule, "a file", f"or {path.parent}" * (path.parent / RUN).exists())
+
+
 def check_ours(path: Path) -> None:
     """Refuse to replace what another program calls ``run.json``, and the files beside it."""
     try:

@@ -43,12 +43,18 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
     known = [f.name for f in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else []
     if key not in known:
         rule = f"must name a field: {', '.join(sorted(known)) or 'there is none below a value'}"
-        raise ArgumentError("set", rule, option, did_you_mean(key, known))
+        deeper = [f"{name}.{key}" for name in known if _has(getattr(part, name), key)]
+        hint = did_you_mean(key, known) or f"perhaps {' or '.join(deeper)}" * bool(deeper)
+        raise ArgumentError("set", rule, option, hint)
     old = getattr(part, key)
     if old is None and not rest and value is not None:
         kind = get_args(get_type_hints(type(part))[key])[0]
         return dataclasses.replace(part, **{key: _part(kind, value, option)})
     return dataclasses.replace(part, **{key: _new(old, rest, value, option)})
+
+
+def _has(part: Any, key: str) -> bool:
+    return dataclasses.is_dataclass(part) and key in {f.name for f in dataclasses.fields(part)}
 
 
 def _part(kind: type[Any], value: Any, option: str) -> Any:

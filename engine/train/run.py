@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dualsmooth.engine.checks import ascending, below
+from dualsmooth.engine.checks import ascending, below, one_of
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.data.splits import training_images
@@ -80,8 +80,7 @@ def train(
     a model that is to be certified must not have seen the test images. The same seed gives the same
     bytes on one kind of machine. `options` change fields of the recipe (`with_overrides`).
     """
-    if name not in RECIPES:
-        raise ArgumentError("recipe", f"must be one of {', '.join(sorted(RECIPES))}", name)
+    one_of("recipe", name, sorted(RECIPES))
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])

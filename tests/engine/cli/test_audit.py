@@ -98,6 +98,8 @@ def test_bad_usage_is_one_line_and_code_2(run: Run, certified: Path, tmp_path: P
         ((certified, "--bundle", "digits-dual", "--data", "mnist"), "received mnist"),
         ((certified, "--bundle", "nowhere"), "bundle must be"),
         ((certified, "--from-run", "--replay", "--choice", -1), "choice must be an integer in [0"),
+        ((certified / "run.json",), f"received a file (or {certified})"),
+        ((certified, "--from-run", "--replay", 2), "replay must be in (0, 1]; received 2.0"),
         ((certified, "--references", "digits"), "references belongs to runs of semielastic;"),
         ((certified, "--references", "dgits"), "references must start with a known kind; received"),
         ((certified, "--memory", "m"), "memory belongs to runs of insta with region memory;"),

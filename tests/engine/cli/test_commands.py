@@ -176,6 +176,10 @@ def test_html_of_one_run_goes_into_its_folder(run: Run, tiny_bundle: Path, tmp_p
     code, out, _ = run("report", "a", "--html")
     assert code == 0
     assert out.splitlines()[-1].startswith("a/summary.md, curves.png")
+    assert run("report", "a/summary.json")[1] in out
+    _, _, err = run("report", "a", "--html", "--data", "digits:train", "--out", "b")
+    assert "data must name the images of a run; received digits:train" in err
+    assert not (tmp_path / "b").exists()
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert {"report.html", "summary.md", "curves.pdf", "run.json"} <= names
     assert certify(run, tiny_bundle, "--out", "a", "--fresh")[0] == 0
