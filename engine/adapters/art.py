@@ -66,7 +66,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.method, self.channels_first, self.seed = method, channels_first, seed
         self.sample_size = positive_integer("sample_size", sample_size)
         self.alpha = error_level("alpha", alpha)
-        self._how: dict[str, Any] = {"alpha": alpha, "precision": precision, "device": device}
+        self._how: dict[str, Any] = {"precision": precision, "device": device}
         self.nb_classes = bundle.num_classes
         height, width, channels = bundle.input_shape
         self._input_shape = (channels, height, width) if channels_first else bundle.input_shape
@@ -107,6 +107,7 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             image_ids=ids,
             budget=Budget.fixed(self.sample_size, n),
             batch_size=batch_size,
+            alpha=self.alpha,
             seed=self.seed,
             **self._how,
         )
@@ -136,7 +137,8 @@ class CertifiedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         images, ids = self._images(x)
         budget = Budget.fixed(self.sample_size, self.sample_size)
-        settings = Settings(budget, seed=self.seed, batch_size=batch_size, **self._how)
+        votes = {"seed": self.seed, "batch_size": batch_size, **self._how}
+        settings = Settings(budget, self.alpha, **votes)
         rows = np.zeros((len(ids), self.nb_classes), np.float32)
         with Session.open(self.method, settings) as session:
             for image_id, prediction in session.predict(images, ids):

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,8 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
         return
     ids = sorted(seen.certificates)
     try:
-        truth = dict(zip(ids, data.labels[data.places(ids)].tolist(), strict=True))
+        places = data.places(ids)
+        truth = dict(zip(ids, data.labels[places].tolist(), strict=True))
     except ArgumentError as error:
         seen.findings.append(str(error))
         return
@@ -218,6 +220,9 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
         seen.findings.append(f"data {data.name}: other images than those recorded")
     else:
         seen.passed.append(f"data {data.name}: images and labels have the recorded digest")
+        if min(places) or len({b - a for a, b in pairwise(sorted(places))}) > 1:
+            chosen = "neither the first nor every k-th of them, but chosen"
+            seen.notes.append(f"data {data.name}: the images are {chosen}")
 
 
 def _label(label: int) -> int | None:
@@ -233,9 +238,9 @@ def check_bundle(seen: Audit, digest: str, source: str) -> None:
 
 
 def check_classes(seen: Audit, data: ImageSet, known: Sequence[str]) -> None:
-    """Say so if nothing but the run tells which number each folder's class has.
+    """Say so if nothing but the run tells what the classes are called, or which number each has.
 
     ``known`` are the names of the bundle's classes, where it has some.
     """
-    if data.name.startswith("folder:") and data.classes_given and data.classes != tuple(known):
-        seen.trusted.append("which number each class has, and so what is correct (--classes)")
+    if data.classes_given and data.classes != tuple(known):
+        seen.trusted.append("names and numbers of the classes, and so what is correct (--classes)")

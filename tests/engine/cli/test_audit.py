@@ -74,7 +74,7 @@ def test_the_order_of_classes_is_no_word_of_the_run_alone(
     assert run("certify", tiny_bundle, *seen, *few, "--classes", order)[0] == 0
     code, out, _ = run("audit", tmp_path / "run", *seen)
     assert code == 4
-    assert "TRUST  which number each class has" in out
+    assert "TRUST  names and numbers of the classes" in out
     assert run("audit", tmp_path / "run", *seen, "--classes", order)[0] == 0
     order.write_text("\n".join(names))
     code, out, _ = run("audit", tmp_path / "run", *seen, "--classes", order)

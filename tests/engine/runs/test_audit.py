@@ -182,6 +182,21 @@ def test_another_image_for_the_votes_is_found_with_the_data(
     assert any("other images than those recorded" in finding for finding in findings)
 
 
+@pytest.mark.parametrize(
+    ("ids", "chosen"), [([0, 1, 2], False), ([0, 3, 6], False), ([0, 1, 3], True), ([1, 2], True)]
+)
+def test_images_that_somebody_chose_are_noted(
+    tiny_bundle: Path, data: ImageSet, tmp_path: Path, ids: list[int], chosen: bool
+) -> None:
+    """Leaving out those that fail changes no certificate, and every share of them."""
+    method = FixedSmoothing(load_bundle(tiny_bundle), 0.25)
+    settings = Settings(Budget.fixed(5, 20), precision="fp32", device="cpu")
+    certify_run(method, data, ids, settings, tmp_path / "run", make=FakeSampler)
+    seen = audit(tmp_path / "run", data)
+    assert seen.findings == []
+    assert any("but chosen" in note for note in seen.notes) == chosen
+
+
 def test_tables_must_be_those_of_the_log(copied: Path) -> None:
     for name in ("certificates.tsv", "summary.json"):
         path = copied / name
