@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.checks import ascending, keep_plain
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.records import digest_of
 
 if TYPE_CHECKING:
@@ -110,15 +110,9 @@ class Bundle:
         Each takes images (n, channels, height, width) with pixels in [0, 1] and returns logits.
         `ArgumentError` if a module trains, its copy answers otherwise, or roles fit no levels.
         """
-        from dualsmooth.engine.models.front_door import check_copied
-        from dualsmooth.engine.models.rows import settle
+        from dualsmooth.engine.models.copies import networks_of
 
-        settle(modules.values(), input_shape)
-        networks = {
-            role: given if isinstance(given, Network) else network_from_module(given)
-            for role, given in modules.items()
-        }
-        check_copied(modules, networks, input_shape)
+        networks = networks_of(modules, input_shape)
         return cls(name, input_shape, num_classes, sigmas, tau, networks)
 
     @classmethod

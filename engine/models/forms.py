@@ -1,6 +1,5 @@
 """Forms of a network that run faster, each proved against the network itself before it votes."""
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import SamplerError, reason_of
+from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, noisy, same
 
 PROVED_ROWS = 16
@@ -27,7 +27,7 @@ class AsItIs(nn.Module):
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).to(dtype).eval()
+        self.network = again(network).to(dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(x.clone(memory_format=torch.contiguous_format))

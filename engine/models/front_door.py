@@ -3,8 +3,7 @@
 What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from time import thread_time
 from typing import Any
@@ -13,16 +12,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
+from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.models.capture import is_known
+from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.digest.exported import Exported
+from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
-from dualsmooth.engine.models.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
-from dualsmooth.engine.models.network import Network
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
-from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, beside, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
 """What trials of a small network may take on more than FEW rows, and those of a slow one on more
@@ -30,6 +29,10 @@ than FEWEST: a row and its mate."""
 FEWEST, FEW, MOST = 2, 8, 256
 _PASSES = 2 * len(MATES) + 12
 _ASKS = "noise, dropout, augmentation, timers, look-ups and numpy.empty (numpy.zeros may stay)"
+_STATE = (
+    "keep results only `if self.training:`, or pop() those of hooks; make masks of a batch's size "
+    "in each pass; take counters and averages out of it"
+)
 _ADMITTED: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 
@@ -60,34 +63,6 @@ def admitted(
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
-
-
-def check_copied(
-    given: Mapping[str, nn.Module | Network],
-    networks: Mapping[str, Network],
-    shape: tuple[int, int, int],
-) -> None:
-    """Refuse a module whose copy, which is what trials and votes see, gives other logits."""
-    for role, module in given.items():
-        copied = networks[role].weights
-        if isinstance(module, nn.Module) and isinstance(copied, nn.Module):
-            if not is_known(module, read=True) and _differs(module, copied, shape):
-                rule = "must be a network of its own, as a copy of it is"
-                hint = "its copy gives other logits: keep what it reads in its attributes"
-                raise ArgumentError("module", rule, type(module).__name__, hint)
-
-
-def _differs(module: nn.Module, copied: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a copy gives other logits; where either cannot run, or varies, its trials tell."""
-    try:
-        batch = beside(module, noisy(FEWEST, shape).contiguous())
-        copied = copy.deepcopy(copied)  # a pass may change it
-        with torch.no_grad():
-            own, other, *again = (logits_in(n(batch.clone())) for n in (module, copied) * 2)
-            agree = close(BOUNDS[torch.float32], own)
-            return agree(again[0], own) and agree(again[1], other) and not agree(other, own)
-    except Exception:  # whatever the network and its libraries raise
-        return False
 
 
 def outputs_of(owner: object) -> int:
@@ -143,7 +118,7 @@ class _Trial:
             EVERY_MEMBER.reset(every)
         if taken := self._outside.taken(self.module):
             rule = "must not draw random numbers, read a clock or ask the system"
-            raise self._refused(rule, taken[0], _ASKS)
+            raise self._refused(rule, taken[0], f"take {_ASKS} out of it")
 
     def check_covered(self, weights: object) -> None:
         """Refuse a network that runs other code than its digest, or architecture, stands for."""
@@ -155,7 +130,10 @@ class _Trial:
             raise FileError(self._origin, rule, others[0], hint)
 
     def _compare(self) -> None:
-        fresh = _copy(self.module)
+        try:
+            fresh = again(self.module)
+        except Exception:  # an object of a library inside
+            fresh = None
         try:
             self.first_pass()
         finally:
@@ -170,13 +148,17 @@ class _Trial:
             rule = "must give an image the same logits whatever else is in the batch"
             if found.startswith("when"):
                 rule = "must give a batch the same logits every time"
-            what = "batch statistics, scales of a whole batch and what it remembers"
-            raise self._refused(rule, f"others {found}", what)
+            hint = "take batch statistics, scales of a whole batch and what it remembers out of it"
+            if wanted.abs().max() < 1e-30:
+                hint = "logits so near to 0 are those of random weights: load trained ones"
+            raise self._refused(rule, f"others {found}", hint)
         if kept_state(self.module, ran) != before:
-            named = names_of_changes(self.module, lambda: self._pass(255 * batch.flip(0)))
+            others = batch.flip(0).repeat(3, 1, 1, 1)  # so many passed in no trial
+            named = names_of_changes(
+                self.module, lambda: [self._pass(255 * x) for x in (batch, others)]
+            )
             received = f"other attributes after a pass{named}"
-            what = "counters, caches, running averages and results it keeps"
-            raise self._refused("must not change itself", received, what)
+            raise self._refused("must not change itself", received, _STATE)
         if fresh is not None:
             self.module, kept = Plain(fresh), self.module
             self._pass(255 * batch.flip(0))
@@ -204,17 +186,21 @@ class _Trial:
             return None
 
     def _rows(self) -> int:
-        rows = self._fitting(FEWEST, SLOW)
-        if rows >= FEW:
-            rows = max(self._fitting(FEW, SECONDS), FEW)
-        return min(max(rows, FEWEST), MOST)
+        """Rows of the trials: doubled as long as those that passed leave time for all passes."""
+        rows = FEWEST
+        while rows < MOST and self._fits(rows, SLOW if rows < FEW else SECONDS):
+            rows *= 2
+        return rows
 
-    def _fitting(self, tried: int, seconds: float) -> int:
-        """Rows that the trials can pass in some time, as so many rows pass now."""
-        start = thread_time()  # others on the machine must not make the trials weaker
-        self._pass(noisy(tried, self.asked[0]).contiguous())
-        taken = max(thread_time() - start, 1e-6)
-        return 1 << int(tried * seconds / (_PASSES * taken)).bit_length()
+    def _fits(self, rows: int, seconds: float) -> bool:
+        """Whether all passes of so many rows take less time; one that was slow is asked again."""
+        batch = noisy(rows, self.asked[0]).contiguous()
+        for _ in range(2):
+            start = thread_time()  # others on the machine must not make the trials weaker
+            self._pass(batch)
+            if _PASSES * (thread_time() - start) <= seconds:
+                return True
+        return False
 
     def _by_number(
         self, batch: torch.Tensor, wanted: torch.Tensor, agree: Callable[..., bool]
@@ -238,13 +224,5 @@ class _Trial:
             hint = hint if "type" in reason else ""
             raise FileError(self._origin, rule, reason, hint) from error
 
-    def _refused(self, rule: str, received: str, what: str = "") -> FileError:
-        hint = f"take {what} out of it" if what else ""
+    def _refused(self, rule: str, received: str, hint: str = "") -> FileError:
         return FileError(self._origin, f"{self._role} {rule}", received, hint)
-
-
-def _copy(module: nn.Module) -> nn.Module | None:
-    try:
-        return copy.deepcopy(module)
-    except Exception:  # an object of a library inside
-        return None

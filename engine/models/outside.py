@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dualsmooth.engine.models.digest.hidden_state import held
 from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN, owner_of, values_of
-from dualsmooth.engine.models.hidden_state import held
 
 _SYSTEM = set(
     """time posix nt _socket select resource _locale _signal _posixsubprocess _posixshmem

@@ -5,14 +5,10 @@ what was asked before. Logits are compared as votes see them: a row's largest lo
 first, so that a constant added to all of them hides nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 import torch
-from torch import nn
-
-from dualsmooth.engine.models.network import in_training
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 Agree = Callable[[torch.Tensor, torch.Tensor], bool]
@@ -37,22 +33,6 @@ def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor
     sigmas = torch.tensor([LEVELS[row % len(LEVELS)] for row in range(rows)]).view(-1, 1, 1, 1)
     pixels = torch.rand(rows, *shape, generator=draws)
     return (pixels + sigmas * torch.randn(pixels.shape, generator=draws)).permute(0, 3, 1, 2)
-
-
-def settle(modules: Iterable[object], shape: tuple[int, int, int]) -> None:
-    """Pass a row: what code keeps of its first call is then in place for digests.
-
-    A module that trains is left alone; what cannot run is what the trials of networks tell.
-    """
-    for module in modules:
-        if isinstance(module, nn.Module) and not in_training(module):
-            with suppress(Exception), torch.no_grad():  # whatever the network and others raise
-                module(beside(module, noisy(1, shape).contiguous()))
-
-
-def beside(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """A batch on the device of a module's weights."""
-    return batch.to(next((p.device for p in module.parameters()), batch.device))
 
 
 def extremes(rows: torch.Tensor) -> torch.Tensor:

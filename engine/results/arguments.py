@@ -116,7 +116,9 @@ def _as_set(
 
 def _bundle_of(function: Any, array: Images) -> Bundle:
     """A bundle of a module or function over images of this shape; its classes are counted."""
-    from dualsmooth.engine.samplers.classifier import bundle_for
+    from torch import nn
+
+    from dualsmooth.engine.samplers.classifier import bundle_for, make_ready
 
     if not callable(function) or isinstance(function, type):
         rule = "must be a method, a bundle, a name, a path, or a module or function to logits"
@@ -133,6 +135,7 @@ def _bundle_of(function: Any, array: Images) -> Bundle:
         raise ArgumentError("images", rule, tuple(array.shape), hint)
     height, width, channels = array.shape[1:]
     shape = (channels, height, width)
+    function = make_ready(function, "model") if isinstance(function, nn.Module) else function
     return bundle_for(function, shape, _classes(function, shape), type(function).__name__, "model")
 
 
@@ -140,18 +143,20 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
     """How many logits two black images get; a module is put into evaluation mode."""
     import torch
 
-    from dualsmooth.engine.models.logits import Plain
-    from dualsmooth.engine.samplers.classifier import make_ready
+    from dualsmooth.engine.models.logits import kind_of, logits_in
 
-    if isinstance(function, torch.nn.Module):
-        make_ready(function, "model")
     rule = f"must map images (n, {', '.join(map(str, shape))}) to logits (n, classes)"
     try:
         with torch.inference_mode():
-            found = tuple(Plain(function)(torch.zeros(2, *shape)).shape)
+            received = function(torch.zeros(2, *shape))
     except Exception as error:  # whatever the function and its libraries raise
         hint = "images are (count, height, width, channels)"
         raise ArgumentError("model", rule, reason_of(error), hint) from error
-    if len(found) != 2:
-        raise ArgumentError("model", rule, found, "logits, not their argmax or loss")
-    return int(found[1])
+    logits = logits_in(received)
+    if logits is None:
+        hint = "logits alone: lambda x: model(x)[0]" if isinstance(received, tuple | list) else ""
+        raise ArgumentError("model", rule, kind_of(received), hint)
+    if logits.ndim != 2:
+        hint = "logits, not their argmax or loss"
+        raise ArgumentError("model", rule, tuple(logits.shape), hint)
+    return int(logits.shape[1])

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.images import AnyArray
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.digest.live_module import check_whole
+from dualsmooth.engine.models.digest.module_state import unwrapped
 from dualsmooth.engine.models.network import in_training
 from dualsmooth.engine.samplers.inputs import share
 
@@ -69,7 +71,7 @@ def bundle_for(
     Errors call the classifier by the argument it came as.
     """
     if isinstance(classifier, torch.nn.Module):
-        make_ready(classifier, argument)
+        classifier = make_ready(classifier, argument)
     is_module = isinstance(classifier, torch.nn.Module) and len(shape) == 3
     module: Any = classifier if is_module else _Callable(classifier, shape).eval()
     size = (shape[1], shape[2], shape[0]) if len(shape) == 3 else (1, int(np.prod(shape)), 1)
@@ -77,17 +79,20 @@ def bundle_for(
     return Bundle.from_modules(networks, num_classes=classes, input_shape=size, name=name)
 
 
-def make_ready(classifier: torch.nn.Module, argument: str) -> None:
-    """Put a module into evaluation mode.
+def make_ready(classifier: torch.nn.Module, argument: str) -> torch.nn.Module:
+    """A module without what compiles or spreads it, put into evaluation mode.
 
     One on another device is refused: sessions take copies of it to where they run.
     """
+    classifier = unwrapped(classifier)
+    check_whole(classifier, argument)
     tensors = [*classifier.parameters(), *classifier.buffers()]
-    devices = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
+    devices = {tensor.device.type for tensor in tensors} - {"cpu"}
     if devices:
         raise ArgumentError(argument, "must be on the CPU", devices.pop(), "move it with .cpu()")
     if in_training(classifier):
         classifier.eval()
+    return classifier
 
 
 class _Callable(torch.nn.Module):

@@ -194,6 +194,10 @@ def test_a_sigma_of_0_to_255_is_told(bundle: Bundle) -> None:
         (Line, r"received the class Line \(pass Line\(\)\)"),
         ({"fc.bias": 1}, r"received dict \(load a state_dict into its module first\)"),
         (lambda x: x.flatten(1).argmax(1), r"must map images .* received \(2,\)"),
+        (
+            lambda x: (x.flatten(1), x),
+            r"tuple of 2 \(logits alone: lambda x: model\(x\)\[0\]",
+        ),
     ],
 )
 def test_what_is_no_network_yet(model: Any, message: str) -> None:

@@ -13,25 +13,28 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
-from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
+from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS, unwrapped
 from dualsmooth.engine.models.digest.python_names import stable_name
+from dualsmooth.engine.records import sha256_of
 
 _FURTHER = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs")
 _TABLES = (*HOOKS, *_FURTHER, "_forward_hooks_always_called")
 
+_SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 _CODES: WeakKeyDictionary[nn.Module, Set[CodeType]] = WeakKeyDictionary()
 
 
 def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     """Name, digest, what the digest leaves out (named), and a copy that nobody else can change."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        _check_tensor(name, tensor)
+    module = unwrapped(module)
+    check_whole(module, "module")
     found = _digest(module)
     copied = _copy(module, found)
     if copied is module or _digest(copied).sha256 != found.sha256:
+        place = "module" if copied is module else _where_they_differ(module, copied)
         hint = (
-            "a hook, closure or patched method holds the module itself or its parts; remove it, or "
-            "make it a method of the module"
+            f"{place} is another in copy.deepcopy(module): make a hook or closure that holds it a "
+            "method of the module, and other things plain values"
         )
         if type(module).__getstate__ is not nn.Module.__getstate__:  # Lightning's, once fitted
             hint = "its __getstate__ leaves out what it holds; certify copy.deepcopy(module)"
@@ -41,6 +44,27 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
     if not opaque:
         _CODES[copied] = found.codes
     return stable_name(kind.__module__, kind.__qualname__), found.sha256, opaque, copied
+
+
+class _Noted(ModuleDigest):
+    """Notes what it is taken over, and where that is."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.notes, self._path = list[tuple[str, str]](), "module"
+        super().__init__(module)
+
+    def _visit(self, value: Any, path: str) -> None:
+        self._path = path
+        super()._visit(value, path)
+
+    def _put(self, *words: object) -> None:
+        texts = (sha256_of(word) if isinstance(word, bytes) else str(word) for word in words)
+        self.notes.append((self._path, " ".join(texts)))
+
+
+def _where_they_differ(module: nn.Module, copied: nn.Module) -> str:
+    pairs = zip(_Noted(module).notes, _Noted(copied).notes, strict=False)
+    return next((own[0] for own, other in pairs if own[1] != other[1]), "module")
 
 
 def covered_code(weights: object) -> Set[CodeType] | None:
@@ -94,16 +118,24 @@ def _digest(module: nn.Module) -> ModuleDigest:
         return found
 
 
-def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if isinstance(tensor, UninitializedTensorMixin):
-        hint = "lazy layers need one pass over a batch of images"
-        raise ArgumentError("module", "must have all its weights", f"{name} without values", hint)
-    if tensor.is_meta:
-        rule, received = "must have all its weights", f"{name} on the meta device"
-        raise ArgumentError("module", rule, received, "load its weights first")
-    if tensor.dtype == torch.float64 and not torch.equal(tensor.float().double(), tensor):
-        rule, hint = "must hold what float32 can hold", "certify module.float(), another network"
-        raise ArgumentError("module", rule, f"{name} of float64", hint)
+def check_whole(module: nn.Module, argument: str) -> None:
+    """Refuse a module that is spread over processes, or lacks weights, before it runs."""
+    rule = "must have all its weights"
+    for part in module.modules():
+        if _SHARDED & {kind.__name__ for kind in type(part).__mro__}:
+            hint = "load a full state_dict, as of get_model_state_dict, into a module without FSDP"
+            raise ArgumentError(argument, rule, f"{type(part).__name__}, a share of them", hint)
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, UninitializedTensorMixin):
+            hint = "lazy layers need one pass over a batch of images"
+            raise ArgumentError(argument, rule, f"{name} without values", hint)
+        if tensor.is_meta:
+            hint = "load them: load_state_dict(state, assign=True)"
+            raise ArgumentError(argument, rule, f"{name} on the meta device", hint)
+        if tensor.dtype == torch.float64 and not torch.equal(tensor.float().double(), tensor):
+            rule = "must hold what float32 can hold"
+            hint = "certify module.float(), another network"
+            raise ArgumentError(argument, rule, f"{name} of float64", hint)
 
 
 def _copy(module: nn.Module, found: ModuleDigest) -> Any:
@@ -127,4 +159,8 @@ def _copy(module: nn.Module, found: ModuleDigest) -> Any:
         pairs = zip(part.parameters(False), twin.parameters(False), strict=False)
         for own, other in pairs:
             vars(other).update(copy.deepcopy(vars(own), memo))
+    for part in list(copied.modules()):
+        for name, child in list(part.named_children()):
+            if (inner := unwrapped(child)) is not child:
+                part._modules[name] = inner
     return copied

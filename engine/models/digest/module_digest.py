@@ -12,8 +12,6 @@ import enum
 import functools
 import hashlib
 import logging
-import os
-import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -24,16 +22,14 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
+from dualsmooth.engine.models.digest import module_state as held
 from dualsmooth.engine.models.digest import python_names as python
-from dualsmooth.engine.models.digest.module_state import HOOKS, MAKERS, fields_of, members_of
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, type(...), type(NotImplemented)),
     *(torch.dtype, torch.layout, torch.memory_format, np.dtype),
 )
-_BEYOND = (eval, exec, globals, __import__, open, os.environ, sys.modules)
-"""Through these, code reaches what no walk over objects can see."""
 
 
 class ModuleDigest:
@@ -72,7 +68,9 @@ class ModuleDigest:
         elif kind is tuple or kind is torch.Size:
             self._sequence("tuple", value, path)
         elif kind is types.CodeType:
-            self._code(value, path)
+            self.codes.add(value)
+            self._put("code", *python.words_of(value))
+            self._visit(value.co_consts, path)
         elif kind is types.MethodType:
             self._sequence("method", (value.__func__, value.__self__), path)
         elif kind is functools.partial and not vars(value):  # a value: copies are not shared alike
@@ -82,6 +80,8 @@ class ModuleDigest:
             self._put("set", *sorted(part.sha256 for part in parts))  # in no order, so each alone
             self.opaque += [f"{path}, {name}" for part in parts for name in part.opaque[known:]]
             self.codes.update(*(part.codes for part in parts))
+        elif isinstance(value, nn.Module) and (inner := held.unwrapped(value)) is not value:
+            self._visit(inner, path)
         elif id(value) in self._seen:
             self._put("again", self._seen[id(value)][0])
         else:
@@ -89,39 +89,27 @@ class ModuleDigest:
             self._mutable(value, path)
 
     def _mutable(self, value: Any, path: str) -> None:
-        readers: tuple[tuple[Any, Callable[[Any, str], None]], ...] = (
-            *((torch.Tensor, self._tensor), (torch.jit.ScriptModule, self._script)),
-            *((nn.Module, self._module), (type, self._class)),
-            *((types.FunctionType, self._function), (types.ModuleType, self._python_module)),
-            (types.BuiltinFunctionType, self._builtin),
-        )
-        if any(value is beyond for beyond in _BEYOND):
+        kind = type(value)
+        if any(value is beyond for beyond in python.BEYOND):
             self._refuse(value, path)
-        for kind, reader in readers:
-            if isinstance(value, kind):
-                return reader(value, path)
-        if (kind := type(value)) is list:
+        for known, reader in _READERS:
+            if isinstance(value, known):
+                return reader(self, value, path)
+        if kind is list:
             self._sequence("list", value, path)
         elif kind is dict or kind is types.MappingProxyType:
             self._put("dict", len(value))
             for key, part in value.items():
                 self._visit(key, path)
                 self._visit(part, f"{path}[{key!r:.40}]")
-        elif isinstance(value, weakref.ref):
-            self._sequence("weak", (value(),), path)
-        elif isinstance(value, (staticmethod, classmethod, property)):
-            inner = value.fget if isinstance(value, property) else value.__func__
-            self._sequence(kind.__name__, (inner,), path)
-        elif isinstance(value, np.ndarray) and kind is np.ndarray and value.dtype != object:
+        elif kind is np.ndarray and value.dtype != object:
             self._put("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-        elif isinstance(value, (*python.DESCRIPTORS, logging.Logger)):
-            self._put(kind.__name__, getattr(value, "__name__", getattr(value, "name", "")))
         elif isinstance(value, enum.Enum):
             self._put("member", value.name)
             self._visit(kind, path)
         elif kind.__module__ in ("torch._ops", "typing") or kind is types.GenericAlias:
             self._put(kind.__name__, value)
-        elif hasattr(value, "__wrapped__") and kind.__module__ == "functools":
+        elif kind.__module__ == "functools" and hasattr(value, "__wrapped__"):
             self._sequence("cached", (value.__wrapped__,), path)
         else:
             self._object(value, path)
@@ -151,22 +139,24 @@ class ModuleDigest:
             self._refuse(tensor, path)
 
     def _module(self, module: nn.Module, path: str) -> None:
-        if type(module).__name__ == "OptimizedModule":  # of torch.compile
-            return self._visit(module._orig_mod, path)
         self._visit(type(module), path)
         self._hooks(vars(module), path)
-        for table, name, part in members_of(module):
+        for table, name, part in held.members_of(module):
             self._put(table, name)
             self._visit(part, f"{path}.{name}")
         if isinstance(module, fx.GraphModule):
             self._put(module.code)
-            for node in module.graph.nodes:
-                self._put(node.op, node.name, node.args, node.kwargs)
-                self._visit(node.target, f"{path}.{node.name}")
-        self._fields(fields_of(module), path)
+            self._graph(module.graph, path)
+        self._fields(held.fields_of(module), path)
+
+    def _graph(self, graph: fx.Graph, path: str) -> None:
+        for node in graph.nodes:
+            name = "output" if node.op == "output" else node.name  # copies call it so
+            self._put(node.op, name, node.args, node.kwargs)
+            self._visit(node.target, f"{path}.{node.name}")
 
     def _hooks(self, state: Mapping[str, Any], path: str) -> None:
-        for name in HOOKS:
+        for name in held.HOOKS:
             takers = [state.get(name + end, {}) for end in ("_with_kwargs", "_always_called")]
             self._put(name, len(state.get(name, {})))
             for index, (key, hook) in enumerate(state.get(name, {}).items()):
@@ -194,7 +184,7 @@ class ModuleDigest:
         self._put("function", python.stable_name(owner, code.co_qualname) if owner else "")
         self._visit(function.__defaults__, path)
         self._fields(function.__kwdefaults__ or {}, path)
-        cells = None if owner in MAKERS else function.__closure__
+        cells = None if owner in held.MAKERS else function.__closure__
         for name, cell in zip(code.co_freevars, cells or (), strict=False):
             try:
                 self._visit(cell.cell_contents, f"{path} > {name}")
@@ -207,11 +197,6 @@ class ModuleDigest:
         for chain in () if self.opaque else python.globals_of(code):
             self._put(*chain)
             self._visit(*python.resolved(chain, scope, path))
-
-    def _code(self, code: types.CodeType, path: str) -> None:
-        self.codes.add(code)
-        self._put("code", *python.words_of(code))
-        self._visit(code.co_consts, path)
 
     def _builtin(self, value: Any, path: str) -> None:
         self._put("builtin", value.__qualname__)
@@ -248,3 +233,17 @@ class ModuleDigest:
     def _refuse(self, value: object, path: str) -> None:
         self.opaque.append(f"{path}, {type(value).__name__}")
         self._put("opaque", type(value).__qualname__)
+
+
+_of = ModuleDigest
+_READERS: tuple[tuple[Any, Callable[[ModuleDigest, Any, str], None]], ...] = (
+    *((torch.Tensor, _of._tensor), (torch.jit.ScriptModule, _of._script), (nn.Module, _of._module)),
+    *((type, _of._class), (types.FunctionType, _of._function), (fx.Graph, _of._graph)),
+    *((types.ModuleType, _of._python_module), (types.BuiltinFunctionType, _of._builtin)),
+    (logging.Logger, lambda d, v, _: d._put(type(v).__name__, v.name)),
+    (python.DESCRIPTORS, lambda d, v, _: d._put(type(v).__name__, v.__name__)),
+    (weakref.ref, lambda d, v, path: d._sequence("weak", (v(),), path)),
+    (property, lambda d, v, path: d._sequence(type(v).__name__, (v.fget,), path)),
+    ((staticmethod, classmethod), lambda d, v, p: d._sequence(type(v).__name__, (v.__func__,), p)),
+)
+"""By kind, the first that fits."""

@@ -26,6 +26,9 @@ DRAWN = set(
 _UNUSED = {"num_batches_tracked", "_guards_fn"}
 """Members that no vote depends on: a count of batch norm, and checks of an exported program."""
 
+_WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module"}
+_WRAPPERS["DistributedDataParallel"] = "module"
+
 MAKERS = {"torch.nn.utils.parametrize", "torch.ao.quantization.qconfig"}
 """Their closures hold the module they were made for; copies read `self`, or only its device."""
 
@@ -37,6 +40,15 @@ def members_of(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
         for name, part in vars(module)[table].items():
             if not (plain and name in _UNUSED):
                 yield table, name, part
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside what compiles it, or spreads it over devices, and changes no logits."""
+    while (name := _WRAPPERS.get(type(module).__name__)) and is_known(type(module)):
+        if any(vars(module)[table] for table in HOOKS):
+            break
+        module = vars(module)["_modules"][name]
+    return module
 
 
 def fields_of(module: nn.Module) -> dict[str, Any]:

@@ -6,6 +6,7 @@ what it does. A name is believed only where the object is found under it.
 
 import builtins
 import dis
+import os
 import sys
 import sysconfig
 import types
@@ -26,6 +27,8 @@ DESCRIPTORS = (
     *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
 )
 """Of classes written in C: a name says it all."""
+BEYOND = (eval, exec, globals, __import__, open, os.environ, sys.modules)
+"""Through these, code reaches what no walk over objects can see."""
 HEAP_TYPE = 1 << 9
 _CLASS_NOTES = set(
     """__dict__ __weakref__ __module__ __qualname__ __doc__ __annotations__ __firstlineno__

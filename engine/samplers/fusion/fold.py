@@ -1,6 +1,5 @@
 """Batch norm folded into the convolution before it: the same function with fewer passes."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import capture, has_hooks
+from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.network import in_training
 
@@ -56,9 +56,9 @@ def folded_network(
     def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
         height, width, channels = shape[1:]
         captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width), tell)
-        return copy.deepcopy(stage).eval() if captured is None else _folded(captured)
+        return again(stage) if captured is None else _folded(captured)
 
-    still = copy.deepcopy(network).eval() if in_training(network) else network
+    still = again(network) if in_training(network) else network
     folded = by_stages(still, fold).to(dtype)
     for parameter in folded.parameters():
         if parameter.ndim == 4:

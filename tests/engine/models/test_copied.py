@@ -12,6 +12,7 @@ from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.forms import AsItIs
 
 SHAPE = (2, 3, 1)
 
@@ -132,7 +133,13 @@ def packed(module: Turned) -> nn.Module:
 
 
 class Redrawn(Turned):
-    """Its copies are made anew, weights drawn, before they get its own."""
+    """Its copies are made anew, weights drawn, before they get its own, and are training."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(-x if self.training else x)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
 
     def __deepcopy__(self, memo: Any) -> "Redrawn":
         numbers = torch.get_rng_state()
@@ -141,7 +148,7 @@ class Redrawn(Turned):
         del made.object
         nn.init.normal_(made.layer.weight)
         made.load_state_dict(self.state_dict())
-        return made.eval()
+        return made
 
 
 HONEST: dict[str, Callable[[], nn.Module]] = {
@@ -157,7 +164,8 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", HONEST)
 def test_what_users_keep_beside_a_network_is_no_reason_to_refuse_it(name: str) -> None:
     SCALES.clear()
-    made = HONEST[name]().eval()
+    made = HONEST[name]()
+    made.eval()
     for part in made.modules():
         vars(part).pop("object", None)
     bundle = Bundle.from_classifier(made, num_classes=3, input_shape=SHAPE)
@@ -165,13 +173,34 @@ def test_what_users_keep_beside_a_network_is_no_reason_to_refuse_it(name: str) -
     x = torch.rand(2, 1, 2, 3)
     with torch.no_grad():
         torch.testing.assert_close(built(x), made(x))
+        torch.testing.assert_close(AsItIs(built, torch.float32)(x), made(x))
 
 
-def test_what_changes_is_named() -> None:
-    rule = "received other attributes after a pass: calls "
-    counts = Turned(lambda module: 1.0 if by_calls(module) else 0.0).eval()
+class Remembers(Turned):
+    """Keeps what it needs no more, or masks by the number of rows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda module: 1.0 if name != "calls" or by_calls(module) else 0.0)
+        self.name, self.map, self.masks = name, torch.zeros(1), dict[int, torch.Tensor]()
+
+    @functools.lru_cache  # noqa: B019 (what is tried)
+    def mask(self, rows: int) -> torch.Tensor:
+        return torch.ones(rows, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.name == "map":
+            self.map = x.softmax(-1)
+        elif self.name == "masks":
+            return super().forward(x) * self.masks.setdefault(len(x), torch.ones(len(x), 1))
+        return super().forward(x) * (self.mask(len(x)) if self.name == "Remembers.mask" else 1)
+
+
+@pytest.mark.parametrize("name", ["calls", "map", "masks", "Remembers.mask"])
+def test_what_changes_is_named(name: str) -> None:
+    rule = f"other attributes after a pass: {name}.*`if self.training:`.*pop.*in each pass"
+    module = Remembers(name).eval()
     with pytest.raises(FileError, match=rule):
-        Bundle.from_classifier(counts, num_classes=3, input_shape=SHAPE).build("classifier")
+        Bundle.from_classifier(module, num_classes=3, input_shape=SHAPE).build("classifier")
 
 
 class Attached(nn.Sequential):

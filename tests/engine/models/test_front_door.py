@@ -47,8 +47,8 @@ from dualsmooth.engine.api import Smooth
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.models import front_door
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.digest.hidden_state import kept_state
 from dualsmooth.engine.models.front_door import admitted
-from dualsmooth.engine.models.hidden_state import kept_state
 
 SHAPE, CLASSES = (4, 3, 2), 5
 Function = Callable[[torch.Tensor], Any]
@@ -115,20 +115,22 @@ def test_a_slow_network_is_seen_through_by_a_row_and_its_mate(
         enter(Head(MIXING[name].before, MIXING[name].after))
 
 
-def test_rows_of_trials_are_what_the_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = list[int]()
+@pytest.mark.parametrize(
+    ("of_a_row", "rows"), [(1e-9, 256), (1e-4, 128), (6e-4, 16), (5e-3, 8), (2e-2, 4), (4e-2, 2)]
+)
+@pytest.mark.parametrize("load", [0.0, 9.0])
+def test_rows_of_trials_are_what_the_time_allows_whatever_disturbs_a_pass(
+    of_a_row: float, rows: int, load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed, now = itertools.count(), [0.0]
 
-    def noted(x: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(x))
+    def taking(x: torch.Tensor) -> torch.Tensor:
+        now[0] += len(x) * of_a_row + load * (next(passed) % 2 == 0)
         return x
 
-    module = Head(noted)
-    trial = front_door._Trial(module.eval(), SHAPE, CLASSES, "classifier", "memory")
-    assert trial._rows() >= front_door.FEW
-    monkeypatch.setattr(front_door, "SLOW", 0.0)
-    sizes.clear()
-    assert trial._rows() == front_door.FEWEST
-    assert sizes == [front_door.FEWEST]
+    monkeypatch.setattr(front_door, "thread_time", lambda: now[0])
+    trial = front_door._Trial(Head(taking).eval(), SHAPE, CLASSES, "classifier", "memory")
+    assert trial._rows() == rows
 
 
 BOUND = functools.partial(time.time)

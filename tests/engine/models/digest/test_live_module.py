@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrizations, spectral_norm
 
+from dualsmooth.engine.api import certify
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
@@ -64,6 +65,38 @@ def compiled() -> Any:
     return module
 
 
+def not_to_be_compiled(*_: object) -> Any:
+    raise AssertionError("compiled")
+
+
+def optimized(module: nn.Module) -> Any:
+    return torch.compile(module, backend=not_to_be_compiled)
+
+
+def wrapped(wrapper: Callable[[nn.Module], nn.Module]) -> Any:
+    module = wrapper(net())
+    module.register_forward_hook(lambda part, args, y: 2 * y)
+    return module.eval()
+
+
+class Renamed(nn.Module):
+    """Its graph calls the output otherwise than copies of the graph do, and is kept twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, output: torch.Tensor) -> Any:
+        return self.net(output)
+
+
+def renamed() -> Any:
+    module = fx.symbolic_trace(Renamed()).eval()
+    graph: Any = module.graph
+    module.eval_graph = graph
+    return module
+
+
 def noting(module: nn.Module) -> Any:
     module.register_forward_hook(lambda part, args, y: y * part[1].weight.note)
     return module
@@ -84,6 +117,8 @@ def noting(module: nn.Module) -> Any:
         lambda: torch.jit.freeze(torch.jit.script(net())),
         lambda: torch.jit.trace(net(), X),  # type: ignore[no-untyped-call]
         lambda: evaluated(nn.DataParallel(net())),
+        lambda: wrapped(nn.DataParallel),
+        renamed,
     ],
 )
 def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None:
@@ -91,6 +126,23 @@ def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None
     built = network_from_module(module).build()
     with torch.no_grad():
         torch.testing.assert_close(built(X), module(X), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        optimized,
+        lambda module: nn.DataParallel(optimized(module)),
+        lambda module: nn.Sequential(optimized(module)),
+    ],
+)
+def test_what_compiles_a_module_is_left_out(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Compiling for every size and mode of the trials took minutes."""
+    module = wrap(net()).eval()
+    built = network_from_module(module).build()
+    torch.testing.assert_close(built(X), net()(X), rtol=0, atol=0)
+    if type(module) is not nn.Sequential:
+        certify(module, X[:2, 0, :, :, None].abs(), sigma=1.0, n=20, n0=10, progress=False)
 
 
 class Remade(nn.Flatten):
@@ -166,6 +218,14 @@ def to_its_parameter() -> Any:
     return module
 
 
+class Attributes(dict[str, int]):
+    """Keys as attributes, which copies lose."""
+
+    def __init__(self, **keys: int) -> None:
+        super().__init__(**keys)
+        self.__dict__ = self
+
+
 class Alone(Holder):
     def __deepcopy__(self, memo: object) -> "Alone":
         return self
@@ -183,6 +243,14 @@ def weakly() -> Any:
     return Holder([part, weakref.ref(part)]).eval()
 
 
+class FSDPModule(nn.Module):
+    """As PyTorch calls what `fully_shard` mixes into a class."""
+
+
+class Sharded(Holder, FSDPModule):
+    pass
+
+
 def half_loaded() -> Any:
     module = net()
     module[1].bias = None
@@ -192,8 +260,12 @@ def half_loaded() -> Any:
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (to_itself, "must be a network of its own.*hook, closure or patched method"),
-        (to_its_dict, "must be a network of its own"),
+        (
+            to_itself,
+            r"network of its own.*module\._forward_hooks\[0\] > module is another",
+        ),
+        (to_its_dict, r"module\.value is another in copy\.deepcopy.*closure .* method"),
+        (lambda: Holder(Attributes(a=1)).eval(), r"module\.value\[1\] is another .*plain values"),
         (to_its_parameter, "must be a network of its own"),
         (weakly, "must be a network of its own"),
         (lambda: Alone().eval(), "must be a network of its own"),
@@ -201,7 +273,8 @@ def half_loaded() -> Any:
         (lambda: Holder(i for i in "ab").eval(), r"must be copyable.*module\.value, generator"),
         (lambda: Holder(nested()).eval(), "nested"),
         (lambda: nn.Sequential(nn.LazyLinear(3)).eval(), "must have all its weights.*lazy"),
-        (half_loaded, "must have all its weights.*meta"),
+        (half_loaded, r"must have all its weights.*meta.*load_state_dict\(state, assign=True\)"),
+        (lambda: Sharded().eval(), "must have all its weights; received Sharded, a share of them"),
         (
             lambda: nn.Sequential(nn.Linear(4, 3).double().requires_grad_(False)).eval(),
             "in float64",

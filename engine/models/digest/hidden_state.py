@@ -50,14 +50,16 @@ def packages_of(network: nn.Module) -> set[str]:
 
 
 def names_of_changes(root: nn.Module, act: Callable[[], object]) -> str:
-    """Up to three attributes that change while something is done, after a colon."""
+    """Up to three attributes, or methods that read others, that an act changes, after a colon."""
     parts = [(name, vars(part)) for name, part in root.named_modules()]
-    kept = [(f"{name}.{key}".strip("."), fields, key) for name, fields in parts for key in fields]
-    kept = [place for place in kept if place[2] != "_modules"]
+    kinds = dict.fromkeys(kind for part in root.modules() for kind in type(part).__mro__)
+    parts += [(kind.__name__, vars(kind)) for kind in kinds if not _is_library(kind)]
+    named = [(name, fields, key) for name, fields in parts for key in fields if "__" not in key]
+    kept = [(f"{n}.{key}".strip("."), fields, key) for n, fields, key in named if key != "_modules"]
     before = [kept_state(fields.get(key)) for _, fields, key in kept]
     act()
-    pairs = zip(kept, before, strict=True)
-    names = [name for (name, fields, key), was in pairs if kept_state(fields.get(key)) != was]
+    after = [kept_state(fields.get(key)) for _, fields, key in kept]
+    names = [name for (name, *_), was, now in zip(kept, before, after, strict=True) if was != now]
     return f": {', '.join(names[:3])}" if names else ""
 
 
@@ -161,11 +163,8 @@ def _parts(value: Any) -> list[object]:
     slots = [name for name, member in members if type(member) is types.MemberDescriptorType]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     attributes = getattr(value, "__dict__", None)
-    if attributes is None and not held:
-        try:
-            return [value.__reduce_ex__(4)]  # counters, cycles, weights packed by PyTorch
-        except Exception:  # a lock, a session of a library, an iterator over functions
-            return gc.get_referents(value)
+    if attributes is None and not held:  # counters, cycles, weights packed by PyTorch
+        return _pickled(value)
     kept = dict(attributes or {})
     if isinstance(value, fx.GraphModule):  # its graph, and the symbols of its sizes
         kept = {name: part for name, part in kept.items() if name not in DRAWN}
@@ -190,9 +189,7 @@ def _own_of_class(kind: type) -> dict[str, object]:
     held = dict(vars(kind))
     if not _is_library(kind):
         return held
-    put = {
-        k: v for k, v in held.items() if isinstance(v, types.FunctionType) and not _is_library(v)
-    }
+    put = {k: v for k, v in held.items() if type(v) is types.FunctionType and not _is_library(v)}
     called = set[str]()
     for base in kind.__mro__ if put else ():
         functions = (f for f in vars(base).values() if isinstance(f, types.FunctionType))
@@ -204,11 +201,14 @@ def _reduced(value: object) -> list[object]:
     """What an object of a class written in C keeps beside attributes, as it would be pickled."""
     kind = type(value)
     pairs = (kind.__reduce__, object.__reduce__), (kind.__getstate__, object.__getstate__)
-    if all(isinstance(own, types.FunctionType) or own is plain for own, plain in pairs):
-        return []
+    plainly = all(isinstance(own, types.FunctionType) or own is plain for own, plain in pairs)
+    return [] if plainly else _pickled(value)
+
+
+def _pickled(value: object) -> list[object]:
     try:
         return [value.__reduce_ex__(4)]
-    except Exception:  # a file, a session of a library
+    except Exception:  # a lock, a file, a session of a library, an iterator over functions
         return gc.get_referents(value)
 
 
@@ -227,8 +227,8 @@ def _globals(function: types.FunctionType) -> list[object]:
         codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
     texts = {c for code in codes for c in code.co_consts if isinstance(c, str)}  # as in getattr
     names = sorted(texts.union(*(code.co_names for code in codes)))
-    owners: list[Any] = [sys.modules.get(name) for name in names]  # of imports in its code
-    owners = [owner for owner in owners if isinstance(owner, types.ModuleType)]
+    imports = (sys.modules.get(name) for name in names)
+    owners: list[Any] = [owner for owner in imports if isinstance(owner, types.ModuleType)]
     spaces = [function.__globals__, vars(nn.Module), *map(vars, owners)]
     for space in spaces:
         values = [space[name] for name in names if name in space]

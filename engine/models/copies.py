@@ -1,0 +1,68 @@
+"""Copies of modules that users hold, which are what is tried and what votes."""
+
+import copy
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.capture import is_known
+from dualsmooth.engine.models.digest.module_state import unwrapped
+from dualsmooth.engine.models.logits import logits_in
+from dualsmooth.engine.models.network import Network, in_training, network_from_module
+from dualsmooth.engine.models.rows import BOUNDS, close, noisy
+
+
+def networks_of(
+    given: Mapping[str, nn.Module | Network], shape: tuple[int, int, int]
+) -> dict[str, Network]:
+    """Networks by role: copies of modules, which is what trials and votes see, as they are now.
+
+    A row passes before the digest of unknown code, so that what it keeps of its first call is in
+    place. A module whose copy gives other logits is refused.
+    """
+    bare = {k: unwrapped(m) if isinstance(m, nn.Module) else m for k, m in given.items()}
+    modules = {k: m for k, m in bare.items() if isinstance(m, nn.Module) and not in_training(m)}
+    tried = {role: m for role, m in modules.items() if not is_known(m, read=True)}
+    for module in tried.values():
+        with suppress(Exception), torch.no_grad():  # what cannot run is what trials tell
+            module(_beside(module, noisy(1, shape).contiguous()))
+    networks = {k: m if isinstance(m, Network) else network_from_module(m) for k, m in bare.items()}
+    for role, module in tried.items():
+        if _differs(module, networks[role].weights, shape):
+            rule = "must be a network of its own, as a copy of it is"
+            hint = "its copy gives other logits: keep what it reads in its attributes"
+            raise ArgumentError("module", rule, type(module).__name__, hint)
+    return networks
+
+
+def again(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, which some forget: graphs of torchvision."""
+    copied = copy.deepcopy(module)
+    if in_training(copied):
+        copied.eval()
+    return copied
+
+
+def _differs(module: nn.Module, copied: Any, shape: tuple[int, int, int]) -> bool:
+    """Whether a copy gives other logits; where either cannot run, or varies, its trials tell."""
+    try:
+        batch = _beside(module, noisy(2, shape).contiguous())
+        copied = again(copied)  # a pass may change it
+        with torch.no_grad():
+            own, other = (logits_in(n(batch.clone())) for n in (module, copied))
+            agree = close(BOUNDS[torch.float32], own)
+            if agree(other, own):
+                return False
+            pair = [logits_in(n(batch.clone())) for n in (module, copied)]
+            return agree(pair[0], own) and agree(pair[1], other)
+    except Exception:  # whatever the network and its libraries raise
+        return False
+
+
+def _beside(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """A batch on the device of a module's weights."""
+    return batch.to(next((p.device for p in module.parameters()), batch.device))
