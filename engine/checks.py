@@ -68,14 +68,15 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
-_OTHER_NAMES = {"gpu": "cuda"}
+_OTHER_NAMES = {"gpu": "cuda", "mnist": "idx", "imagenet": "folder", "imagefolder": "folder"}
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """A hint at the known name that is nearest to one received; empty if none is near."""
     listed = list(known)
-    other = _OTHER_NAMES.get(str(value))
-    nearest = [other] if other in listed else get_close_matches(str(value), listed, n=1)
+    asked = str(value).lower()
+    other = _OTHER_NAMES.get(asked)
+    nearest = [other] if other in listed else get_close_matches(asked, listed, n=1)
     return f"did you mean {nearest[0]}?" if nearest else ""
 
 

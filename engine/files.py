@@ -166,6 +166,15 @@ def check_target(folder: Path) -> None:
         raise FileError(folder, "must not exist yet", _kind(folder), "remove it or name another")
 
 
+def at_home(text: str | Path) -> Path:
+    """A path, with the home folder for the ``~`` that no shell replaces behind ``npz:``, or in
+    Python.
+    """
+    with suppress(RuntimeError):  # there is none
+        return Path(text).expanduser() if not os.path.exists(text) else Path(text)
+    return Path(text)
+
+
 def check_own(folder: Path, *marks: str) -> None:
     """Refuse a folder that holds something, but nothing of a command that writes into its own: what
     that leaves fits one of the patterns.

@@ -140,6 +140,7 @@ def test_the_page_for_readers_names_the_heart_in_order_and_its_lines() -> None:
     page = (ROOT / "docs/reading_the_code.md").read_text("utf-8")
     told = re.findall(r"`([\w/]+\.py)` \| (\d+) \|", page)
     assert told == [(file.removeprefix("engine/"), str(lines(file))) for file in HEART]
+    assert f"together | {sum(map(lines, HEART))} |" in page
 
 
 def test_an_arrow_upwards_and_a_circle_are_noticed() -> None:

@@ -118,13 +118,17 @@ def whole_number(text: str | int) -> int:
 def meant(error: Any) -> str:
     """What an error about usage says, with the one option that was perhaps meant."""
     if extra := re.match(r"Got unexpected extra argument.*\(([^\s)]*)", str(error)):
-        of_images = error.ctx and any(p.name == "data" for p in error.ctx.command.params)
+        names = [p.name for p in error.ctx.command.params] if error.ctx else []
+        of_images = "data" in names and "run" not in names
         hint = ": images are named by --data" if of_images else ""
         if re.fullmatch(r"[-+.,\de]+", extra[1]):
             hint = ": numbers of a list have commas between them, as 0.25,0.5"
         return f"{error.format_message()}{hint}"
     option, known = getattr(error, "option_name", ""), getattr(error, "possibilities", None)
     closest = get_close_matches(option, known or (), n=1)
+    every = getattr(error.ctx.command, "commands", {}) if option and error.ctx else {}
+    if any(option in p.opts for command in every.values() for p in command.params):
+        return f"{error.message}: options stand behind the command"
     if not closest:
         parsed = getattr(error.__cause__, "errors", None)  # of the type that was not met
         received = f"; received {parsed()[0]['input']}" if parsed else ""

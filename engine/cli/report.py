@@ -11,7 +11,7 @@ import typer
 from dualsmooth.engine.checks import non_negative
 from dualsmooth.engine.cli.help import belong, numbers_in
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.files import check_own
+from dualsmooth.engine.files import at_home, check_own
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.runs.run_checks import RUN
 
@@ -122,7 +122,7 @@ def _labelled(text: str) -> tuple[Path, str]:
     name, equals, path = text.partition("=")
     if not (name.strip() and equals and path):
         raise ArgumentError("label", "must be NAME=RUN", text)
-    return Path(path), name.strip()
+    return at_home(path), name.strip()
 
 
 def _folder(first: Path, count: int, out: Path | None, html: bool) -> Path | None:

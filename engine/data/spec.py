@@ -25,6 +25,7 @@ from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.images import DeferredImages
 
 DATA_VARIABLE = "DUALSMOOTH_DATA"
@@ -97,7 +98,7 @@ def named_or_digits(
     if spec is None and shape != DIGITS_SHAPE:
         rule = f"must name images of shape {shape}"
         raise ArgumentError(argument, rule, None, "for example folder:DIR or npz:FILE")
-    return spec or digits
+    return digits if spec is None else spec
 
 
 def _arrays(kind: str, place: str, split: str, spec: str) -> ImageSet:
@@ -204,7 +205,7 @@ def _forms() -> str:
 
 def _path(kind: str, place: str, spec: str) -> Path:
     if place:
-        path = Path(place)
+        path = at_home(place)
     elif kind != "npz" and os.environ.get(DATA_VARIABLE):
         path = Path(os.environ[DATA_VARIABLE])
     else:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import scipy
 
-from dualsmooth.engine.checks import positive, positive_integer
+from dualsmooth.engine.checks import one_of, positive, positive_integer
 from dualsmooth.engine.draws import Counts, Draw, Phase
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
@@ -180,8 +180,7 @@ def make_search(bundle: Bundle, name: str | None) -> Search:
         "grid": lambda: GridSearch(sigmas),
     }
     name = name or ("grid" if experts else "multi-start")
-    if name not in makers:
-        raise ArgumentError("search", f"must be one of {', '.join(makers)}", name)
+    one_of("search", name, tuple(makers))
     if name == Quasiconcave.name and len(sigmas) == 1:
         rule = f"must be multi-start or grid for a bundle with one noise level, {sigmas[0]:g}"
         raise ArgumentError("search", rule, name)

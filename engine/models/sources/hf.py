@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
@@ -56,7 +57,7 @@ def read_hf(
 
     Image size, mean and std are those of the model's image processor; mean and std may be given.
     """
-    folder = Path(name)
+    folder = at_home(name)
     files = folder.__truediv__ if folder.is_dir() else lambda file: _cached(name, file)
     path = files(CONFIG)
     weights = next((p for p in map(files, WEIGHTS) if p is not None and p.exists()), None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dualsmooth.engine.checks import did_you_mean
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import Bundle
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -59,7 +60,7 @@ def _load(
 ) -> Bundle:
     from dualsmooth.engine.models.sources.folder import read_bundle
 
-    path = Path(source)
+    path = at_home(source)
     if path.is_dir() or str(source) in bundled_names():
         if (mean, std) != (None, None):
             rule, hint = "must be left out", "the networks of a bundle normalize their input"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.normalize import Normalize
@@ -51,7 +52,7 @@ def read_timm(
         raise ArgumentError("bundle", "must name weights timm knows", name, str(error)) from error
     if file and name == architecture and (mean is None or std is None):
         _check_one_scale(architecture, settings)
-    path = Path(file) if file else _cached(f"timm:{source}", settings)
+    path = at_home(file) if file else _cached(f"timm:{source}", settings)
     state = named_tensors(path)
     classes = _classes(settings, state)
     overlay = {"state_dict": state, "num_classes": classes, "custom_load": False, "label_offset": 0}

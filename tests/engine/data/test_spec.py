@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from dualsmooth.engine.data.spec import DATA_VARIABLE, load_images
+from dualsmooth.engine.data.spec import DATA_VARIABLE, DIGITS_SHAPE, load_images, named_or_digits
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, FileError
 from dualsmooth.engine.images import as_unit_float
 
@@ -134,6 +134,16 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         load_images(f"npz:{tmp_path}")
     with pytest.raises(FileError, match="is not a folder"):
         load_images("folder:nul\0byte")
+
+
+def test_the_home_folder_is_found_and_an_empty_spec_is_none(
+    grey: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(grey.parent))
+    images = load_images(f"idx:~/{grey.name}")
+    assert (len(images), images.name) == (3, f"idx:~/{grey.name}")
+    with pytest.raises(ArgumentError, match="must start with a known kind"):
+        load_images(named_or_digits("data", "", DIGITS_SHAPE))
 
 
 @pytest.mark.parametrize("spec", ["", "mnist", "digits:5", "Digits", "npz:", "idx", "digitstrain"])
