@@ -32,7 +32,10 @@ SWITCHES = (
 ).split()
 """Variables by which users choose other instructions, hence other last bits."""
 
-LOOPS = ("direct_conv", "winograd_conv", "int8_conv", "bf16_conv")
+LOOPS = (
+    *("direct_conv", "direct_conv_avx2", "winograd_conv", "winograd_conv_avx2"),
+    *("int8_conv", "bf16_conv"),
+)
 """Compiled loops that sum in an order of their own, beside those for noise and votes."""
 
 

@@ -22,6 +22,17 @@ def compiled(name: str) -> ctypes.CDLL | None:
         return None
 
 
+@cache
+def vectored(name: str) -> tuple[ctypes.CDLL | None, int]:
+    """The library of a kind that runs here, with AVX-512 or AVX2, and the values of its vectors."""
+    for file in (name, f"{name}_avx2"):
+        library = compiled(file)
+        lanes = int(library[f"dualsmooth_{name}_lanes"]()) if library else 0
+        if lanes:
+            return library, lanes
+    return None, 0
+
+
 def required(name: str, library: ctypes.CDLL | None) -> ctypes.CDLL:
     """A library that must be there."""
     if library is None:

@@ -1,14 +1,14 @@
-/* Convolutions on a CPU with AVX-512, with bias, ReLU and 2x2 max pooling, in chains: those of few
- * input channels, and strided ones.
+/* Convolutions on a CPU with AVX-512 or AVX2, with bias, ReLU and 2x2 max pooling, in chains: those
+ * of few input channels, and strided ones.
  *
- * Sixteen output channels are a vector and up to sixteen neighbouring pixels are in registers at
- * once, or up to twelve with two vectors. Of grey images with few outputs, sixteen pixels are a
- * vector. Every output is one chain of fused multiply-adds over (ky, kx, channel), so its bits
+ * Output channels are a vector and up to sixteen neighbouring pixels are in registers at once, or up
+ * to twelve with two vectors. Of grey images with few outputs, pixels are a vector. Every output is one chain of fused multiply-adds over (ky, kx, channel), so its bits
  * depend on its own image only. Arrays are channels-last; shapes are checked by the Python wrapper.
  */
 #include <stdint.h>
 
 #define GREY 8 /* most outputs of a grey image for which pixels, not outputs, are a vector */
+#define LONGEST 16 /* most pixels of a tile */
 
 typedef struct {
     int64_t height, width, channels;
@@ -17,7 +17,7 @@ typedef struct {
     int64_t relu, pool;                     /* flags */
     int64_t padded_height, padded_width;    /* of the padded image: tiles may read past its edge */
     int64_t tile, wide_tile; /* pixels in registers with one block of output channels, with two */
-    int64_t padded_out; /* grey images with few outputs: a multiple of 32 pixels; others: 0 */
+    int64_t padded_out; /* grey images with few outputs: a multiple of two vectors; others: 0 */
     int64_t part;       /* lines of the kernel whose weights are in use at once */
     int64_t lines;      /* of the output, computed together: an even number where they are pooled */
 } geometry;
@@ -34,7 +34,6 @@ typedef struct {
 #if defined(__x86_64__)
 #include <string.h>
 
-#define TARGET "avx512f"
 #include "lanes.h"
 
 /* One image, padded, and what is made of it. */
@@ -54,46 +53,45 @@ typedef struct {
 } strip;
 
 /* What outputs are at least; the larger of it and NaN is NaN. */
-INLINE __m512 least(const geometry *g) { return _mm512_set1_ps(g->relu ? 0.0f : -__builtin_inff()); }
+INLINE vec least(const geometry *g) { return all(g->relu ? 0.0f : -__builtin_inff()); }
 
 /* A tile of neighbouring pixels, `step` values apart, and `vectors` blocks of output channels. */
 INLINE void one_tile(const geometry *g, const strip *s, int64_t x, const int tile,
                      const int vectors, const int64_t step)
 {
-    __m512 sums[24];
+    vec sums[24];
     const int64_t taps = g->kernel_width * g->channels;
     const float *corner = s->corner + x * step, *weights = s->weights;
     float *kept = s->sums + x * vectors * LANES;
 #pragma GCC unroll 24
     for (int i = 0; i < tile * vectors; i++)
-        sums[i] = _mm512_loadu_ps(s->bias ? s->bias + i % vectors * LANES : kept + i * LANES);
+        sums[i] = load(s->bias ? s->bias + i % vectors * LANES : kept + i * LANES);
     for (int64_t ky = 0; ky < s->kernel_lines; ky++) {
         const float *pixel = corner + ky * g->padded_width * g->channels;
 #pragma GCC unroll 2
         for (const float *last = pixel + taps; pixel < last; pixel++, weights += vectors * LANES)
 #pragma GCC unroll 16
             for (int t = 0; t < tile; t++) {
-                const __m512 value = _mm512_set1_ps(pixel[t * step]);
+                const vec value = all(pixel[t * step]);
                 for (int v = 0; v < vectors; v++)
-                    sums[t * vectors + v] = _mm512_fmadd_ps(
-                        _mm512_loadu_ps(weights + v * LANES), value, sums[t * vectors + v]);
+                    sums[t * vectors + v] =
+                        multiply_add(load(weights + v * LANES), value, sums[t * vectors + v]);
             }
     }
     if (!s->out) {
 #pragma GCC unroll 24
-        for (int i = 0; i < tile * vectors; i++) _mm512_storeu_ps(kept + i * LANES, sums[i]);
+        for (int i = 0; i < tile * vectors; i++) store(kept + i * LANES, sums[i]);
         return;
     }
-    const __mmask16 masks[2] = {first_of(s->outputs), first_of(s->outputs - (vectors - 1) * LANES)};
-    const __m512 floor = least(g);
+    const lanes some[2] = {first_of(s->outputs), first_of(s->outputs - (vectors - 1) * LANES)};
+    const vec floor = least(g);
     const int64_t width = g->out_width - x, outputs = g->outputs;
     float *out = s->out + x * outputs;
 #pragma GCC unroll 16
     for (int t = 0; t < tile; t++, out += outputs) {
         if (t >= width) break;
         for (int v = 0; v < vectors; v++)
-            _mm512_mask_storeu_ps(out + v * LANES, masks[v],
-                                  _mm512_max_ps(floor, sums[t * vectors + v]));
+            store_some(out + v * LANES, at_least(floor, sums[t * vectors + v]), some[v]);
     }
 }
 
@@ -119,8 +117,10 @@ FAST static void one_line(const geometry *g, const strip *s)
     case 8: tiles_of(g, s, 8, 1); break;
     case 10: tiles_of(g, s, 10, 1); break;
     case 12: tiles_of(g, s, 12, 1); break;
+#if LANES == 16
     case 14: tiles_of(g, s, 14, 1); break;
     default: tiles_of(g, s, 16, 1);
+#endif
     }
 }
 
@@ -128,9 +128,9 @@ FAST static void one_line(const geometry *g, const strip *s)
 FAST static void one_wide_line(const geometry *g, const strip *s)
 {
     switch (g->wide_tile) {
-    case 8: tiles_of(g, s, 8, 2); break;
-    case 10: tiles_of(g, s, 10, 2); break;
-    default: tiles_of(g, s, 12, 2);
+    case FEWER: tiles_of(g, s, FEWER, 2); break;
+    case PAIRS * 5 / 6: tiles_of(g, s, PAIRS * 5 / 6, 2); break;
+    default: tiles_of(g, s, PAIRS, 2);
     }
 }
 
@@ -139,10 +139,10 @@ INLINE void pool(const geometry *g, const float *line, const float *under, int64
                  int64_t outputs)
 {
     for (int64_t x = 0; x < g->out_width / 2; x++, line += 2 * step, under += 2 * step) {
-        const __m512 left = larger(_mm512_loadu_ps(line), _mm512_loadu_ps(under));
-        const __m512 right = larger(_mm512_loadu_ps(line + step), _mm512_loadu_ps(under + step));
-        _mm512_mask_storeu_ps(out + x * g->outputs, first_of(outputs),
-                              _mm512_max_ps(least(g), larger(left, right)));
+        const vec left = larger(load(line), load(under));
+        const vec right = larger(load(line + step), load(under + step));
+        store_some(out + x * g->outputs, at_least(least(g), larger(left, right)),
+                   first_of(outputs));
     }
 }
 
@@ -151,7 +151,7 @@ FAST static void some_lines(const image *m, int64_t y, int64_t lines, int64_t fi
 {
     const geometry *g = m->shape;
     const int64_t line = g->padded_width * g->channels, taps = g->kernel_width * g->channels;
-    const int64_t kept = (g->out_width + LANES) * step, outputs = g->outputs - first;
+    const int64_t kept = (g->out_width + LONGEST) * step, outputs = g->outputs - first;
     for (int64_t ky = 0; ky < g->kernel_height; ky += g->part) {
         const int64_t left = g->kernel_height - ky, last = left <= g->part;
         strip s = {.weights = m->weights + (first * g->kernel_height + ky * step) * taps,
@@ -209,19 +209,19 @@ FAST static void all_images(const link *links, int64_t count, int64_t rows,
 }
 #endif
 
-/* Whether this processor has the instructions. */
-int dualsmooth_direct_conv_available(void)
+/* Values of a vector, 0 if this processor lacks the instructions. */
+int dualsmooth_direct_conv_lanes(void)
 {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512f") != 0;
-#else
-    return 0;
+    if (supported()) return LANES;
 #endif
+    return 0;
 }
 
 /* Every link for a row, then for the next: what lies between them stays in the cache.
  * scratch: sums of the lines that are computed together, then the padded images.
- * weights: [blocks of 32 outputs, of 16 the last][ky][kx][channel][outputs]; grey: [ky][kx][8]. */
+ * weights: [blocks of two vectors of outputs, of one the last][ky][kx][channel][outputs]; grey:
+ * [ky][kx][8]. */
 void dualsmooth_direct_chain(const link *links, int64_t count, int64_t rows,
                              const float *constants, const float *in, float *scratch, float *out)
 {

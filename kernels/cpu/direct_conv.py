@@ -3,8 +3,7 @@
 Libraries lay channels out for networks with many of them; a first layer with one or three leaves
 most of their vectors empty. Here a vector holds output channels, and bias, ReLU and 2x2 max pooling
 happen before a line of the image leaves the cache. Convolutions that feed each other form a chain,
-computed row by row, so that what lies between them stays in the cache. The library is built as
-``noise_votes`` is.
+computed row by row, so that what lies between them stays in the cache.
 """
 
 import ctypes
@@ -15,19 +14,19 @@ from functools import cache
 import torch
 from torch.nn import functional
 
-from dualsmooth.kernels.cpu.compiled import compiled, required
+from dualsmooth.kernels.cpu.compiled import required, vectored
 from dualsmooth.kernels.errors import KernelArgumentError
 
-LANES = 16
-"""Output channels in a vector."""
+CACHE_LINE = 16
+"""Values that lie in one."""
 
-TILES = (16, 14, 12, 10, 8)
-"""Pixels in registers at once; the loops are compiled for each."""
+TILES, LONGEST = {16: (16, 14, 12, 10, 8), 8: (12, 10, 8)}, 16
+"""Pixels in registers at once, by the values of a vector; the loops are compiled for each."""
 
 GREY = 8
 """Outputs up to which pixels of a grey image, not outputs, fill a vector; stride is 1 then."""
 
-WIDE_TILES = (12, 10, 8)
+WIDE_TILES = {16: (12, 10, 8), 8: (6, 5, 4)}
 """The same where two vectors of output channels are in registers."""
 
 PART, STRIP = 4096, 2048
@@ -35,14 +34,18 @@ PART, STRIP = 4096, 2048
 
 
 def available() -> bool:
-    """Whether the loops were built and this processor has AVX-512."""
-    library = _library()
-    return library is not None and bool(library.dualsmooth_direct_conv_available())
+    """Whether the loops were built and this processor has AVX-512 or AVX2."""
+    return lanes() > 0
+
+
+def lanes() -> int:
+    """Values of a vector of these loops, 16 or 8, or 0."""
+    return vectored("direct_conv")[1]
 
 
 def fills_tiles(out_width: int) -> bool:
     """Whether few of the pixels that tiles compute lie beyond the end of a line."""
-    return 4 * _padded(out_width, WIDE_TILES) <= 5 * out_width
+    return 4 * (-out_width % _tile(out_width, WIDE_TILES[16])) <= out_width
 
 
 class DirectConv(torch.nn.Module):
@@ -74,17 +77,17 @@ class DirectConv(torch.nn.Module):
         if normalize is not None:
             weight, bias = _taken_up(weight.detach(), bias, *normalize)
         self.grey = rest[0] == stride == 1 and self.outputs <= GREY
-        lanes = GREY if self.grey else LANES
-        count = -(-self.outputs // lanes) * lanes
+        block = GREY if self.grey else lanes()
+        count = self.outputs + -self.outputs % block
         kernel, biases = torch.zeros(count, *rest), torch.zeros(count)
         kernel[: self.outputs] = weight.detach()
         if bias is not None:
             biases[: self.outputs] = bias.detach()
-        wide = lanes if self.grey else 2 * LANES
-        blocks = [block.permute(2, 3, 1, 0).flatten() for block in torch.split(kernel, wide)]
+        wide = block if self.grey else 2 * block
+        blocks = [part.permute(2, 3, 1, 0).flatten() for part in torch.split(kernel, wide)]
         self.channels, self.kernel = rest[0], (rest[1], rest[2])
-        packed = torch.cat([*blocks, biases, border])
-        packed = functional.pad(packed, (0, -len(packed) % LANES))  # the next begins a cache line
+        packed = torch.cat([*blocks, biases, border])  # and the next begins a cache line
+        packed = functional.pad(packed, (0, -len(packed) % CACHE_LINE))
         self.parts = (kernel.numel(), count, len(packed) - kernel.numel() - count)
         self.register_buffer("packed", packed)
         self._plans: dict[tuple[int, ...], _Plan] = {}
@@ -100,15 +103,16 @@ class DirectConv(torch.nn.Module):
         out_width = (width + 2 * left - kernel_width) // self.stride + 1
         if min(out_height, out_width) < (2 if self.pool else 1):
             raise KernelArgumentError("x", "must be as large as the kernel", (height, width))
-        tiles = (_tile(out_width, TILES), _tile(out_width, WIDE_TILES))
-        used = (2 * LANES,) if self.grey else tiles
+        wide = 2 * lanes()
+        tiles = (_tile(out_width, TILES[lanes()]), _tile(out_width, WIDE_TILES[lanes()]))
+        used = (wide,) if self.grey else tiles
         computed = max(-(-out_width // tile) * tile for tile in used)
         read = (computed - 1) * self.stride + kernel_width
         kernel = (kernel_height, kernel_width, self.stride, above, left)
         result = (out_height, out_width, self.outputs, self.relu, self.pool)
         padded = (height + 2 * above, max(width + 2 * left, read))
-        part = max(1, PART // (kernel_width * self.channels * 2 * LANES))
-        lines = 1 if part >= kernel_height else max(1, STRIP // (2 * LANES * computed))
+        part = max(1, PART // (kernel_width * self.channels * wide))
+        lines = 1 if part >= kernel_height else max(1, STRIP // (wide * computed))
         cut = (computed * self.grey, part, -(-lines // 2) * 2 if self.pool else lines)
         return _Geometry(height, width, self.channels, *kernel, *result, *padded, *tiles, *cut)
 
@@ -154,7 +158,7 @@ class _Geometry(ctypes.Structure):
 
     def sums(self) -> int:
         """Values of the lines that are computed together."""
-        grey, line = 2 * GREY * self.padded_out, 2 * LANES * (self.out_width + LANES)
+        grey, line = 2 * GREY * self.padded_out, 2 * lanes() * (self.out_width + LONGEST)
         return int(max(grey, line * self.lines))
 
 
@@ -209,7 +213,7 @@ def _plan(layers: Sequence[DirectConv], shape: tuple[int, ...]) -> _Plan:
     for layer, now, following in zip(layers, shapes, [*shapes[1:], None], strict=True):
         weights, outputs, _ = layer.parts
         constants = (constant, constant + weights, constant + weights + outputs)
-        after = padded + -(-now.padded() // LANES) * LANES
+        after = padded + -(-now.padded() // CACHE_LINE) * CACHE_LINE
         height, width, channels = now.made()
         place = (0, width * channels, height * width * channels)
         if following is not None:
@@ -235,13 +239,9 @@ def _tile(width: int, tiles: tuple[int, ...]) -> int:
     return min(tiles, key=lambda tile: -(-width // tile) * tile)
 
 
-def _padded(width: int, tiles: tuple[int, ...]) -> int:
-    return -(-width // _tile(width, tiles)) * _tile(width, tiles)
-
-
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = compiled("direct_conv")
+    library, _ = vectored("direct_conv")
     if library is None:
         return None
     chain, count = library.dualsmooth_direct_chain, ctypes.c_int64

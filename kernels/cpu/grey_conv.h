@@ -1,27 +1,27 @@
-/* Convolutions of grey images with few outputs, for `direct_conv.c`: a vector is sixteen pixels. */
+/* Convolutions of grey images with few outputs, for `direct_conv.c`: a vector is pixels. */
 
-/* A line of a grey image: 32 neighbouring pixels are two vectors, and every output channel has
+/* A line of a grey image: neighbouring pixels are two vectors, and every output channel has
  * sums of its own. `line` holds one channel after another. */
 INLINE void grey_line(const geometry *g, const float *corner, const float *weights,
                       const float *bias, float *line, const int outputs)
 {
     for (int64_t x = 0; x < g->padded_out; x += 2 * LANES) {
-        __m512 sums[2 * GREY];
+        vec sums[2 * GREY];
         const float *weight = weights;
-        for (int i = 0; i < 2 * outputs; i++) sums[i] = _mm512_set1_ps(bias[i / 2]);
+        for (int i = 0; i < 2 * outputs; i++) sums[i] = all(bias[i / 2]);
         for (int64_t ky = 0; ky < g->kernel_height; ky++)
             for (int64_t kx = 0; kx < g->kernel_width; kx++, weight += GREY) {
                 const float *pixels = corner + ky * g->padded_width + x + kx;
-                const __m512 near = _mm512_loadu_ps(pixels), far = _mm512_loadu_ps(pixels + LANES);
+                const vec near = load(pixels), far = load(pixels + LANES);
                 for (int k = 0; k < outputs; k++) {
-                    const __m512 factor = _mm512_set1_ps(weight[k]);
-                    sums[2 * k] = _mm512_fmadd_ps(near, factor, sums[2 * k]);
-                    sums[2 * k + 1] = _mm512_fmadd_ps(far, factor, sums[2 * k + 1]);
+                    const vec factor = all(weight[k]);
+                    sums[2 * k] = multiply_add(near, factor, sums[2 * k]);
+                    sums[2 * k + 1] = multiply_add(far, factor, sums[2 * k + 1]);
                 }
             }
         for (int k = 0; k < outputs; k++) {
-            _mm512_storeu_ps(line + k * g->padded_out + x, sums[2 * k]);
-            _mm512_storeu_ps(line + k * g->padded_out + x + LANES, sums[2 * k + 1]);
+            store(line + k * g->padded_out + x, sums[2 * k]);
+            store(line + k * g->padded_out + x + LANES, sums[2 * k + 1]);
         }
     }
 }
@@ -30,22 +30,18 @@ INLINE void grey_line(const geometry *g, const float *corner, const float *weigh
 INLINE void finish_grey(const geometry *g, float *line, float *out)
 {
     const int64_t width = g->pool ? g->out_width / 2 : g->out_width;
-    const __m512i even =
-        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     for (int64_t k = 0; k < g->outputs; k++) {
         float *pixels = line + k * g->padded_out, *under = pixels + GREY * g->padded_out;
         for (int64_t x = 0; x < width; x += LANES) {
-            __m512 value = _mm512_loadu_ps(pixels + x);
+            vec value = load(pixels + x);
             if (g->pool) {
                 const float *above = pixels + 2 * x, *below = under + 2 * x;
-                __m512 a = larger(_mm512_loadu_ps(above), _mm512_loadu_ps(below));
+                const vec a = larger(load(above), load(below));
                 above += LANES, below += LANES;
-                __m512 b = larger(_mm512_loadu_ps(above), _mm512_loadu_ps(below));
-                value = _mm512_permutex2var_ps(a, even, b);
-                value = larger(value, _mm512_permutex2var_ps(a, odd, b));
+                const vec b = larger(load(above), load(below));
+                value = larger(evens(a, b), odds(a, b));
             }
-            _mm512_storeu_ps(pixels + x, _mm512_max_ps(least(g), value));
+            store(pixels + x, at_least(least(g), value));
         }
     }
     for (int64_t x = 0; x < width; x++)

@@ -1,34 +1,33 @@
-/* Linear layers of few inputs, for `direct_conv.c`: two vectors of outputs of up to twelve rows. */
+/* Linear layers of few inputs, for `direct_conv.c`: two vectors of outputs of some rows. */
 
 typedef struct {
-    int64_t inputs, outputs, weights, bias, relu; /* weights: [blocks of 32 outputs][input][output] */
+    int64_t inputs, outputs, weights, bias, relu; /* weights: [blocks of two vectors][input][output] */
 } linear;
 
 /* A block of outputs of neighbouring rows: each is one chain of fused multiply-adds, then the bias. */
 INLINE void linear_tile(const linear *l, const float *in, const float *weights, const float *bias,
                         float *out, int64_t outputs, const int rows)
 {
-    const __m512 floor = _mm512_set1_ps(l->relu ? 0.0f : -__builtin_inff());
-    const __mmask16 masks[2] = {first_of(outputs), first_of(outputs < LANES ? 0 : outputs - LANES)};
-    __m512 sums[24];
+    const vec floor = all(l->relu ? 0.0f : -__builtin_inff());
+    const lanes some[2] = {first_of(outputs), first_of(outputs < LANES ? 0 : outputs - LANES)};
+    vec sums[2 * PAIRS];
 #pragma GCC unroll 24
-    for (int i = 0; i < 2 * rows; i++) sums[i] = _mm512_setzero_ps();
+    for (int i = 0; i < 2 * rows; i++) sums[i] = all(0.0f);
 #pragma GCC unroll 2
     for (int64_t k = 0; k < l->inputs; k++, weights += 2 * LANES) {
-        const __m512 near = _mm512_loadu_ps(weights), far = _mm512_loadu_ps(weights + LANES);
+        const vec near = load(weights), far = load(weights + LANES);
 #pragma GCC unroll 12
         for (int row = 0; row < rows; row++) {
-            const __m512 value = _mm512_set1_ps(in[row * l->inputs + k]);
-            sums[2 * row] = _mm512_fmadd_ps(near, value, sums[2 * row]);
-            sums[2 * row + 1] = _mm512_fmadd_ps(far, value, sums[2 * row + 1]);
+            const vec value = all(in[row * l->inputs + k]);
+            sums[2 * row] = multiply_add(near, value, sums[2 * row]);
+            sums[2 * row + 1] = multiply_add(far, value, sums[2 * row + 1]);
         }
     }
 #pragma GCC unroll 24
     for (int i = 0; i < 2 * rows; i++) {
         const int64_t far = i % 2 * LANES;
-        const __m512 sum = _mm512_add_ps(sums[i], _mm512_loadu_ps(bias + far));
-        _mm512_mask_storeu_ps(out + i / 2 * l->outputs + far, masks[i % 2],
-                              _mm512_max_ps(floor, sum)); /* NaN stays */
+        const vec sum = sums[i] + load(bias + far);
+        store_some(out + i / 2 * l->outputs + far, at_least(floor, sum), some[i % 2]);
     }
 }
 
@@ -41,9 +40,9 @@ FAST static void linear_layer(const linear *l, int64_t rows, const float *consta
             const float *from = in + row * l->inputs, *bias = constants + l->bias + first;
             const float *weights = constants + l->weights + first * l->inputs;
             float *to = out + row * l->outputs + first;
-            step = left < 8 ? 1 : left < 12 || left == 16 ? 8 : 12;
-            if (step == 12) linear_tile(l, from, weights, bias, to, outputs, 12);
-            else if (step == 8) linear_tile(l, from, weights, bias, to, outputs, 8);
+            step = left < FEWER ? 1 : left < PAIRS || left == 2 * FEWER ? FEWER : PAIRS;
+            if (step == PAIRS) linear_tile(l, from, weights, bias, to, outputs, PAIRS);
+            else if (step == FEWER) linear_tile(l, from, weights, bias, to, outputs, FEWER);
             else linear_tile(l, from, weights, bias, to, outputs, 1);
         }
 }

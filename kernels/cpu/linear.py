@@ -12,20 +12,16 @@ from functools import cache
 import torch
 from torch.nn import functional
 
-from dualsmooth.kernels.cpu import direct_conv
-from dualsmooth.kernels.cpu.compiled import compiled, required
+from dualsmooth.kernels.cpu.compiled import required, vectored
 from dualsmooth.kernels.errors import KernelArgumentError
-
-BLOCK = 2 * direct_conv.LANES
-"""Outputs that are computed together."""
 
 MOST_INPUTS = 512
 """Those that oneDNN sums in one chain, too; the weights of a block stay in the cache."""
 
 
 def available() -> bool:
-    """Whether the loops were built and this processor has AVX-512."""
-    return _library() is not None and direct_conv.available()
+    """Whether the loops were built and this processor has AVX-512 or AVX2."""
+    return _library() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +50,10 @@ class LinearChain(torch.nn.Module):
             if inputs > MOST_INPUTS or (links and inputs != links[-1].outputs):
                 rule = f"must have at most {MOST_INPUTS} inputs, those of the layer before"
                 raise KernelArgumentError("layers", rule, inputs)
-            beyond, bias = -outputs % BLOCK, layer.bias
+            block = 2 * vectored("direct_conv")[1]
+            beyond, bias = -outputs % block, layer.bias
             blocks = functional.pad(layer.weight.detach(), (0, 0, 0, beyond))
-            blocks = blocks.view(-1, BLOCK, inputs).permute(0, 2, 1)
+            blocks = blocks.view(-1, block, inputs).permute(0, 2, 1)
             biases = torch.zeros(outputs) if bias is None else bias.detach()
             packed += [blocks.flatten(), functional.pad(biases, (0, beyond))]
             places = start, start + blocks.numel()
@@ -86,7 +83,7 @@ class LinearChain(torch.nn.Module):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library, count = compiled("direct_conv"), ctypes.c_int64
+    (library, _), count = vectored("direct_conv"), ctypes.c_int64
     chain = getattr(library, "dualsmooth_linear_chain", None)
     if chain is None:
         return None

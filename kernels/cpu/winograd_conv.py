@@ -15,26 +15,32 @@ from typing import cast
 
 import torch
 
-from dualsmooth.kernels.cpu.compiled import compiled, required
+from dualsmooth.kernels.cpu.compiled import required, vectored
 from dualsmooth.kernels.errors import KernelArgumentError
 
-LANES = 16
-"""Channels in a vector; inputs and outputs are multiples of it."""
+CHANNELS = 16
+"""Inputs and outputs are multiples of it: one or two vectors."""
 
 SIDE, POINTS = 4, 36
 """Outputs on a tile's side, and products per tile and pair of channels."""
 
-BLOCK = 32
-"""Tiles transformed together: weights are read once for all of them."""
+BLOCKS = {16: 32, 8: 36}
+"""Tiles transformed together, by the values of a vector: weights are read once for all of them."""
+
+GAP = 16
 
 CACHE = 96 * 1024
 """Float32 values that a group of images may take beside the weights."""
 
 
 def available() -> bool:
-    """Whether the loops were built and this processor has AVX-512."""
-    library = _library()
-    return library is not None and bool(library.dualsmooth_winograd_conv_available())
+    """Whether the loops were built and this processor has AVX-512 or AVX2."""
+    return lanes() > 0
+
+
+def lanes() -> int:
+    """Values of a vector of the loops that run here, 16 or 8; else 0."""
+    return vectored("winograd_conv")[1]
 
 
 def saves_products(out_height: int, out_width: int) -> bool:
@@ -62,8 +68,8 @@ class WinogradConv(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.outputs, self.channels = weight.shape[:2]
-        if self.outputs % LANES or self.channels % LANES or weight.shape[2:] != (3, 3):
-            rule = f"must be (outputs, channels, 3, 3), counts being multiples of {LANES}"
+        if self.outputs % CHANNELS or self.channels % CHANNELS or weight.shape[2:] != (3, 3):
+            rule = f"must be (outputs, channels, 3, 3), counts being multiples of {CHANNELS}"
             raise KernelArgumentError("weight", rule, tuple(weight.shape))
         self.padding, self.relu = padding, relu
         self.register_buffer("weight", _at_points(weight.detach()))
@@ -150,9 +156,10 @@ def _run(
         steps = (places[read].step, shortcut.step, places[written].step)
         geometry = _Geometry(*shapes[read], *layer.padding, *shapes[written], layer.relu)
         links[number] = _Link(geometry, *used, shortcut.address, places[written].address, *steps)
-    scratch = torch.empty((POINTS + 1) * (BLOCK * max(shape[2] for shape in shapes) + LANES))
+    block = BLOCKS[lanes()]
+    scratch = torch.empty((POINTS + 1) * (block * max(shape[2] for shape in shapes) + GAP))
     required("winograd_conv", _library()).dualsmooth_winograd_chain(
-        links, len(links), rows, group, BLOCK, scratch.data_ptr()
+        links, len(links), rows, group, block, scratch.data_ptr()
     )
     return result.permute(0, 3, 1, 2)
 
@@ -189,7 +196,7 @@ def _tiles(out_height: int, out_width: int) -> int:
 def _group(shapes: Sequence[tuple[int, int, int]]) -> int:
     """Rows computed together: three maps each within the cache, and a block of tiles at least."""
     fewest = min(_tiles(height, width) for height, width, _ in shapes)
-    return max(CACHE // (3 * max(map(math.prod, shapes))), -(-BLOCK // fewest))
+    return max(CACHE // (3 * max(map(math.prod, shapes))), -(-BLOCKS[lanes()] // fewest))
 
 
 def slots_of(wiring: Sequence[tuple[int, int | None]], inputs: int) -> list[int]:
@@ -215,7 +222,7 @@ def _at_points(weight: torch.Tensor) -> torch.Tensor:
         rows.append([1 / scale, point / scale, point * point / scale])
     transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
     outputs, channels = weight.shape[:2]
-    width = 2 * LANES if outputs % (2 * LANES) == 0 else LANES
+    width = 2 * lanes() if outputs % (2 * lanes()) == 0 else lanes()
     blocks = torch.empty(POINTS, outputs // width, channels, width)
     for block, taps in enumerate(torch.split(weight.permute(2, 3, 1, 0), width, 3)):
         halves = transform @ taps.double().reshape(3, -1)
@@ -226,7 +233,7 @@ def _at_points(weight: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = compiled("winograd_conv")
+    library, _ = vectored("winograd_conv")
     if library is None:
         return None
     chain = library.dualsmooth_winograd_chain

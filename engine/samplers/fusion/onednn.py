@@ -142,8 +142,8 @@ def _flattened(traced: fx.GraphModule, node: Any) -> fx.Node | None:
 def _is_winograd(node: fx.Node, layer: nn.Conv2d) -> bool:
     """Whether our loops for many channels take a convolution, and save products."""
     plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride == (1, 1)
-    lanes = winograd_conv.LANES
-    full = layer.in_channels % lanes == 0 and layer.out_channels % lanes == 0
+    step = winograd_conv.CHANNELS
+    full = layer.in_channels % step == 0 and layer.out_channels % step == 0
     single = layer.kernel_size == (3, 3) and layer.weight.dtype == torch.float32
     saves = winograd_conv.saves_products(*shape_of(node)[2:])
     return plain and full and single and saves and winograd_conv.available()

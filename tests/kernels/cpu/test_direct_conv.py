@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dualsmooth.kernels.cpu.direct_conv import LANES, DirectChain, DirectConv, available
+from dualsmooth.kernels.cpu.direct_conv import CACHE_LINE, DirectChain, DirectConv
 from dualsmooth.kernels.errors import KernelArgumentError
 
-pytestmark = pytest.mark.skipif(not available(), reason="needs the compiled loops and AVX-512")
+pytestmark = pytest.mark.usefixtures("width")
 
 CASES = {
     "lenet first": ((1, 28, 28), (6, 5, 5), 1, (2, 2), True, True),
@@ -99,7 +99,7 @@ def test_a_chain_gives_the_bits_of_its_layers_in_turn(names: tuple[str, ...]) ->
     chain = DirectChain(layers)
     assert torch.equal(chain(x), wanted)
     assert torch.equal(copy.deepcopy(chain)(x.flip(0)).flip(0), wanted)
-    assert not any(sum(layer.parts) % LANES for layer in layers)  # weights begin a cache line
+    assert not any(sum(layer.parts) % CACHE_LINE for layer in layers)  # weights begin a cache line
 
 
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from dualsmooth.kernels.cpu.winograd_conv import (
-    BLOCK,
+    BLOCKS,
     WinogradChain,
     WinogradConv,
-    available,
+    lanes,
     saves_products,
     slots_of,
 )
 from dualsmooth.kernels.errors import KernelArgumentError
 
-pytestmark = pytest.mark.skipif(not available(), reason="needs the compiled loops and AVX-512")
+pytestmark = pytest.mark.usefixtures("width")
 
 CASES = {
     "whole tiles": ((16, 16, 12), 16, (1, 1), True, True),
@@ -64,7 +64,7 @@ def test_outputs_are_those_of_the_layers_in_turn(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_has_the_same_bits_in_every_batch(name: str) -> None:
     shape, outputs, padding, relu, _ = CASES[name]
-    x = maps(2 * BLOCK + 3, *shape)
+    x = maps(2 * BLOCKS[lanes()] + 3, *shape)
     convolution = layer(shape[0], outputs, padding, relu)[2]
     together = convolution(x)
     assert torch.equal(convolution(x.flip(0)).flip(0), together)

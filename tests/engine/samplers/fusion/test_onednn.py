@@ -65,7 +65,7 @@ def test_every_convolution_sum_and_relu_of_a_resnet_is_fused(
     assert not any("relu" in name or "conv" in name for name in others)
 
 
-@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX-512")
+@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX2")
 def test_a_resnet_is_a_chain_for_each_map_size() -> None:
     fused = fuse_for_cpu(
         fold_batch_norm(create("cifar_resnet20", {}).eval()), batch((3, 32, 32), 2)
@@ -98,7 +98,7 @@ class Leaky(nn.Module):
         return logits
 
 
-@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX-512")
+@pytest.mark.skipif(not winograd_conv.available(), reason="needs the compiled loops and AVX2")
 def test_a_chain_ends_where_others_read_its_results() -> None:
     torch.manual_seed(6)
     network, x = Leaky().eval(), batch((16, 9, 7))
@@ -111,7 +111,7 @@ def test_a_chain_ends_where_others_read_its_results() -> None:
     assert [type(part) for part in called[:3]] == [kinds[1], kinds[0], kinds[0]]
 
 
-@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
+@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX2")
 def test_lenets_convolutions_are_one_chain_and_flattened_without_a_copy() -> None:
     fused = fuse_for_cpu(create("lenet", {}).eval(), batch((1, 28, 28), 2))
     names = calls(fused)
@@ -122,7 +122,7 @@ def test_lenets_convolutions_are_one_chain_and_flattened_without_a_copy() -> Non
     assert maps.permute(0, 2, 3, 1).is_contiguous()
 
 
-@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX-512")
+@pytest.mark.skipif(not direct_conv.available(), reason="needs the compiled loops and AVX2")
 @pytest.mark.parametrize(
     ("side", "channels", "chained"),
     [(32, 32, True), (8, 32, False), (32, 48, False)],
