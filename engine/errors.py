@@ -42,7 +42,8 @@ class ArgumentError(DualSmoothError, ValueError):
     def __init__(self, argument: str, rule: str, value: object, hint: str = "") -> None:
         self.argument, self.rule, self.value, self.hint = argument, rule, value, hint
         text = str(value) if isinstance(value, str | PurePath) else repr(value)
-        received = repr(value) if isinstance(value, str) and _is_number(value) else text
+        unclear = isinstance(value, str) and (not value.strip() or _is_number(value))
+        received = repr(value) if unclear else text
         super().__init__(f"{argument} {rule}; received {received}" + (f" ({hint})" if hint else ""))
 
 

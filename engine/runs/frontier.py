@@ -16,7 +16,7 @@ import numpy as np
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.draws import Counts, Draw
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
@@ -149,7 +149,12 @@ def _drawn(
     name: str | None = None,
 ) -> list[Certificate]:
     place = folder / (name or f"fixed-{method.sigma:g}")
-    certify_run(method, data, ids, settings, place, resume=True)
+    try:
+        certify_run(method, data, ids, settings, place, resume=True)
+    except FileError as error:
+        if "--fresh" not in error.hint:  # which a frontier has not
+            raise
+        raise FileError(error.path, error.rule, error.value, "use another --out") from error
     return read_log(place)
 
 

@@ -27,6 +27,7 @@ def test_a_reason_is_one_short_line(error: Exception, line: str) -> None:
 
 def test_paths_are_shown_as_they_were_given() -> None:
     assert str(ArgumentError("out", "must not be there", Path("a/b"))).endswith("received a/b")
+    assert str(ArgumentError("data", "must be a SPEC", "")).endswith("received ''")
 
 
 def cut_elsewhere(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from scipy import stats
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Counts, Draw, Phase
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
@@ -58,6 +58,8 @@ def test_every_point_stands_beside_the_fixed_levels(ordered_bundle: Bundle, tmp_
     rows = frontier(ordered_bundle, data, ids, SETTINGS, tmp_path, moves=(-100.0, 100.0))
     again = frontier(ordered_bundle, data, ids, SETTINGS, tmp_path, moves=(-100.0, 100.0))
     assert rows == again  # resumes, draws nothing
+    with pytest.raises(FileError, match=r"configuration to resume.*\(use another --out\)$"):
+        frontier(ordered_bundle, data, ids, replace(SETTINGS, seed=1), tmp_path)
     assert list(rows) == [
         *(f"fixed {sigma:g}" for sigma in ordered_bundle.sigmas), ORACLE,
         *(f"dual ({rule}), {p}" for p in points_of(ordered_bundle) for rule in RULES),
