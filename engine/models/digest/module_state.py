@@ -1,12 +1,14 @@
 """What a module holds that can decide its output, and what it keeps for other ends."""
 
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules import module as torch_module
 
 from dualsmooth.engine.models.digest.exported import Exported
-from dualsmooth.engine.models.digest.python_names import is_known
+from dualsmooth.engine.models.digest.python_names import is_known, is_unpatched
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -43,11 +45,18 @@ def members_of(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside what compiles it, or spreads it over devices, and changes no logits."""
-    while (name := _WRAPPERS.get(type(module).__name__)) and is_known(type(module)):
-        if any(vars(module)[table] for table in HOOKS):
+    """The module inside what compiles it, or spreads it over devices, and does nothing else."""
+    while (name := _WRAPPERS.get(kind := type(module).__name__)) and is_unpatched(type(module)):
+        inner, own = vars(module)["_modules"][name], vars(module)
+        hooks = [own[table] or getattr(torch_module, f"_global{table}") for table in HOOKS]
+        instead = {key for key in own if isinstance(getattr(type(module), key, None), FunctionType)}
+        if kind == "OptimizedModule":  # each has a forward of its own
+            called = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+            whole = called == inner.__call__ or getattr(called, "__wrapped__", None) is inner
+            instead = instead - {"forward"} if whole else instead
+        if any(hooks) or instead:
             break
-        module = vars(module)["_modules"][name]
+        module = inner
     return module
 
 

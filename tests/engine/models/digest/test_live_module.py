@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.models.digest.module_state import unwrapped
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.registry import create
 from tests.engine.models.digest.test_module_digest import net
@@ -69,14 +71,20 @@ def not_to_be_compiled(*_: object) -> Any:
     raise AssertionError("compiled")
 
 
-def optimized(module: nn.Module) -> Any:
+def optimized(module: Any) -> Any:
     return torch.compile(module, backend=not_to_be_compiled)
 
 
-def wrapped(wrapper: Callable[[nn.Module], nn.Module]) -> Any:
-    module = wrapper(net())
+def hooked(module: Any) -> None:
     module.register_forward_hook(lambda part, args, y: 2 * y)
-    return module.eval()
+
+
+def patched(module: Any) -> None:
+    module.forward = lambda x: 2 * x.flatten(1)[:, :3]
+
+
+def compiled_instead(module: Any) -> None:
+    module.forward = optimized(lambda x: 2 * x)
 
 
 class Renamed(nn.Module):
@@ -117,7 +125,6 @@ def noting(module: nn.Module) -> Any:
         lambda: torch.jit.freeze(torch.jit.script(net())),
         lambda: torch.jit.trace(net(), X),  # type: ignore[no-untyped-call]
         lambda: evaluated(nn.DataParallel(net())),
-        lambda: wrapped(nn.DataParallel),
         renamed,
     ],
 )
@@ -143,6 +150,23 @@ def test_what_compiles_a_module_is_left_out(wrap: Callable[[nn.Module], nn.Modul
     torch.testing.assert_close(built(X), net()(X), rtol=0, atol=0)
     if type(module) is not nn.Sequential:
         certify(module, X[:2, 0, :, :, None].abs(), sigma=1.0, n=20, n0=10, progress=False)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, optimized])
+@pytest.mark.parametrize("change", [hooked, patched, compiled_instead, None])
+def test_a_wrapper_that_does_more_is_no_wrapper(
+    wrap: Callable[[nn.Module], Any],
+    change: Callable[[Any], object] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its hooks, those of all modules and other code count."""
+    module = wrap(net()).eval()
+    assert unwrapped(module) is not module
+    if change is None:
+        monkeypatch.setitem(torch_module._global_forward_hooks, -1, lambda *_: None)
+    else:
+        change(module)
+    assert unwrapped(module) is module
 
 
 class Remade(nn.Flatten):
