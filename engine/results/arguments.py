@@ -12,7 +12,7 @@ from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, about_images_of, reason_of
-from dualsmooth.engine.images import AnyArray, check_ids, check_labels
+from dualsmooth.engine.images import AnyArray, DeferredImages, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
@@ -69,6 +69,9 @@ def method_and_images(
         inside = _bundle_of(source, array) if inside is None else inside
         method = choose_method(inside, **options)
     data = _as_set(images, array, *given)
+    if method.serial and data.image_ids != sorted(data.image_ids):
+        rule, hint = f"must ascend with {method.name}", "a saved run has the order of ids"
+        raise ArgumentError("image_ids", rule, "another order", hint)
     highest = int(data.labels.max(initial=UNKNOWN_LABEL))
     if inside is not None and highest >= inside.num_classes:
         raise ArgumentError("labels", f"must be below {inside.num_classes}, the classes", highest)
@@ -104,13 +107,16 @@ def _as_set(
 ) -> ImageSet:
     known = None if labels is None else np.array(check_labels(labels, len(array)), np.int64)
     ids = None if image_ids is None else np.array(check_ids(image_ids, len(array)), np.int64)
+    pixels: Any = array
+    if not isinstance(array, np.ndarray | DeferredImages):
+        pixels = (array if array.element_size() == 1 else array.float()).cpu().numpy()
+    if pixels.dtype.str not in ("|u1", "<f4"):  # as a file of them is read again
+        pixels = pixels.astype(np.float32)
     if isinstance(images, ImageSet):
         truth = images.labels if known is None else known
-        return replace(images, labels=truth, ids=images.ids if ids is None else ids)
+        ids = images.ids if ids is None else ids
+        return replace(images, images=pixels, labels=truth, ids=ids)
     truth = np.full(len(array), UNKNOWN_LABEL, np.int64) if known is None else known
-    if not isinstance(array, np.ndarray):
-        array = (array if array.element_size() == 1 else array.float()).cpu().numpy()
-    pixels: Any = array if array.dtype == np.uint8 else array.astype(np.float32)
     return ImageSet(pixels, truth, IN_MEMORY, (), ids=ids)
 
 

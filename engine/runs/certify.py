@@ -51,7 +51,7 @@ def certify_run(
     """
     if resume and fresh:
         raise ArgumentError("fresh", "must be left out with resume", True, "give one of the two")
-    bundle = bundle_of(method)
+    bundle, image_ids = bundle_of(method), sorted(image_ids)  # as the finished log has them
     if resume or reuse:
         check_digested(bundle.networks, "resume" if resume else "reuse")
     begun = read_configuration(folder) if resume and (folder / RUN).exists() else None

@@ -133,6 +133,16 @@ def test_a_saved_run_passes_an_audit_and_comes_back(found: ds.Certificates, tmp_
     found.save(folder, fresh=True)
 
 
+@pytest.mark.parametrize("kind", ["<f8", ">f4"])
+def test_images_of_other_floats_are_those_of_a_file_of_them(tmp_path: Path, kind: str) -> None:
+    digits, file = ds.load_images("digits"), tmp_path / "x.npz"
+    pixels = (digits.images[:2] / 255).astype(kind)
+    np.savez(file, x=pixels.astype(float))
+    data = ds.ImageSet(pixels, digits.labels[:2] * 0 - 1, f"npz:{file}", ())
+    found = ds.certify("digits-dual", data, sigma=0.25, n0=5, n=20, progress=False)
+    assert audit(found.save(tmp_path / "run"), ds.load_images(f"npz:{file}")).findings == []
+
+
 def test_python_and_the_command_line_write_the_same_run(tmp_path: Path) -> None:
     """In any order of images: a run stands in the order of image ids."""
     ids = [7, 0, 3]

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dualsmooth.benchmarks.soak.fuzz.inputs import signed
+from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.draws import DrawRecord
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
+from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
@@ -195,6 +198,25 @@ def test_images_that_somebody_chose_are_noted(
     seen = audit(tmp_path / "run", data)
     assert seen.findings == []
     assert any("but chosen" in note for note in seen.notes) == chosen
+
+
+@pytest.mark.parametrize("region", [None, "memory"])
+def test_ids_that_do_not_ascend_are_no_forgery(
+    tiny_bundle: Path, data: ImageSet, tmp_path: Path, region: str | None
+) -> None:
+    """As those of an archive with an index; a memory is asked in the order of its audit."""
+    turned = dataclasses.replace(data, ids=np.arange(len(data))[::-1] * 7)
+    options: dict[str, Any] = {"method": "insta", "region": region} if region else {"sigma": 0.25}
+    method = choose_method(load_bundle(tiny_bundle), **options)
+    settings = Settings(Budget.fixed(5, 40), 0.05, precision="fp32", device="cpu")
+    ids = turned.image_ids[:4]
+    certify_run(method, turned, ids, settings, tmp_path / "run", make=FakeSampler)
+    seen = audit(tmp_path / "run", turned)
+    assert (seen.findings, seen.trusted) == ([], [])
+    if region:
+        again = choose_method(load_bundle(tiny_bundle), **options)
+        with pytest.raises(ArgumentError, match=r"image_ids must ascend with insta.memory"):
+            certify(again, turned, budget=settings.budget, progress=False)
 
 
 def test_tables_must_be_those_of_the_log(copied: Path) -> None:
