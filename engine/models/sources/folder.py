@@ -59,7 +59,11 @@ def read_bundle(folder: Path) -> Bundle:
     """Read and check a bundle folder."""
     index = folder / INDEX
     if folder.is_dir() and not os.path.lexists(index):
-        raise FileError(folder, "must be a bundle folder", f"one without {INDEX}")
+        others = {"config.json": f"hf:{folder} is a model of transformers"}
+        others |= {"run.json": "it is a run; name the model that was certified"}
+        others |= {"deployment.json": "it is a deployment; OnnxCertifier reads it"}
+        hint = next((said for name, said in others.items() if (folder / name).exists()), "")
+        raise FileError(folder, "must be a bundle folder", f"one without {INDEX}", hint)
     fields = read_json(index, _LARGEST_INDEX)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise FileError(index, f"must have the format {FORMAT}", repr(fields)[:200])

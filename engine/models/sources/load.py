@@ -85,6 +85,8 @@ def _load(
     files = ", ".join(_CHECKPOINTS + EXPORTED)
     rule = f"must be a folder, a file ({files}), timm:NAME, hf:NAME or a bundled name"
     hint = did_you_mean(str(source), bundled_names()) or "bundled: " + ", ".join(bundled_names())
+    if str(source).endswith(".safetensors"):
+        hint = f"weights alone: timm:NAME:{source}, or hf:FOLDER for a model of transformers"
     raise ArgumentError("bundle", rule, str(source), hint)
 
 

@@ -98,6 +98,7 @@ def test_what_is_no_whole_number(written: str) -> None:
         ("certify digits-dual --data mnist:x", "did you mean idx?"),
         ("certify digits-dual --data DIGITS", "did you mean digits?"),
         ("search digits-dual --data digits --out new --search gird", "did you mean grid?"),
+        ("certify w.safetensors --data digits", "(weights alone: timm:NAME:w.safetensors, or hf:"),
         ("audit nowhere", "nowhere: must be a run folder; received nothing there"),
         ("bench start --networks lenet", "networks belongs to bench cpu"),
         ("bench cpu --prefer large", "prefer belongs to bench dual"),

@@ -174,6 +174,15 @@ def test_missing_files(folder: Path) -> None:
     with pytest.raises(FileError, match=rf"{SELECTOR}: must be readable"):
         load_bundle(folder)
     (folder / "bundle.json").unlink()
+    for name, hint in (
+        ("deployment", "OnnxCertifier reads it"),
+        ("run", "it is a run"),
+        ("config", "hf:"),
+    ):
+        (folder / f"{name}.json").write_text("{}")
+        with pytest.raises(FileError, match=hint):
+            load_bundle(folder)
+        (folder / f"{name}.json").unlink()
     with pytest.raises(FileError, match="must be a bundle folder; received one without"):
         load_bundle(folder)
 
