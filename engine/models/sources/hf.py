@@ -5,7 +5,6 @@ Nothing is downloaded and no code of a model's repository runs: `config.json`,
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.files import at_home
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
-from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.constants import spread
 from dualsmooth.engine.models.sources.hf_images import read_processor
-from dualsmooth.engine.models.sources.tensors import named_tensors, needed
+from dualsmooth.engine.models.sources.tensors import named_tensors, needed, normalized, rebuilt
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 _ELSEWHERE = re.compile(r"auto_map|quantization_config|use_kernels|(use_\w+_)?backbone(_\w+)?")
@@ -47,7 +44,7 @@ class Logits(nn.Module):
 @register_architecture("hf")
 def hf_network(config: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """A network of transformers behind its mean and std in [0, 1] pixel units, fresh weights."""
-    return _normalized(_fresh(config), mean, std)
+    return normalized(Logits(_fresh(config)), mean, std)
 
 
 def read_hf(
@@ -78,17 +75,9 @@ def read_hf(
         "mean": list(spread("mean", about.mean(path) if mean is None else mean, channels)),
         "std": list(spread("std", about.std(path) if std is None else std, channels)),
     }
-    given = _normalized(_loaded(weights, config), **scale).eval()
-    module = hf_network(config, **scale).eval()
-    probe = torch.rand(1, channels, *shape[:2], generator=torch.Generator().manual_seed(0))
-    try:
-        module.load_state_dict(given.state_dict())
-        with torch.inference_mode():
-            torch.testing.assert_close(module(probe), given(probe), rtol=0, atol=0)
-    except Exception as error:  # whatever a network raises at images it does not take
-        rule = f"must be a classifier of images {shape}"
-        raise FileError(path, rule, reason_of(error)) from error
-    found = network_from_module(module, "hf", {"config": config, **scale})
+    given = normalized(Logits(_loaded(weights, config)), **scale)
+    kwargs, rule = {"config": config, **scale}, f"must be a classifier of images {shape}"
+    found = rebuilt(path, given, (channels, *shape[:2]), "hf", kwargs, rule)
     classes = () if all(map(re.compile(r"LABEL_\d+").fullmatch, labels)) else labels
     called = f"hf-{Path(name).resolve().name if folder.is_dir() else name.rpartition('/')[2]}"
     networks = {CLASSIFIER: found}
@@ -161,10 +150,6 @@ def _loaded(path: Path, config: Mapping[str, Any]) -> nn.Module:
         raise FileError(path, f"must hold the tensors of {CONFIG}'s model, no others", wrong[0])
     loaded: nn.Module = network
     return loaded
-
-
-def _normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=Logits(network)))
 
 
 def _labels(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

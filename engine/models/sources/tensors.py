@@ -1,15 +1,20 @@
 """Tensors by name from weights files of other libraries, and those libraries, where they are."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, read_plain
 from dualsmooth.engine.machine import install_command
+from dualsmooth.engine.models.network import Network, network_from_module
+from dualsmooth.engine.models.normalize import Normalize
+from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 
 _STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -61,3 +66,23 @@ def _plain(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     return name
+
+
+def normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """A network behind its mean and std in [0, 1] pixel units."""
+    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+
+
+def rebuilt(
+    path: Path, given: nn.Module, shape: Sequence[int], name: str, kwargs: Any, rule: str
+) -> Network:
+    """The network that an architecture makes of the weights of another, if it has its logits."""
+    module, given = create(name, kwargs).eval(), given.eval()
+    probe = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        module.load_state_dict(given.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(module(probe), given(probe), rtol=0, atol=0)
+    except Exception as error:  # whatever a network raises at images it does not take
+        raise FileError(path, rule, reason_of(error)) from error
+    return network_from_module(module, name, kwargs)

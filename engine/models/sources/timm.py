@@ -1,7 +1,6 @@
 """Networks of timm, with weights from a local file: nothing is ever downloaded (extra ``timm``)."""
 
 import difflib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from torch import nn
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
-from dualsmooth.engine.models.network import network_from_module
-from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.constants import spread
-from dualsmooth.engine.models.sources.tensors import named_tensors, needed
+from dualsmooth.engine.models.sources.tensors import named_tensors, needed, normalized, rebuilt
 from dualsmooth.engine.records import sha256_of
 
 
@@ -31,7 +28,7 @@ def timm_network(
     network = needed("timm", "timm").create_model(
         _known(name), pretrained=False, num_classes=num_classes, in_chans=len(mean)
     )
-    return _normalized(network, mean, std)
+    return normalized(network, mean, std)
 
 
 def read_timm(
@@ -69,17 +66,9 @@ def read_timm(
     std = spread("std", settings.std if std is None else std, channels)
     scale = {"mean": list(mean), "std": list(std)}
     kwargs: Any = {"name": architecture, "num_classes": classes, **scale}
-    given = _normalized(network, mean, std).eval()
-    module = timm_network(**kwargs).eval()
-    probe = torch.rand(1, *settings.input_size, generator=torch.Generator().manual_seed(0))
-    try:
-        module.load_state_dict(given.state_dict())
-        with torch.inference_mode():
-            torch.testing.assert_close(module(probe), given(probe))
-    except (RuntimeError, AssertionError) as error:  # weights may come with settings of their own
-        rule = f"must be what timm makes of {architecture} without weights"
-        raise FileError(path, rule, reason_of(error)) from error
-    found = network_from_module(module, "timm", kwargs)
+    given = normalized(network, mean, std)
+    rule = f"must be what timm makes of {architecture} without weights"  # some have settings
+    found = rebuilt(path, given, settings.input_size, "timm", kwargs, rule)
     shape, made = (height, width, channels), _preparation(settings, height, width)
     return Bundle(f"timm-{name}", shape, classes, (), None, {CLASSIFIER: found}, made)
 
@@ -102,10 +91,6 @@ def _preparation(settings: Any, height: int, width: int) -> dict[str, Any] | Non
         return None
     size = int(height / settings.crop_pct)
     return {"resize": [size], "crop": height, "interpolation": settings.interpolation}
-
-
-def _normalized(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
 
 
 def _known(name: str) -> str:
