@@ -57,6 +57,8 @@ static void philox(uint32_t words[4][TILE], const uint32_t key[2])
 #if defined(__x86_64__)
 #include "normals_avx512.h"
 #include "quick_normals.h"
+#include "words_avx2.h"
+#include "quick_normals_avx2.h"
 #endif
 
 #include "normals.h"
@@ -127,21 +129,24 @@ INLINE void one_tile(float *flat, const job *j, const segment *s, uint32_t sampl
 }
 
 INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row, int half,
-                    int whole, int wide)
+                    int whole, int version)
 {
     float flat[4 * TILE];
     const float *image = j->images + s->image * j->values;
     int64_t width = j->lanes * TILE;
 #if defined(__x86_64__)
     __m512i words[4][2];
+    words_avx2 eight;
     const uint32_t rest[3] = {sample, s->id, s->word3};
-    if (wide && !whole) first_words(words, j->key, rest);
+    if (version == 2 && !whole) first_words(words, j->key, rest);
+    if (version == 1 && !whole) first_avx2(&eight, j->key, rest);
 #endif
     for (int64_t start = 0, block = 0; start < j->values; start += width, block += TILE) {
 #if defined(__x86_64__)
-        if (wide && !whole)
+        if (version == 2 && !whole)
             quick_normals(flat, words, j->key, rest, (uint32_t)block, j->lanes);
-        else
+        else if (version != 1 || whole ||
+                 !quick_normals_avx2(flat, &eight, (uint32_t)block, j->lanes))
 #endif
             one_tile(flat, j, s, sample, (uint32_t)block, whole);
         int64_t count = j->values - start < width ? j->values - start : width;
@@ -159,41 +164,41 @@ INLINE void one_row(const job *j, const segment *s, uint32_t sample, int64_t row
 
 /* Rows first .. first + rows - 1 of the segments' rows, one after another. */
 INLINE void all_rows(const job *j, const segment *s, int64_t first, int64_t rows, int half,
-                     int whole, int wide)
+                     int whole, int version)
 {
     int64_t begin = 0;
     for (int64_t row = 0; row < rows; row++) {
         while (s->end <= first + row) begin = s->end, s++;
-        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half, whole, wide);
+        one_row(j, s, s->first + (uint32_t)(first + row - begin), row, half, whole, version);
     }
 }
 
-#define VERSION(name, target, wide)                                                            \
+#define VERSION(name, target, version)                                                         \
     target static void name(const job *j, const segment *s, int64_t first, int64_t rows, int half) \
     {                                                                                          \
         if (j->limits)                                                                         \
-            all_rows(j, s, first, rows, half, 1, wide);                                        \
+            all_rows(j, s, first, rows, half, 1, version);                                     \
         else if (half)                                                                         \
-            all_rows(j, s, first, rows, 1, 0, wide);                                           \
+            all_rows(j, s, first, rows, 1, 0, version);                                        \
         else                                                                                   \
-            all_rows(j, s, first, rows, 0, 0, wide);                                           \
+            all_rows(j, s, first, rows, 0, 0, version);                                        \
     }
 
 VERSION(rows_plain, , 0)
 #if defined(__x86_64__)
-VERSION(rows_avx2, __attribute__((target("avx2"))), 0)
+VERSION(rows_avx2, AVX2_TARGET, 1)
 VERSION(rows_avx512,
-        __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))), 1)
+        __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"))), 2)
 #endif
 
-/* 0 plain, 1 AVX2, 2 AVX-512 */
+/* 0 plain, 1 AVX2 with FMA, 2 AVX-512 */
 int dualsmooth_best_version(void)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw"))
         return 2;
-    if (__builtin_cpu_supports("avx2")) return 1;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
     return 0;
 }
@@ -211,6 +216,7 @@ void dualsmooth_noisy_rows(int version, uint32_t k0, uint32_t k1, int64_t values
         return;
     }
     if (version == 1) {
+        j.philox = philox_avx2;
         rows_avx2(&j, segments, first, rows, half);
         return;
     }

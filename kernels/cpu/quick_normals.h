@@ -73,15 +73,16 @@ AVX512_INLINE void quick_radii(__m512 u, __m512d radius[2])
     }
 }
 
+static const double COSINE[6] = { /* cos(pi x / 2) by x^2, |x| <= 1/2 */
+    0x1.ffffffffffe0bp-1,  -0x1.3bd3cc9bd2c27p+0, 0x1.03c1f074de4bcp-2,
+    -0x1.55d3ba2fa1681p-6, 0x1.e1e7cc87a6ccdp-11, -0x1.a0ee03d4aa303p-16};
+static const double SINE[6] = { /* sin(pi x / 2) / x */
+    0x1.921fb54442cfap+0,  -0x1.4abbce6257a27p-1, 0x1.466bc67123b91p-4,
+    -0x1.32d2c64479beap-8, 0x1.5071ce29d99dep-13, -0x1.dd54718419177p-19};
+
 /* cos and sin of 2 pi v, but for the signs that are their words' first bits. */
 AVX512_INLINE void quick_turns(__m512 v, __m512d parts[2][2], __m512i signs[2])
 {
-    static const double cosine[6] = { /* cos(pi x / 2) by x^2, |x| <= 1/2 */
-        0x1.ffffffffffe0bp-1,  -0x1.3bd3cc9bd2c27p+0, 0x1.03c1f074de4bcp-2,
-        -0x1.55d3ba2fa1681p-6, 0x1.e1e7cc87a6ccdp-11, -0x1.a0ee03d4aa303p-16};
-    static const double sine[6] = { /* sin(pi x / 2) / x */
-        0x1.921fb54442cfap+0,  -0x1.4abbce6257a27p-1, 0x1.466bc67123b91p-4,
-        -0x1.32d2c64479beap-8, 0x1.5071ce29d99dep-13, -0x1.dd54718419177p-19};
     const __m512 turns = _mm512_mul_ps(v, _mm512_set1_ps(4.0f));
     const __m512i quarter = _mm512_cvtps_epi32(turns), one = _mm512_set1_epi32(1);
     const __m512 rest = _mm512_sub_ps(turns, _mm512_cvtepi32_ps(quarter));
@@ -92,7 +93,7 @@ AVX512_INLINE void quick_turns(__m512 v, __m512d parts[2][2], __m512i signs[2])
     for (int h = 0; h < 2; h++) {
         const __mmask8 swap = (__mmask8)(odd >> 8 * h);
         const __m512d x = doubles(rest, h), t = _mm512_mul_pd(x, x);
-        const __m512d c = quintic(cosine, t), s = _mm512_mul_pd(x, quintic(sine, t));
+        const __m512d c = quintic(COSINE, t), s = _mm512_mul_pd(x, quintic(SINE, t));
         parts[0][h] = _mm512_mask_mov_pd(c, swap, s);
         parts[1][h] = _mm512_mask_mov_pd(s, swap, c);
     }

@@ -12,14 +12,17 @@ import pytest
 from dualsmooth.kernels.cpu import noise_votes
 
 SOURCES = Path(noise_votes.__file__).parent
-NAMES = ("noise_votes.c", "normals.h", "normals_avx512.h", "quick_normals.h")
+HEADERS = {"avx2": ("quick_normals_avx2.h", "quick_normals.h"), "avx512": ("quick_normals.h",)}
+"""Where the short way of a version is written."""
+
 NEAR = 2.0**-43
 """Of a radius, and of a cosine or sine: together below the 2^-40 that the check of doubt allows."""
 
 ZERO = 1148735
 """A row with a radius of zero: a word of its block 31 makes a uniform of 1."""
 
-Build = Callable[[str, str], ctypes.CDLL]
+Build = Callable[..., ctypes.CDLL]
+versions = pytest.mark.parametrize("version", HEADERS)
 
 
 class Distance(ctypes.Structure):
@@ -28,18 +31,25 @@ class Distance(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Builds the loops beside what measures them, with a text in place of one that stands once."""
+    """Builds the loops beside what measures them, with a text in place of one that stands once in
+    the first header of a version that has it.
+    """
     compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or not noise_votes.available() or noise_votes.best_version() != "avx512":
-        pytest.skip("needs a C compiler and AVX-512")
+    if compiler is None or not noise_votes.available():
+        pytest.skip("needs a C compiler")
+    best = noise_votes.VERSIONS.index(noise_votes.best_version())
 
     @cache
-    def build(old: str, new: str) -> ctypes.CDLL:
+    def build(version: str, old: str = "", new: str = "") -> ctypes.CDLL:
+        if version not in noise_votes.VERSIONS[: best + 1]:
+            pytest.skip(f"needs {version}")
         folder = tmp_path_factory.mktemp("normals")
-        texts = {name: (SOURCES / name).read_text() for name in NAMES}
-        assert not old or texts["quick_normals.h"].count(old) == 1, old
+        texts = {path.name: path.read_text() for path in SOURCES.glob("*.[ch]")}
+        if old:
+            header = next(name for name in HEADERS[version] if texts[name].count(old) == 1)
+            texts[header] = texts[header].replace(old, new)
         for name, text in texts.items():
-            (folder / name).write_text(text.replace(old, new) if old else text)
+            (folder / name).write_text(text)
         measure, library = Path(__file__).with_name("quick_normals.c"), folder / "normals.so"
         options = ["-O1", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared"]
         subprocess.run(
@@ -50,56 +60,72 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return build
 
 
-def distance(library: ctypes.CDLL, of: str, step: int = 1) -> float:
+def distance(library: ctypes.CDLL, of: str, version: str, step: int = 1) -> float:
     """The largest relative distance at any float32; infinite if a sign is another."""
     found = Distance()
-    library[f"distance_of_{of}"](ctypes.byref(found), ctypes.c_uint32(step))
+    library[f"distance_of_{of}_{version}"](ctypes.byref(found), ctypes.c_uint32(step))
     return float("inf") if found.signs else found.worst
 
 
-def differing(library: ctypes.CDLL, first: int, rows: int, lanes: int = 4) -> int:
-    count = library.rows_that_differ
+def differing(library: ctypes.CDLL, version: str, first: int, rows: int, lanes: int = 4) -> int:
+    count = library[f"rows_that_differ_{version}"]
     count.argtypes, count.restype = [ctypes.c_uint32, *2 * [ctypes.c_int64]], ctypes.c_int64
     return int(count(first, rows, lanes))
 
 
+@versions
 @pytest.mark.parametrize("step", [19, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_float_has_a_near_radius_cosine_and_sine(built: Build, step: int) -> None:
-    library = built("", "")
-    assert distance(library, "radii", step) <= NEAR
-    assert distance(library, "turns", step) <= NEAR
+def test_every_float_has_a_near_radius_cosine_and_sine(
+    built: Build, version: str, step: int
+) -> None:
+    library = built(version)
+    assert distance(library, "radii", version, step) <= NEAR
+    assert distance(library, "turns", version, step) <= NEAR
 
 
-def test_bits_are_those_of_the_long_way(built: Build) -> None:
-    library = built("", "")
-    assert [differing(library, 0, 100_000, lanes) for lanes in (3, 4)] == [0, 0]
-    assert differing(library, ZERO, 1) == 0
+@versions
+def test_bits_are_those_of_the_long_way(built: Build, version: str) -> None:
+    library = built(version)
+    assert [differing(library, version, 0, 100_000, lanes) for lanes in (3, 4)] == [0, 0]
+    assert differing(library, version, ZERO, 1) == 0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "first", "rows"),
+    ("version", "old", "new", "first", "rows"),
     [
-        ("sure != 0xFF", "0", 0, 100_000),
-        ("(1 << 28) - (1 << 13)", "(1 << 27) - (1 << 13)", 0, 100_000),
-        ("zero ||", "", ZERO, 1),
-        ("block + TILE", "block + 1", 0, 1),
+        ("avx512", "sure != 0xFF", "0", 0, 100_000),
+        ("avx512", "(1 << 28) - (1 << 13)", "(1 << 27) - (1 << 13)", 0, 100_000),
+        ("avx512", "zero ||", "", ZERO, 1),
+        ("avx512", "block + TILE", "block + 1", 0, 1),
+        ("avx2", "_mm256_testz_si256(doubt, doubt)", "1", 0, 100_000),
+        ("avx2", "(1 << 28) - (1 << 13)", "(1 << 27) - (1 << 13)", 0, 100_000),
+        ("avx2", "0x80000000", "0x00000000", ZERO, 1),
+        ("avx2", "block + i + 8", "block + i + 1", 0, 1),
     ],
-    ids=["no doubt", "doubt elsewhere", "a radius of zero", "other words"],
+    ids=[
+        f"{version} {what}"
+        for version in ("avx512", "avx2")
+        for what in ("no doubt", "doubt elsewhere", "a radius of zero", "other words")
+    ],
 )
 def test_a_check_that_is_missing_is_noticed(
-    built: Build, old: str, new: str, first: int, rows: int
+    built: Build, version: str, old: str, new: str, first: int, rows: int
 ) -> None:
-    assert differing(built(old, new), first, rows) > 0
+    assert differing(built(version, old, new), version, first, rows) > 0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "of"),
+    ("version", "old", "new", "of"),
     [
-        ("0x1.fffff896b03c4p-2", "0x1.fffep-2", "radii"),
-        ("0x1.1a0fba1bf8a52p-3", "0x1.1a0fbap-3", "radii"),
-        ("0x1.03c1f074de4bcp-2", "0x1.03c1fp-2", "turns"),
-        ("_mm512_add_epi32(quarter, one), 30", "quarter, 30", "turns"),
+        ("avx512", "0x1.fffff896b03c4p-2", "0x1.fffep-2", "radii"),
+        ("avx512", "0x1.1a0fba1bf8a52p-3", "0x1.1a0fbap-3", "radii"),
+        ("avx512", "0x1.03c1f074de4bcp-2", "0x1.03c1fp-2", "turns"),
+        ("avx512", "_mm512_add_epi32(quarter, one), 30", "quarter, 30", "turns"),
+        ("avx2", "0x1.00000085cd3eep-1", "0x1.00008p-1", "radii"),
+        ("avx2", "0xC32DDE0C", "0xC3000000", "radii"),
+        ("avx2", "0x1.03c1f074de4bcp-2", "0x1.03c1fp-2", "turns"),
+        ("avx2", "c[i], s[i], odd), odd)", "c[i], s[i], odd), sign[i])", "turns"),
     ],
 )
-def test_other_terms_are_too_far(built: Build, old: str, new: str, of: str) -> None:
-    assert distance(built(old, new), of, step=99) > NEAR
+def test_other_terms_are_too_far(built: Build, version: str, old: str, new: str, of: str) -> None:
+    assert distance(built(version, old, new), of, version, step=99) > NEAR
