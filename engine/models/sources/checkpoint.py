@@ -75,12 +75,14 @@ def read_checkpoint(
             tensors[name] = _weights(path, key, value, expected[name])
     weights = save(tensors)
     own = own_constants(path, prefix, others, checkpoint if entry else {})
-    known = {"model", "net", "network"} & {*prefix.split(".")}
-    if known and not own and (mean is None or std is None):
+    usual = IMAGENET if not architecture.startswith("cifar") else CIFAR10
+    alone = {"model", "net", "network"} & {*prefix.split(".")}
+    # Cohen et al.'s code names the architecture, or has a layer 0 in front that keeps no tensors.
+    theirs = "arch" in checkpoint or "1" in prefix.split(".") or entry == "net"
+    if (alone or (usual is CIFAR10 and not theirs)) and not own and None in (mean, std):
         rule = "must have mean and std beside its network, or be given them"
         hint = "--mean and --std, in Python mean= and std=; 0 and 1 for pixels as they are"
         raise FileError(path, rule, f"tensors {prefix}* alone", hint)
-    usual = IMAGENET if not architecture.startswith("cifar") else CIFAR10
     unlike = NONE if (entry, prefix) == ("net", "") and "arch" not in checkpoint else usual
     found = constants(path, own, (mean, std), unlike)
     kwargs = {"num_classes": classes, **({} if same(found, usual) else found)}

@@ -11,7 +11,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.architectures.resnet import CIFAR10_MEAN, CIFAR10_STD
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.registry import create
-from dualsmooth.engine.models.sources.constants import IMAGENET
+from dualsmooth.engine.models.sources.constants import CIFAR10, IMAGENET
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from tests.engine.data.test_spec import Attack
@@ -194,13 +194,27 @@ def test_published_layouts(tmp_path: Path) -> None:
             None,
         ),
         ({"state_dict": behind("1.module.")}, None),
-        (behind("module."), None),  # bare, out of DataParallel
-        (double, None),
+        ({"arch": "cifar_resnet20", "state_dict": double}, None),
     ):
         torch.save(content, tmp_path / "b.pth")
         found = load_bundle(tmp_path / "b.pth")
         assert found.networks["classifier"].kwargs.get("mean") == mean
         assert (found.digest == usual) is (mean is None)
+
+
+@pytest.mark.parametrize("entry", [None, "state_dict"])
+def test_small_resnets_without_a_layer_in_front_are_given_mean_and_std(
+    tmp_path: Path, entry: str | None
+) -> None:
+    """Other code than Cohen et al.'s normalizes by other numbers for the same images, or not."""
+    path, state = tmp_path / "b.pth", behind("module.")  # out of DataParallel
+    torch.save({entry: state, "best_acc": 93.0} if entry else state, path)
+    halves: tuple[dict[str, Any], ...] = ({}, {"mean": [0.5]})
+    for half in halves:
+        with pytest.raises(FileError, match=r"or be given them; received tensors module\.\* alone"):
+            load_bundle(path, **half)
+    usual = load_bundle(checkpoint(tmp_path / "a.pth")).digest
+    assert load_bundle(path, mean=CIFAR10["mean"], std=CIFAR10["std"]).digest == usual
 
 
 @pytest.mark.parametrize(
