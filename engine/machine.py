@@ -147,7 +147,7 @@ def warn_of_missing_loops(there: bool) -> None:
     """Say once that the compiled loops are not there, and what that costs."""
     if not there:
         text = (
-            "DualSmooth was installed without a C compiler: noise is drawn about four times slower "
+            "DualSmooth was installed without a C compiler: noise is drawn about ten times slower "
             "on processors, and small networks run slower, too; install it again with a compiler"
         )
         warnings.warn(text, stacklevel=2)

@@ -114,7 +114,7 @@ def test_hints_name_what_an_extra_needs_and_not_a_release() -> None:
 
 def test_a_missing_compiler_is_one_line_that_is_seen() -> None:
     warn_of_missing_loops.cache_clear()
-    with pytest.warns(UserWarning, match="without a C compiler: noise is drawn about four times"):
+    with pytest.warns(UserWarning, match="without a C compiler: noise is drawn about ten times"):
         warn_of_missing_loops(there=False)
 
 

@@ -1,7 +1,7 @@
 """Noisy rows and vote counts on a CPU, by the compiled loops of ``noise_votes.c``.
 
 The library is built when the package is installed, if there is a C compiler. Without it
-`available` is False and the engine uses PyTorch's operators, about four times slower at noise.
+`available` is False and the engine uses PyTorch's operators, about ten times slower at noise.
 """
 
 import ctypes
