@@ -194,9 +194,10 @@ def _bundle(
     from dualsmooth.engine.models.sources.load import PRETRAINED, bundled_names, load_bundle
 
     name = seen.configuration.get("bundle")
+    bundled = name in bundled_names() and (not seen.source or seen.source.bundle == name)
     if source is not None:
         found = about.load(source, trust=trust)
-    elif name in bundled_names():
+    elif bundled:
         found = load_bundle(PRETRAINED / str(name))  # and not a folder of this name
     elif from_run and seen.source:
         known = seen.source

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.regions.anchors import Anchors
-from dualsmooth.engine.models.sources.folder import read_bundle
+from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.log import read_log
 from tests.test_package import NO_TORCH, python
@@ -82,6 +82,21 @@ def test_the_order_of_classes_is_no_word_of_the_run_alone(
     assert "other labels, first at image" in out
     assert run("certify", tiny_bundle, *seen, *few, "--fresh")[0] == 0
     assert run("audit", tmp_path / "run", *seen)[0] == 0
+
+
+def test_a_bundle_that_is_called_as_a_bundled_one_is_no_forgery(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """As one that the recipe of the bundled one trained on other images."""
+    save_bundle(dataclasses.replace(read_bundle(tiny_bundle), name="digits-dual"), tmp_path / "own")
+    few = "--data", "digits", "--max", 2, "--n0", 5, "--n", 20, "--out", tmp_path / "run"
+    assert run("certify", tmp_path / "own", *few)[0] == 0
+    code, out, _ = run("audit", tmp_path / "run")
+    assert code == 0
+    assert "note   bundle not at hand" in out
+    code, out, _ = run("audit", tmp_path / "run", "--from-run", "--replay", 0.5)
+    assert code == 0
+    assert "bundle digits-dual: has the recorded digest" in out
 
 
 def test_another_bundle_or_other_data(run: Run, certified: Path) -> None:
