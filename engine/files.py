@@ -22,9 +22,7 @@ _KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class AppendFile:
-    """A file that only grows, by pieces that are on disk when `append` returns; made if there is
-    none.
-    """
+    """A file that only grows, by pieces on disk when `append` returns; made if there is none."""
 
     def __init__(self, path: Path) -> None:
         self._file = plain_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _KEPT)
@@ -164,14 +162,13 @@ def check_target(folder: Path) -> None:
         raise FileError(folder, "must be a name that a folder can have", error) from error
     if taken:
         raise FileError(folder, "must not exist yet", _kind(folder), "remove it or name another")
+    _check_place(folder)
 
 
 def at_home(text: str | Path) -> Path:
-    """A path, with the home folder for the ``~`` that no shell replaces behind ``npz:``, or in
-    Python.
-    """
+    """A path, with the home folder for a ``~`` that no shell replaces, as behind ``npz:``."""
     with suppress(RuntimeError):  # there is none
-        return Path(text).expanduser() if not os.path.exists(text) else Path(text)
+        return Path(text) if os.path.exists(text) else Path(text).expanduser()
     return Path(text)
 
 
@@ -182,12 +179,20 @@ def check_own(folder: Path, *marks: str) -> None:
     try:
         ours = next(folder.iterdir(), None) is None or any(map(any, map(folder.glob, marks)))
     except FileNotFoundError:
-        return
+        ours = True
     except OSError as error:
         raise unwritable(folder, error) from error
+    _check_place(folder)
     if not ours:
         rule = "must be new, empty or what this command wrote"
         raise FileError(folder, rule, "other files in it", "name another folder")
+
+
+def _check_place(path: Path) -> None:
+    """Refuse to work for minutes on what cannot be written in the end."""
+    place = next(filter(os.path.isdir, (path, *path.parents)), path)
+    if not os.access(place, os.W_OK):
+        raise FileError(path, "must be writable", f"{place}, where nothing may be written")
 
 
 def unwritable(path: str | Path, error: OSError) -> FileError:

@@ -105,6 +105,8 @@ def bench(
     of_dual = {"bundle": bundle, "data": data, "prefer": prefer}
     if suite != "cpu":
         belong("bench cpu", **of_cpu)
+    if suite == "occupancy":
+        belong("suites that measure time", rounds=rounds)
     if suite != "dual":
         belong("bench dual", **of_dual)
     given: dict[str, Any] = of_cpu | of_dual

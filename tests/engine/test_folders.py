@@ -2,13 +2,14 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import check_target, new_folder
+from dualsmooth.engine.files import check_own, check_target, new_folder
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.runs.log import RunLog
 
@@ -49,6 +50,16 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
             pass
         with pytest.raises(FileError, match=rule):
             RunLog(tmp_path / name / "run", {})
+
+
+@pytest.mark.parametrize("check", [check_target, check_own])
+def test_a_place_where_nothing_may_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Callable[[Path], None]
+) -> None:
+    check(tmp_path / "a" / "b")
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
+    with pytest.raises(FileError, match=rf"must be writable; received {tmp_path}, where nothing"):
+        check(tmp_path / "a" / "b")
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])

@@ -101,6 +101,7 @@ def test_what_is_no_whole_number(written: str) -> None:
         ("certify w.safetensors --data digits", "(weights alone: timm:NAME:w.safetensors, or hf:"),
         ("audit nowhere", "nowhere: must be a run folder; received nothing there"),
         ("bench start --networks lenet", "networks belongs to bench cpu"),
+        ("bench occupancy --rounds 3", "rounds belongs to suites that measure time"),
         ("bench cpu --prefer large", "prefer belongs to bench dual"),
         ("audit run --choice 3", "choice belongs to --replay"),
         ("report run --html --data nowhere", "data must start with a known kind"),
