@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: certify report docs test test-all aot lint pins clean
 
-$(STAMP): pyproject.toml $(LIMITS)
+$(STAMP): pyproject.toml setup.py $(LIMITS) $(wildcard kernels/cpu/*.[ch])
 	$(PYTHON) -c 'import sys; sys.exit("DualSmooth needs python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .

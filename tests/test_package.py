@@ -1,6 +1,8 @@
 """The installed package: complete, light to import, and free of torch where promised."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -61,6 +63,19 @@ def test_make_certify_runs_all_its_commands() -> None:
         [sys.executable, "-c", code], input="--version\n" * 3, capture_output=True, text=True
     )
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 3), done.stderr
+
+
+def test_make_compiles_loops_again_that_a_pull_has_changed(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "kernels/cpu").mkdir(parents=True)
+    for name in ("pyproject.toml", "setup.py", "requirements/constraints.txt", ".venv/.installed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    make = ["make", "-q", ".venv/.installed"]
+    assert subprocess.run(make, cwd=tmp_path, capture_output=True).returncode == 0
+    (tmp_path / "kernels/cpu/new.c").touch()
+    os.utime(tmp_path / "kernels/cpu/new.c", (2e9, 2e9))
+    assert subprocess.run(make, cwd=tmp_path, capture_output=True).returncode == 1
 
 
 def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
