@@ -29,7 +29,8 @@ from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.session import bundle_of
 
 SAME = ("options", "n0", "budget", "radii", "tolerance")
-"""What two runs share if one looks again at the system of the other, with more votes."""
+"""What a run in a folder has alike if it goes on with more votes. A run whose votes are reused
+looked at the same system if its options are alike: whatever votes chose, or were asked."""
 
 VOTES = {"n", "alpha", "earlier"}
 
@@ -41,8 +42,9 @@ def next_look(asked: dict[str, Any], begun: dict[str, Any] | None, reuse: Sequen
     `ArgumentError` if nothing is left.
     """
     looks = [] if begun is None else earlier_looks(begun)
-    for known in [*([] if begun is None else [begun]), *map(read_configuration, reuse)]:
-        if known["n"] < asked["n"] and all(known[name] == asked[name] for name in SAME):
+    before = [(known, SAME[:1]) for known in map(read_configuration, reuse)]
+    for known, alike in [*([] if begun is None else [(begun, SAME)]), *before]:
+        if known["n"] < asked["n"] and all(known[name] == asked[name] for name in alike):
             new = [*earlier_looks(known), [known["n"], known["alpha"]]]
             looks += [look for look in new if look not in looks]
     if not looks:

@@ -231,6 +231,12 @@ def test_a_shorter_run_is_reused(fixed: Method, tmp_path: Path, drawn: list[int]
     run(fixed, tmp_path / "votes", 2, 250, 0.002, reuse=[tmp_path / "short"])
     assert sum(drawn) == 2 * 150
     assert read_configuration(tmp_path / "votes")["earlier"] == [[100, 0.001]]
+    for other in (Budget.fixed(30, 250), Budget.precise(0.5, 20, 250)):
+        with pytest.raises(ArgumentError, match=r"^alpha must be above 0.001, spent by"):
+            certify_run(
+                fixed, DIGITS, [0, 1], Settings(other), tmp_path / "other",
+                reuse=[tmp_path / "short"],
+            )  # fmt: skip
     with pytest.raises(FileError, match="image_ids_digest"):
         certify_run(
             fixed, DIGITS, [1, 2], Settings(Budget.fixed(20, 100)), tmp_path / "other",
