@@ -138,10 +138,12 @@ class _Trial:
             self.first_pass()
         finally:
             self._outside.read.clear()  # of what was imported meanwhile
+        ran = self._ran()
+        before = kept_state(self.module, ran)
         batch = noisy(self._rows(), self.asked[0]).contiguous()
         wanted = self._pass(batch)
-        ran = self._outside.packages() | packages_of(self.module)
-        before = kept_state(self.module, ran)
+        if ran != (later := self._ran()):
+            ran, before = later, kept_state(self.module, later)
         agree = close(BOUNDS[torch.float32], wanted)
         found = fault(self._pass, batch, agree, MATES) or self._by_number(batch, wanted, agree)
         if found:
@@ -175,6 +177,10 @@ class _Trial:
             if not agree(self._pass(batch), wanted):
                 received = f"other logits where torch.empty holds {left:g}"
                 raise self._refused("must not read memory that nothing was written to", received)
+
+    def _ran(self) -> set[str]:
+        """Names of the packages whose code ran, or is the module's."""
+        return self._outside.packages() | packages_of(self.module)
 
     def _with_gradients(self, row: torch.Tensor) -> torch.Tensor | None:
         """Logits of a row where gradients are noted; None where that cannot be."""

@@ -445,6 +445,9 @@ class Keeps(Head):
             self.calls += 1
         elif self.kind == "every 1000th call differs":
             return super().forward(x if next(self.counter) % 1000 else -x)
+        elif self.kind == "fourth to eighth call differ":
+            self.calls = min(self.calls + 1, 9)
+            return super().forward(-x if 4 <= self.calls <= 8 else x)
         elif self.kind == "list":
             self.seen.append(len(x))
         elif self.kind == "running average":
@@ -456,7 +459,11 @@ class Keeps(Head):
 
 
 @pytest.mark.parametrize(
-    "kind", ["counter", "every 1000th call differs", "list", "running average", "first batch"]
+    "kind",
+    [
+        *("counter", "every 1000th call differs", "fourth to eighth call differ", "list"),
+        *("running average", "first batch"),
+    ],
 )
 def test_a_network_that_changes_is_refused(kind: str) -> None:
     with pytest.raises(FileError, match=r"must not (change itself|depend on the order of calls)"):
