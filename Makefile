@@ -52,6 +52,7 @@ $(VENV)/.installed-report: $(STAMP)
 	touch $@
 
 report: $(VENV)/.installed-report
+	@test -d runs/digits/plurality || $(MAKE) certify
 	@$(BIN)/dualsmooth report runs/digits/interval runs/digits/plurality $(FIXED) \
 	  --out runs/digits/report --html > /dev/null
 	@echo "runs/digits/report: curves.png, report.html, summary.md and more"

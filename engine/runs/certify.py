@@ -11,12 +11,12 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, StoppedError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.network import check_digested
+from dualsmooth.engine.runs import resume as going_on
 from dualsmooth.engine.runs.commit import GroupCommit
 from dualsmooth.engine.runs.describe import as_recorded, checked, describe
 from dualsmooth.engine.runs.log import RunLog
 from dualsmooth.engine.runs.progress import Progress
 from dualsmooth.engine.runs.record import About, alpha_of_looks, read_configuration
-from dualsmooth.engine.runs.resume import check_logged, grows, next_look, read_earlier
 from dualsmooth.engine.runs.reuse import read_votes
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Summary, rows_of, summarize
@@ -58,19 +58,20 @@ def certify_run(
     settings = checked(method, data, image_ids, as_recorded(settings, bundle, begun))
     method.follow_log(begun)
     configuration = describe(method, data, image_ids, settings)
-    next_look(configuration, begun, reuse)
+    going_on.keep_name(configuration, begun, data, image_ids, folder)
+    going_on.next_look(configuration, begun, reuse)
     settings = replace(settings, alpha=configuration["alpha"])
     with open_session(method, settings, make, workers, ray) as session:
         configuration["batch_size"] = session.batch_size
         configuration["sampler"] = session.sampler_name
         book = read_votes(reuse, configuration, data, image_ids)
-        grown = begun if grows(begun, configuration, data, image_ids, folder) else None
+        grown = begun if going_on.grows(begun, configuration, data, image_ids, folder) else None
         about = About(bundle.source, session.tried)
         log = RunLog(folder, configuration, about, resume=resume, fresh=fresh, grown=grown)
         with closing(log):
             if begun is not None:
-                check_logged(log, method, data, configuration, image_ids)
-                read_earlier(book, folder, method, data, configuration, image_ids)
+                going_on.check_logged(log, method, data, configuration, image_ids)
+                going_on.read_earlier(book, folder, method, data, configuration, image_ids)
             _certify_missing(session, data, image_ids, log, book)
             rows = rows_of([log.done[i] for i in image_ids])
             radii, looks = settings.budget.radii or RADII, alpha_of_looks(configuration)

@@ -82,6 +82,21 @@ def grows(
     return not changed & IMAGES or holds(begun, reached, data, image_ids)
 
 
+def keep_name(
+    asked: dict[str, Any],
+    begun: dict[str, Any] | None,
+    data: ImageSet,
+    image_ids: list[int],
+    folder: Path,
+) -> None:
+    """Call images as the run that they are of did: a path may be spelled in many ways."""
+    if begun is None or begun["data"] == asked["data"]:
+        return
+    reached = (certificate.image_id for certificate in read_log(folder))
+    if begun["data_digest"] == asked["data_digest"] or holds(begun, reached, data, image_ids):
+        asked["data"] = begun["data"]
+
+
 def read_earlier(
     book: RecordedVotes,
     folder: Path,

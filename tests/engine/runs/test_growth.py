@@ -99,6 +99,21 @@ def test_every_second_image_becomes_every_image(method: Method, tmp_path: Path) 
         certify_run(method, DIGITS, [0, 1, 2, 3, 5, 6], settings, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("images", [3, 5])
+def test_the_same_images_may_be_named_otherwise(
+    method: Method, tmp_path: Path, images: int
+) -> None:
+    """By another path, from another folder."""
+    run(method, tmp_path, 3, 100)
+    settings = Settings(Budget.fixed(20, 100), threads=1, slots=1)
+    moved, other = replace(DIGITS, name="npz:./d"), load_images("digits:train")
+    certify_run(method, moved, list(range(images)), settings, tmp_path, resume=True)
+    assert len(read_log(tmp_path)) == images
+    assert read_configuration(tmp_path)["data"] == "digits"
+    with pytest.raises(FileError, match="data 'digits' -> 'digits:train'; data_digest"):
+        certify_run(method, other, list(range(images)), settings, tmp_path, resume=True)
+
+
 def test_other_images_are_no_growth(method: Method, tmp_path: Path) -> None:
     run(method, tmp_path / "run", 3, 50)
     changed = DIGITS.images.copy()
