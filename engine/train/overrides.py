@@ -46,10 +46,11 @@ def _changed(part: Any, path: list[str], value: Any, option: str) -> Any:
         deeper = [f"{name}.{key}" for name in known if _has(getattr(part, name), key)]
         hint = did_you_mean(key, known) or f"perhaps {' or '.join(deeper)}" * bool(deeper)
         raise ArgumentError("set", rule, option, hint)
-    old = getattr(part, key)
-    if old is None and not rest and value is not None:
-        kind = get_args(get_type_hints(type(part))[key])[0]
-        return dataclasses.replace(part, **{key: _part(kind, value, option)})
+    old, kinds = getattr(part, key), get_args(get_type_hints(type(part))[key])
+    if value is None and not rest and type(None) in kinds:
+        return dataclasses.replace(part, **{key: None})
+    if old is None and not rest:
+        return dataclasses.replace(part, **{key: _part(kinds[0], value, option)})
     return dataclasses.replace(part, **{key: _new(old, rest, value, option)})
 
 
@@ -75,8 +76,6 @@ def _new(old: Any, rest: list[str], value: Any, option: str) -> Any:
         value = tuple(_item(like, item, option) for item in value)
     if isinstance(old, float) and type(value) is int:
         value = float(value)
-    if dataclasses.is_dataclass(old) and value is None:
-        return None
     plain = (bool, int, float, str, tuple)
     fits = type(value) is type(old) and isinstance(old, plain)
     if fits and isinstance(old, tuple):

@@ -288,6 +288,7 @@ def test_parts_are_a_list_of_objects_of_their_fields(value: str) -> None:
         ("schedule.epochs=many", "such as schedule.epochs=15; received schedule.epochs=many"),
         ("schedule.epochs=1.5", "such as schedule.epochs=15"),
         ("schedule=5", "such as schedule.epochs=15"),
+        ("schedule=null", "such as schedule.epochs=15; received schedule=null"),
         ("sigmas=[]", "such as sigmas=[0.25, 0.5, 1.0]"),
         ('sigmas=["a"]', "such as sigmas=[0.25, 0.5, 1.0]"),
         ("sigmas.9=1.0", "must name a position below 3"),
