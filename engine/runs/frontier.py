@@ -48,7 +48,9 @@ class Votes:
         """
         of = self.bins if draw.model == SELECTOR else self.levels[draw.sigma]
         _, _, kind = draw.phase.name.partition("_")
-        (record,) = (r for r in of.counts if r.phase.endswith(kind))
+        record = next((r for r in of.counts if r.phase.endswith(kind)), None)
+        if record is None:  # all that chose were invalid: no vote counts for anything
+            return np.array([0] * (len(of.counts[0].votes) - 1) + [draw.count], np.int64)
         if draw.count != record.count:
             raise ArgumentError("budget", "must be fixed for a frontier", draw.count)
         votes = np.array(record.votes, np.int64)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.draws import Counts, Draw, Phase
+from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -77,6 +77,15 @@ def test_every_point_stands_beside_the_fixed_levels(ordered_bundle: Bundle, tmp_
 
 
 RULES = ("median", "plurality")
+
+
+def test_a_level_at_which_every_guess_is_invalid_counts_for_nothing() -> None:
+    """A fixed level stops there, and another level's class asks it for its estimate."""
+    guess = DrawRecord("classifier", 0.5, "CLASS_GUESS", 0, 0, 20, (0, 0, 0, 20))
+    recorded: Any = SimpleNamespace(counts=(guess,))
+    votes = Votes({0.5: recorded}, recorded, ())
+    asked = Draw("classifier", 0.5, Phase.CLASS_ESTIMATE, 0, 200)
+    assert votes.answer(asked, ()).tolist() == [0, 0, 0, 200]
 
 
 def test_what_has_no_frontier_is_named(
