@@ -159,6 +159,8 @@ def _check(folder: Path, configuration: dict[str, Any], resume: bool) -> None:
     stored = read_json(folder / RECIPE)
     if not isinstance(stored, dict):
         raise FileError(folder / RECIPE, "must be the record of a training run", "another")
+    if configuration.get("images_sha256", "") == stored.get("images_sha256"):
+        configuration = configuration | {"data": stored.get("data")}  # by whatever path
     if stored != configuration:
         before, now = dict(_leaves(stored)), dict(_leaves(configuration))
         keys = unlike(before, now)[:4]

@@ -404,6 +404,14 @@ def test_a_torn_metric_is_cut_off(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "run", {"a": 1}, resume=True).metrics() == [Metric("s", 1, 0.5)]
 
 
+def test_the_same_images_may_be_named_otherwise(tmp_path: Path) -> None:
+    begun = {"data": "npz:d", "images_sha256": "1"}
+    Checkpoints(tmp_path / "run", begun)
+    Checkpoints(tmp_path / "run", begun | {"data": "npz:./d"}, resume=True)
+    with pytest.raises(FileError, match=r"data npz:./d -> npz:e; images_sha256 1 -> 2$"):
+        Checkpoints(tmp_path / "run", {"data": "npz:e", "images_sha256": "2"}, resume=True)
+
+
 def test_a_disk_that_is_full_is_the_system_s_error(tmp_path: Path) -> None:
     """The command line tells it in one line; PyTorch's own writer raised one without a name."""
     resource = pytest.importorskip("resource")
