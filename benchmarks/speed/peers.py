@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dualsmooth.engine.models.capture import quiet
+
 Draw = Callable[[int], NDArray[np.int64]]
 
 
@@ -125,7 +127,8 @@ def _batches(run: Callable[[NDArray[np.float32]], NDArray[np.float32]], task: Ta
 
 def _onnx(task: Task) -> bytes:
     file, shape = io.BytesIO(), (task.batch, *task.pixels.shape)
-    program = torch.onnx.export(task.network, (torch.zeros(shape),), dynamo=True, verbose=False)
+    with quiet():
+        program = torch.onnx.export(task.network, (torch.zeros(shape),), dynamo=True, verbose=False)
     assert program is not None
     program.save(file)  # type: ignore[arg-type]
     return file.getvalue()
