@@ -33,7 +33,7 @@ def examine() -> Iterator[str]:
     found = " ".join(instruction_sets()) or "no vector extensions found"
     yield f"  processor    {about['processor']}, {about['cores']} cores"
     yield f"  instructions {found}"
-    yield f"  noise loops  {_loops()}"
+    yield f"  loops        {_loops()}"
     yield f"  bf16 loops   {_bf16_loops()}"
     yield from (f"  {line}" for line in _cuda())
     yield from (f"  {line}" for line in _speeds())
@@ -75,11 +75,12 @@ def advice() -> list[str]:
 
 
 def _loops() -> str:
-    from dualsmooth.kernels.cpu import noise_votes
+    from dualsmooth.kernels.cpu import direct_conv, noise_votes
 
     if not noise_votes.available():
         return "not compiled"
-    return f"compiled, {noise_votes.best_version()} used"
+    networks = {0: "PyTorch's", 8: "avx2", 16: "avx512"}[direct_conv.lanes()]
+    return f"compiled; noise {noise_votes.best_version()}, convolutions {networks}"
 
 
 def _bf16_loops() -> str:

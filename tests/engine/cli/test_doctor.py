@@ -20,7 +20,7 @@ def test_every_part_is_said_once_and_speeds_are_measured(monkeypatch: pytest.Mon
         "torch",
         "processor",
         "instructions",
-        "noise loops",
+        "loops",
         "bf16 loops",
         "cuda",
         "triton ",
