@@ -3,7 +3,6 @@
 What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from time import thread_time
 from typing import Any
@@ -21,7 +20,7 @@ from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
-from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, Agree, close, fault, noisy
 
 SECONDS, SLOW = 0.2, 2.0
 """What trials of a small network may take on more than FEW rows, and those of a slow one on more
@@ -162,21 +161,27 @@ class _Trial:
             received = f"other attributes after a pass{named}"
             raise self._refused("must not change itself", received, _STATE)
         if fresh is not None:
-            self.module, kept = Plain(fresh), self.module
-            self._pass(255 * batch.flip(0))
-            found_logits, with_gradients = self._pass(batch), self._with_gradients(batch[:1])
-            self.module = kept
-            if not agree(found_logits, wanted):
-                received = "other logits after another first batch"
-                raise self._refused("must not depend on the order of calls", received)
-            if with_gradients is not None and not agree(with_gradients, wanted[:1]):
-                received = "other logits outside of inference mode"
-                raise self._refused("must not depend on the mode that it runs in", received)
+            self._compare_fresh(fresh, batch, wanted, agree)
         for left in LEFT if self._outside.left_some else ():
             self._outside.left = left
             if not agree(self._pass(batch), wanted):
                 received = f"other logits where torch.empty holds {left:g}"
                 raise self._refused("must not read memory that nothing was written to", received)
+
+    def _compare_fresh(
+        self, fresh: nn.Module, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree
+    ) -> None:
+        """Compare a copy that sees another batch first, and gradients."""
+        self.module, kept = Plain(fresh), self.module
+        self._pass(255 * batch.flip(0))
+        found, with_gradients = self._pass(batch), self._with_gradients(batch[:1])
+        self.module = kept
+        if not agree(found, wanted):
+            received = "other logits after another first batch"
+            raise self._refused("must not depend on the order of calls", received)
+        if with_gradients is not None and not agree(with_gradients, wanted[:1]):
+            received = "other logits outside of inference mode"
+            raise self._refused("must not depend on the mode that it runs in", received)
 
     def _ran(self) -> set[str]:
         """Names of the packages whose code ran, or is the module's."""
@@ -208,9 +213,7 @@ class _Trial:
                 return True
         return False
 
-    def _by_number(
-        self, batch: torch.Tensor, wanted: torch.Tensor, agree: Callable[..., bool]
-    ) -> str:
+    def _by_number(self, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree) -> str:
         """Whether fewer rows, or more, change a row's logits."""
         for rows in {1, len(batch) // 2 + 1, 2 * len(batch)} - {len(batch)}:
             found = self._pass(batch.repeat(2, 1, 1, 1)[:rows])[: len(batch)]

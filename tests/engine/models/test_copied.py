@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.models import copies
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.forms import AsItIs
 
@@ -201,6 +202,14 @@ def test_what_changes_is_named(name: str) -> None:
     module = Remembers(name).eval()
     with pytest.raises(FileError, match=rule):
         Bundle.from_classifier(module, num_classes=3, input_shape=SHAPE).build("classifier")
+
+
+def test_no_row_passes_a_network_of_known_code_before_its_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copies, "noisy", lambda *_: pytest.fail("a row passed"))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).eval()
+    assert Bundle.from_classifier(plain, num_classes=3, input_shape=SHAPE)
 
 
 class Attached(nn.Sequential):
