@@ -106,6 +106,12 @@ def test_logits_that_depend_on_batch_mates_are_refused(
         enter(MIXING[name])
 
 
+@pytest.mark.parametrize("after", [lambda y: y + 1e5, lambda y: y * 1e-41])
+def test_logits_that_hardly_move_are_said_to_be_those_of_random_weights(after: Function) -> None:
+    with pytest.raises(FileError, match="as of random weights: load trained ones, or take batch"):
+        enter(Head(MIXING["batch mean"].before, after))
+
+
 @pytest.mark.parametrize("name", [name for name in MIXING if name != "many rows"])
 def test_a_slow_network_is_seen_through_by_a_row_and_its_mate(
     name: str, monkeypatch: pytest.MonkeyPatch
