@@ -15,10 +15,9 @@ import fcntl
 import json
 import math
 import os
-import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -172,8 +171,6 @@ class Memory:
 
     def _open(self, path: Path) -> BinaryIO:
         try:
-            if not os.path.lexists(path):
-                weakref.finalize(self, _remove_empty, path)
             file = open(path, "a+b", opener=plain_descriptor)
         except OSError as error:
             raise FileError(path, "memory must be a file that can be written", error) from error
@@ -208,10 +205,3 @@ class Memory:
             self._centers.append(center)
             self._balls.append(ball)
             self._lines.append(line)
-
-
-def _remove_empty(path: Path) -> None:
-    """Leave no file behind that was made for balls and got none."""
-    with suppress(OSError):
-        if not path.stat().st_size:
-            path.unlink()

@@ -1,4 +1,3 @@
-import gc
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +81,6 @@ def test_the_file_brings_every_ball_back_and_is_held_by_one_process(tmp_path: Pa
     assert again.balls == memory.balls
     assert answer(again, point(0.1, 0.2), 7, 9.0)[0] == 4
     again.close()
-
-
-def test_a_file_without_a_ball_is_not_left_behind(tmp_path: Path) -> None:
-    empty, filled = Memory(tmp_path / "empty"), Memory(tmp_path / "filled")
-    answer(filled, point(0.1, 0.2), 4, 0.5)
-    del empty, filled
-    gc.collect()
-    assert [path.name for path in tmp_path.iterdir()] == ["filled"]
 
 
 def test_a_torn_line_is_dropped_and_a_changed_one_refused(tmp_path: Path) -> None:
