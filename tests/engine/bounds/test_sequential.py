@@ -89,7 +89,7 @@ def test_peeking_at_one_half_errs_more_than_twenty_times_too_often() -> None:
 @given(
     looks=st.sets(st.integers(1, 9), min_size=1).map(sorted),
     thresholds=st.lists(st.integers(0, 11), min_size=9, max_size=9),
-    p=st.floats(0.0, 1.0),
+    p=st.just(0.0) | st.floats(1e-300, 1.0),  # SciPy overflows below the normal numbers
 )
 def test_recursion_equals_enumeration_of_all_paths(
     looks: list[int], thresholds: list[int], p: float

@@ -8,7 +8,9 @@ from typing import Any
 from zlib import compress, crc32
 
 import numpy as np
+import PIL
 import pytest
+from packaging.version import Version
 from PIL import Image, ImageCms
 
 from dualsmooth.engine.data.image_files import read_image
@@ -147,7 +149,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "tiff half": (tiff(16, 1, bytes(4), t339=3), "must be one of PNG"),
     "tiff double": (tiff(64, 1, bytes(16), t339=3), "must be one of PNG"),
     "tiff too few strips": (tiff(8, 1, b"\1\2", height=2), "missing strips"),
-    "tiff subsampled": (tiff(8, 6, bytes(6), 3), "subsampled colours"),
+    "tiff subsampled": (tiff(8, 6, bytes(6), 3), "subsampled colours|image file is truncated"),
     "tiff, a plane too few": (tiff(8, 2, b"\1\2\3\4", 3, t284=2), "missing strips"),
     "tiff truncated": (tiff(8, 1, b"\1"), "truncated"),
     "scaled floats": (b"Pf\n2 1\n-2.0\n" + bytes(8), "must be one of 1, L"),
@@ -212,6 +214,11 @@ def test_other_colours(
     path = saved(tmp_path, Image.new(mode, (8, 8), value), kind, **options)
     if expected is None:
         with pytest.raises(FileError, match="must be one of 1, L"):
+            read_image(path)
+    elif (mode, kind) == ("YCbCr", "TIFF") and Version(PIL.__version__) < Version("13"):
+        with pytest.raises(
+            FileError, match="image file is truncated"
+        ):  # 12 cannot read what it wrote
             read_image(path)
     else:
         assert np.abs(read_image(path).astype(int) - expected).max() <= 1

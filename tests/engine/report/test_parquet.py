@@ -33,7 +33,7 @@ def test_columns_are_those_of_the_certificates(run: Path, tmp_path: Path) -> Non
     assert rows[1]["radius"] == 0.123456789
     assert rows[1]["seed"] == 2**64 - 1
     assert Certificate.from_json(rows[1]["certificate"]).image_id == 7
-    with pytest.raises(ArgumentError, match="file must not exist yet"):
+    with pytest.raises(FileError, match=r"run\.parquet: must not exist yet"):
         write_parquet(run, tmp_path / "run.parquet")
     with pytest.raises(FileError, match="must be readable"):
         write_parquet(tmp_path, tmp_path / "other.parquet")
