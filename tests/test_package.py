@@ -122,7 +122,7 @@ def test_digits_come_with_the_package_to_the_bit() -> None:
 
 def test_hints_name_what_an_extra_needs_and_not_a_release() -> None:
     report = install_command("report")
-    assert report == "python -m pip install 'matplotlib>=3.9' 'jinja2>=3.1'"
+    assert report == "python -m pip install 'matplotlib>=3.10' 'jinja2>=3.1'"
     assert "openvino" in install_command("cpu")
     assert install_command("nothing") == "python -m pip install 'dualsmooth[nothing]'"
 

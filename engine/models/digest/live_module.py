@@ -38,6 +38,8 @@ def digested_copy(module: nn.Module) -> tuple[str, str, str, nn.Module]:
         )
         if type(module).__getstate__ is not nn.Module.__getstate__:  # Lightning's, once fitted
             hint = "its __getstate__ leaves out what it holds; certify copy.deepcopy(module)"
+        if hasattr(module, "_orig_mod"):
+            hint = "certify the module that was given to torch.compile: its backend is another's"
         rule = "must be a network of its own, as a copy of it is"
         raise ArgumentError("module", rule, type(module).__name__, hint)
     kind, opaque = type(module), next(iter(found.opaque), "")

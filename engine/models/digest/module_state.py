@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from dualsmooth.engine.models.digest.exported import Exported
-from dualsmooth.engine.models.digest.python_names import is_known, is_unpatched
+from dualsmooth.engine.models.digest.python_names import is_known, is_unpatched, owner_of
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -30,6 +30,8 @@ _UNUSED = {"num_batches_tracked", "_guards_fn"}
 
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module"}
 _WRAPPERS["DistributedDataParallel"] = "module"
+
+_BACKENDS = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")
 
 MAKERS = {"torch.nn.utils.parametrize", "torch.ao.quantization.qconfig"}
 """Their closures hold the module they were made for; copies read `self`, or only its device."""
@@ -53,11 +55,31 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if kind == "OptimizedModule":  # each has a forward of its own
             called = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
             whole = called == inner.__call__ or getattr(called, "__wrapped__", None) is inner
-            instead = instead - {"forward"} if whole else instead
+            whole = whole and _is_of_library(own["forward"])
+            plain = whole and _is_plainly_compiled(own.get("dynamo_ctx"))
+            instead = instead - {"forward"} if plain else instead
         if any(hooks) or instead:
             break
         module = inner
     return module
+
+
+def _is_plainly_compiled(context: object) -> bool:
+    """Whether a backend of PyTorch compiles, and nobody's code but PyTorch's takes part."""
+    backend = getattr(context, "callback", None)
+    while is_unpatched(type(backend)) and not isinstance(backend, FunctionType):
+        inner = next((f for n in _BACKENDS if (f := getattr(backend, n, None))), None)
+        if inner is None:
+            settings = getattr(backend, "config", None) or getattr(backend, "kwargs", None) or {}
+            made = getattr(backend, "compiler_fn", None)  # Inductor has none
+            plain = all(isinstance(v, bool | int | float | str | None) for v in settings.values())
+            return plain and backend is not None and (made is None or _is_of_library(made))
+        backend = inner
+    return _is_of_library(backend)
+
+
+def _is_of_library(function: object) -> bool:
+    return isinstance(function, FunctionType) and bool(owner_of(function.__globals__))
 
 
 def fields_of(module: nn.Module) -> dict[str, Any]:

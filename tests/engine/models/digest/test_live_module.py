@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
@@ -67,12 +68,15 @@ def compiled() -> Any:
     return module
 
 
-def not_to_be_compiled(*_: object) -> Any:
-    raise AssertionError("compiled")
+def optimized(module: Any, backend: Any = "eager") -> Any:
+    return torch.compile(module, backend=backend)
 
 
-def optimized(module: Any) -> Any:
-    return torch.compile(module, backend=not_to_be_compiled)
+def negated(graph: Any, _: object) -> Any:
+    return lambda *x: tuple(-y for y in graph(*x))
+
+
+negated._torchdynamo_orig_backend = lambda graph, _: graph  # type: ignore[attr-defined]
 
 
 def hooked(module: Any) -> None:
@@ -85,6 +89,12 @@ def patched(module: Any) -> None:
 
 def compiled_instead(module: Any) -> None:
     module.forward = optimized(lambda x: 2 * x)
+
+
+def lying(module: Any) -> None:
+    inner = next(module.children())
+    module.forward = lambda x: -inner(x)
+    module.forward._torchdynamo_orig_callable = inner.__call__
 
 
 class Renamed(nn.Module):
@@ -146,14 +156,15 @@ def test_it_computes_what_the_module_does(make: Callable[[], nn.Module]) -> None
 def test_what_compiles_a_module_is_left_out(wrap: Callable[[nn.Module], nn.Module]) -> None:
     """Compiling for every size and mode of the trials took minutes."""
     module = wrap(net()).eval()
-    built = network_from_module(module).build()
-    torch.testing.assert_close(built(X), net()(X), rtol=0, atol=0)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        built = network_from_module(module).build()
+        torch.testing.assert_close(built(X), net()(X), rtol=0, atol=0)
     if type(module) is not nn.Sequential:
         certify(module, X[:2, 0, :, :, None].abs(), sigma=1.0, n=20, n0=10, progress=False)
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, optimized])
-@pytest.mark.parametrize("change", [hooked, patched, compiled_instead, None])
+@pytest.mark.parametrize("change", [hooked, patched, compiled_instead, lying, None])
 def test_a_wrapper_that_does_more_is_no_wrapper(
     wrap: Callable[[nn.Module], Any],
     change: Callable[[Any], object] | None,
@@ -167,6 +178,24 @@ def test_a_wrapper_that_does_more_is_no_wrapper(
     else:
         change(module)
     assert unwrapped(module) is module
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda module: optimized(module, negated),
+        lambda module: torch._dynamo.optimize(negated)(module),
+        lambda module: torch.compile(module, options={"post_grad_custom_post_pass": print}),
+        lambda module: optimized(module, aot_autograd(fw_compiler=negated)),
+    ],
+    ids=["backend", "older call", "pass of Inductor", "compiler in a backend"],
+)
+def test_what_others_code_compiles_is_no_wrapper(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Its answers may be any."""
+    module = wrap(net()).eval()
+    assert unwrapped(module) is module
+    with pytest.raises(ArgumentError, match=r"of its own.*\(certify the module that was given"):
+        network_from_module(module)
 
 
 class Remade(nn.Flatten):
