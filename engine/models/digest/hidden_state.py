@@ -25,7 +25,8 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torc
 _PAUSED = {types.GeneratorType: ("gi", "yieldfrom"), types.CoroutineType: ("cr", "await")}
 _PAUSED |= {types.AsyncGeneratorType: ("ag", "await")}
 _LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
-_OF_LOGGING = ("parent", "handlers", "manager", "_cache", "root")
+_OF_OTHERS = ("parent", "handlers", "manager", "_cache", "root", "woken")
+"""Attributes of loggers, and when tqdm's thread looked last."""
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 
@@ -152,8 +153,8 @@ def _parts(value: Any) -> list[object]:
         texts = (part.encode() if isinstance(part, str) else part for part in script_parts(value))
         hooks = [vars(part).get(name) for part in value.modules() for name in HOOKS]
         return [*map(_sum, texts), *hooks]
-    if isinstance(value, logging.Logger):  # what it tells others is theirs
-        return [{k: v for k, v in vars(value).items() if k not in _OF_LOGGING}]
+    if isinstance(value, logging.Logger) or root_of(type(value)) == "tqdm":
+        return [type(value), {k: v for k, v in vars(value).items() if k not in _OF_OTHERS}]
     if isinstance(value, ContextVar):
         return [value.get(None)]
     if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise

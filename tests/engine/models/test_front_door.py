@@ -717,6 +717,16 @@ def test_a_cache_that_only_the_shape_decides_is_let_pass() -> None:
     enter(Positions())
 
 
+def test_when_the_thread_of_tqdm_looked_last_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks every ten seconds, and trials may take longer."""
+    told(torch.zeros(1))
+    before = kept_state(told)
+    monkeypatch.setattr(tqdm.monitor, "woken", tqdm.monitor.woken + 10)
+    assert kept_state(told) == before
+    monkeypatch.setattr(tqdm.monitor, "sleep_interval", 11)
+    assert kept_state(told) != before
+
+
 def test_what_an_operator_finds_out_about_itself_is_no_change() -> None:
     operator = torch.ops.aten.celu.default
     for name in ("_namespace", "_opname", "_handle"):
