@@ -172,7 +172,7 @@ FAST static void multiply_point(const geometry *g, const float *in, const float 
 {
     const int64_t channels = g->channels, outputs = g->outputs;
     if (channels == 16 && outputs == 16)
-        multiply_all(in, 16, weights, out, 16, tiles, LANES == 16 ? MOST : 6, 16 / LANES);
+        multiply_all(in, 16, weights, out, 16, tiles, MOST * LANES / 16, 16 / LANES);
     else if (channels == 32 && outputs == 32)
         multiply_all(in, 32, weights, out, 32, tiles, MOST / 2, 2);
     else if (channels == 64 && outputs == 64)

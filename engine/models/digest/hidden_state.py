@@ -26,7 +26,7 @@ _PAUSED = {types.GeneratorType: ("gi", "yieldfrom"), types.CoroutineType: ("cr",
 _PAUSED |= {types.AsyncGeneratorType: ("ag", "await")}
 _LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
 _OF_OTHERS = ("parent", "handlers", "manager", "_cache", "root", "woken")
-"""Attributes of loggers, and when tqdm's thread looked last."""
+"""What loggers tell others is theirs, and so is when tqdm's thread looked last."""
 MOST = 200_000
 """Values looked at; what lies behind them is not seen."""
 

@@ -44,10 +44,8 @@ def make_session(
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if beside:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-            rule, hint = (
-                "must be 1.24 or newer for weights beside a model",
-                "pip install -U onnxruntime",
-            )
+            rule = "must be 1.24 or newer for weights beside a model"
+            hint = "pip install -U onnxruntime"
             raise ArgumentError("onnxruntime", rule, onnxruntime.__version__, hint)
         names, parts = list(beside), list(beside.values())
         options.add_external_initializers_from_files_in_memory(names, parts, [*map(len, parts)])
