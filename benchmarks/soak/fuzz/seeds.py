@@ -147,6 +147,7 @@ def checkpoint_seeds(bomb: Bomb) -> list[bytes]:
         shared = [shared, shared]
     for content, zipped in (
         (whole, True),
+        (whole, False),
         (few, True),
         (few, False),
         ({"arch": bomb}, True),
