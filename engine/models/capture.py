@@ -17,17 +17,16 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from io import StringIO
 from threading import RLock, get_ident
-from types import FunctionType
 from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules import module as hooks_of_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.models.digest.exported import Exported
+from dualsmooth.engine.models.digest.module_state import runs_besides
 from dualsmooth.engine.models.digest.python_names import is_unpatched
 from dualsmooth.engine.models.graph.layers import Layers
 from dualsmooth.engine.models.graph.recorded import recorded
@@ -110,14 +109,10 @@ def is_known(module: nn.Module, *, read: bool = False) -> bool:
     With ``read`` also of programs of which every operator was read and treats each row alone, which
     torch.fx does not follow.
     """
-    everywhere = (hooks_of_all._global_forward_hooks, hooks_of_all._global_forward_pre_hooks)
     parts = list(_parts(module))
     kinds = {id(type(part)): type(part) for part in parts}
-    return (
-        not any(everywhere)
-        and all(_is_known_part(part, read) for part in parts)
-        and all(map(is_unpatched, kinds.values()))
-    )
+    known = all(_is_known_part(part, read) for part in parts)
+    return known and all(map(is_unpatched, kinds.values()))
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
@@ -129,11 +124,10 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def _is_known_part(part: nn.Module, read: bool) -> bool:
     kind = type(part)
-    instead = any(isinstance(getattr(kind, name, None), FunctionType) for name in vars(part))
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
         (kind.__module__ in _OWN or kind in _PLAIN or (read and _is_row_wise(part)))
-        and not (part.training or has_hooks(part) or instead or part._compiled_call_impl)
+        and not (part.training or runs_besides(part) or part._compiled_call_impl)
         and not (type(part) is nn.BatchNorm2d and part.running_mean is None)
         and not (type(part) is nn.Flatten and part.start_dim < 1)
         and all(t is None or type(t) in (nn.Parameter, torch.Tensor) for t in tensors)

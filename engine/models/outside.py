@@ -28,7 +28,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.models.digest.hidden_state import held
-from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN, owner_of, values_of
+from dualsmooth.engine.models.digest.python_names import owner_of, package_of, values_of
 
 _SYSTEM = set(
     """time posix nt _socket select resource _locale _signal _posixsubprocess _posixshmem
@@ -137,9 +137,8 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._notice(event, frame)
 
     def _notice(self, asked: str, frame: FrameType) -> None:
-        asker = str(frame.f_globals.get("__name__")).partition(".")[0]
-        of_library = asker in (OWN, *LIBRARIES, *sys.stdlib_module_names)
-        if not (of_library and _INSIDE.fullmatch(asked)) and not self._aside(frame, asked):
+        inside = owner_of(frame.f_globals) and _INSIDE.fullmatch(asked)
+        if not inside and not self._aside(frame, asked):
             self.read.append(asked)
 
     def _aside(self, caller: FrameType | None, asked: str = "") -> bool:
@@ -203,12 +202,12 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def packages(self) -> set[str]:
         """Names of the packages whose code ran."""
-        return {str(scope.get("__name__")).partition(".")[0] for scope in self._ran.values()}
+        return {package_of(scope) for scope in self._ran.values()}
 
     def others(self, covered: Set[CodeType], packages: Set[str]) -> list[str]:
         """Code that ran, and is neither a library's, nor covered, nor of some packages."""
         ran = [(c, s) for c, s in self._ran.items() if "__name__" in s and not owner_of(s)]
-        foreign = [c for c, s in ran if s["__name__"].partition(".")[0] not in packages]
+        foreign = [c for c, scope in ran if package_of(scope) not in packages]
         return [c.co_qualname for c in foreign if c not in covered]
 
     def _others(self) -> dict[str, object]:

@@ -18,13 +18,12 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
-from dualsmooth.engine.models.digest.python_names import LIBRARIES, OWN
+from dualsmooth.engine.models.digest.python_names import is_known, is_of_library, package_of
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _PAUSED = {types.GeneratorType: ("gi", "yieldfrom"), types.CoroutineType: ("cr", "await")}
 _PAUSED |= {types.AsyncGeneratorType: ("ag", "await")}
-_LIBRARIES = {OWN, *LIBRARIES, *sys.stdlib_module_names}
 _OF_OTHERS = ("parent", "handlers", "manager", "_cache", "root", "woken")
 """What loggers tell others is theirs, and so is when tqdm's thread looked last."""
 MOST = 200_000
@@ -39,7 +38,8 @@ def kept_state(root: object, packages: Collection[str] = ()) -> tuple[Any, ...]:
     """
 
     def parts(value: Any) -> list[Any]:
-        idle = packages and isinstance(value, types.FunctionType) and root_of(value) not in packages
+        others = packages and isinstance(value, types.FunctionType)
+        idle = others and package_of(value.__globals__) not in packages
         return _held_by(value) if idle else _parts(value)
 
     return tuple(plain for plain, _ in _walk(root, parts))
@@ -54,7 +54,7 @@ def names_of_changes(root: nn.Module, act: Callable[[], object]) -> str:
     """Up to three attributes, or methods that read others, that an act changes, after a colon."""
     parts = [(name, vars(part)) for name, part in root.named_modules()]
     kinds = dict.fromkeys(kind for part in root.modules() for kind in type(part).__mro__)
-    parts += [(kind.__name__, vars(kind)) for kind in kinds if not _is_library(kind)]
+    parts += [(kind.__name__, vars(kind)) for kind in kinds if not is_known(kind)]
     named = [(name, fields, key) for name, fields in parts for key in fields if "__" not in key]
     kept = [(f"{n}.{key}".strip("."), fields, key) for n, fields, key in named if key != "_modules"]
     before = [kept_state(fields.get(key)) for _, fields, key in kept]
@@ -134,12 +134,8 @@ def _parts(value: Any) -> list[object]:
         return [part for item in list(value.items()) for part in item]
     if isinstance(value, list | tuple | Set | deque):
         return [len(value), *value]
-    if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, types.CellType):
-        return [] if value == types.CellType() else [value.cell_contents]
     if isinstance(value, types.FunctionType):
-        read = [] if _is_library(value) else [value.__code__, *_globals(value)]
+        read = [] if is_of_library(value) else [value.__code__, *_globals(value)]
         return [*_held_by(value), *read]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_consts]
@@ -157,8 +153,8 @@ def _parts(value: Any) -> list[object]:
         return [type(value), {k: v for k, v in vars(value).items() if k not in _OF_OTHERS}]
     if isinstance(value, ContextVar):
         return [value.get(None)]
-    if hasattr(type(value), "cache_info"):  # of functools, which shows no values otherwise
-        return gc.get_referents(value)
+    if isinstance(value, types.MethodType | types.CellType) or hasattr(type(value), "cache_info"):
+        return gc.get_referents(value)  # of a cache of functools it shows the values, too
     kinds = type(value).__mro__
     members = [item for kind in kinds for item in vars(kind).items()]
     slots = [name for name, member in members if type(member) is types.MemberDescriptorType]
@@ -188,13 +184,12 @@ def _own_of_class(kind: type) -> dict[str, object]:
     Others may add what no code of the library calls; who calls it names it (`_globals`).
     """
     held = dict(vars(kind))
-    if not _is_library(kind):
+    if not is_known(kind):
         return held
-    put = {k: v for k, v in held.items() if type(v) is types.FunctionType and not _is_library(v)}
+    put = {k: v for k, v in held.items() if type(v) is types.FunctionType and not is_of_library(v)}
     called = set[str]()
     for base in kind.__mro__ if put else ():
-        functions = (f for f in vars(base).values() if isinstance(f, types.FunctionType))
-        called.update(*(f.__code__.co_names for f in functions if _is_library(f)))
+        called.update(*(f.__code__.co_names for f in vars(base).values() if is_of_library(f)))
     return {k: v for k, v in put.items() if k in called or k.startswith("__")}
 
 
@@ -239,10 +234,6 @@ def _globals(function: types.FunctionType) -> list[object]:
         owners += new
         spaces += map(vars, new)
     return found
-
-
-def _is_library(definition: type | types.FunctionType) -> bool:
-    return root_of(definition) in _LIBRARIES
 
 
 def root_of(definition: object) -> str:

@@ -13,12 +13,9 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.module_digest import ModuleDigest
-from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS, unwrapped
+from dualsmooth.engine.models.digest.module_state import DRAWN, unwrapped
 from dualsmooth.engine.models.digest.python_names import stable_name
 from dualsmooth.engine.records import sha256_of
-
-_FURTHER = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs")
-_TABLES = (*HOOKS, *_FURTHER, "_forward_hooks_always_called")
 
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
 _CODES: WeakKeyDictionary[nn.Module, Set[CodeType]] = WeakKeyDictionary()
@@ -154,9 +151,7 @@ def _copy(module: nn.Module, found: ModuleDigest) -> Any:
             vars(twin)["training"] = part.training
         if isinstance(part, fx.GraphModule):  # its copies leave out what the graph does not name
             for name, value in vars(part).items():
-                if name in _TABLES:
-                    vars(twin)[name] = copy.deepcopy(value, memo)
-                elif name not in vars(twin):
+                if name.startswith("_forward_") or name not in vars(twin):  # hooks are there, empty
                     vars(twin)[name] = value if name in DRAWN else copy.deepcopy(value, memo)
         pairs = zip(part.parameters(False), twin.parameters(False), strict=False)
         for own, other in pairs:

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from dualsmooth.engine.models.digest.exported import Exported
-from dualsmooth.engine.models.digest.python_names import is_known, is_unpatched, owner_of
+from dualsmooth.engine.models.digest.python_names import is_known, is_of_library, is_unpatched
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -46,40 +46,40 @@ def members_of(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
                 yield table, name, part
 
 
+def runs_besides(module: nn.Module) -> set[str]:
+    """What is called with a module and not of its class: hooks, and methods of its own."""
+    own, kind = vars(module), type(module)
+    hooks = {table for table in HOOKS if own[table] or getattr(torch_module, f"_global{table}")}
+    return hooks | {key for key in own if isinstance(getattr(kind, key, None), FunctionType)}
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside what compiles it, or spreads it over devices, and does nothing else."""
-    while (name := _WRAPPERS.get(kind := type(module).__name__)) and is_unpatched(type(module)):
-        inner, own = vars(module)["_modules"][name], vars(module)
-        hooks = [own[table] or getattr(torch_module, f"_global{table}") for table in HOOKS]
-        instead = {key for key in own if isinstance(getattr(type(module), key, None), FunctionType)}
-        if kind == "OptimizedModule":  # each has a forward of its own
-            called = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
-            whole = called == inner.__call__ or getattr(called, "__wrapped__", None) is inner
-            whole = whole and _is_of_library(own["forward"])
-            plain = whole and _is_plainly_compiled(own.get("dynamo_ctx"))
-            instead = instead - {"forward"} if plain else instead
-        if any(hooks) or instead:
+    while (name := _WRAPPERS.get(type(module).__name__)) and is_unpatched(type(module)):
+        inner = vars(module)["_modules"][name]
+        own = {"forward"} if _is_plainly_compiled(vars(module), inner) else set()
+        if runs_besides(module) - own:
             break
         module = inner
     return module
 
 
-def _is_plainly_compiled(context: object) -> bool:
-    """Whether a backend of PyTorch compiles, and nobody's code but PyTorch's takes part."""
-    backend = getattr(context, "callback", None)
+def _is_plainly_compiled(fields: dict[str, Any], module: nn.Module) -> bool:
+    """Whether a backend of PyTorch compiled a module, and no code but PyTorch's takes part."""
+    called = getattr(fields.get("forward"), "_torchdynamo_orig_callable", None)
+    whole = called == module.__call__ or getattr(called, "__wrapped__", None) is module
+    if not (whole and is_of_library(fields["forward"])):
+        return False
+    backend = getattr(fields.get("dynamo_ctx"), "callback", None)
     while is_unpatched(type(backend)) and not isinstance(backend, FunctionType):
         inner = next((f for n in _BACKENDS if (f := getattr(backend, n, None))), None)
         if inner is None:
             settings = getattr(backend, "config", None) or getattr(backend, "kwargs", None) or {}
             made = getattr(backend, "compiler_fn", None)  # Inductor has none
             plain = all(isinstance(v, bool | int | float | str | None) for v in settings.values())
-            return plain and backend is not None and (made is None or _is_of_library(made))
+            return plain and backend is not None and (made is None or is_of_library(made))
         backend = inner
-    return _is_of_library(backend)
-
-
-def _is_of_library(function: object) -> bool:
-    return isinstance(function, FunctionType) and bool(owner_of(function.__globals__))
+    return is_of_library(backend)
 
 
 def fields_of(module: nn.Module) -> dict[str, Any]:

@@ -47,15 +47,21 @@ def stable_name(module: str, name: str) -> str:
     return f"{OWN}:{name}" if root == OWN else f"{module}.{name}{release}"
 
 
+def package_of(scope: Mapping[str, Any]) -> str:
+    """Package that globals are of, by the name that they give."""
+    return str(scope.get("__name__")).partition(".")[0]
+
+
 def owner_of(scope: Mapping[str, Any]) -> str:
     """Name of the Python module if it belongs to a library or this package, else nothing."""
-    name = str(scope.get("__name__"))
-    root = name.partition(".")[0]
-    if root == OWN or root in LIBRARIES:
-        return name
-    file = scope.get("__file__")
+    root, file = package_of(scope), scope.get("__file__")
     standard = root in sys.stdlib_module_names and (file is None or str(file).startswith(STANDARD))
-    return name if standard and name != "__main__" else ""
+    return str(scope["__name__"]) if standard or root in (OWN, *LIBRARIES) else ""
+
+
+def is_of_library(function: object) -> bool:
+    """Whether it is a function in Python, and of a library or this package."""
+    return isinstance(function, types.FunctionType) and bool(owner_of(function.__globals__))
 
 
 def is_known(cls: type) -> bool:
@@ -99,7 +105,7 @@ def parts_of_class(cls: type) -> Iterator[tuple[str, object]]:
 
 
 def _foreign(value: object) -> bool:
-    return isinstance(value, types.FunctionType) and not owner_of(value.__globals__)
+    return isinstance(value, types.FunctionType) and not is_of_library(value)
 
 
 def words_of(code: types.CodeType) -> tuple[object, ...]:
