@@ -552,6 +552,12 @@ def in_inner_function() -> None:
     count()
 
 
+@functools.wraps(functional.relu)
+def in_borrowed_name() -> None:
+    global CALLS
+    CALLS += 1
+
+
 def in_operator(operator: Any = torch.ops.aten.relu.default) -> None:
     ways = operator._dispatch_cache
     ways["calls"] = ways.get("calls", 0) + 1
@@ -571,6 +577,7 @@ COUNTERS: dict[str, Callable[[], object]] = {
     "generator": functools.partial(next, in_generator()),
     "method of an iterator": itertools.count().__next__,
     "inner function": in_inner_function,
+    "name of a library's function": in_borrowed_name,
     "cache of an operator": in_operator,
     "name of an operator": in_name_of_operator,
     "class": lambda: on_class(Shared),
