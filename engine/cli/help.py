@@ -11,6 +11,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import at_home
 
 GROUPS = {
     "Votes": "budget radii tolerance n0 n alpha noise seed",
@@ -37,8 +38,10 @@ class Command(TyperCommand):
                 parameter.rich_help_panel = next(titles, None)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments, with what may be left out behind an option put there."""
-        whole = list[str]()
+        """The arguments, with what may be left out behind an option put there, and ``~`` replaced
+        where no shell does it, as in ``--out=~/run``.
+        """
+        whole, args = list[str](), list(map(_at_home, args))
         for word, following in zip_longest(args, args[1:], fillvalue=""):
             plain = word in DEFAULTS and not re.match(r"[-+.]?\d", following)
             whole += [word, DEFAULTS[word]] if plain else [word]
@@ -53,6 +56,12 @@ class Command(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         """``--help``, a flag like others."""
         return _with_plain_flags([super().get_help_option(ctx)])[0]
+
+
+def _at_home(word: str) -> str:
+    """An argument, or an option with its value, the home folder in the place of a leading ``~``."""
+    option, value = re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return option + str(at_home(value)) if value.startswith("~") else word
 
 
 class Group(TyperGroup):

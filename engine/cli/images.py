@@ -84,10 +84,10 @@ class ImageOptions:
             base = Prepare(resize=(256,), crop=224)
         elif self.preprocess == "auto":
             if bundle is None or bundle.preparation is None:
-                rule = "auto needs a network of timm or transformers, or a checkpoint of a ResNet"
-                raise ArgumentError(
-                    "preprocess", rule, bundle and bundle.name, "say --resize and --crop"
-                )
+                rule = "auto needs a network that says one way: of timm (NAME.TAG, where weights "
+                rule += "of NAME differ) or transformers, or a checkpoint of a ResNet"
+                hint = "say --resize and --crop"
+                raise ArgumentError("preprocess", rule, bundle and bundle.name, hint)
             base = Prepare.of(bundle.preparation)
         resize = Prepare.parse_resize(self.resize) or base.resize
         if not resize:

@@ -73,6 +73,7 @@ def recorded_method(bundle: Bundle, record: Mapping[str, Any], given: Given) -> 
     Raises ValueError, KeyError or TypeError if the record is not one of a method, or what is given
     is not what it names.
     """
+    one_of("method", record["method"], tuple(METHODS))
     options = {name: value for name, value in record.items() if name != "method"}
     return METHODS[record["method"]].recorded(bundle, options, given)
 

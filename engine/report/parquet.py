@@ -5,8 +5,7 @@ from pathlib import Path
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import check_target, unwritable, whole_file
 from dualsmooth.engine.machine import install_command
-from dualsmooth.engine.runs.log import read_log
-from dualsmooth.engine.runs.record import read_run
+from dualsmooth.engine.runs.rederive import read_derived
 
 COLUMNS = (
     *("image_id", "label", "predicted", "radius", "sigma", "correct", "abstained_at"),
@@ -27,8 +26,7 @@ def write_parquet(run: Path, file: Path) -> int:
         rule, hint = "needs pyarrow, which is not installed", install_command("parquet")
         raise ArgumentError("parquet", rule, file, hint) from None
     check_target(file)
-    read_run(run)
-    certificates = sorted(read_log(run), key=lambda certificate: certificate.image_id)
+    certificates = sorted(read_derived(run)[1], key=lambda certificate: certificate.image_id)
     columns = {name: [getattr(c, name) for c in certificates] for name in COLUMNS}
     columns["certificate"] = [c.to_json() for c in certificates]
     types = dict.fromkeys(("image_id", "label", "predicted", "draws"), pa.int64())

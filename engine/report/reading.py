@@ -14,13 +14,9 @@ from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
-from dualsmooth.engine.runs.log import LOG, SUMMARY, read_log
-from dualsmooth.engine.runs.record import (
-    earlier_looks,
-    joint_alpha,
-    read_configuration,
-    read_record,
-)
+from dualsmooth.engine.runs.log import LOG, SUMMARY
+from dualsmooth.engine.runs.record import earlier_looks, joint_alpha, read_record
+from dualsmooth.engine.runs.rederive import read_derived
 from dualsmooth.engine.runs.run_checks import RUN, not_a_run
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
@@ -98,16 +94,16 @@ def read_run(path: Path) -> Run:
     Raises
     ------
     FileError
-        If it is neither, or is corrupt.
+        If it is neither, is corrupt, or holds a certificate that its votes do not give.
     """
     if not path.is_dir():
         rows, warnings = read_table(path)
         return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))
     if not os.path.lexists(path / RUN):
         raise not_a_run(path)
-    configuration, certificates = read_configuration(path), read_log(path)
+    warnings: list[str] = []
+    configuration, certificates = read_derived(path, warnings.append)
     name = certificates[0].method if certificates else path.name
-    warnings = []
     if len(certificates) < configuration["images"]:
         reached = f"{len(certificates)} of {configuration['images']} images"
         unfinished = f"{path / LOG}: the run is unfinished, {reached} (go on with --resume)"

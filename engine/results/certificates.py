@@ -14,15 +14,9 @@ from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
-from dualsmooth.engine.runs.log import RunLog, read_log
-from dualsmooth.engine.runs.record import (
-    NOTHING,
-    About,
-    alpha_of_looks,
-    joint_alpha,
-    read_configuration,
-    read_run,
-)
+from dualsmooth.engine.runs.log import RunLog
+from dualsmooth.engine.runs.record import NOTHING, About, alpha_of_looks, joint_alpha, read_run
+from dualsmooth.engine.runs.rederive import read_derived
 from dualsmooth.engine.runs.run_checks import RUN, SOURCE
 from dualsmooth.engine.runs.summary import RADII, Row, Summary, bounds_of_shares, rows_of, summarize
 from dualsmooth.engine.runs.table import radius_text
@@ -89,13 +83,13 @@ class Certificates(list[Certificate]):
         Raises
         ------
         FileError
-            If it is no run folder, or a line of its log is damaged.
+            If it is no run folder, or a line of its log is damaged or not what its votes give.
         """
         folder = Path(run)
-        configuration = read_configuration(folder)
+        configuration, certificates = read_derived(folder)
         record = read_run(folder)
         about = About(record.get(SOURCE), record["machine"].get("backends") or {})
-        return cls(sorted(read_log(folder), key=lambda c: c.image_id), configuration, about)
+        return cls(sorted(certificates, key=lambda c: c.image_id), configuration, about)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Certificate: ...

@@ -7,9 +7,11 @@ draw that the procedure does not ask for, or asks for in vain, shows.
 
 import dataclasses
 import json
+import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,15 @@ import numpy as np
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Stamp
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
-from dualsmooth.engine.errors import ArgumentError, reason_of
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
+from dualsmooth.engine.printable import printable
+from dualsmooth.engine.runs.log import LOG, read_log
+from dualsmooth.engine.runs.record import read_configuration
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import DEVICES, Settings
 
@@ -109,6 +115,33 @@ def rederive(plan: Plan, recorded: Certificate, tolerance: float = 0.0) -> Certi
     return Certificate.of(derived, plan.stamp, image_id, label, recorded.counts, seconds, tables)
 
 
+def read_derived(
+    folder: Path, tell: Callable[[str], object] = warnings.warn
+) -> tuple[dict[str, Any], list[Certificate]]:
+    """Configuration and certificates of a run, each of them derived again from its votes.
+
+    It tells where they cannot be: the method is none of the engine's, for example. `FileError` if
+    the folder holds no valid run, or the votes of an image give another certificate.
+    """
+    configuration, certificates = read_configuration(folder), read_log(folder)
+    try:
+        plan = plan_of(configuration)
+    except ValueError as error:
+        why = f"radii are on trust, as they cannot be derived from the votes ({error})"
+        tell(printable(f"{folder / RUN}: {why}"))
+        return configuration, certificates
+    for recorded in certificates:
+        try:
+            again = rederive(plan, recorded, OTHER_VERSION_TOLERANCE)
+            changed = again != recorded and differences(recorded, again, OTHER_VERSION_TOLERANCE)
+            if changed:
+                raise ValueError(f"another {', '.join(changed)}")
+        except ValueError as error:
+            rule = f"image {recorded.image_id} must have the certificate that its votes give"
+            raise FileError(folder / LOG, rule, error, f"dualsmooth audit {folder}") from error
+    return configuration, certificates
+
+
 def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
     """Raise `ValueError` if two draws of an image read a sample of a phase and level twice.
 
@@ -136,7 +169,7 @@ def differences(recorded: Certificate, derived: Certificate, tolerance: float) -
 
 def _votes_of(bundle: Bundle, draw: Draw, record: DrawRecord, tolerance: float) -> Counts:
     asked = [draw.model, draw.sigma, draw.phase.name, draw.level, draw.first, draw.count]
-    found = list(dataclasses.astuple(record)[:-1])
+    found = [getattr(record, name) for name in DrawRecord.__slots__[:-1]]
     if not _same(asked, found, tolerance):
         raise ValueError(f"the method asks for the draw {asked}; recorded is {found}")
     if len(record.votes) != bundle.outputs(record.model) + 1:

@@ -14,12 +14,15 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import machine
 from dualsmooth.engine.methods.options import Given
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.records import checksum, digest_of
+from dualsmooth.engine.report.reading import read_run as reported
+from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.runs.audit import Audit, audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.record import read_run
@@ -232,6 +235,32 @@ def test_another_sigma_or_a_wider_radius_is_found_in_the_folder_alone(
     for change in ({"sigma": 2 * line["sigma"]}, {"radius": math.nextafter(line["radius"], 9)}):
         run.write(run.record, [*run.lines[:number], line | change, *run.lines[number + 1 :]])
         assert audit(run.folder).findings
+
+
+@pytest.mark.parametrize("read", [reported, Certificates.load], ids=["report", "load"])
+@pytest.mark.parametrize("name", ["fixed", "dual", "anchor", "memory"])
+def test_what_votes_do_not_give_is_neither_reported_nor_loaded(
+    made: Callable[[str], Run], name: str, read: Callable[[Path], Any]
+) -> None:
+    run = made(name)
+    read(run.folder)
+    number = next(i for i, line in enumerate(run.lines) if line["counts"] and line["bounds"])
+    for change in ({"radius": run.lines[number]["radius"] + 1e-6}, {"predicted": 9}):
+        run.write(run.record, [line | change if line is run.lines[number] else line
+                               for line in run.lines])  # fmt: skip
+        with pytest.raises(FileError, match=f"image {number} must have the certificate that its"):
+            read(run.folder)
+
+
+def test_a_method_of_ones_own_is_reported_on_trust(made: Callable[[str], Run]) -> None:
+    """Nothing here can derive its certificates again, and the report says so."""
+    run = made("fixed")
+    options = run.record["configuration"]["options"] | {"method": "mine"}
+    configuration = run.record["configuration"] | {"options": options}
+    run.write(run.record | {"configuration": configuration}, run.lines)
+    (warning,) = reported(run.folder).warnings
+    assert "on trust" in warning
+    assert "received mine" in warning
 
 
 def test_a_memory_that_answers_what_it_likes_is_found(made: Callable[[str], Run]) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ from dualsmooth.engine.records import unlike
 class Memory:
     """Balls, in a file if one is given: read first and appended to, one line per ball.
 
-    While the file is open no other process can open it.
+    While the file is open no other process can open it. The first query makes a new one, so that
+    nothing is left of what was refused before.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -54,7 +55,12 @@ class Memory:
         self._kept: list[bytes] = []
         self._unsettled: deque[tuple[NDArray[np.float32], Ball]] = deque()
         self._path = None if path is None else Path(path)
-        self._file = None if self._path is None else self._open(self._path)
+        self._file: BinaryIO | None = None
+        if self._path is not None and os.path.lexists(self._path):
+            self._file = self._open(self._path, "a+b")
+        elif self._path is not None and not os.access(self._path.parent, os.W_OK):
+            rule = "memory must be in a folder that can be written to"
+            raise FileError(self._path, rule, self._path.parent)
 
     def __len__(self) -> int:
         return len(self._balls)
@@ -65,6 +71,8 @@ class Memory:
         if self._busy:
             rule, hint = "must be 1 with a memory", "an answer depends on all answers before it"
             raise ArgumentError("slots", rule, "images in parallel", hint)
+        if self._path is not None and self._file is None:
+            self._file = self._open(self._path, "x+b")
         self._busy = True
         try:
             yield Query(image, self.distances(image), self.balls, self.add)
@@ -169,9 +177,9 @@ class Memory:
         memory._kept.clear()
         return memory
 
-    def _open(self, path: Path) -> BinaryIO:
+    def _open(self, path: Path, mode: Literal["a+b", "x+b"]) -> BinaryIO:
         try:
-            file = open(path, "a+b", opener=plain_descriptor)
+            file = open(path, mode, opener=plain_descriptor)
         except OSError as error:
             raise FileError(path, "memory must be a file that can be written", error) from error
         try:

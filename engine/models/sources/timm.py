@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def read_timm(
     ``FILE`` holds the weights (``*.safetensors``, or a torch file read with
     ``weights_only=True``); without one they must be in the local Hugging Face cache. Input size,
     mean and std are those of timm's configuration of NAME; mean and std may be given, and must be
-    if NAME has no tag and its published weights want different ones.
+    if NAME has no tag and its published weights want different ones. Where these want images made
+    in different ways, nothing is said of how to make them.
     """
     name, _, file = source.partition(":")
     architecture, timm = _known(name.partition(".")[0]), needed("timm", "timm")
@@ -47,8 +49,9 @@ def read_timm(
         settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise ArgumentError("bundle", "must name weights timm knows", name, str(error)) from error
-    if file and name == architecture and (mean is None or std is None):
-        _check_one_scale(architecture, settings)
+    others = _published(architecture) if file and name == architecture else {}
+    if mean is None or std is None:
+        _check_one_scale(architecture, settings, others)
     path = at_home(file) if file else _cached(f"timm:{source}", settings)
     state = named_tensors(path)
     classes = _classes(settings, state)
@@ -69,24 +72,33 @@ def read_timm(
     given = normalized(network, mean, std)
     rule = f"must be what timm makes of {architecture} without weights"  # some have settings
     found = rebuilt(path, given, settings.input_size, "timm", kwargs, rule)
-    shape, made = (height, width, channels), _preparation(settings, height, width)
+    shape, made = (height, width, channels), _preparation(settings)
+    if any(_preparation(other) != made for other in others.values()):
+        made = None
     return Bundle(f"timm-{name}", shape, classes, (), None, {CLASSIFIER: found}, made)
 
 
-def _check_one_scale(architecture: str, settings: Any) -> None:
-    """Refuse to guess by which mean and std a file's network is normalized."""
+def _published(architecture: str) -> dict[str, Any]:
+    """Configurations of the weights that timm has of an architecture, by tag."""
     timm = needed("timm", "timm")
-    for name in timm.list_pretrained(f"{architecture}.*"):
-        other = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    names = timm.list_pretrained(f"{architecture}.*")
+    read = partial(timm.get_pretrained_cfg, allow_unregistered=False)
+    return {name.partition(".")[2]: read(name) for name in names}
+
+
+def _check_one_scale(architecture: str, settings: Any, others: Mapping[str, Any]) -> None:
+    """Refuse to guess by which mean and std a file's network is normalized."""
+    for tag, other in others.items():
         if (other.mean, other.std) != (settings.mean, settings.std):
             rule = "must say which weights these are, NAME.TAG, or be given --mean and --std"
-            received = f"{architecture}, whose {name.partition('.')[2]} has mean {other.mean}"
+            received = f"{architecture}, whose {tag} has mean {other.mean}"
             hint = f"{settings.mean} and {settings.std} are timm's for {architecture}"
             raise ArgumentError("bundle", rule, received, hint)
 
 
-def _preparation(settings: Any, height: int, width: int) -> dict[str, Any] | None:
+def _preparation(settings: Any) -> dict[str, Any] | None:
     """How timm makes images for a network at evaluation, if it resizes and cuts out the middle."""
+    _, height, width = settings.input_size
     if settings.crop_mode != "center" or height != width:
         return None
     size = int(height / settings.crop_pct)

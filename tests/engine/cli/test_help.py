@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from dualsmooth.engine.cli.app import app
 from dualsmooth.engine.cli.help import GROUPS, whole_number
 from dualsmooth.engine.data import spec
+from dualsmooth.engine.errors import FileError
 from tests.conftest import Command
 
 
@@ -58,6 +59,15 @@ def test_options_stand_under_what_they_are_about() -> None:
 )
 def test_whole_numbers_as_people_write_them(written: str, number: int) -> None:
     assert whole_number(written) == number
+
+
+@pytest.mark.parametrize("words", ["--out=~/x", "--out ~/x", "~/x"])
+def test_the_home_folder_is_found_where_no_shell_does(words: str) -> None:
+    """Shells leave it behind ``=``, and a list of arguments meets no shell."""
+    given = ["report", *words.split(), *["/home/me/x"] * ("--out" in words)]
+    error = CliRunner().invoke(app, given, env={"HOME": "/home/me"}).exception
+    assert isinstance(error, FileError)
+    assert error.path == Path("/home/me/x")
 
 
 @pytest.mark.parametrize("written", ["1.5", "x", "", "nan", "inf", "1e400", "1e17"])

@@ -83,6 +83,15 @@ def test_the_file_brings_every_ball_back_and_is_held_by_one_process(tmp_path: Pa
     again.close()
 
 
+def test_a_new_file_is_made_by_the_first_query_and_by_one_process(tmp_path: Path) -> None:
+    first, second = Memory(tmp_path / "memory"), Memory(tmp_path / "memory")
+    assert not [*tmp_path.iterdir()]  # nothing is left of what is refused before
+    answer(first, point(0.1, 0.2), 4, 0.5)
+    with pytest.raises(FileError, match="memory must be a file that can be written"):
+        answer(second, point(0.1, 0.2), 4, 0.5)
+    first.close()
+
+
 def test_a_torn_line_is_dropped_and_a_changed_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     memory = Memory(path)

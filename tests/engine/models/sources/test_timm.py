@@ -19,6 +19,7 @@ from torch import nn
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.cli.images import ImageOptions
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import Bundle
@@ -145,6 +146,24 @@ def test_weights_that_want_another_mean_than_others_are_named(
             load_bundle(f"timm:{NAME}:{path}", **constants)
     kwargs = load_bundle(f"timm:{NAME}:{path}", mean=[0.1], std=[1.0]).networks["classifier"].kwargs
     assert (kwargs["mean"], kwargs["std"]) == ([0.1] * 3, [1.0] * 3)
+
+
+def test_of_weights_that_want_another_crop_than_others_nothing_is_said(
+    timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless their tag is named, the only one here."""
+    save_file(trained(timm).state_dict(), path := tmp_path / "mine.safetensors")
+    usual = timm.get_pretrained_cfg(NAME, allow_unregistered=False)
+    other = SimpleNamespace(**vars(usual) | {"crop_pct": usual.crop_pct / 2})
+    assert load_bundle(f"timm:{NAME}:{path}").preparation is not None
+    monkeypatch.setattr(
+        timm, "get_pretrained_cfg", lambda name, **_: usual if name == NAME else other
+    )
+    assert load_bundle(f"timm:{NAME}:{path}").preparation is None
+    made = load_bundle(f"timm:{NAME}.r160_in1k:{path}").preparation
+    assert made is not None
+    with pytest.raises(ArgumentError, match=r"NAME.TAG, where weights of NAME differ"):
+        ImageOptions(preprocess="auto").prepare(load_bundle(f"timm:{NAME}:{path}"))
 
 
 @pytest.mark.parametrize("key", ["", "state_dict", "model", "state_dict_ema"])
