@@ -96,12 +96,12 @@ def read_run(path: Path) -> Run:
     FileError
         If it is neither, is corrupt, or holds a certificate that its votes do not give.
     """
+    warnings: list[str] = []
     if not path.is_dir():
         rows, warnings = read_table(path)
         return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))
     if not os.path.lexists(path / RUN):
         raise not_a_run(path)
-    warnings: list[str] = []
     configuration, certificates = read_derived(path, warnings.append)
     name = certificates[0].method if certificates else path.name
     if len(certificates) < configuration["images"]:
