@@ -1,6 +1,7 @@
 """Images as methods take them: float32, channels-last, values in [0, 1]."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from typing import Any, Protocol, TypeAlias
@@ -106,8 +107,14 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         if array.shape == shape:
             hint = "pass images[None]"
         raise ArgumentError("images", f"must have shape (count, {str(shape)[1:]}", received, hint)
+    if isinstance(array, DeferredImages):  # those are checked one by one
+        return
     dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
-    if dtype == "uint8" or isinstance(array, DeferredImages):  # those are checked one by one
+    step = 1 if dtype == "uint8" else 1.001 / 255
+    if len(array) > 1 and 0 not in shape and 0 < float(array.max()) <= step:
+        said = "images are all but black: perhaps their pixels were divided by 255 twice"
+        warnings.warn(said, stacklevel=3)
+    if dtype == "uint8":
         return
     if not dtype.startswith(("float", "bfloat")):
         hint = "pixels of 0 .. 255: images.astype('uint8')"

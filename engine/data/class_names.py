@@ -1,11 +1,13 @@
-"""Names of a model's classes in order, from the files that people have of them."""
+"""Names of a model's classes in order: from files of them, and compared with those of data."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.limits import check_size
 
@@ -42,6 +44,53 @@ def read_classes(path: Path) -> tuple[str, ...]:
         received = f"line {1 + lines.index('')} empty" if lines else "an empty file"
         raise FileError(path, "must have a class on every line", received)
     return tuple(lines)
+
+
+def check_classes(data: ImageSet, count: int, model: str, known: Sequence[str] = ()) -> None:
+    """Refuse data whose labels cannot be, or can hardly be, those of a model's classes.
+
+    ``known`` are the names of the model's classes, where it has some.
+    """
+    highest = int(data.labels.max(initial=UNKNOWN_LABEL))
+    if highest >= count:
+        rule = f"must have labels in 0 .. {count - 1}, the {count} classes of {model}"
+        raise ArgumentError("data", rule, f"label {highest} in {data.name}")
+    check_order(data, known, model)
+    if not data.name.startswith("folder:"):
+        return
+    names = data.classes
+    shown = ", ".join(names[:12]) + (", .." if len(names) > 12 else "")
+    if len(names) != count and not ("" in names and len(names) < count):
+        rule = f"must have the {count} classes of {model}"
+        received = f"{len(names)} in {data.name}: {shown}"
+        raise ArgumentError("data", rule, received, "say which they are by --classes FILE")
+    if not data.classes_given and all(name.isdecimal() for name in names):
+        wrong = [f"{name} as class {i}" for i, name in enumerate(names) if int(name) != i]
+        if wrong:
+            rule = f"must have numeric names in the order of the {count} classes of {model}"
+            received = f"{wrong[0]} in {data.name}: {shown}"
+            raise ArgumentError("data", rule, received, "give their order by --classes FILE")
+
+
+def check_order(data: ImageSet, known: Sequence[str], model: str) -> None:
+    """Refuse data that give a class of the model's, known by its name, another number."""
+    if data.classes_given:
+        return
+    theirs, ours = _by_name(known), _by_name(data.classes)
+    for name in ours.keys() & theirs.keys():
+        here, there = ours[name], theirs[name]
+        if here != there and name != str(here):
+            rule = f"must have the classes in the order of {model}"
+            received = f"{data.classes[here]} as class {here} in {data.name}, there {there}"
+            hint = "in Python labels=NUMBERS; of a folder --classes FILE has their order"
+            raise ArgumentError("data", rule, received, hint)
+
+
+def _by_name(names: Sequence[str]) -> dict[str, int]:
+    """Numbers of classes by letters and digits of their names, where those occur once."""
+    plain = ["".join(filter(str.isalnum, name)).casefold() for name in names]
+    times = Counter(plain)
+    return {name: i for i, name in enumerate(plain) if name and times[name] == 1}
 
 
 def _of_json(text: str) -> list[str]:

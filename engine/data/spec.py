@@ -22,7 +22,7 @@ import numpy as np
 from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.class_names import numbered
-from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import at_home
@@ -154,28 +154,6 @@ def images_of_run(
     if classes is not None or not isinstance(named, list) or [*found.classes] == named:
         return found
     return load_images(spec, shape=shape, classes=[*map(str, named)], prepare=prepare)
-
-
-def check_classes(data: ImageSet, count: int, model: str) -> None:
-    """Refuse data whose labels cannot be, or can hardly be, those of a model's classes."""
-    highest = int(data.labels.max(initial=UNKNOWN_LABEL))
-    if highest >= count:
-        rule = f"must have labels in 0 .. {count - 1}, the {count} classes of {model}"
-        raise ArgumentError("data", rule, f"label {highest} in {data.name}")
-    if not data.name.startswith("folder:"):
-        return
-    names = data.classes
-    shown = ", ".join(names[:12]) + (", .." if len(names) > 12 else "")
-    if len(names) != count and not ("" in names and len(names) < count):
-        rule = f"must have the {count} classes of {model}"
-        received = f"{len(names)} in {data.name}: {shown}"
-        raise ArgumentError("data", rule, received, "say which they are by --classes FILE")
-    if not data.classes_given and all(name.isdecimal() for name in names):
-        wrong = [f"{name} as class {i}" for i, name in enumerate(names) if int(name) != i]
-        if wrong:
-            rule = f"must have numeric names in the order of the {count} classes of {model}"
-            received = f"{wrong[0]} in {data.name}: {shown}"
-            raise ArgumentError("data", rule, received, "give their order by --classes FILE")
 
 
 def parse_spec(spec: str) -> tuple[str, str, str]:

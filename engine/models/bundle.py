@@ -64,6 +64,9 @@ class Bundle:
             raise ArgumentError("input_shape", rule, self.input_shape)
         if not _is_count(self.num_classes):
             raise ArgumentError("num_classes", "must be a whole number >= 1", self.num_classes)
+        if self.classes and len(self.classes) != self.num_classes:
+            rule = f"must name the {self.num_classes} classes, or none"
+            raise ArgumentError("classes", rule, f"{len(self.classes)} names")
         object.__setattr__(self, "sigmas", ascending("sigmas", self.sigmas))
         if not self.networks:
             raise ArgumentError("networks", "must hold at least one network", {})

@@ -154,12 +154,17 @@ def ensemble_of(
     if any(bundle.networks.keys() != first.networks.keys() for bundle in bundles):
         roles = [sorted(bundle.networks) for bundle in bundles]
         raise ArgumentError("bundles", "must have the same roles", roles)
+    named = {bundle.classes for bundle in bundles if bundle.classes} or {()}
+    if len(named) > 1:
+        heads = [", ".join(names[:3]) for names in sorted(named)]
+        raise ArgumentError("bundles", "must have the same classes in the same order", heads)
     networks = {
         role: joined([bundle.networks[role] for bundle in bundles], agree, rows)
         for role in first.networks
     }
     shape, classes = first.input_shape, first.num_classes
-    return Bundle(name, shape, classes, first.sigmas, first.tau, networks)
+    levels = (first.sigmas, first.tau)
+    return Bundle(name, shape, classes, *levels, networks, classes=named.pop())
 
 
 def joined(networks: Sequence[Network], agree: int | None = None, rows: int = ROWS) -> Network:

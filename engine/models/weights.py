@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.models.registry import create
@@ -47,6 +50,11 @@ def check_defaults() -> None:
             raise ArgumentError(f"torch's default {name}", f"must be {wanted}", found, hint)
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise ArgumentError("torch.autocast", "must be off", "on", "precision= says the dtype")
+    modes: list[object] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    modes += _get_current_dispatch_mode_stack()
+    if others := [type(mode).__name__ for mode in modes if type(mode) is not DeviceContext]:
+        hint = "votes are cast where it does not reach: call the engine outside of its `with`"
+        raise ArgumentError("torch's mode", "must be its own", others[-1], hint)
 
 
 def _check(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.class_names import check_order
 from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.spec import load_images
@@ -75,6 +76,8 @@ def method_and_images(
     highest = int(data.labels.max(initial=UNKNOWN_LABEL))
     if inside is not None and highest >= inside.num_classes:
         raise ArgumentError("labels", f"must be below {inside.num_classes}, the classes", highest)
+    if inside is not None:
+        check_order(data, inside.classes, f"bundle {inside.name}")
     return method, array, data
 
 
@@ -113,9 +116,10 @@ def _as_set(
     if pixels.dtype.str not in ("|u1", "<f4"):  # as a file of them is read again
         pixels = pixels.astype(np.float32)
     if isinstance(images, ImageSet):
-        truth = images.labels if known is None else known
         ids = images.ids if ids is None else ids
-        return replace(images, images=pixels, labels=truth, ids=ids)
+        if known is not None:  # whose names are not those of the set
+            images = replace(images, labels=known, classes=())
+        return replace(images, images=pixels, ids=ids)
     truth = np.full(len(array), UNKNOWN_LABEL, np.int64) if known is None else known
     return ImageSet(pixels, truth, IN_MEMORY, (), ids=ids)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dualsmooth.engine.backends import AUTO, answers, recorded_backend
+from dualsmooth.engine.data.class_names import check_classes
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
-from dualsmooth.engine.data.spec import check_classes
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import Bundle
@@ -68,7 +68,7 @@ def checked(method: Method, data: ImageSet, image_ids: list[int], settings: Sett
 
     bundle = bundle_of(method)
     check_images(data.images, bundle.input_shape)
-    check_classes(data, bundle.num_classes, f"bundle {bundle.name}")
+    check_classes(data, bundle.num_classes, f"bundle {bundle.name}", bundle.classes)
     settings = resolve(settings, bundle, method.needs_fp32)
     if settings.noise == "integer":
         check_grid(data.images)

@@ -33,7 +33,8 @@ def read_exported(
     """A bundle of the classifier in a `.onnx` or `.pt2` file, for any noise level.
 
     With ``trust`` PyTorch reads the `.pt2`, and runs what code is in it. ``mean`` and ``std`` are
-    those of pixels in [0, 1], for a classifier that takes normalized ones.
+    those of pixels in [0, 1], for a classifier that takes normalized ones. Channels come last in
+    its input where only the last size is 1 or 3.
     """
     plain = path.suffix.lower() == ".onnx"
     data, (run, sizes, row_wise) = _onnx(path) if plain else load_pt2(path, trust=trust)
@@ -41,12 +42,16 @@ def read_exported(
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
         raise FileError(path, rule, shown)
+    if channels_end := sizes[3] in (1, 3) and sizes[1] not in (1, 3):  # as Keras has them
+        sizes = (sizes[0], sizes[3], *sizes[1:3])
     rows, channels, height, width = (size or 0 for size in sizes)
     values = channels * height * width
     if values > LARGEST_INPUT or rows * values > LARGEST_BATCH:
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
     shape, sha256, kwargs = (height, width, channels), sha256_of(data), dict[str, list[float]]()
+    if channels_end:
+        run = _channels_last(run)
     if (mean, std) != (None, None):
         kwargs = {
             "mean": list(spread("mean", [0.0] if mean is None else mean, channels)),
@@ -64,6 +69,12 @@ def _normalized(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     normalize = Normalize(mean, std)
     return lambda x: run(normalize(x))
+
+
+def _channels_last(
+    run: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: run(x.permute(0, 2, 3, 1).contiguous())
 
 
 def _onnx(path: Path) -> tuple[bytes, Program]:

@@ -22,7 +22,7 @@ from dualsmooth.engine.records import sha256_of, typed_record
 
 FORMAT, VERSION = "dualsmooth-bundle", 1
 INDEX = "bundle.json"
-_LARGEST_INDEX = 1 << 16
+_LARGEST_INDEX = 1 << 20
 _NAME = re.compile(r"\w[\w .,:+@=()-]{0,99}")
 _NAME_RULE = "name must be at most 100 letters, digits and .,:+@=()-_, the first a letter or digit"
 
@@ -47,6 +47,7 @@ class _Index:
     sigmas: tuple[float, ...]
     tau: float | None
     networks: dict[str, _Network]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -79,7 +80,7 @@ def read_bundle(folder: Path) -> Bundle:
                 entry.architecture, entry.kwargs, entry.sha256, weights, origin
             )
         named = (read.name, read.input_shape, read.num_classes, read.sigmas, read.tau)
-        return Bundle(*named, networks)
+        return Bundle(*named, networks, classes=read.classes)
     except ValueError as error:
         raise FileError(index, "must describe a bundle", error) from error
 
@@ -110,9 +111,12 @@ def save_bundle(
         )
     index = _Index(
         *(FORMAT, VERSION, bundle.name, bundle.input_shape, (0, 1), bundle.num_classes),
-        *(bundle.sigmas, bundle.tau, entries),
+        *(bundle.sigmas, bundle.tau, entries, bundle.classes),
     )
-    files[INDEX] = (json.dumps(asdict(index), indent=2, allow_nan=False) + "\n").encode()
+    fields = asdict(index)
+    if not bundle.classes:
+        del fields["classes"]
+    files[INDEX] = (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
     _write_folder(folder, files)
 
 

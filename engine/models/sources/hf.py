@@ -69,6 +69,8 @@ def read_hf(
     about.check_order(path)
     labels, config = _labels(path, read), {k: v for k, v in read.items() if not _IDLE.fullmatch(k)}
     config["num_labels"] = len(labels)
+    if isinstance(_classes_of(read.get("model_type")), tuple):  # one of several has these weights
+        config["architectures"] = read.get("architectures")
     channels = config.get("num_channels", 3)
     shape = (*(about.size or _image_size(path, config)), channels)
     scale = {
@@ -88,11 +90,9 @@ def read_hf(
 
 def _fresh(config: Mapping[str, Any]) -> Any:
     """A network of a configuration; `ArgumentError` if it is none of transformers' own."""
-    auto = needed("transformers.models.auto.modeling_auto", "hf")
     transformers = needed("transformers", "hf")
     kind = config.get("model_type") if isinstance(config, Mapping) else None
-    known = {*auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES} - {"timm_wrapper"}
-    if kind not in known:
+    if _classes_of(kind) is None:
         hint = "timm:NAME reads networks of timm" if kind == "timm_wrapper" else ""
         rule = "must be of a kind that transformers classifies images with"
         raise ArgumentError("model_type", rule, kind, hint)
@@ -103,6 +103,7 @@ def _fresh(config: Mapping[str, Any]) -> Any:
         if _COUNTS.search(key) and {*map(type, counts)} == {int} and sum(counts) > _MOST_LAYERS:
             raise ArgumentError("config", f"must have at most {_MOST_LAYERS} layers", f"{key} more")
     values = {k: v for k, v in config.items() if k != "model_type" and not _IDLE.fullmatch(k)}
+    values["architectures"] = [*map(str, config.get("architectures") or ())]
     try:
         made = transformers.AutoConfig.for_model(kind, **values)
         auto_class = transformers.AutoModelForImageClassification
@@ -110,6 +111,13 @@ def _fresh(config: Mapping[str, Any]) -> Any:
     except Exception as error:  # transformers checks values by many kinds of errors
         first = reason_of(error)
         raise ArgumentError("config", f"must be one of a {kind}", first) from error
+
+
+def _classes_of(kind: object) -> Any:
+    """Name of the class that classifies images by models of this type, several names, or None."""
+    auto = needed("transformers.models.auto.modeling_auto", "hf")
+    names = {**auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "timm_wrapper": None}
+    return names.get(kind) if isinstance(kind, str) else None
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -10,9 +10,9 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from dualsmooth.engine.data.class_folders import order_of
-from dualsmooth.engine.data.class_names import numbered, read_classes
+from dualsmooth.engine.data.class_names import check_classes, numbered, read_classes
 from dualsmooth.engine.data.image_set import ImageSet
-from dualsmooth.engine.data.spec import check_classes, images_of_run, load_images
+from dualsmooth.engine.data.spec import images_of_run, load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 
 GREY, COLOUR = (4, 3), (4, 3, 3)
@@ -285,3 +285,28 @@ def test_other_classes_than_the_model_s_are_refused(data: ImageSet, count: int, 
 )  # fmt: skip
 def test_classes_that_fit(data: ImageSet, count: int) -> None:
     check_classes(data, count, "bundle b")
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        (data_of("ant bee"), "bee ant"), (data_of("Ant BEE"), "bee ant"),
+        (data_of("ant bee", kind="memory"), "bee ant"), (data_of("owl_a bee"), "bee cat"),
+        (data_of("air-plane car", kind="cifar10:d"), "automobile airplane"),
+    ],
+)  # fmt: skip
+def test_classes_in_another_order_than_the_model_s_are_refused(data: ImageSet, known: str) -> None:
+    with pytest.raises(ArgumentError, match=r"classes in the order of bundle b; .* as class \d in"):
+        check_classes(data, 2, "bundle b", known.split())
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        (data_of("ant bee"), "Ant Bee"), (data_of("ant bee"), ""), (data_of("ant bee"), "cat dog"),
+        (data_of("ant bee", given=True), "bee ant"), (data_of("0 1", kind="npz:x"), "1 0"),
+        (data_of("owl a-nt"), "owl ANT"), (data_of("crane crane", kind="memory"), "owl crane"),
+    ],
+)  # fmt: skip
+def test_classes_in_the_model_s_order_or_of_other_names_fit(data: ImageSet, known: str) -> None:
+    check_classes(data, 2, "bundle b", known.split())

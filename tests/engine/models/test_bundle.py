@@ -1,10 +1,12 @@
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.bundle import Bundle
@@ -220,6 +222,21 @@ def test_other_defaults_of_pytorch_are_named(name: str) -> None:
 def test_a_network_is_not_built_in_other_precision_than_it_says() -> None:
     with torch.autocast("cpu"), pytest.raises(ArgumentError, match=r"torch\.autocast must be off"):
         bundle().build("selector")
+
+
+class Turned(TorchFunctionMode):
+    """Others' code around every call of PyTorch's, in this thread alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        return -found if func is torch.nn.functional.linear else found
+
+
+def test_a_network_is_not_built_where_others_change_what_operators_do() -> None:
+    with Turned(), pytest.raises(ArgumentError, match=r"torch's mode must be .* received Turned"):
+        load_bundle("digits-dual").build("selector")
+    with torch.device("cpu"), torch.inference_mode():
+        load_bundle("digits-dual").build("selector")
 
 
 def test_unknown_source() -> None:

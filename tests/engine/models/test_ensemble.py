@@ -1,5 +1,6 @@
 """Ensembles: plain averages, the consensus rule row by row, and votes that ignore batch mates."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dualsmooth.kernels.cpu import noise_votes
 
 KWARGS: dict[str, Any] = {"widths": [8], "hidden": 16, "image_size": [9, 7], "in_channels": 3}
 SHAPE, CLASSES = (9, 7, 3), 10
+NAMES = tuple("zyxwvutsrq")
 
 
 def member(seed: int) -> nn.Module:
@@ -216,10 +218,11 @@ def test_certify_and_predict_use_the_same_rule() -> None:
 
 @pytest.mark.parametrize("agree", [None, 2])
 def test_ensembles_are_saved_and_loaded(agree: int | None, tmp_path: Path) -> None:
-    joined = ensemble_of([bundle_of(seed) for seed in range(3)], agree=agree, rows=4)
+    named = replace(bundle_of(0), classes=NAMES)
+    joined = ensemble_of([named, *(bundle_of(seed) for seed in (1, 2))], agree=agree, rows=4)
     save_bundle(joined, tmp_path / "b")
     loaded = load_bundle(tmp_path / "b")
-    assert loaded.digest == joined.digest
+    assert (loaded.digest, loaded.classes) == (joined.digest, NAMES)
     network = SoftVoting(members(3)) if agree is None else Consensus(members(3), 2, 4)
     with torch.no_grad():
         assert torch.equal(loaded.build("classifier")(batch(20)), network(batch(20)))
@@ -251,6 +254,7 @@ def test_unregistered_modules_make_an_unsaved_ensemble(tmp_path: Path) -> None:
 
 
 def test_bad_ensembles_are_named(tiny_bundle: Path) -> None:
+    b = bundle_of(0)
     for call, argument in (
         (lambda: SoftVoting([]), "members"),
         (lambda: Consensus(members(2), 2), "agree"),
@@ -258,6 +262,8 @@ def test_bad_ensembles_are_named(tiny_bundle: Path) -> None:
         (lambda: Consensus(members(3), 2, 0), "rows"),
         (lambda: ensemble_of([]), "bundles"),
         (lambda: ensemble_of([bundle_of(0), load_bundle(tiny_bundle)]), "bundles"),
+        (lambda: ensemble_of([replace(b, classes=n) for n in (NAMES, NAMES[::-1])]), "bundles"),
+        (lambda: replace(b, classes=NAMES[1:]), "classes"),
         (lambda: create("soft_voting", {"members": ["lenet"]}), "members"),
         (lambda: create("soft_voting", {"members": [{"architecture": "lenet"}]}), "members"),
         (lambda: create("soft_voting", {"members": [{"architecture": "x", "kwargs": {}}]}), "arch"),

@@ -79,6 +79,19 @@ def test_what_cannot_be_meant(
     assert "\n" not in str(refused.value)
 
 
+def test_labels_are_in_the_order_of_the_model_s_classes() -> None:
+    named = dataclasses.replace(
+        MODEL, classes=tuple("zero one two three four five six".split()) + tuple("789")
+    )
+    turned = dataclasses.replace(
+        DIGITS, images=IMAGES, labels=DIGITS.labels[:12], classes=named.classes[::-1]
+    )
+    with pytest.raises(ArgumentError, match="data must have the classes in the order of bundle"):
+        ds.certify(named, turned, sigma=0.25, n=20)
+    given = ds.certify(named, turned, labels=LABELS, sigma=0.25, n=20)
+    assert ([c.label for c in given], given.configuration.get("classes")) == (LABELS, None)
+
+
 def test_one_line_for_people(found: ds.Certificates) -> None:
     done, right = sum(c.predicted is not None for c in found), sum(c.correct for c in found)
     assert repr(found).startswith(f"Certificates(12 images, {done} certified, {right} correctly; ")

@@ -95,6 +95,19 @@ def test_they_vote_as_the_network_does(tmp_path: Path) -> None:
     assert votes(pt2_file(tmp_path / "seven.pt2", module, 7)) == expected
 
 
+def test_channels_may_come_last_as_keras_has_them(tmp_path: Path) -> None:
+    def first(nodes: Nodes, x: str) -> str:
+        return linear(nodes, nodes.add("Transpose", x, perm=[0, 3, 1, 2]))
+
+    file = onnx_file(tmp_path / "last.onnx", first, ("n", 6, 5, 3))
+    assert load_bundle(file).input_shape == SHAPE
+    expected = votes(onnx_file(tmp_path / "first.onnx"))
+    assert votes(file) == expected
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    pair = [load_bundle(path, mean=mean, std=std) for path in (file, tmp_path / "first.onnx")]
+    assert votes(pair[0]) == votes(pair[1]) != expected
+
+
 def test_the_digest_is_the_file_s(tmp_path: Path) -> None:
     first = load_bundle(onnx_file(tmp_path / "a.onnx"))
     assert (first.input_shape, first.num_classes, first.sigmas) == (SHAPE, CLASSES, ())

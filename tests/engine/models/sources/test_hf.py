@@ -71,11 +71,49 @@ def test_logits_are_those_of_transformers(folder: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(bundle.build("classifier")(x), expected)
     save_bundle(bundle, tmp_path / "saved")
     again = load_bundle(tmp_path / "saved")
-    assert again.digest == bundle.digest
+    assert (again.digest, again.classes) == (bundle.digest, NAMES)
     votes = [predict(b, IMAGES, sigma=0.25, n=100) for b in (bundle, again)]
     assert votes[0] == votes[1]
     module = Bundle.from_classifier(theirs, num_classes=3, input_shape=(SIDE, SIDE, 3))
     assert len(predict(module, IMAGES, sigma=0.25, n=100)) == len(IMAGES)
+
+
+TINY: dict[str, Any] = {
+    "Deit": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8},
+    "Levit": {"image_size": 64, "hidden_sizes": [16, 32, 48], "num_attention_heads": [2] * 3,
+              "depths": [1] * 3, "key_dim": [8] * 3},
+    "Perceiver": {"num_latents": 4, "d_latents": 16, "d_model": 512, "num_blocks": 1,
+                  "num_self_attends_per_block": 1, "num_self_attention_heads": 2,
+                  "num_cross_attention_heads": 2, "image_size": 56},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"),
+        *("LevitForImageClassificationWithTeacher", "PerceiverForImageClassificationLearned"),
+    ],
+)
+def test_models_that_transformers_has_several_classes_for(name: str, tmp_path: Path) -> None:
+    """The configuration says which of them the weights are of."""
+    transformers = pytest.importorskip("transformers")
+    kind = name.partition("For")[0]
+    config = getattr(transformers, f"{kind}Config")(
+        **{"image_size": SIDE, **TINY[kind.capitalize()]}, num_labels=3
+    )
+    theirs = getattr(transformers, name)(config).eval()
+    theirs.save_pretrained(tmp_path / "m")
+    side = config.image_size
+    sizes = {"size": {"height": side, "width": side}, "resample": 2}
+    scale = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    (tmp_path / "m/preprocessor_config.json").write_text(json.dumps(sizes | scale))
+    bundle = load_bundle(f"hf:{tmp_path / 'm'}")
+    x = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(bundle.build("classifier")(x), theirs(pixel_values=x).logits)
+    save_bundle(bundle, tmp_path / "saved")
+    assert load_bundle(tmp_path / "saved").digest == bundle.digest
 
 
 def test_published_models_come_from_the_cache_only(
