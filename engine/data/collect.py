@@ -26,7 +26,9 @@ _LABELS = ("label", "labels", "fine_label", "target", "y")
 
 def is_collection(source: object) -> bool:
     """Whether something holds images as items, and is neither an array nor a set of images."""
-    if isinstance(source, ImageSet | DeferredImages | str | bytes) or hasattr(source, "shape"):
+    if isinstance(source, ImageSet | DeferredImages | str | bytes):
+        return False
+    if hasattr(source, "shape") and not hasattr(source, "column_names"):  # Hugging Face has both
         return False
     if isinstance(source, list | tuple):
         first = source[0] if source else None
@@ -214,9 +216,9 @@ def _label(label: Any) -> int:
     if label is None:
         return UNKNOWN_LABEL
     found = np.asarray(label)
-    if found.ndim or found.dtype.kind not in "ui":
+    if found.size != 1 or found.dtype.kind not in "ui":
         raise ArgumentError("labels", "must be integers", repr(label)[:40])
-    return int(found)
+    return int(found.item())  # MedMNIST has arrays of one
 
 
 def _channels_first(shape: Sequence[int], known: tuple[int, int, int] | None = None) -> bool:

@@ -49,7 +49,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 class Table:
     """As a `datasets.Dataset`: items are mappings, columns come by name."""
 
-    column_names = ("img", "label")
+    column_names, shape = ("img", "label"), (len(LABELS), 2)
     features = {"img": None, "label": SimpleNamespace(names=["ant", "bee", "cat"])}  # noqa: RUF012
 
     def __len__(self) -> int:
@@ -78,6 +78,7 @@ def test_data_sets_loaders_and_iterables() -> None:
     assert same(collect(Pictures()))
     assert same(collect(Pictures(to_tensor)))
     assert same(collect(Table()))
+    assert same(collect(Pictures(targets=np.array(LABELS)[:, None])))  # as MedMNIST's
     assert same(collect(DataLoader(Pictures(to_tensor), batch_size=4)))
     assert same(collect(pairs()), ())
     assert same(collect(list(pairs())), ())
