@@ -145,7 +145,7 @@ def has_hooks(layer: nn.Module) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without remarks of exporters, and without collections, which take a fifth of their time."""
+    """Without remarks of libraries, and without collections, which take a fifth of their time."""
     before, collects = logging.root.manager.disable, gc.isenabled()
     logging.disable(logging.WARNING)
     gc.disable()

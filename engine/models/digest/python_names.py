@@ -12,7 +12,6 @@ import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ _CLASS_NOTES = set(
     __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __getstate__ __setstate__
     __slotnames__""".split()
 )
+_READS = {"LOAD_GLOBAL": "", "LOAD_NAME": "", "IMPORT_NAME": "import"}
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 STANDARD = sysconfig.get_paths()["stdlib"]
 
@@ -118,29 +118,27 @@ def words_of(code: types.CodeType) -> tuple[object, ...]:
 @lru_cache(4096)
 def globals_of(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
     """Global names that code reads, each with the attributes it takes of them at once."""
-    steps = list(dis.get_instructions(code))
-    chains = set()
-    for index, step in enumerate(steps):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
-            after = takewhile(lambda s: s.opname in _ATTRIBUTES, steps[index + 1 :])
-            kind = "import" if step.opname == "IMPORT_NAME" else ""
-            chains.add((kind, str(step.argval), *(str(found.argval) for found in after)))
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            chains.update(globals_of(inner))
-    return tuple(sorted(chains))
+    inner = (globals_of(part) for part in code.co_consts if isinstance(part, types.CodeType))
+    return tuple(sorted({chain for chain, _ in _chains(code)}.union(*inner)))
 
 
 def values_of(code: types.CodeType, scope: Mapping[str, Any]) -> Iterator[tuple[object, bool]]:
     """What global names in code stand for, and whether the code calls it at once."""
-    chain, called = list[str](), False
+    found = ((chain, called) for chain, called in _chains(code) if not chain[0])
+    return ((resolved(chain, scope, "")[0], called) for chain, called in found)
+
+
+def _chains(code: types.CodeType) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Kind, name and attributes of what code reads, and whether it calls that at once."""
+    chain, called = tuple[str, ...](), False
     for step in dis.get_instructions(code):
         if chain and step.opname not in _ATTRIBUTES:
-            called = called or step.opname == "PUSH_NULL"  # since Python 3.13
-            yield resolved(("", *chain), scope, "")[0], called
-            chain, called = [], False
-        if chain or step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            chain = [*chain, str(step.argval)]
+            yield chain, called or step.opname == "PUSH_NULL"  # since Python 3.13
+            chain, called = (), False
+        if step.opname in _READS:
+            chain = (_READS[step.opname],)
+        if chain:
+            chain = (*chain, str(step.argval))
             called = called or step.opname == "LOAD_METHOD" or "NULL" in step.argrepr
 
 

@@ -23,13 +23,13 @@ _SEEN = frozenset(
     "view".split()
 )
 """Operators that PyTorch itself carries out on tensors without values, and imports nothing."""
-_SAME = frozenset(
+SAME = frozenset(
     "abs clamp clamp_ elu elu_ exp gelu hardsigmoid hardswish hardswish_ hardtanh hardtanh_ "
     "leaky_relu leaky_relu_ neg relu relu_ rsqrt sigmoid sigmoid_ silu silu_ sqrt tanh "
     "tanh_".split()
 )
 """Operators whose result has the shape of what they read."""
-_BROADCAST = frozenset("add add_ div div_ mul mul_ sub sub_".split())
+BROADCAST = frozenset("add add_ div div_ mul mul_ sub sub_".split())
 _OVER = (_ATEN.mean.dim, _ATEN.sum.dim_IntList, _ATEN.amax.default)
 
 
@@ -135,9 +135,9 @@ def _result(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> torch.
 def _shape(func: Any, source: Any, *rest: Any) -> tuple[int, ...]:
     """Shape of a result, by what an operator reads first and its other arguments."""
     name = func._opname
-    if name in _SAME or (func is _ATEN.native_batch_norm.default and not rest[4]):
+    if name in SAME or (func is _ATEN.native_batch_norm.default and not rest[4]):
         return tuple(source.shape)
-    if name in _BROADCAST:
+    if name in BROADCAST:
         return np.broadcast_shapes(source.shape, getattr(rest[0], "shape", ()))
     if func in _OVER and rest[0] and not any(rest[2:]):
         over, kept = [dim % len(source.shape) for dim in rest[0]], [1] * bool(rest[1])

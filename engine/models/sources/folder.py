@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import check_target, new_folder
+from dualsmooth.engine.files import new_folder, write_whole
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_part, read_plain
 from dualsmooth.engine.models.bundle import Bundle
@@ -93,7 +93,6 @@ def save_bundle(
     Further files may stand beside, such as a model card; nothing reads them.
     """
     folder = Path(folder)
-    check_target(folder)
     if not _NAME.fullmatch(bundle.name):
         raise ArgumentError("bundle", _NAME_RULE, bundle.name)
     files = dict(beside or {})
@@ -117,16 +116,9 @@ def save_bundle(
     if not bundle.classes:
         del fields["classes"]
     files[INDEX] = (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
-    _write_folder(folder, files)
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     with new_folder(folder) as draft:
         for name, data in files.items():
-            with (draft / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_whole(draft / name, data)
 
 
 def _read_weights(folder: Path, entry: _Network) -> bytes:

@@ -16,6 +16,7 @@ from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.files import at_home
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
+from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.registry import register_architecture
 from dualsmooth.engine.models.sources.constants import spread
 from dualsmooth.engine.models.sources.hf_images import read_processor
@@ -136,23 +137,14 @@ def _loaded(path: Path, config: Mapping[str, Any]) -> nn.Module:
     if wanted > 2 * held:
         rule = f"must hold the tensors of {CONFIG}'s model"
         raise FileError(path, rule, f"{held:,} numbers for {wanted:,}")
-    told = needed("transformers.utils.logging", "hf")
-    shown, level = told.is_progress_bar_enabled(), told.get_verbosity()
-    told.disable_progress_bar()
-    told.set_verbosity_error()
+    how: dict[str, Any] = {"config": fresh.config, "state_dict": state, "dtype": torch.float32}
+    how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-        how |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        network, seen = type(fresh).from_pretrained(
-            None, config=fresh.config, state_dict=state, **how
-        )
+        with quiet():
+            network, seen = type(fresh).from_pretrained(None, attn_implementation="eager", **how)
     except Exception as error:
         first = reason_of(error)
         raise FileError(path, f"must hold the tensors of {CONFIG}'s model", first) from error
-    finally:
-        told.set_verbosity(level)
-        if shown:
-            told.enable_progress_bar()
     wrong = [f"{k.partition('_')[0]} {min(map(str, v))}" for k, v in sorted(seen.items()) if v]
     if wrong:
         raise FileError(path, f"must hold the tensors of {CONFIG}'s model, no others", wrong[0])

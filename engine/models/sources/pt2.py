@@ -6,12 +6,10 @@ refused, unless the caller trusts the file.
 """
 
 import io
-import logging
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import torch
 from dualsmooth.engine.errors import FileError, reason_of
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, read_plain
+from dualsmooth.engine.models.capture import quiet
 from dualsmooth.engine.models.sources.pt2_program import DTYPES, Pt2Program
 from dualsmooth.engine.models.sources.pt2_rows import is_row_wise
 
@@ -149,7 +148,7 @@ def _tensor(name: str, raw: bytes, meta: dict[str, Any]) -> torch.Tensor:
 
 
 def _trusted(data: bytes) -> Program:
-    with _silence():
+    with quiet():
         program = torch.export.load(io.BytesIO(data))
     (name,) = program.graph_signature.user_inputs
     (_,) = program.graph_signature.user_outputs
@@ -159,15 +158,3 @@ def _trusted(data: bytes) -> Program:
         raise ValueError(f"an input of {getattr(value, 'dtype', type(value))}, not float32")
     sizes = tuple(size if isinstance(size, int) else None for size in value.shape)
     return Program(program.module(), sizes)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No warnings and tracebacks of PyTorch's: what is wrong is said in one error."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -12,15 +12,11 @@ from typing import Any
 import torch
 
 from dualsmooth.engine.models.graph.layers import arguments_of
+from dualsmooth.engine.models.graph.recorded import BROADCAST, SAME
 from dualsmooth.engine.models.sources.pt2_program import Pt2Program, Result, Step
 
 _ATEN = torch.ops.aten
-_BY_VALUE = frozenset(
-    "alias clone contiguous detach elu elu_ gelu hardsigmoid hardswish hardswish_ hardtanh "
-    "hardtanh_ leaky_relu leaky_relu_ relu relu_ relu6 relu6_ sigmoid sigmoid_ silu silu_ tanh "
-    "tanh_".split()
-)
-_OF_TWO = frozenset("add add_ div div_ mul mul_ sub sub_".split())
+_BY_VALUE = SAME.union("alias clone contiguous detach relu6 relu6_".split())
 _POOLING = frozenset("adaptive_avg_pool2d avg_pool2d max_pool2d".split())
 
 
@@ -68,7 +64,7 @@ class _Rows:
             return axes * self._fits(rest, (2, 1))
         if target is _ATEN.batch_norm.default:
             return axes * (rest[4] is False and self._fits(rest, (1, 1, 1, 1)))
-        if name in _OF_TWO and target._overloadname == "Tensor":
+        if name in BROADCAST and target._overloadname == "Tensor":
             return axes * (_plain(rest[1:]) and self._goes_with(rest[0], axes))
         if not axes or not _plain(rest):
             return 0
