@@ -124,18 +124,15 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def _is_known_part(part: nn.Module, read: bool) -> bool:
     kind = type(part)
+    row_wise = read and type(part) is Exported and part.row_wise
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
-        (kind.__module__ in _OWN or kind in _PLAIN or (read and _is_row_wise(part)))
+        (kind.__module__ in _OWN or kind in _PLAIN or row_wise)
         and not (part.training or runs_besides(part) or part._compiled_call_impl)
         and not (type(part) is nn.BatchNorm2d and part.running_mean is None)
         and not (type(part) is nn.Flatten and part.start_dim < 1)
         and all(t is None or type(t) in (nn.Parameter, torch.Tensor) for t in tensors)
     )
-
-
-def _is_row_wise(part: nn.Module) -> bool:
-    return type(part) is Exported and part.row_wise
 
 
 def has_hooks(layer: nn.Module) -> bool:

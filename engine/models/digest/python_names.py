@@ -20,7 +20,7 @@ from dualsmooth.engine.machine import installed_version
 
 OWN, VERSIONED = "dualsmooth", {"transformers", "einops"}
 """This package; and libraries whose version counts here, because runs do not compare it."""
-LIBRARIES = {"torch", "numpy", "scipy", "builtins", "typing_extensions", *VERSIONED}
+LIBRARIES = {OWN, "torch", "numpy", "scipy", "builtins", "typing_extensions", *VERSIONED}
 DESCRIPTORS = (
     *(types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType),
     *(types.MethodDescriptorType, types.ClassMethodDescriptorType),
@@ -56,7 +56,7 @@ def owner_of(scope: Mapping[str, Any]) -> str:
     """Name of the Python module if it belongs to a library or this package, else nothing."""
     root, file = package_of(scope), scope.get("__file__")
     standard = root in sys.stdlib_module_names and (file is None or str(file).startswith(STANDARD))
-    return str(scope["__name__"]) if standard or root in (OWN, *LIBRARIES) else ""
+    return str(scope["__name__"]) if standard or root in LIBRARIES else ""
 
 
 def is_of_library(function: object) -> bool:

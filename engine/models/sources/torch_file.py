@@ -104,9 +104,7 @@ def _check_opcodes(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         root = archive.namelist()[0].partition("/")[0]
         if f"{root}/constants.pkl" in archive.namelist():
-            raise FileError(
-                path, "must be a torch checkpoint of plain tensors", "TorchScript", _SCRIPT
-            )
+            raise FileError(path, _RULE, "TorchScript", _SCRIPT)
     check_stored(path, ".pkl")
     with zipfile.ZipFile(path) as archive:
         pickle, left = archive.read(f"{root}/data.pkl"), iter(range(_MOST_OPCODES))
