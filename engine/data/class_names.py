@@ -1,6 +1,8 @@
 """Names of a model's classes in order: from files of them, and compared with those of data."""
 
 import csv
+import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +79,12 @@ def check_order(data: ImageSet, known: Sequence[str], model: str) -> None:
     if data.classes_given:
         return
     theirs, ours = _by_name(known), _by_name(data.classes)
+    numbers = all(re.fullmatch(r"n?\d+", name) for name in ours)  # ImageNet's are in this order
+    if known and data.name.startswith("folder:") and not (numbers or ours.keys() & theirs.keys()):
+        said = (
+            f"folders are numbered in the order of their names, none of which is one of {model}'s"
+        )
+        warnings.warn(f"{said}: --classes FILE says which is which", stacklevel=2)
     for name in ours.keys() & theirs.keys():
         here, there = ours[name], theirs[name]
         if here != there and name != str(here):

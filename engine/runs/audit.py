@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
+from dualsmooth.engine.data.class_names import check_order
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
@@ -238,9 +239,10 @@ def check_bundle(seen: Audit, digest: str, source: str) -> None:
 
 
 def check_classes(seen: Audit, data: ImageSet, known: Sequence[str]) -> None:
-    """Say so if nothing but the run tells what the classes are called, or which number each has.
-
-    ``known`` are the names of the bundle's classes, where it has some.
-    """
+    """Say so if the run alone names the classes; ``known`` are the bundle's, whose order counts."""
     if data.classes_given and data.classes != tuple(known):
         seen.trusted.append("names and numbers of the classes, and so what is correct (--classes)")
+    try:
+        check_order(data, known, "the bundle")
+    except ArgumentError as error:
+        seen.findings.append(str(error))

@@ -1,5 +1,6 @@
 """Folders of images per class: what is a class, which number it has, and what is refused."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -303,10 +304,17 @@ def test_classes_in_another_order_than_the_model_s_are_refused(data: ImageSet, k
 @pytest.mark.parametrize(
     ("data", "known"),
     [
-        (data_of("ant bee"), "Ant Bee"), (data_of("ant bee"), ""), (data_of("ant bee"), "cat dog"),
+        (data_of("ant bee"), "Ant Bee"), (data_of("ant bee"), ""),
+        (data_of("ant bee", kind="memory"), "cat dog"), (data_of("n01 n02"), "cat dog"),
         (data_of("ant bee", given=True), "bee ant"), (data_of("0 1", kind="npz:x"), "1 0"),
         (data_of("owl a-nt"), "owl ANT"), (data_of("crane crane", kind="memory"), "owl crane"),
     ],
 )  # fmt: skip
 def test_classes_in_the_model_s_order_or_of_other_names_fit(data: ImageSet, known: str) -> None:
-    check_classes(data, 2, "bundle b", known.split())
+    with warnings.catch_warnings(action="error"):
+        check_classes(data, 2, "bundle b", known.split())
+
+
+def test_folders_of_no_class_of_the_model_s_are_told() -> None:
+    with pytest.warns(UserWarning, match="none of which is one of bundle b's: --classes FILE says"):
+        check_classes(data_of("ant bee"), 2, "bundle b", ("cat", "dog"))

@@ -23,7 +23,7 @@ from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.engine.runs.audit import audit
+from dualsmooth.engine.runs.audit import audit, check_classes
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
 from dualsmooth.engine.runs.rederive import check_disjoint
@@ -183,6 +183,17 @@ def test_another_image_for_the_votes_is_found_with_the_data(
     other = dataclasses.replace(data, images=255 - data.images)
     findings = audit(copied, other).findings
     assert any("other images than those recorded" in finding for finding in findings)
+
+
+def test_labels_in_another_order_than_the_bundle_s_names_are_found(
+    copied: Path, data: ImageSet
+) -> None:
+    names = ("zero", "one", *map(str, range(2, 10)))
+    named = dataclasses.replace(data, classes=names)
+    for known, found in ((names, 0), (names[::-1], 1), ((), 0)):
+        seen = audit(copied, data)
+        check_classes(seen, named, known)
+        assert len(seen.findings) == found
 
 
 @pytest.mark.parametrize(
