@@ -16,6 +16,7 @@ from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.known import RecordedVotes
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
+from dualsmooth.engine.runtime.turns import in_turn
 from dualsmooth.engine.samplers.inputs import host_image, image_in_place, read_images
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler, Sampler
 from dualsmooth.engine.settings import Settings
@@ -141,7 +142,8 @@ class Session(Closing):
         self.occupancy = scheduler.occupancy
         read = image_in_place if self.settings.device == "cuda" else host_image
         flights.reverse()  # taken from the list, so that finished ones are not kept
-        return scheduler.run((flights.pop(), partial(read, image)) for image in array), ids
+        found = scheduler.run((flights.pop(), partial(read, image)) for image in array)
+        return in_turn(self.sampler, found, len(ids)), ids
 
     def _stamped(self, flight: Flight[Claim], label: int | None) -> Certificate:
         records, tables = flight.records, ""

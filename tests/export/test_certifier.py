@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,33 @@ def test_many_images_at_a_time_get_the_certificates_each_gets_alone(
     assert max(map(len, steps)) == len(IMAGES)
     draws = [record.count for c in alone for record in c.counts]
     assert passes(chain(*steps)) == passes(draws), "a draw was cut inside a pass"
+
+
+def test_threads_that_share_a_deployment_get_the_certificates_of_their_own_images(
+    certifier: OnnxCertifier,
+) -> None:
+    """They shared its slots, and an image got the class and radius of another."""
+    images = load_images("digits").images[:4]
+
+    def one(i: int) -> dict[str, Any]:
+        return claims(certifier.certify(images[i], image_id=i, n0=50, n=500))
+
+    alone = [one(i) for i in range(4)]
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(one, range(4))) == alone
+
+
+def test_an_iterator_beside_another_is_refused_until_the_first_ends(
+    certifier: OnnxCertifier,
+) -> None:
+    images = load_images("digits").images[:2]
+    first = certifier.certify_all(images, n0=20, n=50)
+    next(first)  # one is left to do
+    with pytest.raises(ArgumentError, match="must wait for the end of those before"):
+        certifier.certify(images[0], n0=20, n=50)
+    assert len(list(first)) == 1
+    certifier.certify(images[0], n0=20, n=50)
 
 
 def test_arguments_change_what_they_name(certifier: OnnxCertifier) -> None:

@@ -131,7 +131,8 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> tuple[str, dict[s
     only = "", checkpoint if bare else checkpoint.get("state_dict")
     entry, state = next(iter(found.items()), only)
     if state is None:
-        received = _names(checkpoint)
+        parts = (part for part in checkpoint.values() if isinstance(part, Mapping) and part)
+        received = _names(next(parts, checkpoint))
         raise FileError(path, f"must be a ResNet with the tensor {_HEAD}", received, OTHERS)
     if not isinstance(state, Mapping):
         raise FileError(path, "state_dict must be a mapping", type(state).__name__)

@@ -116,6 +116,14 @@ def test_what_is_not_used_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_of_another_kind_is_told_by_its_tensors(tmp_path: Path) -> None:
+    """And not by the entries that a training script puts beside them."""
+    state = {"module.linear.bias": torch.zeros(10)}
+    torch.save({"net": state, "acc": 93.0, "epoch": 199}, tmp_path / "a.pth")
+    with pytest.raises(FileError, match=r"fc\.bias; received module\.linear\.bias \(another"):
+        load_bundle(tmp_path / "a.pth")
+
+
 def test_other_layouts_and_number_types(tmp_path: Path) -> None:
     expected = load_bundle(checkpoint(tmp_path / "a.pth")).digest
     plain = trained().state_dict()
