@@ -38,6 +38,8 @@ _OWN = [
     f"dualsmooth.engine.models.{name}"
     for name in ("denoised", "ensemble", "int8", "normalize", *_BUILT)
 ]
+_NOTED = f"{_OWN[0].rpartition('.')[0]}.architectures.deep_resnet"
+"""Known as well; traced, its normalization would be fused, and votes at near ties be others."""
 _PLAIN = (
     *(nn.Sequential, nn.ModuleList, nn.Identity, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear),
     *(nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
@@ -106,8 +108,8 @@ def is_captured(module: nn.Module) -> TypeGuard[fx.GraphModule]:
 def is_known(module: nn.Module, *, read: bool = False) -> bool:
     """Whether nothing but known code decides what a network in eval mode computes.
 
-    With ``read`` also of programs of which every operator was read and treats each row alone, which
-    torch.fx does not follow.
+    With ``read`` also where torch.fx does not trace it: deep ResNets, and programs of which every
+    operator was read and treats each row alone.
     """
     parts = list(_parts(module))
     kinds = {id(type(part)): type(part) for part in parts}
@@ -124,10 +126,10 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def _is_known_part(part: nn.Module, read: bool) -> bool:
     kind = type(part)
-    row_wise = read and type(part) is Exported and part.row_wise
+    noted = kind.__module__ == _NOTED or (kind is Exported and part.row_wise)
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
-        (kind.__module__ in _OWN or kind in _PLAIN or row_wise)
+        (kind.__module__ in _OWN or kind in _PLAIN or (read and noted))
         and not (part.training or runs_besides(part) or part._compiled_call_impl)
         and not (type(part) is nn.BatchNorm2d and part.running_mean is None)
         and not (type(part) is nn.Flatten and part.start_dim < 1)

@@ -165,7 +165,9 @@ def test_only_known_code_is_known() -> None:
         nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)),
         nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)),
     )  # fmt: skip
-    assert not any(is_known(net.eval()) for net in unknown)
+    assert not any(is_known(net.eval(), read=True) for net in unknown)
+    deep = create("resnet50", {"num_classes": 2}).eval()
+    assert (is_known(deep), is_known(deep, read=True)) == (False, True)
     assert not is_known(nn.Sequential(nn.ReLU()))
 
 
