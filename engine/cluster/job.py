@@ -34,11 +34,13 @@ class Job:
         """A job whose workers share the cores of this machine, unless threads are given."""
         from dualsmooth.engine.machine import available_cores
         from dualsmooth.engine.samplers.choose import resolve  # imports torch
+        from dualsmooth.engine.samplers.processors import taken
 
         bundle = bundle_of(method)
         settings = resolve(settings, bundle, method.needs_fp32)
         threads = settings.threads or max(1, available_cores() // workers)
         batch = settings.padded_batch(bundle.input_shape)
+        taken(bundle, settings)  # and dropped: each worker makes its own
         return cls(method, dataclasses.replace(settings, batch_size=batch, threads=threads), make)
 
 

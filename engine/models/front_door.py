@@ -88,7 +88,7 @@ class _Trial:
 
     def first_pass(self) -> None:
         """Look at what kind of thing the logits of ordinary rows are: of known code, of one."""
-        (shape, outputs), rows = self.asked, 1 if self.known else FEW
+        (shape, outputs), rows = self.asked, 1 if self.known else FEWEST + 1
         with torch.inference_mode():
             batch = noisy(FEW, shape)[-rows:].contiguous()
             given = batch.clone()

@@ -56,12 +56,12 @@ class Session(Closing):
     @classmethod
     def open(cls, method: Method, settings: Settings, make: MakeSampler | None = None) -> "Session":
         """A session over the fastest sampler here, or what ``make`` gives for its arguments."""
-        from dualsmooth.engine.samplers.choose import make_sampler, resolve  # imports torch
+        from dualsmooth.engine.samplers import choose, processors  # imports torch
 
         bundle = bundle_of(method)
-        settings = resolve(settings, bundle, method.needs_fp32)
+        settings = choose.resolve(settings, bundle, method.needs_fp32)
         _check_fit(method, settings)
-        sampler = (make or make_sampler)(
+        sampler = (make or partial(choose.make_sampler, made=processors.taken(bundle, settings)))(
             {role: bundle.build(role) for role in method.roles},
             {role: bundle.outputs(role) for role in method.roles},
             bundle.input_shape,

@@ -15,6 +15,7 @@ from dualsmooth.engine.models.sources.load import place_of
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.eager import TorchSampler
 from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
+from dualsmooth.engine.samplers.fusion.fold import Made
 from dualsmooth.engine.samplers.processors import chosen
 from dualsmooth.engine.samplers.remembered import choose_once
 from dualsmooth.engine.settings import Settings
@@ -80,11 +81,13 @@ def make_sampler(
     backend: str = "auto",
     slots: int = 16,
     threads: int | None = None,
+    made: Mapping[str, Made] | None = None,
     **settings: Any,
 ) -> "TorchSampler | CpuSampler | CudaSampler":
     """The fastest sampler this machine has for a kind of device.
 
-    Arguments are those of `TorchSampler`, `CpuSampler` and `CudaSampler`; threads are the CPU's.
+    Arguments are those of `TorchSampler`, `CpuSampler` and `CudaSampler`; the threads, and what is
+    made already, are the CPU's.
     """
     check_backend(backend, device)
     warn_of_untested(torch.__version__)
@@ -97,7 +100,7 @@ def make_sampler(
     settings["threads"] = threads
     warn_of_missing_loops(noise_votes.available())
     if noise_votes.available():
-        return CpuSampler(networks, outputs, shape, backend=backend, **settings)
+        return CpuSampler(networks, outputs, shape, backend=backend, made=made, **settings)
     if backend == OPENVINO:
         rule, hint = f"must be {AUTO} without the compiled loops", "install again with a C compiler"
         raise ArgumentError("backend", rule, backend, hint)

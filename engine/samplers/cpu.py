@@ -6,10 +6,12 @@ nor on the number of threads. Noise is the specification's, rounded once to floa
 is done with one call goes on with the next, while the caller reads votes.
 """
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -22,15 +24,15 @@ from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import check_shape, grid_steps
 from dualsmooth.engine.machine import keep_freed_memory
 from dualsmooth.engine.models.ensemble import by_stages
-from dualsmooth.engine.models.forms import first_proved
+from dualsmooth.engine.models.forms import Form, first_proved
 from dualsmooth.engine.models.rows import noisy
 from dualsmooth.engine.noise.integer import thresholds
 from dualsmooth.engine.noise.stream import counter_word3
 from dualsmooth.engine.samplers.eager import dtype_of, one_thread
 from dualsmooth.engine.samplers.fusion.bf16 import in_bf16_loops, multiplies_bf16
-from dualsmooth.engine.samplers.fusion.fold import folded_network
+from dualsmooth.engine.samplers.fusion.fold import Made, folded_network
 from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
-from dualsmooth.engine.samplers.openvino import openvino_network
+from dualsmooth.engine.samplers.openvino import converted_network, openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment, thread_count
 from dualsmooth.engine.settings import NOISES
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, NoisyRows, count_votes
@@ -44,7 +46,8 @@ class CpuSampler(Sampler):
     """Counts votes of torch networks on a CPU; takes what `TorchSampler` takes, and a backend.
 
     ``loops``, and ``auto`` here, is the path above; ``openvino`` is an error where it is missing,
-    cannot run a network, or gives a row other logits at another place in the batch.
+    cannot run a network, or gives a row other logits at another place in the batch. What is
+    ``made`` of a network for such batches is not made again; not ``proved``, it can be timed.
     """
 
     depth = 2
@@ -62,9 +65,11 @@ class CpuSampler(Sampler):
         precision: str = "fp32",
         backend: str = AUTO,
         noise: str = "gaussian",
+        made: Mapping[str, Made] | None = None,
+        proved: bool = True,
     ) -> None:
         positive_integer("batch_size", batch_size)
-        self.backend = check_backend(backend, "cpu")
+        self.backend, self._proved = check_backend(backend, "cpu"), proved
         self.name = f"cpu:{OPENVINO}" if backend == OPENVINO else "cpu"
         self._on_grid = one_of("noise", noise, NOISES) == "integer"
         self._levels: dict[float, int] = {}
@@ -81,7 +86,8 @@ class CpuSampler(Sampler):
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(self.threads, initializer=one_thread)
         self._networks = {
-            name: self._ready(name, network, precision) for name, network in networks.items()
+            name: self._ready(name, network, precision, made[name] if made else Made(batch_size))
+            for name, network in networks.items()
         }
 
     @property
@@ -124,6 +130,10 @@ class CpuSampler(Sampler):
             return votes
 
         return collect
+
+    def form(self, model: str) -> torch.nn.Module:
+        """What runs a network."""
+        return self._networks[model]
 
     def close(self) -> None:
         """Stop the worker threads."""
@@ -168,26 +178,12 @@ class CpuSampler(Sampler):
         batch: torch.Tensor = self._local.batch
         return batch
 
-    def _ready(self, model: str, network: torch.nn.Module, precision: str) -> torch.nn.Module:
+    def _ready(
+        self, model: str, network: torch.nn.Module, precision: str, made: Made
+    ) -> torch.nn.Module:
         """What runs the network in this precision; made and tried once on a worker thread."""
-
-        shape, reasons = (self.batch_size, *self.shape), list[str]()
-
-        def folded() -> torch.nn.Module:
-            return folded_network(network, self._dtype, shape, reasons.append)
-
-        def make() -> torch.nn.Module:
-            if self.backend == OPENVINO:
-                return openvino_network(model, folded(), network, shape, precision, self.threads)
-            batch = noisy(self.batch_size, self.shape).to(self._dtype)
-            forms = [("fused", lambda: self._fused(folded()))]
-            if self._dtype == torch.bfloat16 and multiplies_bf16():
-                looped = partial(in_bf16_loops, network, model, shape)
-                forms = [("in the bfloat16 loops", looped), *forms]
-            return first_proved(model, network, batch, forms)
-
         try:
-            return self._pool.submit(make).result()
+            return self._pool.submit(self._form, model, network, precision, made).result()
         except RuntimeError as error:
             if "memory" in (why := reason_of(error)):
                 rule = f"must fit into memory ({why})"
@@ -195,12 +191,44 @@ class CpuSampler(Sampler):
             rule = f"must suit the network ({why})"
             raise ArgumentError("precision", rule, self._dtype, "try fp32") from error
         finally:
-            if reasons:
-                why = f"it cannot be captured: {reasons[0]}"
+            if made.reasons:
+                why = f"it cannot be captured: {made.reasons[0]}"
                 self.tried[f"{model} on {self.name}"] = {"fused": why}
 
+    def _form(
+        self, model: str, network: torch.nn.Module, precision: str, made: Made
+    ) -> torch.nn.Module:
+        shape, library = (self.batch_size, *self.shape), self.backend == OPENVINO
+        name = f"{self.backend} {precision}" + f" by {self.threads}" * library
+
+        def folded() -> torch.nn.Module:
+            fold = partial(folded_network, network, self._dtype, shape, made.reasons.append)
+            return made.once(f"folded {self._dtype}", fold)
+
+        def plain() -> torch.nn.Module:
+            if library:
+                return converted_network(model, folded(), shape, precision, self.threads)
+            return self._fused(folded())
+
+        def proved() -> torch.nn.Module:
+            if library:
+                return openvino_network(model, forms[0][1](), network, shape, precision)
+            batch = noisy(self.batch_size, self.shape).to(self._dtype)
+            return first_proved(model, network, batch, forms)
+
+        forms: list[Form] = [("fused", partial(made.once, name, plain))]
+        if self._dtype == torch.bfloat16 and multiplies_bf16():
+            looped = partial(in_bf16_loops, network, model, shape)
+            forms = [("in the bfloat16 loops", looped), *forms]
+        if self._proved:
+            return made.once(f"{name}, proved", proved)
+        for _, make in forms[:-1]:
+            with suppress(ArgumentError):  # a layer may have no place in the loops
+                return make()
+        return forms[-1][1]()
+
     def _fused(self, folded: torch.nn.Module) -> torch.nn.Module:
-        """The network with layers fused by oneDNN."""
+        """A copy of the network with layers fused by oneDNN."""
 
         def batch(rows: int) -> torch.Tensor:
             return torch.zeros(rows, *self.shape, dtype=self._dtype).permute(0, 3, 1, 2)
@@ -208,4 +236,4 @@ class CpuSampler(Sampler):
         def fuse(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
             return fuse_for_cpu(stage, batch(rows or self.batch_size))
 
-        return by_stages(folded, fuse)
+        return by_stages(copy.deepcopy(folded), fuse)

@@ -51,22 +51,31 @@ class Compiled(nn.Module):
         return torch.from_numpy(answers[0])
 
 
-def openvino_network(
-    model: str, folded: nn.Module, network: nn.Module, shape: Shape, precision: str, threads: int
+def converted_network(
+    model: str, folded: nn.Module, shape: Shape, precision: str, threads: int
 ) -> nn.Module:
-    """A network run by OpenVINO, proved against the network itself.
+    """A network run by OpenVINO, not proved yet; in float32 it gives the network's logits.
 
     ``folded`` is the network with batch norm folded, float32. ``shape`` is (rows, height, width,
     channels) of every batch, and ``threads`` call it at once. What OpenVINO loses or cannot run is
-    an `ArgumentError`; rows that depend on each other or on their place, or batches divided among
-    threads, are a `SamplerError`.
+    an `ArgumentError`; batches divided among threads are a `SamplerError`.
     """
     _check_installed()
 
     def convert(stage: nn.Module, rows: int | None) -> nn.Module:
         return _convert(model, stage, (rows or shape[0], *shape[1:]), precision, threads)
 
-    made = by_stages(folded, convert)
+    return by_stages(folded, convert)
+
+
+def openvino_network(
+    model: str, made: nn.Module, network: nn.Module, shape: Shape, precision: str
+) -> nn.Module:
+    """What `converted_network` made, proved against the network itself.
+
+    Other logits are an `ArgumentError`, rows that depend on each other or on their place a
+    `SamplerError`.
+    """
     bound = BOUNDS[torch.bfloat16 if precision == "bf16" else torch.float32]
     itself = AsItIs(network, torch.float32)
     wrong = difference(made, itself, noisy(shape[0], shape[1:]), bound)
@@ -108,7 +117,7 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)  # a stage has several members
     if not close(BOUNDS[torch.float32], wanted)(found, wanted):
         raise _unfaithful(model)
-    return _compile(converted, precision, threads)
+    return exact if (precision, threads) == ("fp32", 1) else _compile(converted, precision, threads)
 
 
 def exported_network(stage: nn.Module, batch: torch.Tensor) -> Any:

@@ -11,18 +11,22 @@ from functools import partial
 from itertools import product
 from time import perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, Tried
 from dualsmooth.engine.errors import reason_of
 from dualsmooth.engine.machine import installed_version, machine
 from dualsmooth.engine.models.bundle import Bundle
-from dualsmooth.engine.models.network import UNDIGESTED
+from dualsmooth.engine.models.network import UNDIGESTED, Network
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.samplers.calibrate import fastest
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.fusion.bf16 import multiplies_bf16
+from dualsmooth.engine.samplers.fusion.fold import Made
+from dualsmooth.engine.samplers.fusion.onednn import is_whole
 from dualsmooth.engine.samplers.remembered import keep_tried, read_tried
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
@@ -34,6 +38,13 @@ MUCH = 0.9
 """Share of the time of a preferred choice that another must stay below."""
 
 ROUNDS = 3
+
+
+OURS, LIBRARY = f"{LOOPS} fp32", f"{OPENVINO} fp32"
+WHOLE = "cannot be the faster one: convolutions and poolings are all of the network"
+
+_MADE: WeakKeyDictionary[Network, Made] = WeakKeyDictionary()
+"""What trials made for what they chose, until a sampler takes it."""
 
 
 def chosen(settings: Settings, bundle: Bundle) -> Settings:
@@ -54,6 +65,13 @@ def chosen(settings: Settings, bundle: Bundle) -> Settings:
     return dataclasses.replace(settings, backend=backend, precision=precision, tried=every)
 
 
+def taken(bundle: Bundle, settings: Settings) -> dict[str, Made]:
+    """What a trial has made of the networks of a bundle for such batches, once."""
+    rows = settings.padded_batch(bundle.input_shape)
+    found = {role: _MADE.pop(network, None) for role, network in bundle.networks.items()}
+    return {r: made if made and made.rows == rows else Made(rows) for r, made in found.items()}
+
+
 def preferred(names: list[str], every: Mapping[str, Tried]) -> str:
     """The first of some choices, or a later one that all networks together are much faster by."""
     best, least = names[0], float("inf")
@@ -66,50 +84,91 @@ def preferred(names: list[str], every: Mapping[str, Tried]) -> str:
 
 
 def _tried(settings: Settings, bundle: Bundle, names: list[str]) -> dict[str, Tried]:
-    """Seconds of a batch, or why it was refused, of every choice for every network."""
+    """Seconds of a batch of every choice for every network, or why it was refused or not timed."""
     batch, about = settings.padded_batch(bundle.input_shape), machine()
     facts: dict[str, Any] = {name: about[name] for name in ("processor", "instructions")}
     packages = ("dualsmooth", "torch", OPENVINO)
     facts |= {"versions": [installed_version(package) for package in packages], "names": names}
     facts |= {"shape": bundle.input_shape, "batch": batch, "noise": settings.noise}
-    kept, every, fresh = read_tried(), dict[str, Tried](), dict[str, Tried]()
+    kept, every, keys = read_tried(), dict[str, Tried](), dict[str, str]()
     for role, network in bundle.networks.items():
         what = [network.architecture, dict(network.kwargs), network.sha256]
-        key = digest_of(facts | {"network": what})
-        every[role] = kept.get(key, {})
-        if set(every[role]) != set(names):
-            every[role] = _timed(settings, bundle, role, names)
-            if UNDIGESTED not in network.kwargs:
-                fresh[key] = every[role]
-    keep_tried(kept, fresh)
+        keys[role] = digest_of(facts | {"network": what})
+        every[role] = kept.get(keys[role], {})
+    if not all(tried and tried.keys() <= set(names) for tried in every.values()):
+        every = _contest(settings, bundle, names)
+        digested = [r for r, n in bundle.networks.items() if UNDIGESTED not in n.kwargs]
+        keep_tried(kept, {keys[role]: every[role] for role in digested})
     return every
 
 
-def _timed(settings: Settings, bundle: Bundle, role: str, names: list[str]) -> Tried:
-    network, outputs, shape = bundle.build(role), bundle.outputs(role), bundle.input_shape
-    batch = settings.padded_batch(shape)
-    refused, samplers = dict[str, float | str](), dict[str, CpuSampler]()
-    make = partial(CpuSampler, {role: network}, {role: outputs}, shape, seed=0, threads=1)
-    for name in names:
-        rest: dict[str, Any] = dict(zip(("backend", "precision"), name.split(), strict=True))
+def _contest(settings: Settings, bundle: Bundle, names: list[str]) -> dict[str, Tried]:
+    """What was tried; of what was timed, the fastest is proved, or refused and the next one is."""
+    trials = {role: _Trial(settings, bundle, role) for role in bundle.networks}
+    every: dict[str, Tried] = {role: trial.timed(names) for role, trial in trials.items()}
+    best = preferred(names, every)
+    while all(isinstance(tried.get(best), float) for tried in every.values()):
+        faults = {role: fault for role, trial in trials.items() if (fault := trial.fault(best))}
+        if not faults:
+            break
+        every |= {role: {**every[role], best: fault} for role, fault in faults.items()}
+        best = preferred(names, every)
+    for role, trial in trials.items():
+        trial.made.keep(best)
+        _MADE[bundle.networks[role]] = trial.made
+    return every
+
+
+class _Trial:
+    """One network on trial; what samplers of it are made of is made once."""
+
+    def __init__(self, settings: Settings, bundle: Bundle, role: str) -> None:
+        self._role, self.made = role, Made(settings.padded_batch(bundle.input_shape))
+        self._kinds = dict[str, type[torch.nn.Module]]()
+        ways: dict[str, Any] = {"noise": settings.noise, "threads": settings.threads, "seed": 0}
+        ways |= {"batch_size": self.made.rows, "made": {role: self.made}}
+        parts = {role: bundle.build(role)}, {role: bundle.outputs(role)}, bundle.input_shape
+        self._sampler: Callable[..., CpuSampler] = partial(CpuSampler, *parts, **ways)
+
+    def timed(self, names: list[str]) -> Tried:
+        """Seconds of a batch on one thread, where several can be the fastest; why others cannot."""
+        refused, samplers = dict[str, float | str](), dict[str, CpuSampler]()
+        for name in names:
+            if name == LIBRARY and OURS in samplers and is_whole(samplers[OURS].form(self._role)):
+                refused[name] = WHOLE
+                continue
+            try:
+                samplers[name] = self._sampler(**_named(name), proved=False)
+            except Exception as error:  # libraries fail in many ways, and the next may not
+                refused[name] = reason_of(error)
         try:
-            samplers[name] = make(batch_size=batch, noise=settings.noise, **rest)
-        except Exception as error:  # libraries fail in many ways, and the next may not
-            refused[name] = reason_of(error)
+            for name, sampler in samplers.items():
+                sampler.load(0, np.zeros(sampler.shape, np.float32))
+                self._kinds[name] = type(sampler.form(self._role))
+            passes = {name: partial(self._vote, sampler) for name, sampler in samplers.items()}
+            return (fastest(passes, _seconds, ROUNDS) if len(passes) > 1 else {}) | refused
+        finally:
+            for sampler in samplers.values():
+                sampler.close()
 
-    def vote(sampler: CpuSampler) -> None:
-        sampler.count(role, [Segment(0, 0, 0.25, 3, 0, batch)])
+    def fault(self, name: str) -> str:
+        """What is wrong with a choice, made and proved as votes need it; empty if nothing is."""
+        try:
+            with self._sampler(**_named(name)) as sampler:
+                alike = type(sampler.form(self._role)) is self._kinds[name]
+        except Exception as error:
+            return reason_of(error)
+        return "" if alike else "what was timed is not what was proved"
 
-    def seconds(run: Callable[[], None]) -> float:
-        start = perf_counter()
-        run()
-        return perf_counter() - start
+    def _vote(self, sampler: CpuSampler) -> None:
+        sampler.count(self._role, [Segment(0, 0, 0.25, 3, 0, self.made.rows)])
 
-    try:
-        for sampler in samplers.values():
-            sampler.load(0, np.zeros(shape, np.float32))
-        passes = {name: partial(vote, sampler) for name, sampler in samplers.items()}
-        return fastest(passes, seconds, ROUNDS) | refused
-    finally:
-        for sampler in samplers.values():
-            sampler.close()
+
+def _named(name: str) -> dict[str, str]:
+    return dict(zip(("backend", "precision"), name.split(), strict=True))
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start

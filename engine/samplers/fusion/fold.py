@@ -16,6 +16,26 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+class Made:
+    """What was made of one network for batches of so many rows, by name.
+
+    ``reasons`` say why it could not be captured.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.reasons, self._parts = rows, list[str](), dict[str, nn.Module]()
+
+    def once(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """What is there under a name, or is made now."""
+        if name not in self._parts:
+            self._parts[name] = make()
+        return self._parts[name]
+
+    def keep(self, name: str) -> None:
+        """Drop what has another name, or does not begin with this one."""
+        self._parts = {n: part for n, part in self._parts.items() if n.startswith(name)}
+
+
 def fold_batch_norm(module: nn.Module, example: torch.Tensor | None = None) -> nn.Module:
     """A copy of a network in eval mode with each conv -> batch norm pair made one convolution.
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.capture import has_hooks
+from dualsmooth.engine.models.capture import has_hooks, is_captured
 from dualsmooth.engine.models.int8 import Int8Layers
+from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.chains import chain_layers
 from dualsmooth.engine.samplers.fusion.direct import fuse_direct, is_direct
 from dualsmooth.engine.samplers.fusion.patterns import (
@@ -36,6 +37,14 @@ _LOOPS = (
     winograd_conv.WinogradConv,
     winograd_conv.WinogradChain,
 )
+_ATEN = torch.ops.aten
+_BESIDE = {
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, Normalize),
+    *(_ATEN.mean.dim, _ATEN._adaptive_avg_pool2d.default, _ATEN.sub.Tensor, _ATEN.div.Tensor),
+    *(torch.ops.mkldnn._linear_pointwise.default, linear.LinearChain),
+    *(torch.flatten, "flatten", "permute", "mean"),
+}
+"""Normalization, poolings and last layers."""
 
 
 def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
@@ -57,6 +66,21 @@ def fuse_for_cpu(module: nn.Module, example: torch.Tensor) -> nn.Module:
         _add_in_place(fused)
         fused.recompile()
     return fused
+
+
+def is_whole(fused: nn.Module) -> bool:
+    """Whether nothing but fused convolutions and poolings touches maps, as in VGG and ResNets.
+
+    OpenVINO calls the same convolutions, so it finds nothing there to be faster by.
+    """
+    return is_captured(fused) and all(_is_whole(fused, node) for node in fused.graph.nodes)
+
+
+def _is_whole(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.target in (_POINTWISE.default, _POINTWISE.binary, _IN_PLACE):
+        return next(arg for arg in node.args if type(arg) is int) == 1  # groups
+    kind = type(layer_of(traced, node)) if node.op == "call_module" else node.target
+    return node.op in ("placeholder", "get_attr", "output") or kind in (*_LOOPS, *_BESIDE)
 
 
 def _add_in_place(traced: fx.GraphModule) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from dualsmooth.engine.samplers.calibrate import Judge, fastest
@@ -26,6 +27,21 @@ def test_the_lowest_median_wins_and_the_first_round_does_not_count() -> None:
     chosen, order = choose({"a": [0.1, 3.0, 3.0, 3.0], "b": [9.0, 2.0, 50.0, 2.0]}, 3)
     assert chosen == "b"
     assert order == ["a", "b"] * 4
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        ({"a": [1.0, 1.0], "b": [9.0, 1.6]}, "abab"),
+        ({"a": [1.0, 1.0, 1.0, 1.0], "b": [1.4, 9.0, 2.0, 2.0]}, "abababab"),
+        ({"a": [1.0] * 4, "b": [2.0] * 2, "c": [1.1] * 4}, "abcabcacac"),
+        ({"a": [1.0] * 2}, "aa"),
+    ],
+)
+def test_what_is_plainly_slower_every_time_is_not_asked_again(
+    times: dict[str, list[float]], order: str
+) -> None:
+    assert choose(times, 3) == ("a", list(order))
 
 
 def test_equal_times_go_to_the_first() -> None:

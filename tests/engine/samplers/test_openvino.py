@@ -136,9 +136,7 @@ def test_votes_do_not_depend_on_batch_mates_order_or_threads(
 
 def test_logits_stay_when_the_network_runs_again() -> None:
     """OpenVINO gives its own memory away unless it is asked for a copy."""
-    network = openvino_network.openvino_network(
-        "m", ConvNet().eval(), ConvNet().eval(), (4, *SHAPE), "fp32", 1
-    )
+    network = openvino_network.converted_network("m", ConvNet().eval(), (4, *SHAPE), "fp32", 1)
     first = network(torch.ones(4, 3, 8, 12))
     kept = first.clone()
     network(torch.zeros(4, 3, 8, 12))

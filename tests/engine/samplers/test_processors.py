@@ -1,6 +1,7 @@
 """What ``auto`` stands for on processors: measured once, told, and kept by a run."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from dualsmooth.engine.backends import told
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster.job import Job
 from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import CLASSIFIER, Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.results.certificates import Certificates
 from dualsmooth.engine.runs.certify import certify_run
-from dualsmooth.engine.samplers import processors
+from dualsmooth.engine.samplers import cpu, processors
 from dualsmooth.engine.samplers.choose import make_sampler, resolve
 from dualsmooth.engine.samplers.cpu import CpuSampler
 from dualsmooth.engine.samplers.processors import preferred
@@ -141,6 +143,69 @@ def test_openvino_is_tried_on_large_images_and_told_where_it_fails(
         assert len(resolved.tried["classifier"]) == names
     assert "needs the package openvino" in str(resolved.tried["classifier"]["openvino bf16"])
     assert clock.timed == [OURS, FASTER] * 2
+
+
+class Sums(torch.nn.Module):
+    """A convolution and a linear layer; ``gated`` something between that OpenVINO may do faster."""
+
+    def __init__(self, gated: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = torch.nn.Conv2d(3, 16, 3), torch.nn.Linear(16, 3)
+        self.gate = torch.nn.Sigmoid() if gated else torch.nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.gate(self.conv(x)).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("gated", "seconds", "broken", "chosen", "calls"),
+    [
+        (False, 0.1, False, "cpu", {"folded_network": 1, "fuse_for_cpu": 1, "first_proved": 1}),
+        (True, 2.0, False, "cpu", {"folded_network": 1, "fuse_for_cpu": 1, "first_proved": 1,
+                                   "converted_network": 1}),
+        (True, 0.1, False, "cpu:openvino", {"folded_network": 1, "fuse_for_cpu": 1,
+                                            "converted_network": 1, "openvino_network": 1}),
+        (True, 0.1, True, "cpu", {"folded_network": 1, "fuse_for_cpu": 1, "first_proved": 1,
+                                  "converted_network": 1, "openvino_network": 1}),
+    ],
+    ids=["OpenVINO cannot win", "loses", "wins", "wins, but is refused by its proof"],
+)  # fmt: skip
+def test_a_start_makes_each_thing_once_and_proves_what_it_chose(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gated: bool, seconds: float,
+    broken: bool, chosen: str, calls: dict[str, int],
+) -> None:  # fmt: skip
+    pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
+    monkeypatch.setattr(processors, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(processors, "LARGE", 1)
+    clock.seconds["openvino_fp32"] = seconds
+    seen = Counter[str]()
+
+    def count(name: str) -> None:
+        usual = getattr(cpu, name)
+
+        def counted(*arguments: Any) -> Any:
+            seen[name] += 1
+            if broken and name == "openvino_network":
+                raise SamplerError("rows move")
+            return usual(*arguments)
+
+        monkeypatch.setattr(cpu, name, counted)
+
+    for name in ("folded_network", "fuse_for_cpu", "first_proved", "converted_network",
+                 "openvino_network"):  # fmt: skip
+        count(name)
+    only = Bundle.from_classifier(Sums(gated).eval(), num_classes=3, input_shape=(12, 12, 3))
+    for start in ("first", "second"):
+        found = certify(only, np.zeros((1, 12, 12, 3), np.float32), sigma=0.25, n=8, n0=8)
+        assert found[0].sampler == chosen
+        if start == "first":
+            assert seen == calls
+    assert clock.timed == [OURS, LIBRARY] * gated
+    file = json.loads((tmp_path / "cache" / "dualsmooth" / "backends.json").read_text())
+    why = {False: processors.WHOLE, True: "SamplerError: rows move" if broken else seconds}
+    assert [tried[LIBRARY] for tried in file.values()] == [why[gated]]
 
 
 def test_a_run_keeps_what_it_began_with(clock: Clock, tiny_bundle: Path, tmp_path: Path) -> None:
