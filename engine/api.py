@@ -8,7 +8,7 @@ from dualsmooth.engine.adapters.smooth import Smooth
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.results.arguments import ImageSource, Model, budget_of, method_and_images
 from dualsmooth.engine.results.certificates import Certificates
-from dualsmooth.engine.runs.progress import Progress
+from dualsmooth.engine.runs.progress import Progress, shown
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
 
@@ -88,10 +88,10 @@ def certify(
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, slots, backend, noise)
     settings = Settings(budget_of(budget, n=n, n0=n0), *drawn)
     named = {"sigma": sigma, "method": method, **options}
-    system, array, data = method_and_images(model, images, (labels, image_ids), named)
-    with Session.open(system, settings) as session:
-        truth = [int(label) for label in data.labels]
-        found = {}
+    with shown(progress):
+        system, array, data = method_and_images(model, images, (labels, image_ids), named)
+    with shown(progress), Session.open(system, settings) as session:
+        truth, found = list(map(int, data.labels)), dict[int, Any]()
         view = Progress(system.name, len(truth), 0, lambda: session.occupancy.share, show=progress)
         with closing(view):
             for certificate in session.certify(array, data.image_ids, truth):

@@ -25,6 +25,7 @@ from dualsmooth.engine.cli.search import search
 from dualsmooth.engine.cli.train import train
 from dualsmooth.engine.errors import DualSmoothError, StoppedError
 from dualsmooth.engine.printable import printable
+from dualsmooth.engine.terminal.progress import shown
 
 _OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)
 """Errors that a name on the command line leads to before anything is reached."""
@@ -148,7 +149,7 @@ def warnings_on_a_line() -> Iterator[None]:
 
 def _run() -> NoReturn:
     try:
-        with interruptible():
+        with interruptible(), shown(True):
             code = app(prog_name="dualsmooth", standalone_mode=False) or 0
             sys.stdout.flush()
     except StoppedError as error:

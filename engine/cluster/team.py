@@ -20,6 +20,7 @@ from dualsmooth.engine.runtime.scheduler import Occupancy
 from dualsmooth.engine.runtime.session import Session, bundle_of
 from dualsmooth.engine.samplers.sampler import Closing, MakeSampler
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import step
 
 RAY_WORKERS = 2
 
@@ -44,7 +45,8 @@ class Workers(Closing):
         self._pool = Processes(job, workers) if ray is None else RayPool(job, workers, ray)
         self._conductor = Conductor(self._pool)
         try:
-            facts = self._conductor.facts()
+            with step("starting the workers"):
+                facts = self._conductor.facts()
             here = facts_here(facts, job.settings, method)
             check_alike(here, facts, "a worker", "this machine, which the run is recorded for")
         except BaseException:

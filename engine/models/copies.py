@@ -14,8 +14,10 @@ from dualsmooth.engine.models.digest.module_state import unwrapped
 from dualsmooth.engine.models.logits import logits_in
 from dualsmooth.engine.models.network import Network, in_training, network_from_module
 from dualsmooth.engine.models.rows import BOUNDS, close, noisy
+from dualsmooth.engine.terminal.progress import step
 
 
+@step("copying the network")
 def networks_of(
     given: Mapping[str, nn.Module | Network], shape: tuple[int, int, int]
 ) -> dict[str, Network]:

@@ -21,6 +21,7 @@ from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, lo
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
 from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, Agree, close, fault, noisy
+from dualsmooth.engine.terminal.progress import step
 
 SECONDS, SLOW = 0.2, 2.0
 """What trials of a small network may take on more than FEW rows, and those of a slow one on more
@@ -57,7 +58,8 @@ def admitted(
     tried, found, plain = _ADMITTED.get(owner, (None, None, False))
     state = (input_shape, () if trial.known else kept_state(module, packages_of(module)))
     if tried != state or outputs not in (None, found):
-        (trial.first_pass if trial.known else trial.run)()
+        with step(f"{role}: trying whether it may be certified"):
+            (trial.first_pass if trial.known else trial.run)()
         trial.check_covered(getattr(owner, "weights", None))
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain

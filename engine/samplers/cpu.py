@@ -35,6 +35,7 @@ from dualsmooth.engine.samplers.fusion.onednn import fuse_for_cpu
 from dualsmooth.engine.samplers.openvino import converted_network, openvino_network
 from dualsmooth.engine.samplers.sampler import Pending, Sampler, Segment, thread_count
 from dualsmooth.engine.settings import NOISES
+from dualsmooth.engine.terminal.progress import step
 from dualsmooth.kernels.cpu.noise_votes import SEGMENT, NoisyRows, count_votes
 from dualsmooth.kernels.thresholds import Thresholds
 
@@ -182,8 +183,10 @@ class CpuSampler(Sampler):
         self, model: str, network: torch.nn.Module, precision: str, made: Made
     ) -> torch.nn.Module:
         """What runs the network in this precision; made and tried once on a worker thread."""
+        doing = "proving" if self._proved else "making"
         try:
-            return self._pool.submit(self._form, model, network, precision, made).result()
+            with step(f"{model}: {doing} what runs it by {self.backend} in {precision}"):
+                return self._pool.submit(self._form, model, network, precision, made).result()
         except RuntimeError as error:
             if "memory" in (why := reason_of(error)):
                 rule = f"must fit into memory ({why})"

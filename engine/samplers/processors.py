@@ -30,6 +30,7 @@ from dualsmooth.engine.samplers.fusion.onednn import is_whole
 from dualsmooth.engine.samplers.remembered import keep_tried, read_tried
 from dualsmooth.engine.samplers.sampler import Segment
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import step
 
 LARGE = 128 * 128
 """Pixels of an image from which on OpenVINO may be the faster one."""
@@ -146,7 +147,8 @@ class _Trial:
                 sampler.load(0, np.zeros(sampler.shape, np.float32))
                 self._kinds[name] = type(sampler.form(self._role))
             passes = {name: partial(self._vote, sampler) for name, sampler in samplers.items()}
-            return (fastest(passes, _seconds, ROUNDS) if len(passes) > 1 else {}) | refused
+            with step(f"{self._role}: timing {' and '.join(passes)}"):
+                return (fastest(passes, _seconds, ROUNDS) if len(passes) > 1 else {}) | refused
         finally:
             for sampler in samplers.values():
                 sampler.close()

@@ -2,12 +2,17 @@
 
 import io
 import sys
-from threading import Event, Thread
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Event, Thread, Timer
 from typing import Any
 
-PERIOD = 30.0
-"""Seconds between two lines where standard error is no terminal."""
+PERIOD, DELAY = 30.0, 2.0
+"""Seconds between two lines where standard error is no terminal, and before what may be quick is
+told."""
 
+_SHOWN = ContextVar("what goes on is said", default=False)
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -47,7 +52,39 @@ def progress_bar(*, show: bool = True, **look: Any) -> Any:
 
 def passing_bar(**look: Any) -> Any:
     """A bar that comes after two seconds and goes at the end: for what is mostly quick."""
-    return progress_bar(leave=False, delay=2.0, **look)
+    return progress_bar(leave=False, delay=DELAY, **look)
+
+
+@contextmanager
+def shown(asked: bool) -> Iterator[None]:
+    """Have `step` say in the block what goes on, if that is asked for."""
+    before = _SHOWN.set(asked)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(before)
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say on a terminal what the block is about if it takes long; the line then goes."""
+    stream, said = sys.stderr, Event()
+
+    def say() -> None:
+        said.set()
+        print(f"{what} ..", end="", file=stream, flush=True)
+
+    timer = Timer(DELAY, say)
+    timer.daemon = True
+    if _SHOWN.get() and stream.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if said.is_set():
+            timer.join()
+            print("\r\x1b[K", end="", file=stream, flush=True)
 
 
 def _in_notebook(kind: Any) -> bool:

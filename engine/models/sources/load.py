@@ -9,6 +9,8 @@ from dualsmooth.engine.checks import did_you_mean
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.printable import printable
+from dualsmooth.engine.terminal.progress import step
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 TIMM, HF = "timm:", "hf:"
@@ -52,7 +54,8 @@ def load_bundle(
         raise ArgumentError("bundle", "must be a name or a path", type(source).__name__)
     known: dict[str, Any] = {"bundle": str(source)}
     known |= {k: list(v) for k, v in (("mean", mean), ("std", std)) if v is not None}
-    return replace(_load(source, trust, mean, std), source=known)
+    with step(f"reading {printable(source)}"):
+        return replace(_load(source, trust, mean, std), source=known)
 
 
 def _load(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dualsmooth.engine.terminal import progress
-from dualsmooth.engine.terminal.progress import progress_bar
+from dualsmooth.engine.terminal.progress import progress_bar, shown, step
 
 
 class Pipe(io.StringIO):
@@ -62,3 +62,27 @@ def test_nothing_is_said_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatc
 
 def test_the_first_line_comes_after_half_a_minute() -> None:
     assert progress.PERIOD == 30.0
+
+
+class Terminal(Pipe):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "asked", "delay", "told"),
+    [(Terminal, True, 0.0, "proving .."), (Terminal, True, 60.0, ""), (Pipe, True, 0.0, ""),
+     (Terminal, False, 0.0, "")],
+    ids=["long", "short", "no terminal", "not asked"],
+)  # fmt: skip
+def test_a_step_that_takes_long_is_told_and_goes(
+    monkeypatch: pytest.MonkeyPatch, stream: type[Pipe], asked: bool, delay: float, told: str
+) -> None:
+    pipe = stream()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    monkeypatch.setattr(progress, "DELAY", delay)
+    with shown(asked), step("proving"):
+        if told:
+            until(pipe, "proving")
+        assert pipe.getvalue() == told
+    assert pipe.getvalue() == told + "\r\x1b[K" * bool(told)
