@@ -147,7 +147,7 @@ def one_class(nodes: Nodes, x: str) -> str:
         (scaled, "whatever else is in the batch; received others at another place"),
         (random, "must not draw random numbers; received RandomNormalLike"),
         (logarithm, "received NaN or infinity for most images with noise"),
-        (one_class, r"must return a tensor of logits \(rows, classes\); received \(8, 1\)"),
+        (one_class, r"must return a tensor of logits \(rows, classes\); received \(3, 1\)"),
         (lambda nodes, x: nodes.add("Relu", x), r"must return a tensor of logits \(rows, class"),
     ],
     ids=["batch mates", "scale of the batch", "chance", "infinite", "one class", "images"],
@@ -175,7 +175,7 @@ def test_what_was_tried_when_it_was_read_is_not_tried_again(
     for _ in range(2):
         bundle.build("classifier")
     assert len(trials) == 1
-    with pytest.raises(FileError, match=r"to 9 logits, a tensor; received \(8, 4\)"):
+    with pytest.raises(FileError, match=r"to 9 logits, a tensor; received \(3, 4\)"):
         replace(bundle, num_classes=9).build("classifier")
 
 
