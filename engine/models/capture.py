@@ -126,7 +126,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def _is_known_part(part: nn.Module, read: bool) -> bool:
     kind = type(part)
-    noted = kind.__module__ == _NOTED or (kind is Exported and part.row_wise)
+    noted = kind.__module__ == _NOTED or (type(part) is Exported and part.row_wise)
     tensors = [*part._parameters.values(), *part._buffers.values()]
     return (
         (kind.__module__ in _OWN or kind in _PLAIN or (read and noted))
