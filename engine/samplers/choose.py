@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, check_backend
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.machine import warn_of_missing_loops, warn_of_untested
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import place_of
@@ -90,6 +90,7 @@ def make_sampler(
     made already, are the CPU's.
     """
     check_backend(backend, device)
+    _check_float32(device)
     warn_of_untested(torch.__version__)
     if device == "cuda":  # whose kernels and graphs a processor does not wait for
         from dualsmooth.engine.samplers.cuda import CudaSampler
@@ -105,3 +106,28 @@ def make_sampler(
         rule, hint = f"must be {AUTO} without the compiled loops", "install again with a C compiler"
         raise ArgumentError("backend", rule, backend, hint)
     return TorchSampler(networks, outputs, shape, **settings)
+
+
+def _check_float32(device: str) -> None:
+    """Refuse switches of PyTorch's for fewer bits of float32: no run would say so.
+
+    Those of CUDA devices are set for each run, but not beside the newer ``fp32_precision``.
+    """
+    rule, hint = "must be PyTorch's own", "torch.set_float32_matmul_precision('highest')"
+    if device == "cuda":
+        from dualsmooth.engine.samplers.passes import reproducible
+
+        try:
+            with reproducible():
+                return
+        except RuntimeError as error:
+            hint = f"set nothing by fp32_precision, then {hint}"
+            name = "precision of float32 on CUDA"
+            raise ArgumentError(f"torch's {name}", rule, reason_of(error), hint) from error
+    mkldnn = torch.backends.mkldnn
+    for part in ("matmul", "conv"):
+        found = getattr(mkldnn, part).fp32_precision
+        if found not in ("none", "ieee"):
+            if part == "conv":
+                hint = "torch.backends.mkldnn.conv.fp32_precision = 'ieee'"
+            raise ArgumentError(f"torch.backends.mkldnn.{part}.fp32_precision", rule, found, hint)

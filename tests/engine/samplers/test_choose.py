@@ -1,6 +1,9 @@
 """Which device a run uses, and that runs on a CUDA sampler are recorded, resumed and replayed."""
 
 import json
+import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,26 @@ def cuda(monkeypatch: pytest.MonkeyPatch, fake_stream: type[Any], tmp_path: Path
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda_sampler, "CudaStream", fake_stream)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("device", "switch", "said"),
+    [
+        ("cpu", "set_float32_matmul_precision('medium')", "mkldnn.matmul.*received bf16.*highest"),
+        ("cpu", "backends.mkldnn.fp32_precision = 'bf16'", "mkldnn.matmul.*received bf16"),
+        ("cpu", "backends.mkldnn.conv.fp32_precision = 'bf16'", "mkldnn.conv.*conv.*= 'ieee'"),
+        ("cuda", "backends.fp32_precision = 'tf32'", "float32 on CUDA must be PyTorch's own"),
+    ],
+)
+def test_float32_of_fewer_bits_is_refused(device: str, switch: str, said: str) -> None:
+    """In a process of its own: PyTorch does not take all of these back."""
+    code = (
+        f"import torch\ntorch.{switch}\nfrom dualsmooth.engine.samplers import choose\n"
+        f"choose.make_sampler({{}}, {{}}, (8, 8, 1), device={device!r}, batch_size=8, seed=0)"
+    )
+    run = [sys.executable, "-c", code]
+    ended = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert re.search(f"ArgumentError: torch.*{said}", ended.stderr), ended.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
