@@ -123,8 +123,8 @@ def test_the_core_runs_on_the_newest_pytorch(tmp_path: Path) -> None:
     made = run("git", "archive", "--output", tmp_path / "source.tar", "HEAD")
     assert made.returncode == 0, made.stderr
     assert run("tar", "-xf", tmp_path / "source.tar", cwd=source).returncode == 0
-    installed = run(python, "-m", "pip", "install", "-q", "torch", f"{source}[export]", "pytest",
-                    "hypothesis")  # fmt: skip
+    installed = run(python, "-m", "pip", "install", "-q", "torch", "-e", f"{source}[export]",
+                    "pytest", "hypothesis")  # fmt: skip
     assert installed.returncode == 0, installed.stderr[-2000:]
     version = run(python, "-c", "import torch; print(torch.__version__)").stdout
     assert tuple(map(int, version.split(".")[:2])) >= TESTED_TORCH, version
