@@ -164,13 +164,13 @@ class _Trial:
             )
             received = f"other attributes after a pass{named}"
             raise self._refused("must not change itself", received, _STATE)
-        if fresh is not None:
-            self._compare_fresh(fresh, batch, wanted, agree)
         for left in LEFT if self._outside.left_some else ():
             self._outside.left = left
             if not agree(self._pass(batch), wanted):
                 received = f"other logits where torch.empty holds {left:g}"
                 raise self._refused("must not read memory that nothing was written to", received)
+        if fresh is not None:
+            self._compare_fresh(fresh, batch, wanted, agree)
 
     def _compare_fresh(
         self, fresh: nn.Module, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree
