@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,12 @@ settings.load_profile("repeatable")
 
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+def pytest_configure() -> None:
+    """A suite that runs in the background ignores Ctrl-C, and its children would, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

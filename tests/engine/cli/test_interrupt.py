@@ -103,8 +103,7 @@ def test_triton_has_nothing_to_say_at_the_end() -> None:
 
 
 _COMMAND = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys
 from dualsmooth.engine import cli
 guard = cli.end_at_once
 cli.end_at_once = lambda: (guard(), print("begun", flush=True))
@@ -112,8 +111,7 @@ sys.argv = ["dualsmooth", *sys.argv[1:]]
 {before}
 cli.main()
 """
-"""The command as it is started in a terminal, even if the suite runs in the background, where
-Ctrl-C is ignored; but it says when its own code has begun to run."""
+"""The command as it is started, but it says when its own code has begun to run."""
 
 
 @contextmanager

@@ -146,14 +146,9 @@ def test_a_stopped_worker_does_not_stop_the_driver() -> None:
 
 def test_an_interrupt_waits_for_the_end_of_a_start() -> None:
     done = False
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
-    try:
-        with pytest.raises(KeyboardInterrupt), undisturbed():  # noqa: PT012
-            signal.raise_signal(signal.SIGINT)
-            done = True
-        after = signal.getsignal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt), undisturbed():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        done = True
     assert done
-    assert after is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

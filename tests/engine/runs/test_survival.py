@@ -378,11 +378,6 @@ def test_real_kills_of_the_driver(
     assert kills >= least
 
 
-def listen_to_interrupts() -> None:
-    """A suite that runs in the background ignores SIGINT, and its children would, too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -394,9 +389,7 @@ def test_signals_end_with_130_and_resume(
         "digits", "--n", "20000", "--max", "40", "--slots", "2", "--workers", str(workers),
         "--out", str(tmp_path / "run"), "--resume",
     ]  # fmt: skip
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_interrupts
-    ) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while lines_of(tmp_path / "run") < 3 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(number)
