@@ -26,6 +26,8 @@ from dualsmooth.engine.models.rows import BOUNDS, close, noisy
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """What OpenVINO calls the precisions."""
 
+OTHER_WAY = f"use --backend {AUTO} in a new run: one that is resumed keeps its backend"
+
 Shape = tuple[int, int, int, int]
 
 
@@ -84,14 +86,14 @@ def openvino_network(
     if wrong:
         raise SamplerError(
             f"{model}: a row's logits must not depend on the other rows of its batch or on its "
-            f"place; received {wrong} (try --backend {AUTO} or another --batch-size)"
+            f"place; received {wrong} ({OTHER_WAY}, and its --batch-size)"
         )
     return made
 
 
 def _unfaithful(model: str) -> ArgumentError:
     rule = f"must give the logits of the network {model} up to rounding"
-    return ArgumentError("backend", rule, OPENVINO, f"use --backend {AUTO}")
+    return ArgumentError("backend", rule, OPENVINO, OTHER_WAY)
 
 
 def _check_installed() -> None:
@@ -113,7 +115,7 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
         raise
     except Exception as error:  # exporters and runtimes fail in many ways
         rule = f"must suit the network {model} ({reason_of(error)})"
-        raise ArgumentError("backend", rule, OPENVINO, f"use --backend {AUTO}") from error
+        raise ArgumentError("backend", rule, OPENVINO, OTHER_WAY) from error
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)  # a stage has several members
     if not close(BOUNDS[torch.float32], wanted)(found, wanted):
         raise _unfaithful(model)
@@ -161,7 +163,7 @@ def _compile(converted: Any, precision: str, threads: int) -> Compiled:
     if used_threads > streams:
         raise SamplerError(
             f"{OPENVINO}: one thread must run a batch, or votes could depend on their number; "
-            f"received {used_threads} threads in {streams} streams (use --backend {AUTO})"
+            f"received {used_threads} threads in {streams} streams ({OTHER_WAY})"
         )
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != HINTS[precision]:

@@ -6,6 +6,7 @@ images where it is installed. What is chosen decides votes, so it is recorded an
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
@@ -96,22 +97,33 @@ def _tried(settings: Settings, bundle: Bundle, names: list[str]) -> dict[str, Tr
         what = [network.architecture, dict(network.kwargs), network.sha256]
         keys[role] = digest_of(facts | {"network": what})
         every[role] = kept.get(keys[role], {})
-    if not all(tried and tried.keys() <= set(names) for tried in every.values()):
-        every = _contest(settings, bundle, names)
-        digested = [r for r, n in bundle.networks.items() if UNDIGESTED not in n.kwargs]
-        keep_tried(kept, {keys[role]: every[role] for role in digested})
+    known = all(tried and tried.keys() <= set(names) for tried in every.values())
+    if known and preferred(names, every) == names[0]:
+        return every
+    every = _contest(settings, bundle, names, every if known else {})
+    digested = [r for r, n in bundle.networks.items() if UNDIGESTED not in n.kwargs]
+    fresh = {keys[role]: every[role] for role in digested}
+    keep_tried(kept, {key: tried for key, tried in fresh.items() if tried != kept.get(key)})
     return every
 
 
-def _contest(settings: Settings, bundle: Bundle, names: list[str]) -> dict[str, Tried]:
-    """What was tried; of what was timed, the fastest is proved, or refused and the next one is."""
+def _contest(
+    settings: Settings, bundle: Bundle, names: list[str], kept: dict[str, Tried]
+) -> dict[str, Tried]:
+    """What was tried; of what was timed, the fastest is proved, or refused and the next one is.
+
+    What is kept of an earlier start is not timed again.
+    """
     trials = {role: _Trial(settings, bundle, role) for role in bundle.networks}
-    every: dict[str, Tried] = {role: trial.timed(names) for role, trial in trials.items()}
+    every = kept or {role: trial.timed(names) for role, trial in trials.items()}
     best = preferred(names, every)
     while all(isinstance(tried.get(best), float) for tried in every.values()):
         faults = {role: fault for role, trial in trials.items() if (fault := trial.fault(best))}
         if not faults:
             break
+        if kept:
+            role, fault = next(iter(faults.items()))
+            warnings.warn(f"{best}, chosen at an earlier start, is dropped: {fault}", stacklevel=2)
         every |= {role: {**every[role], best: fault} for role, fault in faults.items()}
         best = preferred(names, every)
     for role, trial in trials.items():
@@ -157,7 +169,8 @@ class _Trial:
         """What is wrong with a choice, made and proved as votes need it; empty if nothing is."""
         try:
             with self._sampler(**_named(name)) as sampler:
-                alike = type(sampler.form(self._role)) is self._kinds[name]
+                form = sampler.form(self._role)
+                alike = type(form) is self._kinds.get(name, type(form))
         except Exception as error:
             return reason_of(error)
         return "" if alike else "what was timed is not what was proved"

@@ -7,7 +7,6 @@ written costs nothing else.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from dualsmooth.engine.backends import (
     is_backend,
 )
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import write_json
+from dualsmooth.engine.files import at_home, write_json
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.machine import installed_version, machine
 from dualsmooth.engine.records import digest_of
@@ -58,7 +57,7 @@ def choose_once(
 def keep_tried(kept: Mapping[str, Tried], fresh: Mapping[str, Tried]) -> None:
     """Add what was tried now, by key, to what was read."""
     every = {key: dict(tried) for key, tried in [*kept.items(), *fresh.items()]}
-    path = Path(file_of_choices()).expanduser()
+    path = at_home(file_of_choices())
     try:
         if fresh:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def _again(
 def read_tried() -> dict[str, Tried]:
     """What was tried before, by key; nothing where the file is not there or not ours."""
     try:
-        found = read_json(Path(file_of_choices()).expanduser())
+        found = read_json(at_home(file_of_choices()))
     except FileError:
         return {}
     entries = found.items() if isinstance(found, dict) else ()

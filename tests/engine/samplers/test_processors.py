@@ -1,6 +1,7 @@
 """What ``auto`` stands for on processors: measured once, told, and kept by a run."""
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from dualsmooth.engine.api import certify
 from dualsmooth.engine.backends import told
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.cluster.job import Job
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -206,6 +208,47 @@ def test_a_start_makes_each_thing_once_and_proves_what_it_chose(
     file = json.loads((tmp_path / "cache" / "dualsmooth" / "backends.json").read_text())
     why = {False: processors.WHOLE, True: "SamplerError: rows move" if broken else seconds}
     assert [tried[LIBRARY] for tried in file.values()] == [why[gated]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "proof"), [(LIBRARY, "openvino_network"), (FASTER, "first_proved")]
+)
+def test_a_choice_that_fails_at_a_later_start_is_dropped_with_one_line(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str, proof: str
+) -> None:
+    """A run that is resumed keeps its backend, and says why it cannot."""
+    if chosen == LIBRARY:
+        pytest.importorskip("openvino", reason="OpenVINO is not installed (extra cpu)")
+        monkeypatch.setattr(processors, "multiplies_bf16", lambda: False)
+        monkeypatch.setattr(processors, "LARGE", 1)
+    only = Bundle.from_classifier(Sums(True).eval(), num_classes=3, input_shape=(12, 12, 3))
+    data = ImageSet(np.zeros((2, 12, 12, 3), np.float32), np.zeros(2, np.int64), "two", ())
+    settings = Settings(Budget.fixed(8, 8), device="cpu", batch_size=8)
+
+    def run(name: str, images: int, resume: bool = False) -> Any:
+        method, ids, folder = FixedSmoothing(only, 0.25), list(range(images)), tmp_path / name
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            certify_run(method, data, ids, settings, folder, resume=resume)
+        configuration = json.loads((folder / "run.json").read_text())["configuration"]
+        return configuration["sampler"], configuration["precision"], [str(w.message) for w in told]
+
+    usual = getattr(cpu, proof)
+
+    def broken(*arguments: Any) -> Any:
+        if chosen == LIBRARY or arguments[2].dtype == torch.bfloat16:
+            raise SamplerError("rows move")
+        return usual(*arguments)
+
+    first = ("cpu:openvino", "fp32") if chosen == LIBRARY else ("cpu", "bf16")
+    assert run("first", 1) == (*first, [])
+    monkeypatch.setattr(cpu, proof, broken)
+    line = f"{chosen}, chosen at an earlier start, is dropped: SamplerError: rows move"
+    assert run("second", 1) == ("cpu", "fp32", [line])
+    assert run("third", 1) == ("cpu", "fp32", [])
+    with pytest.raises(SamplerError, match="rows move"):
+        run("first", 2, resume=True)
+    assert clock.timed == [OURS, chosen]
 
 
 def test_a_run_keeps_what_it_began_with(clock: Clock, tiny_bundle: Path, tmp_path: Path) -> None:
