@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -109,16 +111,21 @@ def test_threads_that_share_a_deployment_get_the_certificates_of_their_own_image
             assert list(pool.map(one, range(4))) == alone
 
 
-def test_an_iterator_beside_another_is_refused_until_the_first_ends(
-    certifier: OnnxCertifier,
+@pytest.mark.parametrize("thread", ["this thread", "another"])
+def test_a_call_half_read_is_finished_by_the_next_one(
+    certifier: OnnxCertifier, thread: str
 ) -> None:
-    images = load_images("digits").images[:2]
-    first = certifier.certify_all(images, n0=20, n=50)
-    next(first)  # one is left to do
-    with pytest.raises(ArgumentError, match="must wait for the end of those before"):
-        certifier.certify(images[0], n0=20, n=50)
-    assert len(list(first)) == 1
-    certifier.certify(images[0], n0=20, n=50)
+    """Other threads waited for ever for a reader who did not go on."""
+    images, found = load_images("digits").images[:3], list[Certificate]()
+    alone = [claims(certifier.certify(image, image_id=i)) for i, image in enumerate(images)]
+    first = certifier.certify_all(images)
+    read = [next(first)]
+    other = Thread(target=lambda: found.append(certifier.certify(images[0])), daemon=True)
+    other.run() if thread == "this thread" else other.start()
+    if thread == "another":
+        other.join(30)
+    assert [claims(certificate) for certificate in found] == alone[:1]
+    assert sorted(map(claims, [*read, *first]), key=itemgetter("image_id")) == alone
 
 
 def test_arguments_change_what_they_name(certifier: OnnxCertifier) -> None:
