@@ -8,9 +8,10 @@ from dualsmooth.engine.adapters.smooth import Smooth
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.results.arguments import ImageSource, Model, budget_of, method_and_images
 from dualsmooth.engine.results.certificates import Certificates
-from dualsmooth.engine.runs.progress import Progress, shown
+from dualsmooth.engine.runs.progress import Progress
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import shown
 
 __all__ = ["Smooth", "certify"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 from dualsmooth.engine.checks import check_votes, keep_plain, open_unit, positive
 from dualsmooth.engine.errors import ArgumentError
@@ -64,12 +65,12 @@ class Budget:
         return "decide" if self.radii else "fixed" if self.tolerance is None else "precise"
 
     @classmethod
-    def fixed(cls, n0: int = PILOT["fixed"], n: int = VOTES) -> "Budget":
+    def fixed(cls, n0: int = PILOT["fixed"], n: int = VOTES) -> Self:
         """Cohen et al.'s budget: n0 votes to choose, n votes to estimate, for every image."""
         return cls(n0, n)
 
     @classmethod
-    def decide(cls, radii: Sequence[float], n0: int = PILOT["decide"], n: int = VOTES) -> "Budget":
+    def decide(cls, radii: Sequence[float], n0: int = PILOT["decide"], n: int = VOTES) -> Self:
         """Decide for each radius of a grid whether the certified radius exceeds it.
 
         Exact group-sequential tests stop at the decision, after at most n votes per stage. The
@@ -82,9 +83,7 @@ class Budget:
         return cls(n0, n, grid)
 
     @classmethod
-    def precise(
-        cls, tolerance: float = 0.05, n0: int = PILOT["precise"], n: int = VOTES
-    ) -> "Budget":
+    def precise(cls, tolerance: float = 0.05, n0: int = PILOT["precise"], n: int = VOTES) -> Self:
         """As few votes as should keep the radius within ``tolerance`` of that of n votes.
 
         The n0 votes choose the sample size; what is certified does not rest on their guess. The

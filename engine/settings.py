@@ -91,6 +91,4 @@ class Settings:
 
     def in_flight(self, serial: bool) -> int:
         """Images in flight, for a method that answers one image after another or not."""
-        if self.slots is not None:
-            return self.slots
-        return 1 if serial else SLOTS[self.budget.kind]
+        return self.slots or (1 if serial else SLOTS[self.budget.kind])

@@ -15,6 +15,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.checks import error_level, one_of, positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.limits import LARGEST_BATCH, LARGEST_WEIGHTS, check_part, open_plain
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -170,7 +171,7 @@ def _unknown_level(sigma: float, known: tuple[float | None, ...]) -> ArgumentErr
 
 def read_deployment(folder: str | Path) -> Deployment:
     """Read a deployment folder and check every file in it."""
-    folder = Path(folder)
+    folder = at_home(folder)
     index = folder / INDEX
     fields = _read_index(index)
     try:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.draws import STREAM_VERSION
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.files import check_target, new_folder
+from dualsmooth.engine.files import at_home, check_target, new_folder
 from dualsmooth.engine.methods.transfer import pair_role
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.joint import joint_level
@@ -66,7 +66,7 @@ def export_bundle(
     a network is used at. The rows of every pass are part of what is certified: by default the
     largest power of two, 8 to 256, with at most 65,536 pixels in a batch.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     check_target(folder)
     for role, network in bundle.networks.items():
         check_exportable(f".{network.architecture}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dualsmooth.engine.checks import one_of
 from dualsmooth.engine.errors import ArgumentError, reason_of
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import Bundle
 
 _SMALL, _LARGE = (32, 32, 3), (224, 224, 3)
@@ -47,7 +48,7 @@ def load_model(
         hint = "pip install git+https://github.com/RobustBench/robustbench"
         raise ArgumentError("robustbench", "must be installed", received, hint) from error
     try:
-        network = load(model_name, model_dir, dataset, threat_model)
+        network = load(model_name, at_home(model_dir), dataset, threat_model)
     except Exception as error:  # of its downloads, its weights and its lists
         rule = f"must be a model of RobustBench for {dataset}, {threat_model}"
         raise ArgumentError("model_name", rule, model_name, reason_of(error)) from error

@@ -185,7 +185,7 @@ def _path(kind: str, place: str, spec: str) -> Path:
     if place:
         path = at_home(place)
     elif kind != "npz" and os.environ.get(DATA_VARIABLE):
-        path = Path(os.environ[DATA_VARIABLE])
+        path = at_home(os.environ[DATA_VARIABLE])
     else:
         what = "file" if kind == "npz" else f"folder, or the variable {DATA_VARIABLE}"
         raise ArgumentError("data", f"{kind}: needs a {what}", spec)

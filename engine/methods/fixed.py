@@ -12,8 +12,8 @@ With ``runner_up`` the two-class form is used: G of the class against G of its s
 radius (sigma / 2) (z(p_A) - z(p_B)).
 
 Failure budget. One Clopper-Pearson bound at the full alpha; two at alpha / 2 with ``runner_up``
-(sum rule); with budget ``decide`` one sequential
-test per radius of the grid, each at the full alpha (`dualsmooth.engine.methods.decide`).
+(sum rule); with budget ``decide`` one sequential test per radius of the grid, each at the full
+alpha (`dualsmooth.engine.methods.decide`).
 """
 
 from dataclasses import dataclass, replace
@@ -118,6 +118,6 @@ class FixedOptions(Options):
     def build(self, bundle: Bundle) -> FixedSmoothing:
         if self.sigma is None:
             levels = ", ".join(f"{s:g}" for s in bundle.sigmas) or "0.25"
-            hint = f"for example {levels}"
-            raise ArgumentError("sigma", "is required by --method fixed", None, hint)
+            rule = "is required by --method fixed"
+            raise ArgumentError("sigma", rule, None, f"for example {levels}")
         return FixedSmoothing(bundle, self.sigma, self.runner_up)

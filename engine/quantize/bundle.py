@@ -9,7 +9,7 @@ from torch import nn
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.files import check_target
+from dualsmooth.engine.files import at_home, check_target
 from dualsmooth.engine.models.architectures.ordered import OrderedScore
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.ensemble import Consensus, SoftVoting
@@ -55,7 +55,7 @@ def write_quantized(
     bundle: Bundle, calibration: Calibration, out: str | Path, *, sigma: float | None = None
 ) -> None:
     """Write the folder of the bundle that `quantize` gives, with a model card, all or nothing."""
-    check_target(Path(out))
+    check_target(out := at_home(out))
     made, about = _quantized_bundle(bundle, calibration, sigma), calibration.record
     card = (
         f"# {made.name}\n\nThe networks of `{bundle.name}` (digest {bundle.digest}) in 8-bit "

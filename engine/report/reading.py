@@ -12,6 +12,7 @@ import numpy as np
 
 from dualsmooth.engine.data.prepare import Prepare
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.printable import printable
 from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, SUMMARY
@@ -88,7 +89,7 @@ class Run:
         return f"{done}: what came out is what is certified" if done else ""
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read a run folder or a table.
 
     Raises
@@ -96,7 +97,7 @@ def read_run(path: Path) -> Run:
     FileError
         If it is neither, is corrupt, or holds a certificate that its votes do not give.
     """
-    warnings: list[str] = []
+    path, warnings = at_home(path), list[str]()
     if not path.is_dir():
         rows, warnings = read_table(path)
         return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))

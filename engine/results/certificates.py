@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.errors import ArgumentError, FileError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.records import ids_digest
 from dualsmooth.engine.runs.describe import describe
@@ -85,7 +86,7 @@ class Certificates(list[Certificate]):
         FileError
             If it is no run folder, or a line of its log is damaged or not what its votes give.
         """
-        folder = Path(run)
+        folder = at_home(run)
         configuration, certificates = read_derived(folder)
         record = read_run(folder)
         about = About(record.get(SOURCE), record["machine"].get("backends") or {})
@@ -179,7 +180,7 @@ class Certificates(list[Certificate]):
         """Write tables, plots and ``report.html`` into a folder (extra ``report``); the files."""
         from dualsmooth.engine.report.write import write_report
 
-        place = Path(folder)
+        place = at_home(folder)
         names = write_report([self._run(place)], [self.summary()], place, html=html)
         return [place / name for name in names]
 
@@ -221,7 +222,7 @@ class Certificates(list[Certificate]):
         FileError
             If the folder holds something else or cannot be written.
         """
-        folder = Path(run)
+        folder = at_home(run)
         ids = sorted(certificate.image_id for certificate in self)
         if ids_digest(ids) != self.configuration.get("image_ids_digest"):
             rule, hint = "must be those of one call or run, all of them", "save, then take a part"

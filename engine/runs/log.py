@@ -15,7 +15,14 @@ from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.errors import FileError, StoppedError
-from dualsmooth.engine.files import AppendFile, FolderLock, unwritable, write_json, write_whole
+from dualsmooth.engine.files import (
+    AppendFile,
+    FolderLock,
+    at_home,
+    unwritable,
+    write_json,
+    write_whole,
+)
 from dualsmooth.engine.limits import open_plain, whole_lines
 from dualsmooth.engine.runs.record import NOTHING, About, begun, check_resumed
 from dualsmooth.engine.runs.run_checks import RUN, check_folder, check_ours
@@ -60,20 +67,17 @@ class RunLog:
             raise unwritable(folder, error) from error
 
     def _open(self, chosen: dict[str, Any], fresh: bool, grown: dict[str, Any] | None) -> None:
-        here = self.folder / RUN
-        if fresh and here.exists():
+        here, gone = self.folder / RUN, [TABLE, SUMMARY] if grown else []
+        if here.exists() and fresh:
             check_ours(here)
-            # Never the record: a kill here must not lose it.
-            for name in (LOG, TABLE, SUMMARY, EARLIER):
-                (self.folder / name).unlink(missing_ok=True)
-        if here.exists() and not fresh:
+            gone = [LOG, TABLE, SUMMARY, EARLIER]  # never the record: a kill must not lose it
+        elif here.exists():
             check_resumed(self.folder, grown or chosen)
-        if grown:
-            for name in (TABLE, SUMMARY):
-                (self.folder / name).unlink(missing_ok=True)
-            if grown["n"] != chosen["n"]:
-                AppendFile(self.folder / LOG).close()
-                (self.folder / LOG).replace(self.folder / EARLIER)
+        for name in gone:
+            (self.folder / name).unlink(missing_ok=True)
+        if grown and grown["n"] != chosen["n"]:
+            AppendFile(self.folder / LOG).close()
+            (self.folder / LOG).replace(self.folder / EARLIER)
         if fresh or grown or not here.exists():
             write_json(here, begun(chosen, self._about, self.folder if grown else None))
         self.done = {c.image_id: c for c in read_log(self.folder, repair=True)}
@@ -122,12 +126,12 @@ class RunLog:
         return f"{kept} certificates are on disk{gone}"
 
 
-def read_log(folder: Path, *, repair: bool = False, name: str = LOG) -> list[Certificate]:
+def read_log(folder: str | Path, *, repair: bool = False, name: str = LOG) -> list[Certificate]:
     """Read the certificates of a run.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
         Run folder.
     repair : bool
         Cut off a torn last line, as left by a kill in the middle of a write.
@@ -137,19 +141,17 @@ def read_log(folder: Path, *, repair: bool = False, name: str = LOG) -> list[Cer
     FileError
         If a complete line is not a valid certificate; the line is named.
     """
-    path = folder / name
+    path = at_home(folder) / name
     if not os.path.lexists(path):
         return []
-    certificates: dict[int, Certificate] = {}
-    whole = 0
+    certificates, whole = dict[int, Certificate](), 0
     with open_plain(path) as file:
         for number, line in enumerate(whole_lines(path, file), 1):
             whole += len(line) + 1
             try:
                 certificate = Certificate.from_json(line.decode())
             except ValueError as error:
-                rule = f"line {number} must be a valid certificate"
-                raise FileError(path, rule, error) from error
+                raise FileError(path, f"line {number} must be a certificate", error) from error
             if certificate.image_id in certificates:
                 rule = f"line {number} must not repeat an image"
                 raise FileError(path, rule, f"image {certificate.image_id}")

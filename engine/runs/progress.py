@@ -9,9 +9,7 @@ from time import perf_counter
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.summary import share_interval
-from dualsmooth.engine.terminal.progress import progress_bar, shown
-
-__all__ = ["Progress", "shown"]
+from dualsmooth.engine.terminal.progress import progress_bar
 
 
 class Progress:

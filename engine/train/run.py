@@ -12,7 +12,7 @@ from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.data.splits import training_images
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import check_target
+from dualsmooth.engine.files import at_home, check_target
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.records import sha256_of
@@ -84,7 +84,7 @@ def train(
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])
-    out = Path(out)
+    out = at_home(out)
     below("seed", recipe.seed, 1 << 53)  # before the work, not after it
     ascending("sigmas", recipe.sigmas)
     if resume and out.is_dir():

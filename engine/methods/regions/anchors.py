@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dualsmooth.engine.checks import positive
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
-from dualsmooth.engine.files import check_target, unwritable, whole_file
+from dualsmooth.engine.files import at_home, check_target, unwritable, whole_file
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import npz_arrays
 from dualsmooth.engine.methods.regions.neighbours import Points, as_points
@@ -101,9 +101,9 @@ class Anchors:
 
     def save(self, path: str | Path) -> None:
         """Write the anchors as a new npz file with ``x`` and ``sigma``, whole or not at all."""
-        check_target(Path(path))
+        check_target(path := at_home(path))
         try:
-            with whole_file(Path(path)) as file:
+            with whole_file(path) as file:
                 np.savez_compressed(file, x=np.asarray(self.images), sigma=self._levels)
         except OSError as error:
             raise unwritable(path, error) from error
@@ -111,7 +111,7 @@ class Anchors:
 
 def read_anchors(path: str | Path) -> Anchors:
     """Anchors that `Anchors.save` wrote."""
-    arrays = npz_arrays(Path(path), "x", "sigma")
+    arrays = npz_arrays(at_home(path), "x", "sigma")
     try:
         return Anchors(arrays["x"], arrays["sigma"])
     except (KeyError, TypeError, ValueError) as error:  # ArgumentError is a ValueError

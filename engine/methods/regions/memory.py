@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError, StoppedError
+from dualsmooth.engine.files import at_home
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import LARGEST_DATA, plain_descriptor, read_plain
 from dualsmooth.engine.methods.regions.balls import (
@@ -54,7 +55,7 @@ class Memory:
         self._lines: list[bytes] = []
         self._kept: list[bytes] = []
         self._unsettled: deque[tuple[NDArray[np.float32], Ball]] = deque()
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else at_home(path)
         self._file: BinaryIO | None = None
         if self._path is not None and os.path.lexists(self._path):
             self._file = self._open(self._path, "a+b")

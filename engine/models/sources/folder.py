@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.files import new_folder, write_whole
+from dualsmooth.engine.files import at_home, new_folder, write_whole
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.limits import LARGEST_WEIGHTS, check_part, read_plain
 from dualsmooth.engine.models.bundle import Bundle
@@ -92,7 +92,7 @@ def save_bundle(
 
     Further files may stand beside, such as a model card; nothing reads them.
     """
-    folder = Path(folder)
+    folder = at_home(folder)
     if not _NAME.fullmatch(bundle.name):
         raise ArgumentError("bundle", _NAME_RULE, bundle.name)
     files = dict(beside or {})

@@ -74,7 +74,7 @@ def test_it_votes_as_the_network_does(zoo: Zoo) -> None:
     )  # fmt: skip
     assert ours == expected
     assert bundles[0].digest == bundles[1].digest
-    assert zoo.asked == [("Standard", "./models", "cifar10", "L2")]
+    assert zoo.asked == [("Standard", Path("models"), "cifar10", "L2")]
 
 
 def test_arguments_arrive_and_fix_the_shape(zoo: Zoo, tmp_path: Path) -> None:

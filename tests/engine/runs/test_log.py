@@ -62,7 +62,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) 
     lines = path.read_text().splitlines(keepends=True)
     lines[1] = lines[1].replace("0.123456789", "0.923456789")
     path.write_text("".join(lines))
-    with pytest.raises(FileError, match="line 2 must be a valid certificate"):
+    with pytest.raises(FileError, match="line 2 must be a certificate"):
         RunLog(tmp_path, {}, resume=True)
 
 
