@@ -47,7 +47,7 @@ class Claim:
         certified = radius > 0.0
         return cls(
             predicted=predicted if certified else None,
-            radius=radius,
+            radius=float(radius),
             sigma=sigma,
             abstained_at=None if certified else failed_at,
             alpha=alpha,

@@ -47,7 +47,7 @@ class DeferredImages:
         self._places, self.dtype = np.asarray(places, np.int64), np.dtype(dtype)
         self.shape = (len(self._places), *shape)
         self._read, self._name = read, name
-        self._seen: dict[int, str] = {}
+        self._seen: dict[int, tuple[str, float]] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -74,15 +74,20 @@ class DeferredImages:
             found = f"{image.dtype} of shape {image.shape}, {self._name(place)}"
             raise ArgumentError("images", rule, found, "--resize and --crop make them so")
         check_pixels(image[None], self.shape[1:])
-        digest = sha256_of(image.tobytes())
-        if self._seen.setdefault(place, digest) != digest:
+        seen = sha256_of(image.tobytes()), _brightest(image)
+        if self._seen.setdefault(place, seen) != seen:
             rule, hint = "must stay what they are", "no random transform, and files left alone"
             raise ArgumentError("images", rule, f"another {self._name(place)}", hint)
+        if len(self._seen) == SEVERAL:
+            _tell_dark(max(top for _, top in self._seen.values()))
         return image
 
 
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack | DeferredImages
 """What NumPy reads, arrays of PyTorch, CuPy and others, and images that are read one by one."""
+
+DARK, SEVERAL = 0.75, 8
+"""Several images hardly ever have no pixel brighter than this share of white."""
 
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
@@ -110,10 +115,8 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if isinstance(array, DeferredImages):  # those are checked one by one
         return
     dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
-    step = 1 if dtype == "uint8" else 1.001 / 255
-    if len(array) > 1 and 0 not in shape and 0 < float(array.max()) <= step:
-        said = "images are all but black: perhaps their pixels were divided by 255 twice"
-        warnings.warn(said, stacklevel=3)
+    if len(array) > 1 and 0 not in shape:
+        _tell_dark(_brightest(array))
     if dtype == "uint8":
         return
     if not dtype.startswith(("float", "bfloat")):
@@ -128,6 +131,19 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         if low < 0:
             hint = "mean and std belong into the network: pass pixels from before"
         raise ArgumentError("images", "must have values in [0, 1]", found, hint)
+
+
+def _brightest(array: Any) -> float:
+    """The largest value, as a share of white."""
+    return float(array.max()) / (255.0 if "uint8" in str(array.dtype) else 1.0)
+
+
+def _tell_dark(brightest: float) -> None:
+    """Warn of images that were probably scaled: radii are in the units of the pixels given."""
+    if 0.0 < brightest <= DARK:
+        told = f"no pixel is brighter than {brightest:.3g} of white"
+        said = "perhaps they were normalized, or divided by 255 twice"
+        warnings.warn(f"images are dark, {told}: {said}", stacklevel=4)
 
 
 def check_shape(image: Any, shape: tuple[int, int, int]) -> None:

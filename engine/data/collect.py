@@ -69,45 +69,58 @@ def collect(
     Raises
     ------
     ArgumentError
-        If an item is none of the above, or the order of the source is random.
+        If an item is none of the above, or the source gives others in a second pass.
     """
     one_of("layout", layout, LAYOUTS)
-    parts = (source, getattr(source, "batch_sampler", None))
-    samplers = [getattr(part, "sampler", None) for part in parts]
-    if any("Random" in type(sampler).__name__ for sampler in samplers):
+    parts = [getattr(s, "sampler", None) for s in (source, getattr(source, "batch_sampler", None))]
+    if any("Random" in type(part).__name__ for part in parts):
         rule, hint = "must keep their order", "shuffle=False: image ids are positions"
         raise ArgumentError("images", rule, "a loader that shuffles", hint)
     called, reader = type(source).__name__, _Reader(columns, layout)
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if by_number and not hasattr(source, "sampler"):
         return _by_number(source, reader, most, called)
-    pixels, labels = [], list[int]()
-    for image, label in reader.all(iter(source), most):
+    pixels, labels, items = [], list[int](), iter(source)
+    for image, label in reader.all(items, most):
         pixels.append(image)
         labels.append(label)
+    if items is not source:
+        _check_again(reader.all(iter(source), len(pixels)), pixels, labels, called)
     shapes = {(image.shape, image.dtype.name) for image in pixels}
     if len(shapes) != 1:
         received = f"{len(shapes)} kinds, {sorted(shapes)[:3]}" if shapes else "none"
         raise ArgumentError("images", "must be at least one, all of one shape and type", received)
-    return ImageSet(
-        np.stack(pixels), np.array(labels, np.int64), IN_MEMORY, _names(source, columns)
-    )
+    read = np.stack(pixels), np.array(labels, np.int64)
+    return ImageSet(*read, IN_MEMORY, _names(source, columns))
+
+
+def _check_again(
+    items: Iterable[tuple[NDArray[Any], int]], pixels: list[Any], labels: list[int], called: str
+) -> None:
+    """Refuse a source whose second pass has others: an image id is a position in every pass."""
+    for place, (image, label) in enumerate(items):
+        if label != labels[place] or not np.array_equal(image, pixels[place]):
+            rule, hint = "must be the same in a second pass", "no shuffle, no random transform"
+            received = f"another image {place} of {called}"
+            raise ArgumentError("images", rule, received, f"{hint}; iter(..) is read once")
 
 
 def _by_number(source: Any, reader: "_Reader", most: int | None, called: str) -> ImageSet:
     count = len(source) if most is None else min(most, len(source))
     if not count:
         raise ArgumentError("images", "must be at least one", 0)
-    first = reader.one(source[0])[0]
+    first, labels = reader.one(source[0])[0], _all_labels(source, reader, count)
 
     def read(place: int) -> NDArray[Any]:
-        return reader.one(source[place])[0]
+        image, label = reader.one(source[place])
+        if label != labels[place] != UNKNOWN_LABEL:
+            rule, hint = "must be those of the items", "pass list(..) of it"
+            found = f"{labels[place]} in `targets`, item {place} has {label}"
+            raise ArgumentError("labels", rule, found, hint)
+        return image
 
-    def name(place: int) -> str:
-        return f"image {place} of {called}"
-
+    name = f"image {{}} of {called}".format
     images = DeferredImages(range(count), first.shape, first.dtype, read, name)
-    labels = _all_labels(source, reader, count)
     return ImageSet(images, labels, IN_MEMORY, _names(source, reader.columns))
 
 
@@ -177,15 +190,10 @@ class _Reader:
             return item[image], item[label] if label else None
         if isinstance(item, tuple | list):
             if len(item) < 2:
-                raise ArgumentError(
-                    "images", "must come with labels, or alone", f"{len(item)} parts"
-                )
+                rule = "must come with labels, or alone"
+                raise ArgumentError("images", rule, f"{len(item)} parts")
             return item[0], item[1]
         return item, None
-
-    def _first(self, shape: tuple[int, ...]) -> bool:
-        """Whether an image of this shape has its channels first."""
-        return _channels_first(shape) if self.layout == "auto" else self.layout == "NCHW"
 
     def _pixels(self, image: Any) -> NDArray[Any]:
         """One image, channels last; uint8 or float32."""
@@ -201,7 +209,8 @@ class _Reader:
         if pixels.ndim != 3 or pixels.dtype.kind not in "uf":
             rule = "must be images of Pillow, or arrays of three axes, uint8 or floating point"
             raise ArgumentError("images", rule, f"{pixels.dtype} of shape {pixels.shape}")
-        if not _is_picture(image) and self._first(pixels.shape):
+        first = _channels_first(pixels.shape) if self.layout == "auto" else self.layout == "NCHW"
+        if first and not _is_picture(image):
             pixels = pixels.transpose(1, 2, 0)
         kind = np.uint8 if pixels.dtype == np.uint8 else np.float32
         return np.ascontiguousarray(pixels, kind)

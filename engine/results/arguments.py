@@ -18,6 +18,7 @@ from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.sources.load import load_bundle
+from dualsmooth.engine.runs.describe import options_of
 from dualsmooth.engine.samplers.inputs import Images, share
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def method_and_images(
         if named:
             rule, hint = "must be left out with a method", "it has options of its own"
             raise ArgumentError(named[0], rule, options[named[0]], hint)
+        options_of(source)  # before any vote
         method = source
     else:
         inside = _bundle_of(source, array) if inside is None else inside

@@ -8,6 +8,7 @@ from typing import Any
 from dualsmooth.engine.backends import AUTO, answers, recorded_backend
 from dualsmooth.engine.data.class_names import check_classes
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.errors import ArgumentError, reason_of
 from dualsmooth.engine.images import check_grid, check_images, unit_float
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.models.bundle import Bundle
@@ -23,7 +24,7 @@ def describe(
     bundle = bundle_of(method)
     found: dict[str, Any] = {
         "method": method.name,
-        "options": method.record,
+        "options": options_of(method),
         "bundle": bundle.name,
         "bundle_digest": bundle.digest,
         "bundle_manifest": bundle.manifest,
@@ -40,6 +41,16 @@ def describe(
         **{name: getattr(settings, name) for name in RECORDED},
     } | data.record
     read: dict[str, Any] = json.loads(json.dumps(found))  # as it will be read again
+    return read
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """A method's options as ``run.json`` has them; `ArgumentError` if JSON has no such values."""
+    try:
+        read: dict[str, Any] = json.loads(json.dumps(method.record, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        rule, hint = "must have a `record` of numbers, texts and lists", "override it otherwise"
+        raise ArgumentError("method", rule, reason_of(error), hint) from error
     return read
 
 

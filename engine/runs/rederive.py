@@ -10,7 +10,6 @@ import json
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Stamp
-from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
+from dualsmooth.engine.draws import Counts, Draw, DrawRecord
 from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.methods.options import Given, Recorded
 from dualsmooth.engine.methods.registry import recorded_method
@@ -29,6 +28,7 @@ from dualsmooth.engine.runs.log import LOG, read_log
 from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runtime.drive import answered
+from dualsmooth.engine.runtime.returned import check_disjoint
 from dualsmooth.engine.settings import DEVICES, Settings
 
 OTHER_VERSION_TOLERANCE = 1e-9
@@ -140,24 +140,6 @@ def read_derived(
             rule = f"image {recorded.image_id} must have the certificate that its votes give"
             raise FileError(folder / LOG, rule, error, f"dualsmooth audit {folder}") from error
     return configuration, certificates
-
-
-def check_disjoint(records: tuple[DrawRecord, ...]) -> None:
-    """Raise `ValueError` if two draws of an image read a sample of a phase and level twice.
-
-    A search compares noise levels on the same noise; its votes enter no bound.
-    """
-    ranges: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for record in records:
-        if record.phase in (Phase.SEARCH.name, Phase.SEARCH_CHECK.name):
-            continue
-        part = ranges.setdefault((record.phase, record.level), [])
-        part.append((record.first, record.first + record.count))
-    for (phase, level), part in ranges.items():
-        part.sort()
-        for (_, end), (start, _) in pairwise(part):
-            if start < end:
-                raise ValueError(f"sample {start} of {phase}, level {level}, is used twice")
 
 
 def differences(recorded: Certificate, derived: Certificate, tolerance: float) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord
 from dualsmooth.engine.errors import SamplerError
 from dualsmooth.engine.runtime.known import RecordedVotes, Tally
+from dualsmooth.engine.runtime.returned import check_disjoint
 
 Result = TypeVar("Result")
 
@@ -18,7 +19,7 @@ Result = TypeVar("Result")
 class Flight(Generic[Result]):
     """A procedure certifying one image, the draw it waits for, and the votes drawn so far.
 
-    Votes that ``book`` knows already are not asked for.
+    Votes that ``book`` knows already are not asked for. The result is what the procedure returned.
     """
 
     image_id: int
@@ -29,19 +30,13 @@ class Flight(Generic[Result]):
     records: list[DrawRecord] = field(default_factory=list)
     draw: Draw | None = None
     asked: int = 0
-    _result: Result | None = None
+    result: Result = field(init=False)
     _tally: Tally = field(default_factory=Tally)
     early: dict[Draw, Tally] = field(default_factory=dict)
 
     def start(self) -> None:
         """Run the procedure up to its first draw."""
         self._advance(None)
-
-    @property
-    def result(self) -> Result:
-        """What the procedure, which has ended, returned."""
-        assert self._result is not None
-        return self._result
 
     @property
     def remaining(self) -> int:
@@ -94,4 +89,5 @@ class Flight(Generic[Result]):
                 votes = self._tally.votes
                 self.records.append(DrawRecord.of(draw, votes))
         except StopIteration as stop:
-            self.draw, self.asked, self._result = None, 0, stop.value
+            check_disjoint(self.records)
+            self.draw, self.asked, self.result = None, 0, stop.value

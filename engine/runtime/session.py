@@ -15,6 +15,7 @@ from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.noise.integer import tables_digest
 from dualsmooth.engine.runtime.flight import Flight, Result
 from dualsmooth.engine.runtime.known import RecordedVotes
+from dualsmooth.engine.runtime.returned import checked_claim
 from dualsmooth.engine.runtime.scheduler import Occupancy, Scheduler
 from dualsmooth.engine.runtime.turns import in_turn
 from dualsmooth.engine.samplers.inputs import host_image, image_in_place, read_images
@@ -150,7 +151,9 @@ class Session(Closing):
         if self._stamp.noise == "integer":
             tables = tables_digest(record.sigma for record in records)
         seconds, image_id = round(flight.seconds, 6), flight.image_id
-        return Certificate.of(flight.result, self._stamp, image_id, label, records, seconds, tables)
+        classes = bundle_of(self.method).num_classes
+        claim = checked_claim(flight.result, classes, self.settings.alpha)
+        return Certificate.of(claim, self._stamp, image_id, label, records, seconds, tables)
 
     def close(self) -> None:
         """Stop the sampler's threads."""

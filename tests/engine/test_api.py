@@ -188,9 +188,14 @@ def test_a_sigma_of_0_to_255_is_told(bundle: Bundle) -> None:
         choose_method(line, sigma=1)
 
 
-@pytest.mark.parametrize("images", [IMAGES / np.float32(255**2), (IMAGES > 127).astype(np.uint8)])
-def test_pixels_that_were_divided_twice_are_told(bundle: Bundle, images: Any) -> None:
-    with pytest.warns(UserWarning, match="images are all but black: perhaps their pixels were div"):
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES / np.float32(255**2), IMAGES / np.float32(255 * 1.5), (IMAGES > 127).astype(np.uint8)],
+)
+def test_pixels_that_were_scaled_are_told(bundle: Bundle, images: Any) -> None:
+    with pytest.warns(
+        UserWarning, match=r"images are dark, no pixel is brighter than 0\.[06]\d* of"
+    ):
         certify(bundle, images, sigma=0.5, n=8)
     with warnings.catch_warnings(action="error"):
         certify(bundle, images[:1], sigma=0.5, n=8)

@@ -1,5 +1,6 @@
 """Data sets of torchvision and Hugging Face, loaders, iterables; stand-ins where they are not."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,14 @@ import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+)
 
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.data.collect import channels_last, collect, is_collection
@@ -101,6 +109,15 @@ def test_labels_kept_apart_are_those_of_the_items() -> None:
     assert unknown.labels.tolist() == [-1] * 6
 
 
+def test_labels_that_items_do_not_have_are_refused() -> None:
+    images = collect(Pictures(targets=[0, 1, 1, 1, 0, 2])).images
+    images[0]
+    with pytest.raises(
+        ArgumentError, match="those of the items; received 1 in `targets`, item 1 ha"
+    ):
+        images[1]
+
+
 def test_items_by_number_are_read_when_they_are_asked_for() -> None:
     pictures = Pictures()
     found = collect(pictures)
@@ -125,6 +142,39 @@ def test_random_transforms_and_shuffled_loaders_are_refused() -> None:
         loader: Any = DataLoader(Pictures(to_tensor), **how)
         with pytest.raises(ArgumentError, match=r"keep their order; .* .shuffle=False"):
             collect(loader)
+
+
+class Stream(IterableDataset[tuple[Any, int]]):
+    """Without numbers or length: whatever order its generator gives."""
+
+    def __init__(self, orders: Iterator[list[int]]) -> None:
+        self.orders = orders
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return ((PIXELS[place], LABELS[place]) for place in next(self.orders))
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_source_is_the_same_in_every_pass(batch: int | None) -> None:
+    def taken(*orders: list[int]) -> ImageSet:
+        stream = Stream(iter(orders))
+        return collect(stream if batch is None else DataLoader(stream, batch), most=4)
+
+    assert taken([0, 1, 2, 3, 4], [0, 1, 2, 3, 5]).labels.tolist() == LABELS[:4]
+    assert len(taken([0, 1, 2, 3], [])) == 4  # read up
+    for other in ([0, 1, 2, 4], [0, 1, 3, 2]):
+        with pytest.raises(ArgumentError, match=r"a second pass; received another image \d of"):
+            taken([0, 1, 2, 3], other)
+    assert len(collect(iter(Stream(iter([[0, 1]]))))) == 2
+
+
+def test_dark_data_sets_are_told() -> None:
+    """Where images are read one by one, after several of them."""
+    dark = collect([(x // 2, 0) for x in np.concatenate([PIXELS, PIXELS])]).images
+    with warnings.catch_warnings(action="error"):
+        _ = [dark[place] for place in (0, 1, 2, 3, 4, 5, 6, 6)]
+    with pytest.warns(UserWarning, match=r"no pixel is brighter than 0\.498 of white: perhaps"):
+        dark[7]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate, Claim
 from dualsmooth.engine.cli.options import with_method_options
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.draws import Phase, Prediction
+from dualsmooth.engine.draws import Draw, Phase, Prediction
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.ledger import AlphaLedger
 from dualsmooth.engine.methods.method import Method, PredictProcedure, Procedure
@@ -81,6 +82,75 @@ def test_it_is_chosen_and_certifies(tiny_bundle: Path) -> None:
     assert [c.method for c in halves] == ["half(0.25, 0.5)"] * 3
     assert [c.radius for c in halves] == [0.5 * c.radius for c in wholes]
     assert [c.counts for c in halves] == [c.counts for c in wholes]
+
+
+@dataclass(frozen=True)
+class Mistaken(HalfSmoothing):
+    """A method that draws, or claims, something else."""
+
+    drawn: Any = lambda draw: draw
+    claimed: Any = lambda claim: claim
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"method": "mistaken"}
+
+    def _certify(self, budget: Budget, alpha: float) -> Procedure:
+        procedure, votes = super()._certify(budget, alpha), None
+        try:
+            while True:
+                draw = procedure.send(votes)  # type: ignore[arg-type]
+                votes = yield self.drawn(draw)
+        except StopIteration as stop:
+            claim: Claim = self.claimed(stop.value)
+            return claim
+
+
+def estimating(draw: Draw) -> Draw:
+    return replace(draw, phase=Phase.CLASS_ESTIMATE)
+
+
+LOOSE = AlphaLedger("single", 0.5, {"classifier": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"drawn": estimating}, "noise once; received sample 0 of CLASS_ESTIMATE, level 1"),
+        ({"claimed": lambda _: None}, "return a Claim; received NoneType"),
+        ({"claimed": lambda c: replace(c, alpha=LOOSE)}, "asked for, 0.01; received 0.5"),
+        (
+            {"claimed": lambda c: replace(c, predicted=10)},
+            r"a class in 0 \.\. 9, or None; received 10",
+        ),
+        ({"claimed": lambda c: replace(c, predicted=-1)}, "a class in .* received -1"),
+        ({"claimed": lambda c: replace(c, radius=float("nan"))}, r"radii in \[0, .* received nan"),
+        ({"claimed": lambda c: replace(c, radius=float("inf"))}, r"radii in \[0, .* received inf"),
+    ],
+)
+def test_what_no_certificate_can_say_is_refused(
+    mistake: dict[str, Any], message: str, tiny_bundle: Path
+) -> None:
+    method = Mistaken(load_bundle(tiny_bundle), 0.25, **mistake)
+    images, budget = load_images("digits").images[:1], Budget.fixed(20, 200)
+    with pytest.raises(ArgumentError, match=f"^method must.* {message}"):
+        certify(method, images, budget=budget, alpha=0.01, device="cpu")
+
+
+def test_numbers_of_numpy_become_numbers_of_json(tiny_bundle: Path) -> None:
+    def claimed(claim: Claim) -> Claim:
+        return replace(claim, predicted=np.int64(3), radius=np.float64(0.25))  # type: ignore[arg-type]
+
+    method = Mistaken(load_bundle(tiny_bundle), 0.25, claimed=claimed)
+    images, budget = load_images("digits").images[:1], Budget.fixed(20, 200)
+    (found,) = certify(method, images, budget=budget, alpha=0.01, device="cpu")
+    assert Certificate.from_json(found.to_json()) == found
+
+
+def test_options_that_are_no_json_are_refused_before_any_vote(tiny_bundle: Path) -> None:
+    method = HalfSmoothing(load_bundle(tiny_bundle), 0.25, np.float32(0.5))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^method must have a `record` of .* float32"):
+        certify(method, load_images("digits").images[:1])
 
 
 def test_its_options_belong_to_it_alone(tiny_bundle: Path) -> None:

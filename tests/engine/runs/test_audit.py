@@ -26,7 +26,7 @@ from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.audit import audit, check_classes
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.log import read_log
-from dualsmooth.engine.runs.rederive import check_disjoint
+from dualsmooth.engine.runtime.returned import check_disjoint
 from dualsmooth.engine.samplers.null import FakeSampler
 from dualsmooth.engine.settings import Settings
 
