@@ -7,7 +7,7 @@ import typer
 
 from dualsmooth.engine.cli.help import belong, whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
-from dualsmooth.engine.cli.options import TrustOption, with_method_options
+from dualsmooth.engine.cli.options import with_method_options
 from dualsmooth.engine.machine import install_command
 from dualsmooth.engine.printable import printable
 
@@ -58,7 +58,6 @@ def export(
     threads: Annotated[
         int | None, typer.Option(help="Rows in work at once in --check. Default: one per core.")
     ] = None,
-    trust_model: TrustOption = False,
     **options: Any,
 ) -> None:
     """Write ONNX models that certify without PyTorch, with the same noise.
@@ -95,7 +94,7 @@ def export(
     if not int8:
         belong("--int8", calibration=calibration, calibration_images=calibration_images)
     check_exportable(bundle)
-    loaded = ImageOptions.take(options).load(bundle, trust=trust_model)
+    loaded = ImageOptions.take(options).load(bundle, trust=False)
     kind = choose_method(loaded, **options).name.partition("(")[0]
     if (prefer := options.pop("prefer")) is not None:
         loaded = at_point(loaded, prefer)

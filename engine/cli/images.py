@@ -67,6 +67,8 @@ class ImageOptions:
         """The bundle, with mean and std where they are given."""
         from dualsmooth.engine.models.sources.load import EXPORTED, load_bundle
 
+        if not source.lower().endswith(".pt2"):
+            belong("a .pt2 file", trust_model=trust or None)
         mean = None if self.mean is None else numbers_in("mean", self.mean)
         std = None if self.std is None else numbers_in("std", self.std)
         if self.preprocess == "imagenet" and source.lower().endswith(EXPORTED):

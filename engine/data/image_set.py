@@ -79,7 +79,9 @@ class ImageSet:
         if self.ids is not None:
             known = {image_id: place for place, image_id in enumerate(self.image_ids)}
         if missing := [image_id for image_id in image_ids if image_id not in known]:
-            raise ArgumentError("data", "must hold every image", f"{self.name}: no {missing[0]}")
+            hint = f"its ids are {'positions' if self.ids is None else 'those of its index'}"
+            received = f"{self.name}: no {missing[0]}"
+            raise ArgumentError("data", "must hold every image", received, hint)
         return [known[image_id] for image_id in image_ids]
 
 

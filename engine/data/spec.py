@@ -83,6 +83,9 @@ def load_images(
         folder = _path(kind, place, spec)
         ways: dict[str, Any] = {"shape": shape, "most": most, "prepare": prepare}
         return read_folder(folder, spec, classes=classes, known=known, **ways)
+    if prepare.background:
+        rule, hint = "belongs to folder:DIR", "no other images can be transparent"
+        raise ArgumentError("background", rule, prepare.background, hint)
     images = prepared(_arrays(kind, place, split, spec), prepare)
     if classes is None:
         return images if images.classes else replace(images, classes=tuple(known))

@@ -18,7 +18,7 @@ from typing import Any
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.class_names import check_order
-from dualsmooth.engine.data.image_set import ImageSet, data_digest
+from dualsmooth.engine.data.image_set import IN_MEMORY, ImageSet, data_digest
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import LARGEST_TABLE, open_plain, read_plain, whole_lines
 from dualsmooth.engine.machine import machine
@@ -45,6 +45,11 @@ from dualsmooth.engine.runs.rederive import (
 from dualsmooth.engine.runs.run_checks import RUN, not_a_run
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 from dualsmooth.engine.runs.table import table
+
+OF_AN_ARRAY = (
+    " (images of an array have ids 0, 1, .. where image_ids= gave no others: name an npz of just "
+    "these images without index, and certify slices with image_ids=data.image_ids[a:b])"
+)
 
 
 @dataclass
@@ -205,29 +210,25 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
     if data is None:
         seen.trusted.append(f"data {name} not at hand: images and labels (--data)")
         return
-    ids = sorted(seen.certificates)
+    ids, hint = sorted(seen.certificates), OF_AN_ARRAY if name == IN_MEMORY else ""
     try:
         places = data.places(ids)
-        truth = dict(zip(ids, data.labels[places].tolist(), strict=True))
     except ArgumentError as error:
-        seen.findings.append(str(error))
+        seen.findings.append(f"{error}{hint}")
         return
-    wrong = [i for i, label in truth.items() if _label(label) != seen.certificates[i].label]
+    truth = [label if label >= 0 else None for label in data.labels[places].tolist()]
+    wrong = [i for i, label in zip(ids, truth, strict=True) if label != seen.certificates[i].label]
     if wrong:
-        seen.findings.append(f"data {data.name}: other labels, first at image {wrong[0]}")
+        seen.findings.append(f"data {data.name}: other labels, first at image {wrong[0]}{hint}")
     if len(ids) != seen.configuration.get("images"):
         seen.notes.append("digest of the data unchecked until the run is finished")
     elif data_digest(data, ids) != seen.configuration.get("data_digest"):
-        seen.findings.append(f"data {data.name}: other images than those recorded")
+        seen.findings.append(f"data {data.name}: other images than those recorded{hint}")
     else:
         seen.passed.append(f"data {data.name}: images and labels have the recorded digest")
         if min(places) or len({b - a for a, b in pairwise(sorted(places))}) > 1:
             chosen = "neither the first nor every k-th of them, but chosen"
             seen.notes.append(f"data {data.name}: the images are {chosen}")
-
-
-def _label(label: int) -> int | None:
-    return None if label < 0 else label
 
 
 def check_bundle(seen: Audit, digest: str, source: str) -> None:

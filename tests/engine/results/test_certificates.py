@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +155,26 @@ def test_images_of_other_floats_are_those_of_a_file_of_them(tmp_path: Path, kind
     data = ds.ImageSet(pixels, digits.labels[:2] * 0 - 1, f"npz:{file}", ())
     found = ds.certify("digits-dual", data, sigma=0.25, n0=5, n=20, progress=False)
     assert audit(found.save(tmp_path / "run"), ds.load_images(f"npz:{file}")).findings == []
+
+
+@pytest.mark.parametrize("index", [None, [10, 11, 12, 13]], ids=["positions", "index"])
+def test_a_slice_is_audited_by_its_ids_and_one_without_them_says_how(
+    tmp_path: Path, index: list[int] | None
+) -> None:
+    digits = ds.load_images("digits")
+    arrays = {"x": digits.images[:4], "y": digits.labels[:4]}
+    np.savez(tmp_path / "a.npz", **arrays | ({} if index is None else {"index": index}))
+    data = ds.load_images(f"npz:{tmp_path / 'a.npz'}")
+
+    def findings(**named: Any) -> list[str]:
+        named |= {"labels": data.labels[2:4], "sigma": 0.25, "n": 20, "device": "cpu"}
+        found = ds.certify("digits-dual", data.images[2:4], **named)
+        return audit(found.save(tmp_path / "run", fresh=True), data).findings
+
+    assert findings(image_ids=data.image_ids[2:4]) == []
+    told = findings()
+    assert told
+    assert all("certify slices with image_ids=data.image_ids[a:b]" in finding for finding in told)
 
 
 def test_python_and_the_command_line_write_the_same_run(tmp_path: Path) -> None:
