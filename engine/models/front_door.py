@@ -17,7 +17,7 @@ from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
-from dualsmooth.engine.models.logits import LOGITS, Plain, fault_of, kind_of, logits_in
+from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
 from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, Agree, close, fault, noisy
@@ -156,6 +156,8 @@ class _Trial:
                 hint = (
                     f"such logits hardly move, as of random weights: load trained ones, or {hint}"
                 )
+            elif self._outside.halves:
+                hint = "it casts to 16 bits, which makes large steps of last bits: leave that out"
             raise self._refused(rule, f"others {found}", hint)
         if kept_state(self.module, ran) != before:
             others = batch.flip(0).repeat(3, 1, 1, 1)  # so many passed in no trial
@@ -233,8 +235,8 @@ class _Trial:
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"
             rule = f"{self._role} must map images {shape}, any number of them, to {to}"
-            reason, hint = reason_of(error), "it runs in float32: cast to the dtype of its weights"
-            hint = hint if "type" in reason else ""
+            reason = reason_of(error)
+            hint = IN_FLOAT32 if "type" in reason else ""
             raise FileError(self._origin, rule, reason, hint) from error
 
     def _refused(self, rule: str, received: str, hint: str = "") -> FileError:

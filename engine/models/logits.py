@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 LOGITS = "must return a tensor of logits (rows, classes)"
+IN_FLOAT32 = "it runs in float32: call .float(), and cast inputs to the dtype of its weights"
 
 
 class Plain(nn.Module):

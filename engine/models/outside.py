@@ -67,7 +67,7 @@ _WATCHING = list["Outside"]()
 class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what a pass asks of others, and the code that it runs.
 
-    Memory that operators leave as it was is filled with ``left``.
+    Memory that operators leave as it was is filled with ``left``; ``halves``: tensors had 16 bits.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._ran: dict[CodeType, dict[str, Any]] = {}
         self._met: dict[int, CodeType] = {}  # held, so that no address comes twice
         self._answers: dict[tuple[int, bool, str], tuple[object, str]] = {}
-        self.left, self.left_some = 0.0, False
+        self.left, self.left_some, self.halves = 0.0, False, False
         self._before = dict[str, object]()
 
     @classmethod
@@ -159,6 +159,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded not in func.tags:
             held = args[0].numel() if func.overloadpacket is _aten.resize_ else 0
             result = func(*args, **(kwargs or {}))
+            self.halves |= getattr(result, "dtype", None) in (torch.float16, torch.bfloat16)
             if func.overloadpacket in _UNFILLED and result.layout is torch.strided:
                 self._fill(result.view(-1)[held:] if held else result)
             return result

@@ -155,15 +155,16 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
     """How many logits two black images get; a module is put into evaluation mode."""
     import torch
 
-    from dualsmooth.engine.models.logits import kind_of, logits_in
+    from dualsmooth.engine.models.logits import IN_FLOAT32, kind_of, logits_in
 
     rule = f"must map images (n, {', '.join(map(str, shape))}) to logits (n, classes)"
     try:
         with torch.inference_mode():
             received = function(torch.zeros(2, *shape))
     except Exception as error:  # whatever the function and its libraries raise
-        hint = "images are (count, height, width, channels)"
-        raise ArgumentError("model", rule, reason_of(error), hint) from error
+        reason = reason_of(error)
+        hint = IN_FLOAT32 if "type" in reason else "images are (count, height, width, channels)"
+        raise ArgumentError("model", rule, reason, hint) from error
     logits = logits_in(received)
     if logits is None:
         hint = "logits alone: lambda x: model(x)[0]" if isinstance(received, tuple | list) else ""

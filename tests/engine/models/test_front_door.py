@@ -112,6 +112,17 @@ def test_logits_that_hardly_move_are_said_to_be_those_of_random_weights(after: F
         enter(Head(MIXING["batch mean"].before, after))
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_casts_to_16_bits_are_named_where_they_make_steps_of_last_bits(half: torch.dtype) -> None:
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        """As if sums of few rows had other last bits than those of many."""
+        return (x * (1 + 0.01 * (len(x) == 1))).to(half).float()
+
+    with pytest.raises(FileError, match="it casts to 16 bits, which makes large steps of last"):
+        enter(Head(rounded))
+    enter(Head(lambda x: x.to(half).float()))
+
+
 @pytest.mark.parametrize("name", [name for name in MIXING if name != "many rows"])
 def test_a_slow_network_is_seen_through_by_a_row_and_its_mate(
     name: str, monkeypatch: pytest.MonkeyPatch

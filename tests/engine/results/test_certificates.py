@@ -66,6 +66,12 @@ def test_a_spec_names_images_and_labels() -> None:
         (3, IMAGES, {}, "^model must be a method, a bundle, a name"),
         ("digits-dua", IMAGES, {}, "^bundle must be"),
         (torch.nn.Linear(3, 3), IMAGES, {"sigma": 0.25}, r"^model must map images \(n, 1, 8, 8\)"),
+        (
+            torch.nn.Linear(8, 3).half(),
+            IMAGES,
+            {"sigma": 0.25},
+            r"\(it runs in float32: call \.float",
+        ),
         (torch.nn.Linear(3, 3), IMAGES[0], {}, r"^images must have shape \(count"),
         ("digits-dual", IMAGES, {"n": 9, "budget": Budget.fixed()}, "^n must be left out"),
         ("digits-dual", IMAGES, {"method": "fixed"}, "^sigma is required"),
