@@ -1,7 +1,8 @@
-"""ResNets for ImageNet, 18 to 152 layers, with the parameter names of torchvision.
+"""ResNets of four stages, 18 to 152 layers, with the parameter names of torchvision.
 
 He et al. 2016, table 1; the stride of a block of three is that of its 3x3 convolution. Cohen et
-al.'s ImageNet classifiers are the one of 50 layers.
+al.'s ImageNet classifiers are the one of 50 layers. The ``cifar_`` ones, for images of 32x32, are
+those of github.com/kuangliu/pytorch-cifar: behind one 3x3 convolution, without pooling.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from dualsmooth.engine.models.architectures.resnet import BasicBlock, downsampling
+from dualsmooth.engine.models.architectures.resnet import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    BasicBlock,
+    downsampling,
+)
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.models.registry import register_architecture
 
@@ -48,16 +54,19 @@ class Bottleneck(nn.Module):
 
 
 class DeepResNet(nn.Module):
-    """Four stages of blocks behind a stem that quarters the size of images in [0, 1]."""
+    """Four stages of blocks behind a stem that quarters the size of images in [0, 1], or a small
+    one that keeps it.
+    """
 
     def __init__(
-        self, depth: int, num_classes: int, mean: Sequence[float], std: Sequence[float]
+        self, depth: int, num_classes: int, mean: Sequence[float], std: Sequence[float], small: bool
     ) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.conv1 = nn.Conv2d(len(mean), 64, 7, 2, 3, bias=False)
+        stem = (3, 1, 1) if small else (7, 2, 3)
+        self.conv1 = nn.Conv2d(len(mean), 64, *stem, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
         make, growth = (BasicBlock, 1) if depth < 50 else (Bottleneck, 4)
         inputs, stages = 64, list[nn.Module]()
         for stage, count in enumerate(DEPTHS[depth]):
@@ -84,8 +93,20 @@ def deep_resnet(
     std: Sequence[float] = IMAGENET_STD,
 ) -> DeepResNet:
     """ResNet of so many layers: 18, 34, 50, 101 or 152."""
-    return DeepResNet(depth, num_classes, mean, std)
+    return DeepResNet(depth, num_classes, mean, std, small=False)
+
+
+def deep_cifar_resnet(
+    depth: int,
+    /,
+    num_classes: int = 10,
+    mean: Sequence[float] = CIFAR10_MEAN,
+    std: Sequence[float] = CIFAR10_STD,
+) -> DeepResNet:
+    """The same for images of 32x32."""
+    return DeepResNet(depth, num_classes, mean, std, small=True)
 
 
 for _depth in DEPTHS:
     register_architecture(f"resnet{_depth}")(partial(deep_resnet, _depth))
+    register_architecture(f"cifar_resnet{_depth}")(partial(deep_cifar_resnet, _depth))

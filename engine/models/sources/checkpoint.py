@@ -2,6 +2,7 @@
 
 Salman et al. (SmoothAdv), Jeong and Shin (consistency), Jeong et al. (SmoothMix) keep its layout,
 `arch` and `state_dict`; MACER has `net` and nothing that normalizes, torchvision the tensors alone.
+pytorch-cifar (kuangliu) has `net`, too, and calls two parts of its ResNets by other names.
 Files are read with ``weights_only=True``, so no code from them runs. Every tensor of the network is
 used, or the file is refused by the name of the one that is not.
 """
@@ -33,12 +34,13 @@ from dualsmooth.engine.models.sources.constants import (
 from dualsmooth.engine.models.sources.torch_file import float_weights, load_torch_file
 from dualsmooth.engine.records import sha256_of
 
-ARCHITECTURES: dict[str, tuple[int, ...]] = {
-    f"cifar_resnet{6 * blocks + 2}": (blocks,) * 3 for blocks in (3, 9, 18)
+_HEAD, _LINEAR = _HEADS = ("fc.bias", "linear.bias")
+ARCHITECTURES: dict[str, tuple[tuple[int, ...], bool, str]] = {
+    f"cifar_resnet{6 * blocks + 2}": ((blocks,) * 3, False, _HEAD) for blocks in (3, 9, 18)
 }
-ARCHITECTURES |= {f"resnet{depth}": blocks for depth, blocks in DEPTHS.items()}
-"""Blocks per stage."""
-_HEAD = "fc.bias"
+ARCHITECTURES |= {f"resnet{d}": (blocks, d >= 50, _HEAD) for d, blocks in DEPTHS.items()}
+ARCHITECTURES |= {f"cifar_resnet{d}": (blocks, d >= 50, _LINEAR) for d, blocks in DEPTHS.items()}
+"""Blocks per stage, whether they have three convolutions, and what the last tensor is called."""
 OTHERS = (
     "another network: timm:NAME:FILE if timm has it, else the module in Python, "
     "ds.certify(network, images, sigma=..), or export it to .onnx or .pt2"
@@ -60,16 +62,21 @@ def read_checkpoint(
     """
     checkpoint = load_torch_file(path)
     entry, state = _state(path, checkpoint)
-    prefix = _prefix(path, state)
+    prefix, head = _prefix(path, state)
     names = [key.removeprefix(prefix) for key in state if key.startswith(prefix)]
-    architecture = _architecture(path, checkpoint, names)
-    classes = len(float_weights(path, _HEAD, state[prefix + _HEAD]).reshape(-1))
+    architecture = _architecture(path, checkpoint, names, head)
+    classes = len(float_weights(path, head, state[prefix + head]).reshape(-1))
     with torch.device("meta"):
         expected = create(architecture, {"num_classes": classes}).state_dict()
+    called = {name: name for name in expected}
+    if head == _LINEAR:
+        called = {
+            re.sub(r"^fc\b", "linear", n.replace("downsample", "shortcut")): n for n in called
+        }
     tensors, others = {}, {}
     for key, value in state.items():
-        name = key.removeprefix(prefix) if key.startswith(prefix) else ""
-        if name not in expected:
+        name = called.get(key.removeprefix(prefix) if key.startswith(prefix) else "", "")
+        if not name:
             others[key] = value
         elif not name.endswith("num_batches_tracked"):
             tensors[name] = _weights(path, key, value, expected[name])
@@ -79,6 +86,7 @@ def read_checkpoint(
     alone = {"model", "net", "network"} & {*prefix.split(".")}
     # Cohen et al.'s code names the architecture, or has a layer 0 in front that keeps no tensors.
     theirs = "arch" in checkpoint or "1" in prefix.split(".") or entry == "net"
+    theirs &= head == _HEAD
     if (alone or (usual is CIFAR10 and not theirs)) and not own and None in (mean, std):
         rule = "must have mean and std beside its network, or be given them"
         hint = "--mean and --std, in Python mean= and std=; 0 and 1 for pixels as they are"
@@ -92,23 +100,25 @@ def read_checkpoint(
     return Bundle(path.name, shape, classes, (), None, {CLASSIFIER: network}, made)
 
 
-def _architecture(path: Path, checkpoint: Mapping[object, object], names: Collection[str]) -> str:
+def _architecture(
+    path: Path, checkpoint: Mapping[object, object], names: Collection[str], head: str
+) -> str:
     """The architecture a file names, or the one that has blocks as its tensors do."""
     if "arch" in checkpoint:
         named = checkpoint["arch"]
-        if isinstance(named, str) and named in ARCHITECTURES:
+        if isinstance(named, str) and named in ARCHITECTURES and ARCHITECTURES[named][2] == head:
             return named
         received = named if isinstance(named, str) else type(named).__name__
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join(name for name, form in ARCHITECTURES.items() if form[2] == head)
         raise FileError(path, "arch must be a known architecture", repr(received[:80]), known)
     blocks = {re.match(r"layer(\d)\.(\d+)\.", name) for name in names}
     stages = [match[1] for match in {m[0]: m for m in blocks if m}.values()]
     counts = tuple(stages.count(str(stage)) for stage in range(1, 1 + len({*stages})))
     deep = any(".conv3." in name for name in names)
-    for name, known_counts in ARCHITECTURES.items():
-        if known_counts == counts and deep == (name[6:] in ("50", "101", "152")):
+    for name, form in ARCHITECTURES.items():
+        if form == (counts, deep, head):
             return name
-    known = f"{', '.join(ARCHITECTURES)}; timm:NAME:FILE reads others"
+    known = f"{', '.join(ARCHITECTURES)}; {OTHERS}"
     received = f"blocks {counts}" if counts else f"tensors {', '.join(list(names)[:3])}"
     raise FileError(path, "must hold a known architecture", received, known)
 
@@ -118,9 +128,9 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> tuple[str, dict[s
     found = {
         str(key): state
         for key, state in checkpoint.items()
-        if isinstance(state, Mapping) and any(str(name).endswith(_HEAD) for name in state)
+        if isinstance(state, Mapping) and any(str(name).endswith(_HEADS) for name in state)
     }
-    bare = not found and any(str(name).endswith(_HEAD) for name in checkpoint)
+    bare = not found and any(str(name).endswith(_HEADS) for name in checkpoint)
     for key, value in checkpoint.items():
         several = isinstance(value, torch.Tensor | Mapping | list | tuple) and not bare
         if several and key not in ("mean", "std") and of_normalizer(str(key)):
@@ -145,14 +155,16 @@ def _state(path: Path, checkpoint: Mapping[object, object]) -> tuple[str, dict[s
     return entry, dict(state)
 
 
-def _prefix(path: Path, state: Mapping[str, object]) -> str:
-    """What stands before the network's own names."""
-    found = [key.removesuffix(_HEAD) for key in state if key.endswith(_HEAD)]
-    found = [prefix for prefix in found if _WRAPPERS.fullmatch(prefix)]
+def _prefix(path: Path, state: Mapping[str, object]) -> tuple[str, str]:
+    """What stands before the network's own names, and the name of its last tensor."""
+    pairs = [
+        (key.removesuffix(head), head) for key in state for head in _HEADS if key.endswith(head)
+    ]
+    found = [(prefix, head) for prefix, head in pairs if _WRAPPERS.fullmatch(prefix)]
     if not found:
         raise FileError(path, f"must be a ResNet with the tensor {_HEAD}", _names(state), OTHERS)
     if len(found) > 1:
-        raise FileError(path, "must hold one network", ", ".join(p + _HEAD for p in found)[:200])
+        raise FileError(path, "must hold one network", ", ".join(map("".join, found))[:200])
     return found[0]
 
 

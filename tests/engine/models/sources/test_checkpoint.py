@@ -120,7 +120,7 @@ def test_a_network_of_another_kind_is_told_by_its_tensors(tmp_path: Path) -> Non
     """And not by the entries that a training script puts beside them."""
     state = {"module.linear.bias": torch.zeros(10)}
     torch.save({"net": state, "acc": 93.0, "epoch": 199}, tmp_path / "a.pth")
-    with pytest.raises(FileError, match=r"fc\.bias; received module\.linear\.bias \(another"):
+    with pytest.raises(FileError, match=r"received tensors linear\.bias \(.*; another network"):
         load_bundle(tmp_path / "a.pth")
 
 
@@ -246,6 +246,78 @@ def test_resnets_of_torchvision(tmp_path: Path, depth: int, parameters: float) -
     assert torch.equal(
         built["layer4.1.conv2.weight"], state["1.module.layer4.1.conv2.weight"].float()
     )
+
+
+class Block(nn.Module):
+    """As pytorch-cifar calls its parts: what changes the shape is ``shortcut``."""
+
+    def __init__(self, inputs: int, width: int, stride: int, deep: bool) -> None:
+        super().__init__()
+        ways = [(1, 1), (3, stride), (1, 1)] if deep else [(3, stride), (3, 1)]
+        sizes = [inputs, width, width, 4 * width] if deep else [inputs, width, width]
+        for i, (side, step) in enumerate(ways):
+            conv = nn.Conv2d(sizes[i], sizes[i + 1], side, step, side // 2, bias=False)
+            setattr(self, f"conv{i + 1}", conv)
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(sizes[i + 1]))
+        self.count, self.shortcut = len(ways), nn.Sequential()
+        if stride != 1 or inputs != sizes[-1]:
+            conv = nn.Conv2d(inputs, sizes[-1], 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(sizes[-1]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y.relu() if i > 1 else y))
+        y = torch.add(y, self.shortcut(x))
+        return y.relu()
+
+
+class Theirs(nn.Module):
+    """And the last layer ``linear``."""
+
+    def __init__(self, blocks: tuple[int, ...], deep: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
+        inputs = 64
+        for stage, count in enumerate(blocks):
+            layers = []
+            for i in range(count):
+                layers.append(Block(inputs, 64 << stage, 1 + (stage > 0 and i == 0), deep))
+                inputs = (64 << stage) * (4 if deep else 1)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+        self.linear = nn.Linear(inputs, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        logits: torch.Tensor = self.linear(nn.functional.avg_pool2d(x, 4).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("prefix", "depth", "blocks"), [("module.", 18, (2, 2, 2, 2)), ("", 50, (3, 4, 6, 3))]
+)
+def test_resnets_of_pytorch_cifar_are_read_with_the_mean_and_std_they_do_not_tell(
+    tmp_path: Path, prefix: str, depth: int, blocks: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    network, path = Theirs(blocks, depth == 50), tmp_path / "ckpt.pth"
+    network.train()(torch.rand(4, 3, 32, 32))
+    state = {prefix + name: value for name, value in network.eval().state_dict().items()}
+    torch.save({"net": state, "acc": 95.1, "epoch": 199}, path)
+    with pytest.raises(FileError, match="or be given them"):
+        load_bundle(path)
+    bundle = load_bundle(path, mean=CIFAR10_MEAN, std=[0.2])
+    assert (bundle.num_classes, bundle.input_shape) == (10, (32, 32, 3))
+    assert bundle.networks["classifier"].architecture == f"cifar_resnet{depth}"
+    x = torch.rand(2, 3, 32, 32)
+    wanted = network((x - torch.tensor(CIFAR10_MEAN).view(3, 1, 1)) / 0.2)
+    torch.testing.assert_close(bundle.build("classifier")(x), wanted)
+    state[prefix + "layer1.0.shortcut.0.weight"] = torch.zeros(1)
+    torch.save({"net": state}, path)
+    with pytest.raises(FileError, match=r"layer1\.0\.shortcut\.0\.weight"):
+        load_bundle(path, mean=CIFAR10_MEAN, std=[0.2])
 
 
 def test_resnet_50_is_torchvision_s(tmp_path: Path) -> None:
