@@ -14,6 +14,7 @@ and those that need the same network at two levels do not apply.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import cos, pi
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ from torch import nn
 from dualsmooth.engine.checks import one_of, positive
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle, expert_role
+from dualsmooth.engine.models.logits import kind_of, logits_in
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create_part, register_architecture
+from dualsmooth.engine.models.rows import ON_TRIAL
 
 PREDICTIONS = ("noise", "image")
 """What a denoiser gives: the noise e, or the image x_0 in [-1, 1]."""
@@ -83,8 +86,9 @@ class Denoised(nn.Module):
         self.denoiser, self.classifier = denoiser, classifier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.denoise(x))
-        return logits
+        received = self.classifier(self.denoise(x))
+        logits: torch.Tensor | None = logits_in(received)
+        return received if logits is None else logits
 
     def extra_repr(self) -> str:
         """The numbers that decide votes; digests of unregistered modules cover this text."""
@@ -94,10 +98,21 @@ class Denoised(nn.Module):
         """Noisy images in [0, 1] units to images in [0, 1]."""
         scaled = (2.0 * x - 1.0) * self.signal
         steps = x.new_full((x.shape[0],), self.step, dtype=torch.int64)
-        image: torch.Tensor = self.denoiser(scaled.clone(), steps)[:, : x.shape[1]]
+        given = self.denoiser(scaled.clone(), steps)
+        if ON_TRIAL.get():
+            _check_images(given, x)
+        image: torch.Tensor = given[:, : x.shape[1]]
         if self.predicts == "noise":
             image = (scaled - self.noise * image) / self.signal
         return (image.clamp(-1.0, 1.0) + 1.0) / 2.0
+
+
+def _check_images(given: Any, x: torch.Tensor) -> None:
+    """Refuse what is no batch like x, and could be spread over its pixels or rows all the same."""
+    is_tensor = isinstance(given, torch.Tensor)
+    if not (is_tensor and given.ndim == 4 and given[:, : x.shape[1]].shape == x.shape):
+        received = tuple(given.shape) if is_tensor else kind_of(given)
+        raise ArgumentError("denoiser", f"must give a tensor as {tuple(x.shape)}", received)
 
 
 @register_architecture("denoised")

@@ -11,7 +11,7 @@ depends neither on its batch mates nor on how many of them were unsure.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -19,9 +19,10 @@ from torch import nn
 from dualsmooth.engine.checks import positive_integer
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.logits import LOGITS, kind_of, logits_in
 from dualsmooth.engine.models.network import Network, network_from_module
 from dualsmooth.engine.models.registry import create_part, register_architecture
-from dualsmooth.engine.models.rows import EVERY_MEMBER
+from dualsmooth.engine.models.rows import ON_TRIAL
 
 ROWS = 32
 """Rows of a sub-batch unless something else is asked for."""
@@ -37,7 +38,7 @@ class SoftVoting(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return mean_of([member(x.clone()) for member in self.members])  # may change its input
+        return mean_of(answers(self.members, x))
 
 
 class Members(nn.Module):
@@ -48,7 +49,7 @@ class Members(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(x.clone()) for member in self.members])
+        return torch.stack(answers(self.members, x))
 
 
 class Consensus(nn.Module):
@@ -69,7 +70,7 @@ class Consensus(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         early: torch.Tensor = self.first(x)
-        if EVERY_MEMBER.get():
+        if ON_TRIAL.get():
             return mean_of([*early, *self.rest(x)])
         votes = early.argmax(2)
         agreed = (votes == votes[0]).all(0) & early.isfinite().all(2).all(0)
@@ -96,10 +97,26 @@ class Consensus(nn.Module):
         return late[:, : len(part)]
 
 
+def answers(members: Iterable[nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+    """Logits of every member, for as many rows as the batch has: that is checked in trials."""
+    received = [member(x.clone()) for member in members]  # may change its input
+    found = [logits_in(given) for given in received]
+    if not ON_TRIAL.get():  # torch.fx traces known members, whose tensors cannot be told
+        return [given if y is None else y for given, y in zip(received, found, strict=True)]
+    for given, logits in zip(received, found, strict=True):
+        if logits is None or logits.ndim != 2 or len(logits) != len(x):
+            said = kind_of(given) if logits is None else f"{tuple(logits.shape)} for {len(x)} rows"
+            raise ArgumentError("members", f"each {LOGITS}", said)
+    return found
+
+
 def mean_of(logits: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean by additions in order: unlike a reduction the same for a row wherever it stands."""
     total = logits[0]
     for other in logits[1:]:
+        if ON_TRIAL.get() and other.shape[1] != total.shape[1]:  # one would be added to all
+            received = f"{other.shape[1]} and {total.shape[1]}"
+            raise ArgumentError("members", "must have equally many logits", received)
         total = total + other
     return total / len(logits)
 
@@ -147,7 +164,7 @@ def ensemble_of(
     if not bundles:
         raise ArgumentError("bundles", "must hold at least one bundle", [])
     first = bundles[0]
-    for field in ("input_shape", "num_classes", "sigmas", "tau"):
+    for field in ("input_shape", "num_classes", "sigmas", "tau", "preparation"):
         if any(getattr(bundle, field) != getattr(first, field) for bundle in bundles):
             values = [getattr(bundle, field) for bundle in bundles]
             raise ArgumentError("bundles", f"must have the same {field}", values)
@@ -163,8 +180,8 @@ def ensemble_of(
         for role in first.networks
     }
     shape, classes = first.input_shape, first.num_classes
-    levels = (first.sigmas, first.tau)
-    return Bundle(name, shape, classes, *levels, networks, classes=named.pop())
+    levels, made = (first.sigmas, first.tau), first.preparation
+    return Bundle(name, shape, classes, *levels, networks, made, classes=named.pop())
 
 
 def joined(networks: Sequence[Network], agree: int | None = None, rows: int = ROWS) -> Network:

@@ -3,7 +3,9 @@
 What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from contextvars import copy_context
 from time import thread_time
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +22,7 @@ from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
-from dualsmooth.engine.models.rows import BOUNDS, EVERY_MEMBER, MATES, Agree, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, MATES, ON_TRIAL, Agree, close, fault, noisy
 from dualsmooth.engine.terminal.progress import step
 
 SECONDS, SLOW = 0.2, 2.0
@@ -52,18 +54,25 @@ def admitted(
     """
     trial = _Trial(module, input_shape, outputs, role, origin)
     if trial.known and owner is None:
-        trial.first_pass()
+        _with_every_member(trial.first_pass)
         return trial.module
     owner = module if owner is None else owner
     tried, found, plain = _ADMITTED.get(owner, (None, None, False))
     state = (input_shape, () if trial.known else kept_state(module, packages_of(module)))
     if tried != state or outputs not in (None, found):
         with step(f"{role}: trying whether it may be certified"):
-            (trial.first_pass if trial.known else trial.run)()
+            _with_every_member(trial.first_pass if trial.known else trial.run)
         trial.check_covered(getattr(owner, "weights", None))
         plain = trial.module is not module
         _ADMITTED[owner] = state, trial.found, plain
     return Plain(module) if plain else module
+
+
+def _with_every_member(trials: Callable[[], None]) -> None:
+    """Run trials in which a member of an ensemble that is seldom asked is seen, too."""
+    context = copy_context()
+    context.run(ON_TRIAL.set, True)
+    context.run(trials)
 
 
 def outputs_of(owner: object) -> int:
@@ -109,14 +118,11 @@ class _Trial:
 
     def run(self) -> None:
         """All trials of a network of which nothing is known."""
-        every = EVERY_MEMBER.set(True)
         try:
             self._compare()
         except FileError:
             if not self._outside.taken(self.module):
                 raise
-        finally:
-            EVERY_MEMBER.reset(every)
         if taken := self._outside.taken(self.module):
             rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], f"take {_ASKS} out of it")

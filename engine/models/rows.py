@@ -23,8 +23,9 @@ MATES = (0.25, -1.0, 2.0, -4.0, 16.0, -255.0, 1e4, -1e4)
 """How much larger the rows are that take the places of others."""
 
 
-EVERY_MEMBER = ContextVar("every member of an ensemble is asked about every row", default=False)
-"""Set while networks are tried: a member that is seldom asked must be seen to keep the law, too."""
+ON_TRIAL = ContextVar("a network is tried", default=False)
+"""Every member of an ensemble is asked about every row, as one that is seldom asked must be seen to
+keep the law, too; and what the parts of a network give each other is checked."""
 
 
 def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:

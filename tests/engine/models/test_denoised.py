@@ -11,7 +11,7 @@ from torch import nn
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.data.spec import load_images
-from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.images import as_unit_float
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -220,6 +220,20 @@ def test_any_module_can_denoise_and_its_numbers_are_in_the_digest() -> None:
         assert joined.classifier_at(0.5) == "classifier@0.5"
         digests |= {network.sha256 for network in joined.networks.values()}
     assert len(digests) == 6
+
+
+@pytest.mark.parametrize(
+    "given", [lambda x: x[:, :, :1, :1], lambda x: x[0], lambda x: x[:1], lambda x: {"sample": x}]
+)
+def test_a_denoiser_gives_images(given: Any) -> None:
+    class Wrong(torch.nn.Module):
+        def forward(self, x: torch.Tensor, steps: torch.Tensor) -> Any:
+            return given(x)
+
+    network = Denoised(Wrong(), Pixels(), 0.25, LINEAR).eval()
+    bundle = Bundle.from_classifier(network, num_classes=16, input_shape=(4, 4, 1))
+    with pytest.raises(FileError, match="denoiser must give a tensor as"):
+        bundle.build("classifier")
 
 
 def test_bad_arguments_are_named(tiny_bundle: Path) -> None:

@@ -272,6 +272,42 @@ def test_bad_ensembles_are_named(tiny_bundle: Path) -> None:
             call()
 
 
+class Other(nn.Module):
+    """A member that returns something else, which sums would take, or not."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.network, self.returned = member(0), returned
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.returned(self.network(x))
+
+
+@pytest.mark.parametrize("join", [lambda m: SoftVoting(m[1:]), lambda m: Consensus(m, 2)])
+@pytest.mark.parametrize(
+    "returned", [lambda y: y[:, :1], lambda y: y[0], lambda y: y[:1], lambda y: (y,)]
+)
+def test_members_that_give_other_logits_are_refused(join: Any, returned: Any) -> None:
+    network = join([member(0), member(0), Other(returned)]).eval()
+    bundle = Bundle.from_classifier(network, num_classes=CLASSES, input_shape=SHAPE)
+    with pytest.raises(FileError, match=r"received ArgumentError: members (each )?must"):
+        bundle.build("classifier")
+
+
+def test_members_may_return_a_mapping_as_other_networks_may() -> None:
+    network = SoftVoting([member(1), Other(lambda y: {"logits": y})]).eval()
+    bundle = Bundle.from_classifier(network, num_classes=CLASSES, input_shape=SHAPE)
+    x = batch(3)
+    assert torch.equal(bundle.build("classifier")(x), SoftVoting([member(1), member(0)])(x))
+
+
+def test_what_images_are_prepared_like_is_kept() -> None:
+    made = [replace(bundle_of(0), preparation={"resize": [size]}) for size in (8, 8, 9)]
+    assert ensemble_of(made[:2]).preparation == {"resize": [8]}
+    with pytest.raises(ArgumentError, match="bundles must have the same preparation"):
+        ensemble_of(made)
+
+
 def test_a_bundle_file_with_bad_members_is_one_line(tmp_path: Path) -> None:
     save_bundle(ensemble_of([bundle_of(0), bundle_of(1)]), tmp_path / "b")
     index = tmp_path / "b" / "bundle.json"
