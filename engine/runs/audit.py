@@ -42,7 +42,7 @@ from dualsmooth.engine.runs.rederive import (
     plan_of,
     rederive,
 )
-from dualsmooth.engine.runs.run_checks import RUN, not_a_run
+from dualsmooth.engine.runs.run_checks import RUN, not_a_run, not_of_a_run
 from dualsmooth.engine.runs.summary import RADII, rows_of, summarize
 from dualsmooth.engine.runs.table import table
 
@@ -101,6 +101,7 @@ def audit(folder: Path, data: ImageSet | None = None, given: Given = NOTHING_GIV
         seen.notes.append(f"grown after {votes} votes: all looks together have alpha {alpha:g}")
     if seen.plan.method.trusted:
         seen.trusted.append(seen.plan.method.trusted)
+    seen.notes += not_of_a_run(folder, (LOG, TABLE, SUMMARY))
     _check_log(seen, seen.plan, _tolerance(seen))
     if not seen.findings:
         _check_ids(seen)

@@ -12,6 +12,7 @@ from dualsmooth.engine.records import unlike
 RUN = "run.json"
 REPORTS = ("summary.md", "curves.png", "curves.pdf", "report.html")
 FIELDS = {"format", "fingerprint", "configuration", "machine"}
+MOST_NAMED = 12
 SOURCE = "source"
 """How the bundle was named, where it has a name; part of no comparison."""
 
@@ -33,6 +34,15 @@ def not_a_run(path: Path) -> FileError:
     if path.is_dir() or not path.exists():
         return FileError(path, rule, f"no {RUN} in it" if path.is_dir() else "nothing there")
     return FileError(path, rule, "a file", f"or {path.parent}" * (path.parent / RUN).exists())
+
+
+def not_of_a_run(folder: Path, known: Sequence[str]) -> list[str]:
+    """A line on what else is in a run's folder: whoever wrote it, no audit reads it."""
+    others = sorted({path.name for path in folder.iterdir()} - {RUN, LOCK, *known})
+    if not others:
+        return []
+    named = ", ".join(others[:MOST_NAMED]) + (", .." if len(others) > MOST_NAMED else "")
+    return [f"not read, as no part of the run: {named} (`report` makes its own again)"]
 
 
 def check_ours(path: Path) -> None:

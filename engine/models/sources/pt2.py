@@ -9,13 +9,13 @@ import io
 import math
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from dualsmooth.engine.errors import FileError, reason_of
+from dualsmooth.engine.errors import ArgumentError, FileError, reason_of
 from dualsmooth.engine.json_file import parse_json
 from dualsmooth.engine.limits import LARGEST_MODEL, check_size, check_stored, read_plain
 from dualsmooth.engine.models.capture import quiet
@@ -52,6 +52,8 @@ def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:
         return data, _trusted(data) if trust else _program(data)
     except FileError:
         raise
+    except ArgumentError as error:
+        raise FileError(path, error.rule, error.value, error.hint) from error
     except Exception as error:  # zip, JSON and operators raise many kinds
         rule = "must be a program of plain tensors and known operators, saved by torch.export.save"
         raise FileError(path, rule, reason_of(error), "" if trust else _TRUST) from error
@@ -93,7 +95,7 @@ def _graph(model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
             constants[spec["arg"]["name"]] = tensors[spec[f"{kind}_name"]]
         else:
             raise ValueError(f"an input of kind {kind[:40]}")
-    (pixels,), (output,) = inputs, signature["output_specs"]
+    pixels, output = _only("input", inputs), _only("output", signature["output_specs"])
     program = Pt2Program(
         graph["nodes"], constants, pixels, output["user_output"]["arg"]["as_tensor"]["name"]
     )
@@ -113,6 +115,17 @@ def _graph(model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
 
     free = sizes[0] is not None or (least <= 1 and most == math.inf)
     return Program(run, sizes, free and is_row_wise(program))
+
+
+def _only(kind: str, found: Sequence[Any]) -> Any:
+    """The one input or output of a program."""
+    if len(found) != 1:
+        rule, hint = (
+            "must have one input, images, and one output, logits",
+            "export a module of such",
+        )
+        raise ArgumentError("program", rule, f"{len(found)} {kind}s", hint)
+    return found[0]
 
 
 def _size(size: dict[str, Any]) -> int | None:
@@ -150,8 +163,8 @@ def _tensor(name: str, raw: bytes, meta: dict[str, Any]) -> torch.Tensor:
 def _trusted(data: bytes) -> Program:
     with quiet():
         program = torch.export.load(io.BytesIO(data))
-    (name,) = program.graph_signature.user_inputs
-    (_,) = program.graph_signature.user_outputs
+    name = _only("input", program.graph_signature.user_inputs)
+    _only("output", program.graph_signature.user_outputs)
     placeholder = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == name)
     value = placeholder.meta["val"]
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:

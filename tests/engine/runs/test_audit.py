@@ -275,6 +275,14 @@ def test_an_altered_configuration_is_found(
     assert message in audit(copied).findings[0]
 
 
+def test_what_is_no_part_of_the_run_is_named(copied: Path) -> None:
+    """A report beside a run may say anything."""
+    for name in ("summary.md", "report.html"):
+        (copied / name).write_text("99.9 %")
+    (note,) = (note for note in audit(copied).notes if "no part of the run" in note)
+    assert note.startswith("not read, as no part of the run: report.html, summary.md (`report`")
+
+
 def test_a_folder_without_a_run_is_bad_usage(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="must be a run folder"):
         audit(tmp_path)

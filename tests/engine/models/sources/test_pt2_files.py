@@ -293,6 +293,25 @@ def test_a_program_is_captured_for_faster_forms_and_read_instead_of_tried(
     assert trials
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_programs_of_several_inputs_or_outputs_are_refused_in_words(
+    trust: bool, tmp_path: Path
+) -> None:
+    class Several(nn.Module):
+        def forward(self, x: torch.Tensor, *others: torch.Tensor) -> Any:
+            return (
+                sum(others, x.flatten(1)) if others else {"logits": x.flatten(1), "mean": x.mean()}
+            )
+
+    for inputs, found in ((1, "2 outputs"), (2, "2 inputs")):
+        given = (torch.rand(2, *SHAPE), torch.rand(2, 90))[:inputs]
+        torch.export.save(torch.export.export(Several().eval(), given), tmp_path / "net.pt2")
+        with pytest.raises(
+            FileError, match=f"one input, images, and one output, logits; .* {found}"
+        ):
+            load_pt2(tmp_path / "net.pt2", trust=trust)
+
+
 def test_programs_for_some_numbers_of_rows_are_tried(tmp_path: Path) -> None:
     def read(rows: Any, change: Change = lambda _: None) -> bool:
         module = nn.Sequential(nn.Flatten(), nn.Linear(90, 4)).eval()
