@@ -5,10 +5,9 @@ from torch import fx, nn
 
 from dualsmooth.engine.samplers.fusion.affine import fuse_biases, fuse_norm
 from dualsmooth.engine.samplers.fusion.patterns import (
-    following_relu,
-    following_sum,
     replace,
     rewrite,
+    tail_of,
     taken_bias,
 )
 
@@ -38,17 +37,15 @@ def _fuse(traced: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
 
 
 def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    total = following_sum(node)
-    last, relu = following_relu(traced, node if total is None else total)
+    total, other, last, relu = tail_of(traced, node)
     if not relu:
-        if total is not None:
+        if other is not None:
             fuse_biases(traced, total)
         return
     sizes = [list(size) for size in (layer.stride, layer.padding, layer.dilation)]
     source, weight, options = (node.args[0],), layer.weight.detach(), (*sizes, layer.groups)
-    if total is None:
+    if other is None:
         replace(traced, node, last, RELU, source, weight, layer.bias, options)
         return
-    other = next(arg for arg in total.all_input_nodes if arg is not node)
     bias = taken_bias(traced, other, layer.bias)
     replace(traced, total, last, ADD_RELU, source, weight, bias, options, middle=(other, 1.0))

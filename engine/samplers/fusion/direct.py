@@ -12,6 +12,7 @@ from dualsmooth.engine.samplers.fusion.patterns import (
     following_sum,
     layer_of,
     only_user,
+    pooling_of,
     replace_by_module,
     shape_of,
 )
@@ -49,7 +50,8 @@ def _end(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool, bool]:
     """The last node that one call of the loops replaces; whether with ReLU, and pooling."""
     last, relu = following_relu(traced, node)
     pooled = only_user(last)
-    if pooled is not None and _is_pooling(traced, pooled) and min(shape_of(node)[2:]) >= 2:
+    halves = pooling_of(traced, pooled) == [(2, 2), (2, 2), (0, 0), (1, 1)]
+    if pooled is not None and halves and min(shape_of(node)[2:]) >= 2:
         return pooled, relu, True
     return last, relu, False
 
@@ -82,13 +84,3 @@ def _before_normalization(
         if type(layer) is Normalize and not has_hooks(layer):
             return source.args[0], (layer.mean.flatten(), layer.std.flatten())
     return source, None
-
-
-def _is_pooling(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is 2x2 max pooling with stride 2, without padding."""
-    layer = layer_of(traced, node)
-    if type(layer) is not nn.MaxPool2d or has_hooks(layer) or layer.ceil_mode:
-        return False
-    pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in pairs)
-    return sizes == ((2, 2), (2, 2), (0, 0), (1, 1)) and not layer.return_indices

@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from dualsmooth.engine.models.capture import has_hooks, is_captured
+from dualsmooth.engine.models.capture import is_captured
 from dualsmooth.engine.models.int8 import Int8Layers
 from dualsmooth.engine.models.normalize import Normalize
 from dualsmooth.engine.samplers.fusion.chains import chain_layers
 from dualsmooth.engine.samplers.fusion.direct import fuse_direct, is_direct
 from dualsmooth.engine.samplers.fusion.patterns import (
+    flattens,
     following_relu,
-    following_sum,
     layer_of,
     replace,
     replace_by_module,
     rewrite,
     shape_of,
+    tail_of,
 )
 from dualsmooth.kernels.cpu import direct_conv, int8_conv, linear, winograd_conv
 
@@ -149,17 +150,7 @@ def _fuse_linear(traced: fx.GraphModule, node: fx.Node, layer: nn.Linear) -> Non
 
 def _flattened(traced: fx.GraphModule, node: Any) -> fx.Node | None:
     """The maps that a node flattens; convolutions leave them channels-last, so that would copy."""
-    if node.op == "call_module":
-        layer = traced.get_submodule(str(node.target))
-        flattens = (
-            type(layer) is nn.Flatten
-            and (layer.start_dim, layer.end_dim) == (1, -1)
-            and not has_hooks(layer)
-        )
-    else:
-        flattens = node.target in (torch.flatten, "flatten") and node.args[1:] == (1,)
-        flattens = flattens and not node.kwargs
-    source = node.args[0] if flattens else None
+    source = node.args[0] if flattens(traced, node) else None
     return source if isinstance(source, fx.Node) and len(shape_of(source)) == 4 else None
 
 
@@ -175,34 +166,24 @@ def _is_winograd(node: fx.Node, layer: nn.Conv2d) -> bool:
 
 def _fuse_winograd(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
     assert not isinstance(layer.padding, str)  # the layer is plain
-    total = following_sum(node)
-    last, relu = following_relu(traced, node if total is None else total)
+    _, other, last, relu = tail_of(traced, node)
     fused = winograd_conv.WinogradConv(
         layer.weight, layer.bias, padding=(layer.padding[0], layer.padding[1]), relu=relu
     )
-    others = () if total is None else (_other(total, node),)
+    others = () if other is None else (other,)
     replace_by_module(traced, node, last, fused, (node.args[0], *others))
 
 
-def _other(total: fx.Node, node: fx.Node) -> fx.Node:
-    return next(arg for arg in total.all_input_nodes if arg is not node)
-
-
 def _fuse_convolution(traced: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
-    source = node.args[0]
-    weight = _packed_convolution(layer, shape_of(source))
-    geometry = _geometry(layer)
-    total = following_sum(node)
-    if total is None:
-        last, relu = following_relu(traced, node)
-        options = (*geometry, _attribute(relu), [], "")
-        replace(traced, node, last, _POINTWISE.default, (source,), weight, layer.bias, options)
-        return
-    other = _other(total, node)
-    last, relu = following_relu(traced, total)
-    unary: tuple[Any, ...] = ("relu", [], "") if relu else (None, [], None)
-    options = (*geometry, "add", 1, *unary)
-    replace(traced, total, last, _POINTWISE.binary, (source, other), weight, layer.bias, options)
+    weight = _packed_convolution(layer, shape_of(node.args[0]))
+    total, other, last, relu = tail_of(traced, node)
+    call, inputs = _POINTWISE.default, node.args[:1]
+    unary: tuple[Any, ...] = (_attribute(relu), [], "")
+    if other is not None:
+        call, inputs = _POINTWISE.binary, (node.args[0], other)
+        unary = ("add", 1, *(("relu", [], "") if relu else (None, [], None)))
+    options = (*_geometry(layer), *unary)
+    replace(traced, total, last, call, inputs, weight, layer.bias, options)
 
 
 def _attribute(relu: bool) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.utils import _pair
 
 from dualsmooth.engine.models.capture import capture, has_hooks, is_captured
 
@@ -156,8 +157,8 @@ def following_relu(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, bool
     return node, False
 
 
-def following_sum(node: fx.Node) -> fx.Node | None:
-    """The sum of a node with another of the same shape, if nothing else reads the node.
+def following_sum(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The sum of a node with another of the same shape, and that, if nothing else reads the node.
 
     The other must be computed already, so that the fused call can stand where the sum stood.
     """
@@ -169,7 +170,33 @@ def following_sum(node: fx.Node) -> fx.Node | None:
         return None
     if user.target is operator.iadd and user.args[0] is not node:
         return None  # the other tensor is changed in place, and an alias of it may be read later
-    return user if shape_of(others[0]) == shape_of(node) else None
+    return (user, others[0]) if shape_of(others[0]) == shape_of(node) else None
+
+
+def tail_of(traced: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, fx.Node | None, fx.Node, bool]:
+    """A layer's sum with another, or itself, the other, the last node behind it, and if a ReLU."""
+    total, other = following_sum(node) or (node, None)
+    return total, other, *following_relu(traced, total)
+
+
+def flattens(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node makes one row of all maps of an image."""
+    layer = layer_of(traced, node)
+    if layer is None:
+        called = node.target in (torch.flatten, "flatten") and not node.kwargs
+        return called and node.args[1:] == (1,)
+    whole = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
+    return whole and not has_hooks(layer)
+
+
+def pooling_of(traced: fx.GraphModule, node: fx.Node | None) -> list[tuple[int, int]]:
+    """Kernel, stride, padding and dilation of plain max pooling; empty for anything else."""
+    layer = layer_of(traced, node)
+    if type(layer) is not nn.MaxPool2d or has_hooks(layer):
+        return []
+    if layer.ceil_mode or layer.return_indices:
+        return []
+    return [*map(_pair, (layer.kernel_size, layer.stride, layer.padding, layer.dilation))]
 
 
 def taken_bias(

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.utils import _pair
 
 from dualsmooth.engine.models.capture import has_hooks, is_captured
 from dualsmooth.engine.models.normalize import Normalize
-from dualsmooth.engine.samplers.fusion.patterns import following_relu, layer_of, only_user
+from dualsmooth.engine.samplers.fusion.patterns import (
+    following_relu,
+    layer_of,
+    only_user,
+    pooling_of,
+)
 from dualsmooth.kernels.folding import FoldedStem, fold_stem
 
 _ATEN = torch.ops.aten
@@ -84,14 +88,8 @@ def take_stem(network: nn.Module, dtype: torch.dtype, pools: bool = False) -> St
 
 def _pooling(network: fx.GraphModule, node: fx.Node | None) -> int:
     """Size of a max pooling that the kernels have: 2, or 3 with padding 1; 0 for anything else."""
-    layer = layer_of(network, node)
-    if type(layer) is not nn.MaxPool2d or has_hooks(layer):
-        return 0
-    if layer.ceil_mode or layer.return_indices:
-        return 0
-    sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation
-    found = [n for size in sizes for n in _pair(size)]
-    return next((k for k in (2, 3) if found == [k, k, 2, 2, k // 3, k // 3, 1, 1]), 0)
+    found = pooling_of(network, node)
+    return next((k for k in (2, 3) if found == [(k,) * 2, (2, 2), (k // 3,) * 2, (1, 1)]), 0)
 
 
 def _preprocessing(network: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, ...] | None:

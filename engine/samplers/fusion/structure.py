@@ -10,7 +10,13 @@ from torch import fx, nn
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import has_hooks
 from dualsmooth.engine.models.normalize import Normalize
-from dualsmooth.engine.samplers.fusion.patterns import following_relu, following_sum, shape_of
+from dualsmooth.engine.samplers.fusion.patterns import (
+    flattens,
+    following_relu,
+    following_sum,
+    pooling_of,
+    shape_of,
+)
 
 _ATEN = torch.ops.aten
 _MEANS = ("mean", _ATEN.mean.dim)
@@ -95,8 +101,8 @@ class Structure:
         elif type(layer) is nn.Conv2d and source in self._maps:
             self._convolution(node, layer)
         elif type(layer) is nn.MaxPool2d and source in self._maps:
-            self._maximum(node, layer)
-        elif self._flattens(node, layer) and source in self._maps:
+            self._maximum(node)
+        elif flattens(self.traced, node) and source in self._maps:
             self._flat[node] = self._maps[source]
         elif node.target in _MEANS and source in self._maps and _pixels(node.args[1:]):
             self.pooled, self._flat[node] = True, self._maps[source]
@@ -131,11 +137,6 @@ class Structure:
             if source in known:
                 known[node] = known[source]
 
-    def _flattens(self, node: fx.Node, layer: nn.Module | None) -> bool:
-        if type(layer) is nn.Flatten:
-            return (layer.start_dim, layer.end_dim) == (1, -1)
-        return node.target in (torch.flatten, "flatten") and node.args[1:] == (1,)
-
     def _convolution(self, node: fx.Node, layer: nn.Conv2d) -> None:
         plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
         if not plain or isinstance(layer.padding, str) or len(set(layer.stride)) != 1:
@@ -168,24 +169,18 @@ class Structure:
         weight: torch.Tensor,
         bias: torch.Tensor | None,
     ) -> None:
-        total = following_sum(node)
-        other = next((a for a in total.all_input_nodes if a is not node), None) if total else None
+        total, other = following_sum(node) or (node, None)
         added = self._maps.get(other) if other else None
-        if total is None or added is None:
-            total, added = node, None  # the other summand is made later, and takes this one up
+        if added is None:
+            total = node  # the other summand is made later, and takes this one up
         last, relu = following_relu(self.traced, total)
         self._taken |= {total, last}
         self._add(Part(last, read, added, *window, relu, weight, bias))
 
-    def _maximum(self, node: fx.Node, layer: nn.MaxPool2d) -> None:
-        sizes = [
-            (size, size) if isinstance(size, int) else (size[0], size[1])
-            for size in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        ]
-        number = self._maps[_source(node)]
+    def _maximum(self, node: fx.Node) -> None:
+        sizes, number = pooling_of(self.traced, node), self._maps[_source(node)]
         below = number != IMAGE and not self.parts[number - 1].relu
-        padded = max(sizes[2]) > 0 and (below or number == IMAGE)
-        if layer.ceil_mode or layer.return_indices or sizes[3] != (1, 1) or padded:
+        if not sizes or sizes[3] != (1, 1) or (max(sizes[2]) and (below or number == IMAGE)):
             raise self._refused(node, "padding of maps with negative values, or ceil mode")
         if sizes[1][0] != sizes[1][1]:
             raise self._refused(node, "unequal strides")
