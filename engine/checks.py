@@ -57,7 +57,8 @@ def positive_integer(argument: str, value: object, most: float = math.inf) -> in
 def below(argument: str, value: object, stop: int) -> None:
     """Refuse what is no int in [0, stop)."""
     if type(value) is not int or not 0 <= value < stop:
-        raise ArgumentError(argument, f"must be an integer in [0, {stop})", value)
+        end = f"2^{stop.bit_length() - 1}" if stop > 1 << 16 else stop
+        raise ArgumentError(argument, f"must be an integer in [0, {end})", value)
 
 
 def one_of(argument: str, value: str, known: Sequence[str]) -> str:
@@ -69,6 +70,7 @@ def one_of(argument: str, value: str, known: Sequence[str]) -> str:
 
 
 _OTHER_NAMES = {"gpu": "cuda", "mnist": "idx", "imagenet": "folder", "imagefolder": "folder"}
+_OTHER_NAMES |= {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "half": "bf16"}
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

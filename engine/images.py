@@ -111,6 +111,8 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
         hint = "channels come last" if first else ""
         if array.shape == shape:
             hint = "pass images[None]"
+        elif received[1:] in ((*shape[:2], 1), (*shape[:2], 3)):
+            hint = f"the networks take {'grey' if shape[2] == 1 else 'colour'} images"
         raise ArgumentError("images", f"must have shape (count, {str(shape)[1:]}", received, hint)
     if isinstance(array, DeferredImages):  # those are checked one by one
         return
@@ -215,6 +217,8 @@ def _integers(argument: str, values: Iterable[int]) -> list[int]:
             hint = "numpy.asarray(..).astype(int) where all are whole"
             if isinstance(value, str):
                 hint = "classes are numbers: [NAMES.index(name) for name in labels]"
+            elif np.ndim(value):
+                hint = f"one column per class: {argument}.argmax(1)"
             received = f"{printable(repr(value))[:60]} at place {len(found)}"
             raise ArgumentError(argument, "must hold integers", received, hint) from error
     return found

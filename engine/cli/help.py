@@ -21,6 +21,8 @@ GROUPS = {
 """Options by the heading they stand under, in every command that has some of them."""
 
 
+_NUMBERS = {"number": "must be a number, such as 0.25", "integer": "must be a whole number"}
+
 DEFAULTS = {"--replay": "0.02"}
 """Values of options that may stand without one, unless a number follows."""
 
@@ -141,5 +143,8 @@ def meant(error: Any) -> str:
     if not closest:
         parsed = getattr(error.__cause__, "errors", None)  # of the type that was not met
         received = f"; received {parsed()[0]['input']}" if parsed else ""
-        return " ".join(error.format_message().replace("Value error, ", "").split()) + received
+        said = " ".join(error.format_message().replace("Value error, ", "").split())
+        for kind, rule in _NUMBERS.items():
+            said = re.sub(rf"Input should be a valid {kind},.*", rule, said)
+        return said + received
     return f"{' '.join(error.message.split())}. Did you mean {closest[0]}?"

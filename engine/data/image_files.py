@@ -60,7 +60,8 @@ def read_image(
     if channels == 1 and (pixels == pixels[..., :1]).all():
         return pixels[..., :1]
     if channels not in (None, pixels.shape[2]):
-        raise FileError(path, f"must fit networks of {channels} channels", "a colour image")
+        kind = "grey images" if channels == 1 else f"{channels} channels"
+        raise FileError(path, f"must fit networks of {kind}", "a colour image")
     return pixels
 
 

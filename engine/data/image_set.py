@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import check_ids, check_labels
 from dualsmooth.engine.records import arrays_digest
 
 UNKNOWN_LABEL = -1
@@ -47,6 +48,12 @@ class ImageSet:
     classes_given: bool = False
     prepare: Prepare = AS_STORED
     ids: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in (("labels", check_labels), ("ids", check_ids)):
+            values = getattr(self, name)
+            if values is not None and not isinstance(values, np.ndarray):
+                object.__setattr__(self, name, np.array(check(values, len(self.images)), np.int64))
 
     def __len__(self) -> int:
         return len(self.labels)

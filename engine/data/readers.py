@@ -106,6 +106,7 @@ def read_npz(path: Path, name: str) -> ImageSet:
         return ImageSet(images, np.full(len(x), UNKNOWN_LABEL, np.int64), name, (), ids=ids)
     if y.dtype.kind not in "ui" or y.ndim != 1:
         hint = "the number of each image's class, not its name" if y.dtype.kind in "USO" else ""
+        hint = "one column per class: y.argmax(1)" if y.ndim == 2 else hint
         raise FileError(path, "y must be integers with one axis", f"{y.dtype} {y.shape}", hint)
     if len(y) != len(x):
         rule = f"y must have one label for each of the {len(x)} images"

@@ -22,7 +22,7 @@ import numpy as np
 from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.class_names import numbered
-from dualsmooth.engine.data.image_set import IN_MEMORY, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import at_home
@@ -90,6 +90,9 @@ def load_images(
     if classes is None:
         return images if images.classes else replace(images, classes=tuple(known))
     rows = dict(numbered(classes))
+    if nameless := set(images.labels.tolist()) - {UNKNOWN_LABEL, *rows}:
+        rule, received = f"must name every class of {spec}", f"no name of {min(nameless)}"
+        raise ArgumentError("classes", rule, received, "a line for each, or none of this option")
     names = tuple(rows.get(number, "") for number in range(1 + max(rows)))
     return replace(images, classes=names, classes_given=True)
 
@@ -161,13 +164,16 @@ def images_of_run(
 
 def parse_spec(spec: str) -> tuple[str, str, str]:
     """Kind, place and split of a SPEC; ArgumentError if it is none."""
-    if not isinstance(spec, str):
+    if not isinstance(spec, str | Path):
         raise ArgumentError("data", "must be a SPEC, a text", spec, "one of " + _forms())
+    spec = str(spec)
     kind, _, rest = spec.partition(":")
     if kind not in _KINDS:
         path = f"npz:{spec}" if spec.endswith(".npz") else f"folder:{spec}"
         fits = os.path.isdir(spec) or (spec.endswith(".npz") and os.path.exists(spec))
         hint = f"did you mean {path}?" if fits else did_you_mean(kind, _KINDS)
+        if spec.endswith(".npy"):
+            hint = "an array alone: numpy.savez('x.npz', x=x, y=labels), then npz:x.npz"
         hint = hint or "one of " + _forms()
         raise ArgumentError("data", "must start with a known kind", spec, hint)
     split = "test"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.checks import ascending, keep_plain
 from dualsmooth.engine.errors import ArgumentError
-from dualsmooth.engine.models.network import Network
+from dualsmooth.engine.models.network import ONE_LOGIT, Network
 from dualsmooth.engine.records import digest_of
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class Bundle:
         if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):
             rule = "must be (height, width, channels), each >= 1"
             raise ArgumentError("input_shape", rule, self.input_shape)
-        if not _is_count(self.num_classes):
-            raise ArgumentError("num_classes", "must be a whole number >= 1", self.num_classes)
+        if not _is_count(self.num_classes) or self.num_classes < 2:
+            rule = "must be a whole number >= 2"
+            raise ArgumentError("num_classes", rule, self.num_classes, ONE_LOGIT)
         if self.classes and len(self.classes) != self.num_classes:
             rule = f"must name the {self.num_classes} classes, or none"
             raise ArgumentError("classes", rule, f"{len(self.classes)} names")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _COUNTER = "num_batches_tracked"
 """Training statistic of batch norm that no vote depends on."""
 
+ONE_LOGIT = "one logit z of a binary network: torch.cat([-z, z], 1)"
+"""A class that has no rival wins everywhere."""
+
 UNDIGESTED = "undigested"
 """Entry of kwargs that names what the digest of a module in memory cannot cover."""
 

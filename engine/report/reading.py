@@ -18,7 +18,7 @@ from dualsmooth.engine.report.cohen import read_table
 from dualsmooth.engine.runs.log import LOG, SUMMARY
 from dualsmooth.engine.runs.record import earlier_looks, joint_alpha, read_record
 from dualsmooth.engine.runs.rederive import read_derived
-from dualsmooth.engine.runs.run_checks import RUN, not_a_run
+from dualsmooth.engine.runs.run_checks import RUN
 from dualsmooth.engine.runs.summary import RADII, Row, rows_of
 
 EMPTY: Mapping[Path, str] = MappingProxyType({})
@@ -101,8 +101,6 @@ def read_run(path: str | Path) -> Run:
     if not path.is_dir():
         rows, warnings = read_table(path)
         return Run(printable(path.stem), path, rows, {}, warnings, written=_date(path))
-    if not os.path.lexists(path / RUN):
-        raise not_a_run(path)
     configuration, certificates = read_derived(path, warnings.append)
     name = certificates[0].method if certificates else path.name
     if len(certificates) < configuration["images"]:

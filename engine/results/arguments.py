@@ -17,6 +17,7 @@ from dualsmooth.engine.images import AnyArray, DeferredImages, check_ids, check_
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.methods.registry import choose_method
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.network import ONE_LOGIT
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.runs.describe import options_of
 from dualsmooth.engine.samplers.inputs import Images, share
@@ -169,7 +170,7 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
     if logits is None:
         hint = "logits alone: lambda x: model(x)[0]" if isinstance(received, tuple | list) else ""
         raise ArgumentError("model", rule, kind_of(received), hint)
-    if logits.ndim != 2:
-        hint = "logits, not their argmax or loss"
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        hint = ONE_LOGIT if logits.ndim == 2 else "logits, not their argmax or loss"
         raise ArgumentError("model", rule, tuple(logits.shape), hint)
     return int(logits.shape[1])

@@ -1,6 +1,7 @@
 """``run.json``: what its configuration must hold, wherever it came from."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.json_file import read_json
 from dualsmooth.engine.machine import arithmetic, machine
 from dualsmooth.engine.records import digest_of, typed_record
-from dualsmooth.engine.runs.run_checks import RUN, SOURCE, check_equal
+from dualsmooth.engine.runs.run_checks import RUN, SOURCE, check_equal, not_a_run
 
 FORMAT = 2
 """Since 2 the fingerprint covers the machine too."""
@@ -82,6 +83,8 @@ class Configuration:
 
 def read_record(path: Path) -> dict[str, Any]:
     """The object in a ``run.json``, its outermost fields there and of their kind."""
+    if not os.path.lexists(path):
+        raise not_a_run(path.parent)
     record, rule = read_json(path), "must be the JSON record of a run"
     kinds = {"format": int, "fingerprint": str, "configuration": dict, "machine": dict}
     if not isinstance(record, dict):

@@ -24,7 +24,10 @@ ELSEWHERE = ("scale_out.md",)
 """Commands for clusters, with names to fill in; tests of the workers run what can run here."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_CODE = ("text",)
-OPTIONAL = {"timm": ("timm",), "onnx|OnnxCertifier|export": ("onnxscript", "onnxruntime")}
+OPTIONAL = {
+    "timm": ("timm",),
+    "onnx|OnnxCertifier|dualsmooth.export": ("onnxscript", "onnxruntime"),
+}
 """Packages that blocks with such words need."""
 SLOW = ("README.md", "index.md", "imagenet.md", "training.md")
 

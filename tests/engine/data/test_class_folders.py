@@ -125,7 +125,7 @@ def test_grey_among_colour_becomes_three_equal_channels(two: Path) -> None:
     assert (images[1] == 7).all()
     assert_array_equal(load_images(f"folder:{two}", shape=(4, 3, 3)).images, images)
     Image.fromarray(np.arange(36, dtype=np.uint8).reshape(4, 3, 3)).save(two / "bee" / "2.png")
-    with pytest.raises(FileError, match=r"bee/2.png: must fit networks of 1 channels"):
+    with pytest.raises(FileError, match=r"bee/2.png: must fit networks of grey images"):
         np.asarray(load_images(f"folder:{two}", shape=(4, 3, 1)).images)
 
 

@@ -299,6 +299,6 @@ def test_channels_are_those_asked_for(tmp_path: Path) -> None:
     assert read_image(equal, 1)[..., 0].tolist() == RAMP.tolist()
     data = io.BytesIO()
     Image.new("RGB", (2, 2), (1, 2, 3)).save(data, "PNG")
-    for channels in (1, 4):
-        with pytest.raises(FileError, match=f"must fit networks of {channels} channels"):
+    for channels, kind in ((1, "grey images"), (4, "4 channels")):
+        with pytest.raises(FileError, match=f"must fit networks of {kind}"):
             read_image(written(tmp_path, data.getvalue()), channels)

@@ -411,3 +411,10 @@ def test_cifar10_subset() -> None:
     images = load_images(f"npz:{REAL / 'cifar10' / 'test_lossless.npz'}")
     assert images.images.shape == (678, 32, 32, 3)
     assert len(images.classes) == 10
+
+
+def test_names_of_some_classes_alone_are_refused() -> None:
+    """As in a file that holds something else than names."""
+    with pytest.raises(ArgumentError, match="classes must name every class of digits; received no"):
+        load_images("digits", classes=["zero"])
+    assert load_images("digits", classes=[*map(str, range(12))]).classes_given

@@ -73,6 +73,9 @@ def test_a_spec_names_images_and_labels() -> None:
             r"\(it runs in float32: call \.float",
         ),
         (torch.nn.Linear(3, 3), IMAGES[0], {}, r"^images must have shape \(count"),
+        (lambda x: x.sum((1, 2, 3))[:, None], IMAGES, {"sigma": 0.25}, r"torch\.cat\(\[-z, z\], 1"),
+        (MODEL, IMAGES.repeat(3, -1), {"sigma": 0.25}, "the networks take grey images"),
+        (MODEL, IMAGES[:2], {"sigma": 0.25, "labels": np.eye(2)}, r"labels\.argmax\(1\)"),
         ("digits-dual", IMAGES, {"n": 9, "budget": Budget.fixed()}, "^n must be left out"),
         ("digits-dual", IMAGES, {"method": "fixed"}, "^sigma is required"),
         (FixedSmoothing(MODEL, 0.25), IMAGES, {"sigma": 0.5}, "^sigma must be left out with a"),
@@ -135,6 +138,23 @@ def test_a_slice_is_a_part_that_cannot_pass_for_the_whole(
     with pytest.raises(ArgumentError, match=r"^certificates must be those of one call"):
         part.save(tmp_path / "part")
     assert not (tmp_path / "part").exists()
+
+
+def test_an_image_set_of_lists_is_one_of_arrays() -> None:
+    kinds: tuple[Any, ...] = list, np.array
+    sets = [ds.ImageSet(IMAGES[:2], k([1, 2]), "two", (), ids=k([7, 8])) for k in kinds]
+    one, other = (ds.certify(MODEL, data, sigma=0.25, n=20) for data in sets)
+    assert [(c.image_id, c.label) for c in one] == [(7, 1), (8, 2)]
+    assert [c.counts for c in one] == [c.counts for c in other]
+    with pytest.raises(ArgumentError, match="labels must name the classes of 2 images"):
+        ds.ImageSet(IMAGES[:2], [1], "two", ())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("run", ["nowhere", "a file", "."])
+def test_what_is_no_run_is_told(run: str, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(FileError, match=r"must be a run folder; received (no|a file)"):
+        ds.Certificates.load(tmp_path / run)
 
 
 def test_a_saved_run_passes_an_audit_and_comes_back(found: ds.Certificates, tmp_path: Path) -> None:
