@@ -78,7 +78,7 @@ class DeferredImages:
         if self._seen.setdefault(place, seen) != seen:
             rule, hint = "must stay what they are", "no random transform, and files left alone"
             raise ArgumentError("images", rule, f"another {self._name(place)}", hint)
-        if len(self._seen) == SEVERAL:
+        if len(self._seen) == SEVERAL and self.dtype != np.uint8:  # files are what they are
             _tell_dark(max(top for _, top in self._seen.values()))
         return image
 
@@ -86,7 +86,7 @@ class DeferredImages:
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack | DeferredImages
 """What NumPy reads, arrays of PyTorch, CuPy and others, and images that are read one by one."""
 
-DARK, SEVERAL = 0.75, 8
+DARK, SEVERAL = 0.75, 64
 """Several images hardly ever have no pixel brighter than this share of white."""
 
 GRID_ERROR = 255.0 * 2.0**-23

@@ -80,10 +80,10 @@ def check_order(data: ImageSet, known: Sequence[str], model: str) -> None:
         return
     theirs, ours = _by_name(known), _by_name(data.classes)
     numbers = all(re.fullmatch(r"n?\d+", name) for name in ours)  # ImageNet's are in this order
-    if known and data.name.startswith("folder:") and not (numbers or ours.keys() & theirs.keys()):
-        said = (
-            f"folders are numbered in the order of their names, none of which is one of {model}'s"
-        )
+    others = [] if numbers else [name for name in ours if name not in theirs]
+    if known and others and data.name.startswith("folder:"):
+        found = f"{len(others)} of {len(ours)} is none of {model}'s, as {others[0]}"
+        said = f"folders are numbered in the order of their names, and {found}"
         warnings.warn(f"{said}: --classes FILE says which is which", stacklevel=2)
     for name in ours.keys() & theirs.keys():
         here, there = ours[name], theirs[name]

@@ -69,10 +69,16 @@ class ImageSet:
         return height, width, channels
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes, none where they are but numbers."""
+        named = any(name != str(i) for i, name in enumerate(self.classes))
+        return self.classes if named else ()
+
+    @property
     def record(self) -> dict[str, Any]:
         """What a run records of how the images were read, beside their name."""
-        named = self.classes_given or any(name != str(i) for i, name in enumerate(self.classes))
-        found: dict[str, Any] = {"classes": list(self.classes)} if named else {}
+        told = self.classes if self.classes_given else self.names
+        found: dict[str, Any] = {"classes": list(told)} if told else {}
         return found | ({"prepare": self.prepare.record} if self.prepare.record else {})
 
     @property

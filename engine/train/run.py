@@ -119,9 +119,8 @@ def run(
 
         sizes, network = getattr(recipe, "sizes", None), getattr(recipe, "network", SMALL)
         kept = checkpoints or Checkpoints(None, {})
-        return recipe.make(
-            TrainingContext(images, recipe.seed, sizes, report, kept, device, network)
-        )
+        context = TrainingContext(images, recipe.seed, sizes, report, kept, device, network)
+        return dataclasses.replace(recipe.make(context), classes=images.names)
 
 
 def describe(recipe: Recipe, images: ImageSet, device: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dualsmooth.engine.data.collect import channels_last, collect, is_collection
 from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
-from dualsmooth.engine.images import DeferredImages
+from dualsmooth.engine.images import SEVERAL, DeferredImages
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
 LABELS = [0, 2, 1, 1, 0, 2]
@@ -169,12 +169,16 @@ def test_a_source_is_the_same_in_every_pass(batch: int | None) -> None:
 
 
 def test_dark_data_sets_are_told() -> None:
-    """Where images are read one by one, after several of them."""
-    dark = collect([(x // 2, 0) for x in np.concatenate([PIXELS, PIXELS])]).images
+    """Those of floats, after many images; a file of 8 bits may be dark."""
+    pixels = [*PIXELS] * (1 + SEVERAL // len(PIXELS))
+    floats, files = (
+        collect([(image, 0) for image in made]).images
+        for made in ([x / np.float32(255 * 1.5) for x in pixels], [x // 2 for x in pixels])
+    )
     with warnings.catch_warnings(action="error"):
-        _ = [dark[place] for place in (0, 1, 2, 3, 4, 5, 6, 6)]
-    with pytest.warns(UserWarning, match=r"no pixel is brighter than 0\.498 of white: perhaps"):
-        dark[7]
+        _ = [(files[place], floats[max(0, place - 1)]) for place in range(SEVERAL)]
+    with pytest.warns(UserWarning, match=r"no pixel is brighter than 0\.667 of white: perhaps"):
+        floats[SEVERAL - 1]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models.sources.load import load_bundle
 from dualsmooth.engine.train import loop
@@ -21,7 +22,7 @@ from dualsmooth.engine.train.context import Sizes
 from dualsmooth.engine.train.experts import Expert
 from dualsmooth.engine.train.overrides import with_overrides
 from dualsmooth.engine.train.recipes import DUAL
-from dualsmooth.engine.train.run import RECIPES, train
+from dualsmooth.engine.train.run import RECIPES, run, train
 
 QUICK = ("schedule.epochs=1", "sigmas=[0.12, 0.25]")
 
@@ -221,6 +222,17 @@ def test_unknown_names_and_numbers(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="device must be cpu"):
         train("gaussian", "digits", tmp_path / "bundle", device="tpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_knows_the_classes_it_was_trained_on() -> None:
+    """Or folders of others would be numbered, and counted as correct, by their own order."""
+    digits = load_images("digits:train")
+    names, short = tuple("abcdefghij"), with_overrides(RECIPES["gaussian"], ["schedule.epochs=1"])
+    for classes, kept in ((names, names), (digits.classes, ())):
+        few = dataclasses.replace(
+            digits, images=digits.images[:20], labels=digits.labels[:20], classes=classes
+        )
+        assert run(short, few).classes == kept
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
