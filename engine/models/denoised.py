@@ -183,4 +183,5 @@ def denoised_bundle(
     if bundle.tau is not None:
         chosen = bundle.networks[SELECTOR]
         networks[SELECTOR] = diffusion.before(chosen, bundle.tau) if selector else chosen
-    return replace(bundle, name=f"{bundle.name}-denoised", sigmas=levels, networks=networks)
+    changed: dict[str, Any] = {"sigmas": levels, "networks": networks, "source": None}
+    return replace(bundle, name=f"{bundle.name}-denoised", **changed)

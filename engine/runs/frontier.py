@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.image_set import UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -95,13 +95,12 @@ def frontier(
     tried: list[str | float] = [*named, *moves]
     points = {point: thresholds_at(named, point) for point in tried}
     edges = tuple(sorted({edge for point in points.values() for edge in point}))
-    experts = {role: n for role, n in bundle.networks.items() if role != SELECTOR}
-    alone = replace(bundle, tau=None, networks=experts)
     logs = {
-        sigma: _drawn(FixedSmoothing(alone, sigma, runner_up), data, ids, settings, folder)
+        sigma: _drawn(FixedSmoothing(bundle, sigma, runner_up), data, ids, settings, folder)
         for sigma in bundle.sigmas
     }
-    unlabelled = replace(data, labels=np.full_like(data.labels, UNKNOWN_LABEL), classes=())
+    unknown = np.full_like(data.labels, UNKNOWN_LABEL)
+    unlabelled = replace(data, labels=unknown, classes=(), name=IN_MEMORY)
     voting = FixedSmoothing(_binned(bundle, edges), bundle.tau or 0.0)
     bins = _drawn(voting, unlabelled, ids, settings, folder, "bins")
     images = [
@@ -139,7 +138,7 @@ def _binned(bundle: Bundle, edges: Sequence[float]) -> Bundle:
     kwargs = {**selector.kwargs, "points": {BALANCED: list(edges)}, "prefer": BALANCED}
     voter = {CLASSIFIER: replace(selector, kwargs=kwargs)}
     outputs = (len(edges) + 1) * (bundle.num_classes if bundle.joint else 1)
-    return Bundle(bundle.name, bundle.input_shape, outputs, (), None, voter)
+    return Bundle(f"{bundle.name}-bins", bundle.input_shape, outputs, (), None, voter)
 
 
 def _drawn(

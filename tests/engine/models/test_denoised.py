@@ -1,5 +1,6 @@
 """Denoised smoothing with denoisers whose answer is known: posterior means of known priors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +212,14 @@ def test_norms_of_the_classifier_are_folded() -> None:
 
 
 def test_any_module_can_denoise_and_its_numbers_are_in_the_digest() -> None:
-    bundle = Bundle.from_classifier(Pixels().eval(), num_classes=16, input_shape=(4, 4, 1))
-    digests = set()
+    plain = Bundle.from_classifier(Pixels().eval(), num_classes=16, input_shape=(4, 4, 1))
+    bundle, digests = replace(plain, source={"bundle": "plain"}), set()
     for predicts, steps in (("noise", 1000), ("image", 1000), ("noise", 900)):
         denoiser = network_from_module(GaussianPrior(predicts="noise").eval())
         diffusion = Diffusion(denoiser, steps=steps, predicts=predicts)
         joined = denoised_bundle(bundle, diffusion, sigmas=(0.25, 0.5))
         assert joined.classifier_at(0.5) == "classifier@0.5"
+        assert joined.source is None  # an audit would open the plain bundle there
         digests |= {network.sha256 for network in joined.networks.values()}
     assert len(digests) == 6
 

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from dualsmooth.engine.budget import Budget
+from dualsmooth.engine.data.image_set import IN_MEMORY
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError, FileError
@@ -21,6 +22,7 @@ from dualsmooth.engine.models.operating_point import at_point, points_of, thresh
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.frontier import ORACLE, Votes, frontier, merged, summaries
 from dualsmooth.engine.runs.log import read_log
+from dualsmooth.engine.runs.record import read_configuration
 from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.settings import Settings
 from tests.engine.methods.coverage.conftest import ALPHA, LIMIT, RUNS
@@ -58,6 +60,10 @@ def test_every_point_stands_beside_the_fixed_levels(ordered_bundle: Bundle, tmp_
     rows = frontier(ordered_bundle, data, ids, SETTINGS, tmp_path, moves=(-100.0, 100.0))
     again = frontier(ordered_bundle, data, ids, SETTINGS, tmp_path, moves=(-100.0, 100.0))
     assert rows == again  # resumes, draws nothing
+    told = read_configuration(tmp_path / f"fixed-{ordered_bundle.sigmas[0]:g}")
+    assert told["bundle_digest"] == ordered_bundle.digest  # an audit has nothing else to compare
+    voter = read_configuration(tmp_path / "bins")
+    assert (voter["bundle"], voter["data"]) == (f"{ordered_bundle.name}-bins", IN_MEMORY)
     with pytest.raises(FileError, match=r"configuration to resume.*\(use another --out\)$"):
         frontier(ordered_bundle, data, ids, replace(SETTINGS, seed=1), tmp_path)
     assert list(rows) == [
