@@ -88,14 +88,18 @@ def test_importing_the_engine_is_quick_and_needs_no_torch() -> None:
     assert {loaded for _, loaded in runs} == {"False"}
 
 
-def test_statistics_and_methods_need_no_torch() -> None:
+def test_statistics_methods_and_reading_need_no_torch() -> None:
     modules = [
         *("bounds", "budget", "certificate", "cluster.conductor", "data", "images", "ledger"),
         *("noise", "radius", "runs.audit", "runs.log", "runs.rederive", "report.text"),
         *("methods.dual", "methods.fixed", "methods.registry", "models.bundle", "models.network"),
+        *("models.registry", "models.sources.folder"),
         *("runtime.flight", "runtime.scheduler", "runtime.session", "samplers.inputs", "api"),
     ]
-    python(NO_TORCH + "\n".join(f"import dualsmooth.engine.{name}" for name in modules))
+    reading = "\nfrom dualsmooth import load_bundle, load_images"
+    reading += "\nload_images('digits'); load_bundle('digits-dual').digest"
+    imports = "\n".join(f"import dualsmooth.engine.{name}" for name in modules)
+    python(NO_TORCH + imports + reading)
 
 
 def test_public_names_exist() -> None:

@@ -69,16 +69,6 @@ def signal_workers(
     return hit
 
 
-def test_a_killed_worker_changes_nothing(
-    bundle: Bundle, data: ImageSet, tmp_path: Path, alone: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    hit = signal_workers(monkeypatch, signal.SIGKILL, 1)
-    assert certify(tmp_path / "run", bundle, data, slow_sampler, 2) == alone
-    assert len(hit) == 1
-    assert active_children() == []
-
-
 @pytest.mark.slow
 def test_workers_give_the_bytes_of_one_process(
     bundle: Bundle, data: ImageSet, tmp_path: Path
@@ -91,15 +81,21 @@ def test_workers_give_the_bytes_of_one_process(
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 6), (signal.SIGSTOP, 1)])
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGKILL, 1),
+        pytest.param(signal.SIGKILL, 6, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_cut_off_workers_change_nothing(
     bundle: Bundle, data: ImageSet, tmp_path: Path, alone: list[str],
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, times: int,
 ) -> None:  # fmt: skip
     hit = signal_workers(monkeypatch, number, times)
     assert certify(tmp_path / "run", bundle, data, slow_sampler, 2) == alone
-    assert len(hit) >= min(times, 2)
+    assert min(times, 2) <= len(hit) <= times
     assert active_children() == []
 
 

@@ -3,8 +3,6 @@ import os
 import pickle
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -351,14 +349,6 @@ def test_unit_floats() -> None:
     assert_array_equal(unit, np.float32(every) / np.float32(255))
     with pytest.raises(ArgumentError, match="uint8 or float32"):
         as_unit_float(every.astype(np.int64))  # type: ignore[arg-type]
-
-
-def test_reading_needs_no_torch() -> None:
-    code = (
-        "import sys; from dualsmooth.engine.data.spec import load_images; load_images('digits');"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def read_quietly(spec: str) -> None:

@@ -13,36 +13,29 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from dualsmooth.engine.samplers.cpu import CpuSampler
+from dualsmooth.engine.samplers.eager import TorchSampler
+from dualsmooth.engine.samplers.null import HostEvent, HostStream
 from dualsmooth.engine.samplers.sampler import Segment
+from dualsmooth.kernels.cpu import noise_votes
 
 
-class FakeStream:
+class FakeStream(HostStream):
     """Work is kept in a queue and reads memory only when an event after it is awaited.
 
     So host memory written again too early, or counts read too early, give wrong votes.
     """
-
-    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.queue: deque[Callable[[], object]] = deque()
         self.done = 0
         self.captures = 0
 
-    def pinned(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    def zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         self.queue.append(lambda: target.copy_(source))
 
     def zero(self, tensor: torch.Tensor) -> None:
         self.queue.append(tensor.zero_)
-
-    def adopt(self, tensor: torch.Tensor) -> None:
-        pass
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self.captures += 1
@@ -63,7 +56,7 @@ class FakeStream:
         return perf_counter() - start
 
 
-class FakeEvent:
+class FakeEvent(HostEvent):
     """A point in the queue."""
 
     def __init__(self, stream: FakeStream, end: int) -> None:
@@ -79,6 +72,15 @@ class FakeEvent:
 def fake_stream() -> type[FakeStream]:
     """The class; a sampler takes an instance."""
     return FakeStream
+
+
+@pytest.fixture(params=[TorchSampler, CpuSampler], ids=["torch", "cpu"])
+def kind(request: pytest.FixtureRequest) -> Callable[..., TorchSampler | CpuSampler]:
+    """The samplers that a processor has."""
+    if request.param is CpuSampler and not noise_votes.available():
+        pytest.skip("the compiled loops were not built")
+    made: Callable[..., TorchSampler | CpuSampler] = request.param
+    return made
 
 
 Count = Callable[[Sequence[Segment]], NDArray[np.int64]]

@@ -46,12 +46,8 @@ class ConvNet(torch.nn.Module):
 Make = Callable[..., TorchSampler | CpuSampler]
 
 
-@pytest.fixture(params=["torch", "cpu"])
-def sampler(request: pytest.FixtureRequest) -> Make:
-    if request.param == "cpu" and not noise_votes.available():
-        pytest.skip("the compiled loops were not built")
-    kind = TorchSampler if request.param == "torch" else CpuSampler
-
+@pytest.fixture
+def sampler(kind: Make) -> Make:
     def make(network: torch.nn.Module | None = None, /, **options: Any) -> Any:
         options = {"seed": 7, "batch_size": 32, "threads": 1} | options
         made = kind({"m": network or ConvNet()}, {"m": CLASSES}, SHAPE, **options)

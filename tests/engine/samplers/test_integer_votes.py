@@ -42,12 +42,8 @@ class Linear(torch.nn.Module):
 Make = Callable[..., Any]
 
 
-@pytest.fixture(params=["torch", "cpu"])
-def sampler(request: pytest.FixtureRequest) -> Make:
-    if request.param == "cpu" and not noise_votes.available():
-        pytest.skip("the compiled loops were not built")
-    kind = TorchSampler if request.param == "torch" else CpuSampler
-
+@pytest.fixture
+def sampler(kind: Make) -> Make:
     def make(network: torch.nn.Module | None = None, /, **options: Any) -> Any:
         defaults = {"seed": 7, "batch_size": 32, "threads": 1, "noise": "integer"}
         settings: dict[str, Any] = {"shape": SHAPE} | defaults | options
