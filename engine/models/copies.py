@@ -23,40 +23,43 @@ def networks_of(
 ) -> dict[str, Network]:
     """Networks by role: copies of modules, which is what trials and votes see, as they are now.
 
-    A row passes before the digest of unknown code, so that what it keeps of its first call is in
+    Rows pass before the digest of unknown code, so that what it keeps of its first call is in
     place. A module whose copy gives other logits is refused.
     """
     bare = {k: unwrapped(m) if isinstance(m, nn.Module) else m for k, m in given.items()}
     modules = {k: m for k, m in bare.items() if isinstance(m, nn.Module) and not in_training(m)}
     tried = {role: m for role, m in modules.items() if not is_known(m, read=True)}
-    for module in tried.values():
+    answers = dict[str, torch.Tensor]()
+    for role, module in tried.items():
         with suppress(Exception), torch.no_grad():  # what cannot run is what trials tell
-            module(_beside(module, noisy(1, shape).contiguous()))
+            answers[role] = logits_in(module(_beside(module, shape))).clone()
     networks = {k: m if isinstance(m, Network) else network_from_module(m) for k, m in bare.items()}
     for role, module in tried.items():
-        if _differs(module, networks[role].weights, shape):
+        if role in answers and _differs(module, networks[role].weights, shape, answers[role]):
             rule = "must be a network of its own, as a copy of it is"
             hint = "its copy gives other logits: keep what it reads in its attributes"
             raise ArgumentError("module", rule, type(module).__name__, hint)
     return networks
 
 
-def again(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, which some forget: graphs of torchvision."""
-    copied = copy.deepcopy(module)
+def again(module: nn.Module, *, sharing: bool = False) -> nn.Module:
+    """A copy in evaluation mode, which some forget: graphs of torchvision; it may share weights."""
+    shared = (*module.parameters(), *module.buffers()) if sharing else ()
+    copied = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
     if in_training(copied):
         copied.eval()
     return copied
 
 
-def _differs(module: nn.Module, copied: Any, shape: tuple[int, int, int]) -> bool:
+def _differs(
+    module: nn.Module, copied: Any, shape: tuple[int, int, int], own: torch.Tensor
+) -> bool:
     """Whether a copy gives other logits; where either cannot run, or varies, its trials tell."""
     try:
-        batch = _beside(module, noisy(2, shape).contiguous())
+        batch = _beside(module, shape)
         copied = again(copied)  # a pass may change it
         with torch.no_grad():
-            own, other = (logits_in(n(batch.clone())) for n in (module, copied))
-            agree = close(BOUNDS[torch.float32], own)
+            agree, other = close(BOUNDS[torch.float32], own), logits_in(copied(batch.clone()))
             if agree(other, own):
                 return False
             pair = [logits_in(n(batch.clone())) for n in (module, copied)]
@@ -65,6 +68,7 @@ def _differs(module: nn.Module, copied: Any, shape: tuple[int, int, int]) -> boo
         return False
 
 
-def _beside(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """A batch on the device of a module's weights."""
+def _beside(module: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Two rows on the device of a module's weights."""
+    batch = noisy(2, shape).contiguous()
     return batch.to(next((p.device for p in module.parameters()), batch.device))

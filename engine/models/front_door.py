@@ -6,6 +6,7 @@ What is tried, watched, promised and not promised: `docs/networks.md`.
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import copy_context
+from math import inf
 from time import thread_time
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
+from dualsmooth.engine.models.graph.row_passes import Passes
 from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, fault_of, kind_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
@@ -94,6 +96,8 @@ class _Trial:
     ) -> None:
         self.module, self.asked, self.found = module, (shape, outputs), outputs
         self._role, self._origin, self._outside = role, origin, Outside()
+        self._passes, self._reader = Passes(), nn.Module()
+        self._timed = torch.empty(0), torch.empty(0)
         self.known = is_known(module, read=True)
         self._watch = nullcontext() if self.known else self._outside
 
@@ -107,7 +111,7 @@ class _Trial:
         logits = logits_in(received)
         is_double = isinstance(logits, torch.Tensor) and logits.dtype == torch.float64
         if not torch.equal(given, batch) or logits is not received or is_double:
-            self.module = Plain(self.module)
+            self.module, self._reader = Plain(self.module), Plain(self._reader)
         said = kind_of(received) if logits is None else fault_of(logits, rows, outputs)
         if said:
             rule = f"{self._role} {LOGITS}"
@@ -138,7 +142,7 @@ class _Trial:
 
     def _compare(self) -> None:
         try:
-            fresh = again(self.module)
+            fresh, self._reader = again(self.module), again(self.module, sharing=True)
         except Exception:  # an object of a library inside
             fresh = None
         try:
@@ -147,18 +151,22 @@ class _Trial:
             self._outside.read.clear()  # of what was imported meanwhile
         ran = self._ran()
         before = kept_state(self.module, ran)
-        batch = noisy(self._rows(), self.asked[0]).contiguous()
-        wanted = self._pass(batch)
+        if self._rows() == MOST:
+            self._fits(MOST, inf)
+        batch, wanted = self._timed
         if ran != (later := self._ran()):
             ran, before = later, kept_state(self.module, later)
         agree = close(BOUNDS[torch.float32], wanted)
-        found = fault(self._pass, batch, agree, MATES) or self._by_number(batch, wanted, agree)
+        alone = len(batch) <= FEW and self._passes.keep_rows_apart(self._reader, batch, wanted)
+        found = fault(self._pass, batch, agree, MATES, wanted, brief=alone)
+        if alone and not found and not self._passes.are_one(batch):
+            found = fault(self._pass, batch, agree, MATES, wanted)
         if found:
             rule = "must give an image the same logits whatever else is in the batch"
             if found.startswith("when"):
                 rule = "must give a batch the same logits every time"
             hint = "take batch statistics, scales of a whole batch and what it remembers out of it"
-            if (wanted - wanted[0]).abs().max() < max(1e-30, 2**-8 * wanted.abs().max()):
+            if (wanted - wanted[0]).abs().max() < max(1e-30, 2**-8 * float(wanted.abs().max())):
                 hint = (
                     f"such logits hardly move, as of random weights: load trained ones, or {hint}"
                 )
@@ -216,26 +224,18 @@ class _Trial:
         return rows
 
     def _fits(self, rows: int, seconds: float) -> bool:
-        """Whether all passes of so many rows take less time; one that was slow is asked again."""
+        """Whether all passes of rows, kept with logits, take less time; slow ones run twice."""
         batch = noisy(rows, self.asked[0]).contiguous()
         for _ in range(2):
             start = thread_time()  # others on the machine must not make the trials weaker
-            self._pass(batch)
+            self._timed = batch, self._pass(batch).clone()
             if _PASSES * (thread_time() - start) <= seconds:
                 return True
         return False
 
-    def _by_number(self, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree) -> str:
-        """Whether fewer rows, or more, change a row's logits."""
-        for rows in {1, len(batch) // 2 + 1, 2 * len(batch)} - {len(batch)}:
-            found = self._pass(batch.repeat(2, 1, 1, 1)[:rows])[: len(batch)]
-            if not agree(found, wanted[:rows]):
-                return f"in a batch of {rows}"
-        return ""
-
     def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
         try:
-            with torch.inference_mode(), self._watch:
+            with torch.inference_mode(), self._watch, self._passes.of(batch):
                 return self.module(batch.clone() if copied else batch)
         except Exception as error:  # whatever the network and its libraries raise
             shape, outputs = self.asked

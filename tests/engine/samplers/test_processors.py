@@ -65,7 +65,7 @@ class Clock:
         self.seconds, self.timed = seconds, list[str]()
 
     def __call__(
-        self, passes: Mapping[str, Callable[[], None]], seconds: Any, rounds: int
+        self, passes: Mapping[str, Callable[[], None]], seconds: Any, *limits: float
     ) -> dict[str, float]:
         self.timed += passes
         for run in passes.values():
