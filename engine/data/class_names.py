@@ -57,6 +57,10 @@ def check_classes(data: ImageSet, count: int, model: str, known: Sequence[str] =
     if highest >= count:
         rule = f"must have labels in 0 .. {count - 1}, the {count} classes of {model}"
         raise ArgumentError("data", rule, f"label {highest} in {data.name}")
+    named = {UNKNOWN_LABEL, *(label for label, name in enumerate(data.classes) if name)}
+    if data.classes_given and (nameless := {*data.labels.tolist()} - named):
+        rule, received = f"must name every class of {data.name}", f"no name of {min(nameless)}"
+        raise ArgumentError("classes", rule, received, "a line for each, or none of this option")
     check_order(data, known, model)
     if not data.name.startswith("folder:"):
         return

@@ -22,7 +22,7 @@ import numpy as np
 from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.class_names import numbered
-from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import IN_MEMORY, ImageSet
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import at_home
@@ -90,9 +90,6 @@ def load_images(
     if classes is None:
         return images if images.classes else replace(images, classes=tuple(known))
     rows = dict(numbered(classes))
-    if nameless := set(images.labels.tolist()) - {UNKNOWN_LABEL, *rows}:
-        rule, received = f"must name every class of {spec}", f"no name of {min(nameless)}"
-        raise ArgumentError("classes", rule, received, "a line for each, or none of this option")
     names = tuple(rows.get(number, "") for number in range(1 + max(rows)))
     return replace(images, classes=names, classes_given=True)
 

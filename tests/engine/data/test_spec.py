@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from dualsmooth.engine.data.class_names import check_classes
 from dualsmooth.engine.data.spec import DATA_VARIABLE, DIGITS_SHAPE, load_images, named_or_digits
 from dualsmooth.engine.errors import ArgumentError, DualSmoothError, FileError
 from dualsmooth.engine.images import as_unit_float
@@ -406,5 +407,5 @@ def test_cifar10_subset() -> None:
 def test_names_of_some_classes_alone_are_refused() -> None:
     """As in a file that holds something else than names."""
     with pytest.raises(ArgumentError, match="classes must name every class of digits; received no"):
-        load_images("digits", classes=["zero"])
-    assert load_images("digits", classes=[*map(str, range(12))]).classes_given
+        check_classes(load_images("digits", classes=["zero"]), 10, "a bundle")
+    check_classes(load_images("digits", classes=[*map(str, range(10))]), 10, "a bundle")
