@@ -79,15 +79,15 @@ class DeferredImages:
             rule, hint = "must stay what they are", "no random transform, and files left alone"
             raise ArgumentError("images", rule, f"another {self._name(place)}", hint)
         if len(self._seen) == SEVERAL and self.dtype != np.uint8:  # files are what they are
-            _tell_dark(max(top for _, top in self._seen.values()))
+            _tell_dark(max(top for _, top in self._seen.values()), DARK)
         return image
 
 
 AnyArray: TypeAlias = ArrayLike | SupportsDLPack | DeferredImages
 """What NumPy reads, arrays of PyTorch, CuPy and others, and images that are read one by one."""
 
-DARK, SEVERAL = 0.75, 64
-"""Several images hardly ever have no pixel brighter than this share of white."""
+DARK, SEVERAL, BLACK, FEW = 0.75, 64, 0.1, 2
+"""So many images hardly ever have no pixel brighter than this share of white: several, a few."""
 
 GRID_ERROR = 255.0 * 2.0**-23
 """How far, in steps, a float image may be from its grid: two roundings to float32."""
@@ -117,8 +117,8 @@ def check_pixels(array: Any, shape: tuple[int, int, int]) -> None:
     if isinstance(array, DeferredImages):  # those are checked one by one
         return
     dtype = getattr(array.dtype, "name", str(array.dtype)).removeprefix("torch.")
-    if len(array) > 1 and 0 not in shape:
-        _tell_dark(_brightest(array))
+    if len(array) >= FEW and 0 not in shape:
+        _tell_dark(_brightest(array), DARK if len(array) >= SEVERAL else BLACK)
     if dtype == "uint8":
         return
     if not dtype.startswith(("float", "bfloat")):
@@ -140,9 +140,9 @@ def _brightest(array: Any) -> float:
     return float(array.max()) / (255.0 if "uint8" in str(array.dtype) else 1.0)
 
 
-def _tell_dark(brightest: float) -> None:
+def _tell_dark(brightest: float, dark: float) -> None:
     """Warn of images that were probably scaled: radii are in the units of the pixels given."""
-    if 0.0 < brightest <= DARK:
+    if 0.0 < brightest <= dark:
         told = f"no pixel is brighter than {brightest:.3g} of white"
         said = "perhaps they were normalized, or divided by 255 twice"
         warnings.warn(f"images are dark, {told}: {said}", stacklevel=4)

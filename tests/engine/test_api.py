@@ -14,6 +14,7 @@ from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
+from dualsmooth.engine.images import SEVERAL
 from dualsmooth.engine.methods.cascade import CascadeSmoothing
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
@@ -196,10 +197,17 @@ def test_pixels_that_were_scaled_are_told(bundle: Bundle, images: Any) -> None:
     with pytest.warns(
         UserWarning, match=r"images are dark, no pixel is brighter than 0\.[06]\d* of"
     ):
-        certify(bundle, images, sigma=0.5, n=8)
+        certify(bundle, np.resize(images, (SEVERAL, *images.shape[1:])), sigma=0.5, n=8)
     with warnings.catch_warnings(action="error"):
         certify(bundle, images[:1], sigma=0.5, n=8)
         certify(bundle, 0 * images, sigma=0.5, n=8)
+
+
+def test_a_few_dark_images_are_told_only_if_all_but_black(bundle: Bundle) -> None:
+    with warnings.catch_warnings(action="error"):
+        certify(bundle, IMAGES[:3] // 4, sigma=0.5, n=8)
+    with pytest.warns(UserWarning, match="images are dark"):
+        certify(bundle, IMAGES[:2] // 16, sigma=0.5, n=8)
 
 
 @pytest.mark.parametrize(
