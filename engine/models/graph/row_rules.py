@@ -49,7 +49,7 @@ class RowRules(ABC):
         if target is _ATEN.conv2d.default:
             return axes * (axes == 4 and self._fits(rest, (4, 1)))
         if target is _ATEN.linear.default:
-            return axes * self._fits(rest, (2, 1))
+            return axes * (axes > 1 and self._fits(rest, (2, 1)))
         if target is _ATEN.batch_norm.default:
             return axes * (rest[4] is False and self._fits(rest, (1, 1, 1, 1)))
         if target is _ATEN.layer_norm.default:

@@ -68,6 +68,15 @@ MIXED: dict[str, Function] = {
         LAYER.out_proj.bias, None, False)[0],
     "products with constants with places":
         lambda x: functional.scaled_dot_product_attention(x, KEYS, KEYS),
+    "a mask for each place":
+        lambda x: functional.scaled_dot_product_attention(x, x, x, KEYS @ KEYS.transpose(1, 2)),
+    "a layer's mask for each place": lambda x: torch._native_multi_head_attention(
+        x, x, x, 4, 2, LAYER.in_proj_weight, LAYER.in_proj_bias, LAYER.out_proj.weight,
+        LAYER.out_proj.bias, KEYS[:, :, 0] > 0.5, False, mask_type=1)[0],
+    "a kernel of rows": lambda x: functional.conv2d(
+        x.reshape(ROWS, 36, 2, 2), x.reshape(ROWS, 36, 2, 2)).flatten(1)[:, :1, None] * x,
+    "a layer over the batch": lambda x: functional.linear(
+        x.mean((1, 2)), PLACES[:, 0, :2]).reshape(ROWS, 1, 1) * x,
     "a token for each place": lambda x: torch.cat([PLACES, x], 1),
     "a norm of all": lambda x: functional.layer_norm(x, (ROWS, 36, 4)),
     "a constant with places first": lambda x: PLACES * x,
