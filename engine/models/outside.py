@@ -92,8 +92,8 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._strangers = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
         self._outer, self._watches = sys._getframe(1), True
         _listen()
-        sys.setprofile(self._note)
         threading.setprofile(self._note)
+        sys.setprofile(self._note)
         _WATCHING.append(self)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
@@ -201,6 +201,11 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Names of the packages whose code ran."""
         return {package_of(scope) for scope in self._ran.values()}
 
+    def hands_over(self) -> bool:
+        """Whether other threads, or arrays of others, could have got values in a pass."""
+        names = {scope.get("__name__") for scope in self._ran.values()}
+        return "threading" in names or any(code.co_name == "__dlpack__" for code in self._ran)
+
     def others(self, covered: Set[CodeType], packages: Set[str]) -> list[str]:
         """Code that ran, and is neither a library's, nor covered, nor of some packages."""
         ran = [(c, s) for c, s in self._ran.items() if "__name__" in s and not owner_of(s)]
@@ -208,10 +213,9 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [c.co_qualname for c in foreign if c not in covered]
 
     def _others(self) -> dict[str, object]:
-        drawn_by_others = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
-        drawn_by_torch = torch.default_generator.get_state().numpy().tobytes()  # in other threads
-        numbers = {"random": random.getstate(), "numpy.random": repr(drawn_by_others)}
-        return {**numbers, "torch": drawn_by_torch}
+        drawn = np.random.get_state(legacy=False)  # noqa: NPY002 (nothing is drawn here)
+        by_torch = torch.default_generator.get_state().numpy().tobytes()  # in other threads
+        return {"random": random.getstate(), "numpy.random": repr(drawn), "torch": by_torch}
 
 
 _DISPATCH = Outside.__torch_dispatch__.__code__
