@@ -30,7 +30,7 @@ class Flight(Generic[Result]):
     records: list[DrawRecord] = field(default_factory=list)
     draw: Draw | None = None
     asked: int = 0
-    result: Result = field(init=False)
+    result: Result = field(init=False, repr=False)
     _tally: Tally = field(default_factory=Tally)
     early: dict[Draw, Tally] = field(default_factory=dict)
 

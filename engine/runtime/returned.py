@@ -25,12 +25,9 @@ def check_disjoint(records: Sequence[DrawRecord]) -> None:
         part.sort()
         for (_, end), (start, _) in pairwise(part):
             if start < end:
-                rule, found = (
-                    "must read noise once",
-                    f"sample {start} of {phase}, level {level}, which",
-                )
+                found = f"sample {start} of {phase}, level {level}, which is used twice"
                 hint = "draws that choose and draws that estimate differ in phase or in `first`"
-                raise ArgumentError("method", rule, f"{found} is used twice", hint)
+                raise ArgumentError("method", "must read noise once", found, hint)
 
 
 def checked_claim(claim: Any, classes: int, alpha: float) -> Claim:

@@ -61,11 +61,10 @@ class RowRules(ABC):
             return axes * (axes > 2 and self.axes_of(rest[0]) == axes)
         if target is _ATTENTION:
             alike = axes == 3 and all(self.axes_of(other) == axes for other in rest[:2])
-            whole = rest[8] is None and rest[9] is False
-            return axes * (alike and whole and self._fits(rest[4:], (2, 1, 2, 1)))
+            return axes * (alike and self._fits(rest[4:], (2, 1, 2, 1)))
         if target is _ATEN.scaled_dot_product_attention.default:
             alike = axes > 2 and all(self.axes_of(other) == axes for other in rest[:2])
-            return axes * (alike and rest[2] is None and rest[3] == 0.0 and self._plain(rest[4:]))
+            return axes * (alike and rest[3] == 0.0 and self._plain(rest[2:]))
         if name in BROADCAST and target._overloadname == "Tensor":
             if not axes and not target._schema.is_mutable:
                 source, rest, axes = rest[0], (source, *rest[1:]), self.axes_of(rest[0])

@@ -20,10 +20,12 @@ import pytest
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.certificate import Claim
 from dualsmooth.engine.draws import Draw, Phase
+from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.methods.method import Procedure
 from dualsmooth.engine.methods.votes import event_bound, top_class
+from dualsmooth.engine.runtime import flight
 from dualsmooth.engine.runtime.drive import answered
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.scheduler import Scheduler
@@ -223,7 +225,15 @@ def test_frozen_radius_is_caught(name: str) -> None:
     assert false > LIMIT
 
 
-@pytest.mark.parametrize("make", [class_from_estimation_votes, reused_noise])
-def test_reused_votes_are_caught(make: Make) -> None:
-    _, false = wrong(SCENES["class undecided"], make, 1e-9)
+def test_reused_votes_are_caught() -> None:
+    _, false = wrong(SCENES["class undecided"], class_from_estimation_votes, 1e-9)
+    assert false > LIMIT
+
+
+def test_reused_noise_is_refused_and_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = SCENES["class undecided"]
+    with pytest.raises(ArgumentError, match="method must read noise once; received sample 0 of"):
+        wrong(scene, reused_noise, 1e-9)
+    monkeypatch.setattr(flight, "check_disjoint", lambda records: None)
+    _, false = wrong(scene, reused_noise, 1e-9)
     assert false > LIMIT

@@ -76,7 +76,8 @@ MIXED: dict[str, Function] = {
         x, x, x, 4, 2, LAYER.in_proj_weight, LAYER.in_proj_bias, LAYER.out_proj.weight,
         LAYER.out_proj.bias, KEYS[:, :, 0] > 0.5, False, mask_type=1)[0],
     "a kernel of rows": lambda x: functional.conv2d(
-        x.reshape(ROWS, 36, 2, 2), x.reshape(ROWS, 36, 2, 2)).flatten(1)[:, :1, None] * x,
+        x.reshape(ROWS, 36, 2, 2), 1.0 * x.reshape(ROWS, 36, 2, 2)
+        ).sum(1, keepdim=True).reshape(ROWS, 1, 1) * x,
     "a layer over the batch": lambda x: functional.linear(
         x.mean((1, 2)), PLACES[:, 0, :2]).reshape(ROWS, 1, 1) * x,
     "a token for each place": lambda x: torch.cat([PLACES, x], 1),

@@ -15,6 +15,7 @@ CONSTANTS = {
     for name, sizes in {
         **{"w": (4, 90), "b": (4,), "flat": (90,), "kernel": (3, 3, 3, 3), "channel": (3,)},
         **{"map": (3, 6, 5), "one": (1, 3, 6, 5), "places": (ROWS, 3, 6, 5), "short": (ROWS, 4)},
+        "mask": (ROWS, 1, 6, 6),
     }.items()
 } | {"positive": torch.rand(3, generator=draws)}
 
@@ -63,6 +64,11 @@ def norm(training: bool, **more: str) -> dict[str, Any]:
     return node("batch_norm.default", "y", input="x", **given, running_var="positive", **options)
 
 
+def attention(**more: Any) -> dict[str, Any]:
+    target = "scaled_dot_product_attention.default"
+    return node(target, "y", query="x", key="x", value="x", **more)
+
+
 ALONE = {
     "convolution": [node("conv2d.default", "y", input="x", weight="kernel", padding=[1, 1])],
     "norm": [norm(False)],
@@ -88,6 +94,7 @@ ALONE = {
         node("adaptive_avg_pool2d.default", "z", self="x", output_size=[3, 5]),
         node("cat.default", "y", tensors=["z", "z"], dim=2),
     ],
+    "attention": [attention()],
     "shadowed": [
         node("sigmoid.default", "one", self="x"),
         node("add.Tensor", "y", self="x", other="one"),
@@ -131,6 +138,8 @@ MIXED = {
         node("flip.default", "z", self="x", dims=[0]),
         node("add.Tensor", "y", self="x", other="z"),
     ],
+    "attention with dropout": [attention(dropout_p=0.5)],
+    "a mask with places": [attention(attn_mask="mask")],
     "a running sum": [node("cumsum.default", "y", self="x", dim=0)],
     "softmax over the batch": [node("softmax.int", "y", self="x", dim=0)],
     "the number of rows": [
