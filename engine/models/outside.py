@@ -160,11 +160,10 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._fill(result.view(-1)[held:] if held else result)
             return result
         every = (*args, *(kwargs or {}).values())
-        given = [value for value in every if isinstance(value, torch.Generator)]
-        generator = given[0] if given else torch.default_generator
-        before = generator.get_state()
+        drawer = next((v for v in every if isinstance(v, torch.Generator)), torch.default_generator)
+        before = drawer.get_state()
         result = func(*args, **(kwargs or {}))
-        if not torch.equal(before, generator.get_state()):
+        if not torch.equal(before, drawer.get_state()):
             self._found.append(str(func))
         return result
 
@@ -203,8 +202,9 @@ class Outside(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def hands_over(self) -> bool:
         """Whether other threads, or arrays of others, could have got values in a pass."""
-        names = {scope.get("__name__") for scope in self._ran.values()}
-        return "threading" in names or any(code.co_name == "__dlpack__" for code in self._ran)
+        ran = {c.co_name for c in self._ran} | {s.get("__name__") for s in self._ran.values()}
+        ran |= {getattr(kind, "__module__", "") for kind, _ in self._answers.values()}
+        return not ran.isdisjoint(("threading", "_thread", "_queue", "__dlpack__"))
 
     def others(self, covered: Set[CodeType], packages: Set[str]) -> list[str]:
         """Code that ran, and is neither a library's, nor covered, nor of some packages."""

@@ -4,6 +4,8 @@ import operator
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -137,6 +139,23 @@ READS: dict[str, Function] = {
     "of a comparison": swallowed(lambda x: 1e4 * (x > 1e3).numpy()),
     "as truth": lambda x: -x if (x > 1e3).any() else x,
 }
+ASKED, TOLD = SimpleQueue[Any](), SimpleQueue[float]()
+
+
+def waiting() -> None:
+    while (x := ASKED.get()) is not None:
+        try:
+            TOLD.put(np.abs(x.numpy()).max())
+        except Exception:
+            TOLD.put(0.0)
+
+
+def told(x: torch.Tensor) -> float:
+    ASKED.put(x)
+    return TOLD.get()
+
+
+Thread(target=waiting, daemon=True).start()
 HANDED: dict[str, Function] = {
     "by a new thread": windowed(
         lambda x: ThreadPoolExecutor(1).submit(lambda: np.abs(x.numpy()).max()).result()
@@ -145,6 +164,7 @@ HANDED: dict[str, Function] = {
     "by operators of a thread": windowed(
         lambda x: POOL.submit(lambda: float(x.abs().max())).result()
     ),
+    "by a thread that waits": windowed(told),
     "by DLPack, if it can": windowed(
         lambda x: np.abs(np.from_dlpack(x)).max() if type(x) is torch.Tensor else 0.0
     ),
