@@ -160,9 +160,8 @@ class _Trial:
                 self._kinds[name] = type(sampler.form(self._role))
             passes = {name: partial(self._vote, sampler) for name, sampler in samplers.items()}
             with step(f"{self._role}: timing {' and '.join(passes)}"):
-                return (
-                    fastest(passes, _seconds, ROUNDS, LONG) if len(passes) > 1 else {}
-                ) | refused
+                times = fastest(passes, _seconds, ROUNDS, LONG) if len(passes) > 1 else {}
+            return times | refused
         finally:
             for sampler in samplers.values():
                 sampler.close()

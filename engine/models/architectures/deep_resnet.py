@@ -7,6 +7,7 @@ those of github.com/kuangliu/pytorch-cifar: behind one 3x3 convolution, without 
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,27 +87,14 @@ class DeepResNet(nn.Module):
 
 
 def deep_resnet(
-    depth: int,
-    /,
-    num_classes: int = 1000,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    depth: int, small: bool, /, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> DeepResNet:
-    """ResNet of so many layers: 18, 34, 50, 101 or 152."""
-    return DeepResNet(depth, num_classes, mean, std, small=False)
+    """ResNet of so many layers: 18, 34, 50, 101 or 152; a small one is for images of 32x32."""
+    return DeepResNet(depth, num_classes, mean, std, small)
 
 
-def deep_cifar_resnet(
-    depth: int,
-    /,
-    num_classes: int = 10,
-    mean: Sequence[float] = CIFAR10_MEAN,
-    std: Sequence[float] = CIFAR10_STD,
-) -> DeepResNet:
-    """The same for images of 32x32."""
-    return DeepResNet(depth, num_classes, mean, std, small=True)
-
-
+_IMAGENET: dict[str, Any] = {"num_classes": 1000, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_CIFAR10: dict[str, Any] = {"num_classes": 10, "mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 for _depth in DEPTHS:
-    register_architecture(f"resnet{_depth}")(partial(deep_resnet, _depth))
-    register_architecture(f"cifar_resnet{_depth}")(partial(deep_cifar_resnet, _depth))
+    register_architecture(f"resnet{_depth}")(partial(deep_resnet, _depth, False, **_IMAGENET))
+    register_architecture(f"cifar_resnet{_depth}")(partial(deep_resnet, _depth, True, **_CIFAR10))

@@ -58,13 +58,12 @@ class RowRules(ABC):
         if target is _ATEN.group_norm.default:
             return axes * self._fits(rest[1:], (1, 1))
         if target is _ATEN.matmul.default:
-            return axes * (axes > 2 and self.axes_of(rest[0]) == axes)
+            return axes * self._multiplied(rest[:1], axes)
         if target is _ATTENTION:
-            alike = axes == 3 and all(self.axes_of(other) == axes for other in rest[:2])
-            return axes * (alike and self._fits(rest[4:], (2, 1, 2, 1)))
+            return axes * (self._multiplied(rest[:2], axes) and self._fits(rest[4:], (2, 1, 2, 1)))
         if target is _ATEN.scaled_dot_product_attention.default:
-            alike = axes > 2 and all(self.axes_of(other) == axes for other in rest[:2])
-            return axes * (alike and rest[3] == 0.0 and self._plain(rest[2:]))
+            plain = rest[3] == 0.0 and self._plain(rest[2:])
+            return axes * (self._multiplied(rest[:2], axes) and plain)
         if name in BROADCAST and target._overloadname == "Tensor":
             if not axes and not target._schema.is_mutable:
                 source, rest, axes = rest[0], (source, *rest[1:]), self.axes_of(rest[0])
@@ -83,6 +82,10 @@ class RowRules(ABC):
             return axes * _within(rest[_DIMS[target]], axes)
         by_value = target._opname in _BY_VALUE or (target._opname in _POOLING and axes == 4)
         return axes * (by_value and target._overloadname == "default")
+
+    def _multiplied(self, others: tuple[Any, ...], axes: int) -> bool:
+        """Whether matrices of each row are multiplied with others of the same row."""
+        return axes > 2 and all(self.axes_of(other) == axes for other in others)
 
     def _plain(self, arguments: object) -> bool:
         """Whether no argument is a value."""

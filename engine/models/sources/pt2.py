@@ -120,11 +120,8 @@ def _graph(model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
 def _only(kind: str, found: Sequence[Any]) -> Any:
     """The one input or output of a program."""
     if len(found) != 1:
-        rule, hint = (
-            "must have one input, images, and one output, logits",
-            "export a module of such",
-        )
-        raise ArgumentError("program", rule, f"{len(found)} {kind}s", hint)
+        rule = "must have one input, images, and one output, logits"
+        raise ArgumentError("program", rule, f"{len(found)} {kind}s", "export a module of such")
     return found[0]
 
 

@@ -99,6 +99,8 @@ MIXED: dict[str, Function] = {
     "softmax over a batch that moved": lambda x: x.reshape(ROWS, ROWS, 18, 4).permute(
         1, 0, 2, 3).softmax(1).exp().flatten(1, 2),
     "products of rows": lambda x: (x.flatten(1) @ x.flatten(1).t()).mean() * x,
+    "a square of rows": lambda x: (x.mean(2)[:, :ROWS] @ x.mean(2)[:, :ROWS]).mean(
+        1, keepdim=True).reshape(ROWS, 1, 1) * x,
     "a matrix of each place": lambda x: x @ PLACES.transpose(1, 2) @ PLACES,
 }  # fmt: skip
 
