@@ -190,24 +190,24 @@ def _bundle(
     seen: "Audit", source: str | None, from_run: bool, about: ImageOptions, trust: bool
 ) -> "Bundle | None":
     """The networks, at the operating point of the run; None, with a note, if not at hand."""
-    from dualsmooth.engine.models.operating_point import at_point
+    from dualsmooth.engine.models.operating_point import as_told
     from dualsmooth.engine.models.sources.load import PRETRAINED, bundled_names, load_bundle
 
-    name = seen.configuration.get("bundle")
-    bundled = name in bundled_names() and (not seen.source or seen.source.bundle == name)
+    name, known, found = seen.configuration.get("bundle"), seen.source, None
     if source is not None:
         found = about.load(source, trust=trust)
-    elif bundled:
+    elif name in bundled_names() and (known is None or known.bundle == name):
         found = load_bundle(PRETRAINED / str(name))  # and not a folder of this name
-    elif from_run and seen.source:
-        known = seen.source
+    elif from_run and known:
         found = load_bundle(known.bundle, trust=trust, mean=known.mean, std=known.std)
-    else:
-        hint = f"--bundle {seen.source.bundle!r}" if seen.source else f"its name was {name!r}"
-        seen.notes.append(f"bundle not at hand: its digest is unchecked ({hint})")
-        return None
-    point = seen.plan.bundle.preference if seen.plan else ""
-    return at_point(found, point) if point and found.preference else found
+    if found and seen.plan:
+        found = as_told(found, seen.plan.bundle)
+    named = bool(source or known)  # else one made in memory may have the name of a bundled one
+    if found and (named or found.digest == seen.configuration.get("bundle_digest")):
+        return found
+    hint = f"--bundle {known.bundle!r}" if known else f"its name was {name!r}"
+    seen.notes.append(f"bundle not at hand: its digest is unchecked ({hint})")
+    return None
 
 
 def _print(seen: "Audit") -> None:

@@ -1,7 +1,8 @@
 """Images with their labels and ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from operator import is_not
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class ImageSet:
     labels : ndarray of int64, shape (n,)
         Indices into ``classes``; -1 where the class is not known.
     name : str
-        The SPEC the images came from.
+        The SPEC the images came from; `replace` of images, labels or ids leaves it out.
     classes : tuple of str
         Class names; empty for a number without a name.
     classes_given : bool
@@ -48,12 +49,18 @@ class ImageSet:
     classes_given: bool = False
     prepare: Prepare = AS_STORED
     ids: NDArray[np.int64] | None = None
+    named: tuple[Any, ...] = field(default=(), repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, check in (("labels", check_labels), ("ids", check_ids)):
             values = getattr(self, name)
             if values is not None and not isinstance(values, np.ndarray):
                 object.__setattr__(self, name, np.array(check(values, len(self.images)), np.int64))
+        what = self.images, self.labels, self.ids
+        name, *before = self.named or (self.name, *what)
+        if name == self.name and any(map(is_not, before, what)):
+            object.__setattr__(self, "name", IN_MEMORY)
+        object.__setattr__(self, "named", (self.name, *what))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +74,12 @@ class ImageSet:
         """Shape (height, width, channels) of one image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    @property
+    def unlabelled(self) -> "ImageSet":
+        """The images alone, under the same name."""
+        unknown = np.full_like(self.labels, UNKNOWN_LABEL)
+        return replace(self, labels=unknown, classes=(), named=())
 
     @property
     def names(self) -> tuple[str, ...]:

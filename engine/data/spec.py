@@ -131,7 +131,7 @@ def prepared(data: ImageSet, prepare: Prepare) -> ImageSet:
 
     shape = read(0).shape
     made = DeferredImages(range(len(data)), shape, np.uint8, read, called)
-    return replace(data, images=made, prepare=prepare)
+    return replace(data, images=made, prepare=prepare, named=())
 
 
 def images_of_run(

@@ -17,7 +17,7 @@ def training_images(spec: str, count: int | None = None, prepare: Prepare = AS_S
     way: the first ones then hold every class, and so does whatever a recipe sets apart.
     """
     images = load_images(training_split(spec), prepare=prepare)
-    images = replace(images, images=np.asarray(images.images))
+    images = replace(images, images=np.asarray(images.images), named=())
     if count is not None and (type(count) is not int or not 1 <= count <= len(images)):
         raise ArgumentError("max", f"must be an integer in [1, {len(images)}]", count)
     order = np.arange(len(images))
@@ -27,7 +27,8 @@ def training_images(spec: str, count: int | None = None, prepare: Prepare = AS_S
         return images
     chosen = order[:count]
     ids = None if images.ids is None else images.ids[chosen]
-    return replace(images, images=images.images[chosen], labels=images.labels[chosen], ids=ids)
+    pixels, labels = images.images[chosen], images.labels[chosen]
+    return replace(images, images=pixels, labels=labels, ids=ids, named=())
 
 
 def training_split(spec: str) -> str:

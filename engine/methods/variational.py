@@ -90,7 +90,7 @@ class VariationalOptions(Options):
         target = self.target_sigma
         if target is not None:
             positive("target_sigma", target)
-            bundle = told(bundle, "target_sigma", "target", target)
+            bundle = told(bundle, "target_sigma", target)
         if self.routing != "continuous":
             return VariationalSmoothing(bundle, self.routing, target)
         selector = bundle.networks.get(SELECTOR)

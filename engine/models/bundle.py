@@ -6,7 +6,7 @@ folder and comparing digests need no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,9 @@ class Bundle:
         Noise level of the selector; None without one.
     networks : mapping of str to Network
         By role: `selector`, `classifier`, or experts such as `classifier@0.25`.
-    preparation, source, classes : optional
-        How their source resizes and crops images, a record of `engine.data.prepare.Prepare`; the
-        arguments of `load_bundle` that lead here; names of the classes, if the source has some.
+    preparation, classes : optional
+        How their source resizes and crops images, a record of `engine.data.prepare.Prepare`; names
+        of the classes, if the source has some.
 
     Raises
     ------
@@ -54,15 +54,16 @@ class Bundle:
     tau: float | None
     networks: Mapping[str, Network]
     preparation: Mapping[str, Any] | None = None
-    source: Mapping[str, Any] | None = None
     classes: tuple[str, ...] = ()
+    source: Mapping[str, Any] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         keep_plain(self, "input_shape", "num_classes", "sigmas", "tau")
-        if len(self.input_shape) != 3 or not all(map(_is_count, self.input_shape)):
+        counts = *self.input_shape, self.num_classes
+        if len(counts) != 4 or not all(type(c) is int and c >= 1 for c in counts[:3]):
             rule = "must be (height, width, channels), each >= 1"
             raise ArgumentError("input_shape", rule, self.input_shape)
-        if not _is_count(self.num_classes) or self.num_classes < 2:
+        if type(counts[3]) is not int or counts[3] < 2:
             rule = "must be a whole number >= 2"
             raise ArgumentError("num_classes", rule, self.num_classes, ONE_LOGIT)
         if self.classes and len(self.classes) != self.num_classes:
@@ -116,8 +117,7 @@ class Bundle:
         """
         from dualsmooth.engine.models.copies import networks_of
 
-        networks = networks_of(modules, input_shape)
-        return cls(name, input_shape, num_classes, sigmas, tau, networks)
+        return cls(name, input_shape, num_classes, sigmas, tau, networks_of(modules, input_shape))
 
     @classmethod
     def from_classifier(
@@ -144,6 +144,11 @@ class Bundle:
             return cls(name, shape, manifest["num_classes"], sigmas, manifest["tau"], networks)
         except (TypeError, AttributeError, KeyError, OverflowError) as error:
             raise ValueError(f"not a manifest of a bundle: {error}") from error
+
+    def read_from(self, source: Mapping[str, Any] | None) -> "Bundle":
+        """Itself, with the arguments of `load_bundle` that lead here; `replace` leaves them out."""
+        object.__setattr__(self, "source", source)
+        return self
 
     @property
     def joint(self) -> bool:
@@ -242,7 +247,3 @@ def _level(role: str) -> float | None:
         return float(level) if name == CLASSIFIER else None
     except ValueError:
         return None
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 1

@@ -183,5 +183,4 @@ def denoised_bundle(
     if bundle.tau is not None:
         chosen = bundle.networks[SELECTOR]
         networks[SELECTOR] = diffusion.before(chosen, bundle.tau) if selector else chosen
-    name = f"{bundle.name}-denoised"
-    return replace(bundle, name=name, sigmas=levels, networks=networks, source=None)
+    return replace(bundle, name=f"{bundle.name}-denoised", sigmas=levels, networks=networks)

@@ -16,6 +16,9 @@ from dualsmooth.engine.models.bundle import SELECTOR, Bundle
 BALANCED = "balanced"
 """The point a bundle has unless told otherwise; every bundle with points has it."""
 
+TOLD = {"prefer": "prefer", "target_sigma": "target"}
+"""Options that users tell a selector, and its keywords."""
+
 
 def thresholds_at(points: Mapping[str, Sequence[float]], prefer: str | float) -> tuple[float, ...]:
     """Thresholds of a named point, or of `balanced` with a number added to each.
@@ -40,17 +43,27 @@ def thresholds_at(points: Mapping[str, Sequence[float]], prefer: str | float) ->
     return tuple(threshold + float(prefer) for threshold in known[BALANCED])
 
 
-def told(bundle: Bundle, argument: str, key: str, value: object) -> Bundle:
-    """The bundle with a keyword of its selector changed: another bundle, another digest.
+def told(bundle: Bundle, argument: str, value: object) -> Bundle:
+    """The bundle with an option of its selector changed: another bundle, another digest.
 
     `ArgumentError` about the argument if there is no selector, or it takes no such keyword.
     """
-    selector = bundle.networks.get(SELECTOR)
+    selector, key = bundle.networks.get(SELECTOR), TOLD[argument]
     if selector is None or key not in selector.kwargs:
         rule = f"must be left out: the selector of {bundle.name} takes none"
         raise ArgumentError(argument, rule, value)
     changed = replace(selector, kwargs={**selector.kwargs, key: value})
-    return replace(bundle, networks={**bundle.networks, SELECTOR: changed})
+    made = replace(bundle, networks={**bundle.networks, SELECTOR: changed})
+    return made.read_from(bundle.source)
+
+
+def as_told(bundle: Bundle, other: Bundle) -> Bundle:
+    """The bundle with what a user may tell a selector as another one has been told it."""
+    ours, theirs = (dict(b.networks[SELECTOR].kwargs) if b.tau else {} for b in (bundle, other))
+    for argument, key in TOLD.items():
+        if key in ours and key in theirs:
+            bundle = told(bundle, argument, theirs[key])
+    return bundle
 
 
 def at_point(bundle: Bundle, prefer: str) -> Bundle:
@@ -62,7 +75,7 @@ def at_point(bundle: Bundle, prefer: str) -> Bundle:
         point: str | float = float(prefer)
     except ValueError:
         point = prefer
-    moved = told(bundle, "prefer", "prefer", point)
+    moved = told(bundle, "prefer", point)
     thresholds_at(points_of(bundle), point)
     return moved
 

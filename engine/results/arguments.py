@@ -119,10 +119,12 @@ def _as_set(
     if pixels.dtype.str not in ("|u1", "<f4"):  # as a file of them is read again
         pixels = pixels.astype(np.float32)
     if isinstance(images, ImageSet):
-        ids = images.ids if ids is None else ids
         if known is not None:  # whose names are not those of the set
-            images = replace(images, labels=known, classes=())
-        return replace(images, images=pixels, ids=ids)
+            labels = images.labels if np.array_equal(known, images.labels) else known
+            images = replace(images, labels=labels, classes=())
+        if ids is not None and ids.tolist() != images.image_ids:
+            images = replace(images, ids=ids)
+        return replace(images, images=pixels, named=())
     truth = np.full(len(array), UNKNOWN_LABEL, np.int64) if known is None else known
     return ImageSet(pixels, truth, IN_MEMORY, (), ids=ids)
 

@@ -200,10 +200,8 @@ def _check_tables(seen: Audit) -> None:
         except FileError as error:
             seen.findings.append(f"{name}: {error.value or error.rule}")
             continue
-        if not same:
-            seen.findings.append(f"{name}: is not the one of {LOG}")
-        else:
-            seen.passed.append(f"{name}: agrees with {LOG}")
+        told = seen.passed if same else seen.findings
+        told.append(f"{name}: {'agrees with' if same else 'is not the one of'} {LOG}")
 
 
 def _check_data(seen: Audit, data: ImageSet | None) -> None:
@@ -212,6 +210,9 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
         seen.trusted.append(f"data {name} not at hand: images and labels (--data)")
         return
     ids, hint = sorted(seen.certificates), OF_AN_ARRAY if name == IN_MEMORY else ""
+    what = "images and labels"
+    if all(c.label is None for c in seen.certificates.values()):
+        data, what = data.unlabelled, "images, of which the run has no labels,"
     try:
         places = data.places(ids)
     except ArgumentError as error:
@@ -226,10 +227,9 @@ def _check_data(seen: Audit, data: ImageSet | None) -> None:
     elif data_digest(data, ids) != seen.configuration.get("data_digest"):
         seen.findings.append(f"data {data.name}: other images than those recorded{hint}")
     else:
-        seen.passed.append(f"data {data.name}: images and labels have the recorded digest")
+        seen.passed.append(f"data {data.name}: {what} have the recorded digest")
         if min(places) or len({b - a for a, b in pairwise(sorted(places))}) > 1:
-            chosen = "neither the first nor every k-th of them, but chosen"
-            seen.notes.append(f"data {data.name}: the images are {chosen}")
+            seen.notes.append(f"data {data.name}: not the first or every k-th image, but chosen")
 
 
 def check_bundle(seen: Audit, digest: str, source: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dualsmooth.engine.certificate import Certificate
-from dualsmooth.engine.data.image_set import IN_MEMORY, UNKNOWN_LABEL, ImageSet
+from dualsmooth.engine.data.image_set import ImageSet
 from dualsmooth.engine.draws import Counts, Draw
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.dual import DualSmoothing
@@ -99,10 +99,8 @@ def frontier(
         sigma: _drawn(FixedSmoothing(bundle, sigma, runner_up), data, ids, settings, folder)
         for sigma in bundle.sigmas
     }
-    unknown = np.full_like(data.labels, UNKNOWN_LABEL)
-    unlabelled = replace(data, labels=unknown, classes=(), name=IN_MEMORY)
     voting = FixedSmoothing(_binned(bundle, edges), bundle.tau or 0.0)
-    bins = _drawn(voting, unlabelled, ids, settings, folder, "bins")
+    bins = _drawn(voting, data.unlabelled, ids, settings, folder, "bins")
     images = [
         Votes({s: log[i] for s, log in logs.items()}, bins[i], edges) for i in range(len(ids))
     ]

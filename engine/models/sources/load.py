@@ -1,7 +1,6 @@
 """Where bundles come from: one function for every kind of source."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,11 @@ def load_bundle(
     """
     if not isinstance(source, str | Path):
         raise ArgumentError("bundle", "must be a name or a path", type(source).__name__)
-    known: dict[str, Any] = {"bundle": str(source)}
+    inside = str(source) in bundled_names() and at_home(source).is_dir()
+    known: dict[str, Any] = {"bundle": f"./{source}" if inside else str(source)}
     known |= {k: list(v) for k, v in (("mean", mean), ("std", std)) if v is not None}
     with step(f"reading {printable(source)}"):
-        return replace(_load(source, trust, mean, std), source=known)
+        return _load(source, trust, mean, std).read_from(known)
 
 
 def _load(

@@ -8,14 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import dualsmooth as ds
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.methods.regions.anchors import Anchors
+from dualsmooth.engine.models.network import network_from_module
+from dualsmooth.engine.models.registry import create
 from dualsmooth.engine.models.sources.folder import read_bundle, save_bundle
 from dualsmooth.engine.records import digest_of
 from dualsmooth.engine.runs.log import read_log
@@ -97,6 +101,52 @@ def test_a_bundle_that_is_called_as_a_bundled_one_is_no_forgery(
     code, out, _ = run("audit", tmp_path / "run", "--from-run", "--replay", 0.5)
     assert code == 0
     assert "bundle digits-dual: has the recorded digest" in out
+    (tmp_path / "own").rename("digits-dual")  # in a folder that no later audit is run in
+    assert run("certify", "digits-dual", *few, "--fresh")[0] == 0
+    assert run("audit", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "given"),
+    [
+        ({"images": np.zeros((3, 8, 8, 1), np.uint8)}, {}),
+        ({"labels": np.array([7, 8, 9])}, {}),
+        ({"ids": np.array([4, 5, 6])}, {}),
+        ({}, {"labels": [7, 8, 9]}),
+        ({}, {"image_ids": [4, 5, 6]}),
+    ],
+    ids=["images", "labels of a set", "ids of a set", "labels", "ids"],
+)
+def test_what_replace_makes_is_not_what_was_read(
+    run: Run, tmp_path: Path, changed: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """Nor is a bundle with the networks of another one."""
+    np.savez(tmp_path / "x.npz", x=load_images("digits").images[:3], y=np.arange(3))
+    images = dataclasses.replace(ds.load_images(f"npz:{tmp_path}/x.npz"), **changed)
+    known = ds.load_bundle("digits-dual")
+    experts = {"classifier": known.networks["classifier@0.25"]}
+    bundle = dataclasses.replace(known, networks=experts, sigmas=(), tau=None)
+    found = ds.certify(bundle, images, sigma=0.25, n0=2, n=5, progress=False, **given)
+    code, out, _ = run("audit", found.save(tmp_path / "run"), "--from-run")
+    assert (code, "TRUST  data memory not at hand" in out) == (4, True)
+    assert "note   bundle not at hand" in out
+
+
+def test_a_selector_is_told_what_it_was_told_in_the_run(run: Run, tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {"in_channels": 2, "num_classes": 1, "widths": [4], "hidden": 8}
+    kwargs = {"architecture": "small_convnet", "kwargs": kwargs, "levels": [0.1, 0.2]}
+    kwargs["target"] = 0.25
+    known = ds.load_bundle("digits-dual")
+    selector = network_from_module(
+        create("ordered_levels", kwargs).eval(), "ordered_levels", kwargs
+    )
+    networks = {"selector": selector, "classifier": known.networks["classifier@0.25"]}
+    save_bundle(ds.Bundle("told", (8, 8, 1), 10, (0.1, 0.2), 0.5, networks), tmp_path / "told")
+    few = "--data", "digits", "--max", 2, "--n0", 5, "--n", 20, "--out", "run"
+    assert run("certify", "told", "--method", "variational", "--target-sigma", 0.5, *few)[0] == 0
+    for words in (("--bundle", "told"), ("--from-run", "--replay", 1)):
+        code, out, _ = run("audit", "run", *words)
+        assert (code, "bundle told: has the recorded digest" in out) == (0, True)
 
 
 def test_another_bundle_or_other_data(run: Run, certified: Path) -> None:

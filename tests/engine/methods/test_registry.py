@@ -102,7 +102,7 @@ def test_a_target_makes_another_bundle_with_the_same_weights(real_valued: Bundle
     known = choose_method(real_valued, method="variational", target_sigma=0.5).networks
     assert isinstance(known, Bundle)
     assert known.digest != real_valued.digest
-    assert known.digest == told(known, "target_sigma", "target", 0.5).digest
+    assert known.digest == told(known, "target_sigma", 0.5).digest
     assert known.networks["selector"].sha256 == real_valued.networks["selector"].sha256
     x = torch.rand(3, 1, 8, 8)
     assert not torch.equal(known.build("selector")(x), real_valued.build("selector")(x))

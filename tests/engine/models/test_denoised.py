@@ -1,6 +1,5 @@
 """Denoised smoothing with denoisers whose answer is known: posterior means of known priors."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +212,7 @@ def test_norms_of_the_classifier_are_folded() -> None:
 
 def test_any_module_can_denoise_and_its_numbers_are_in_the_digest() -> None:
     plain = Bundle.from_classifier(Pixels().eval(), num_classes=16, input_shape=(4, 4, 1))
-    bundle, digests = replace(plain, source={"bundle": "plain"}), set()
+    bundle, digests = plain.read_from({"bundle": "plain"}), set()
     for predicts, steps in (("noise", 1000), ("image", 1000), ("noise", 900)):
         denoiser = network_from_module(GaussianPrior(predicts="noise").eval())
         diffusion = Diffusion(denoiser, steps=steps, predicts=predicts)

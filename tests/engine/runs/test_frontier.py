@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 from dualsmooth.engine.budget import Budget
-from dualsmooth.engine.data.image_set import IN_MEMORY
 from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.draws import Counts, Draw, DrawRecord, Phase
 from dualsmooth.engine.errors import ArgumentError, FileError
@@ -19,6 +18,7 @@ from dualsmooth.engine.methods.dual import DualSmoothing
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.bundle import CLASSIFIER, SELECTOR, Bundle
 from dualsmooth.engine.models.operating_point import at_point, points_of, thresholds_at
+from dualsmooth.engine.runs.audit import audit
 from dualsmooth.engine.runs.certify import certify_run
 from dualsmooth.engine.runs.frontier import ORACLE, Votes, frontier, merged, summaries
 from dualsmooth.engine.runs.log import read_log
@@ -63,7 +63,9 @@ def test_every_point_stands_beside_the_fixed_levels(ordered_bundle: Bundle, tmp_
     told = read_configuration(tmp_path / f"fixed-{ordered_bundle.sigmas[0]:g}")
     assert told["bundle_digest"] == ordered_bundle.digest  # an audit has nothing else to compare
     voter = read_configuration(tmp_path / "bins")
-    assert (voter["bundle"], voter["data"]) == (f"{ordered_bundle.name}-bins", IN_MEMORY)
+    assert (voter["bundle"], voter["data"]) == (f"{ordered_bundle.name}-bins", "digits")
+    seen = audit(tmp_path / "bins", data)
+    assert (seen.findings, "of which the run has no labels" in seen.passed[-1]) == ([], True)
     with pytest.raises(FileError, match=r"configuration to resume.*\(use another --out\)$"):
         frontier(ordered_bundle, data, ids, replace(SETTINGS, seed=1), tmp_path)
     assert list(rows) == [
