@@ -25,6 +25,15 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep the names of options in one line: browsers break them after a hyphen."""
+
+    def kept(code: re.Match[str]) -> str:
+        return re.sub(r"(?<![\w-])--[a-z][\w-]*", r'<span class="option">\g<0></span>', code[0])
+
+    return re.sub(r"<code.*?</code>", kept, html, flags=re.DOTALL)
+
+
 def notebook(path: Path) -> str:
     """The notebook run from top to bottom, with its outputs."""
     from nbconvert import MarkdownExporter

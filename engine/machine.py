@@ -162,8 +162,9 @@ def warn_of_untested(torch: str) -> None:
         warnings.warn(text, stacklevel=2)
 
 
-def install_command(extra: str) -> str:
-    """The command that installs what an extra needs: in a checkout, and from a release."""
+def install_command(extra: str = "") -> str:
+    """The command that installs what an extra needs, or else what the package itself does."""
     lines = [line.partition(";") for line in metadata.requires("dualsmooth") or ()]
-    wanted = [need.strip() for need, _, when in lines if re.search(rf"extra == .{extra}\W", when)]
-    return "python -m pip install " + shlex.join(wanted or [f"dualsmooth[{extra}]"])
+    of = [(need.strip(), re.findall(r"extra == .([\w-]+)", when)) for need, _, when in lines]
+    wanted = [need for need, extras in of if extras == ([extra] if extra else [])]
+    return f"python -m pip install {shlex.join(wanted)}"

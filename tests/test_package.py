@@ -54,7 +54,9 @@ def test_the_command_without_its_dependencies_is_one_line(absent: str, words: li
     code += "from dualsmooth.engine.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith(f"dualsmooth: needs {absent}, which is not installed (python -m")
+    told = f"dualsmooth: needs {absent}, which is not installed (python -m pip install 'numpy>="
+    assert done.stderr.startswith(told)
+    assert f" '{absent}>=" in done.stderr
 
 
 def test_make_certify_runs_all_its_commands() -> None:
@@ -92,6 +94,7 @@ def test_statistics_methods_and_reading_need_no_torch() -> None:
     modules = [
         *("bounds", "budget", "certificate", "cluster.conductor", "data", "images", "ledger"),
         *("noise", "radius", "runs.audit", "runs.log", "runs.rederive", "report.text"),
+        *("runs.certify", "runs.frontier"),
         *("methods.dual", "methods.fixed", "methods.registry", "models.bundle", "models.network"),
         *("models.registry", "models.sources.folder"),
         *("runtime.flight", "runtime.scheduler", "runtime.session", "samplers.inputs", "api"),
@@ -128,7 +131,7 @@ def test_hints_name_what_an_extra_needs_and_not_a_release() -> None:
     report = install_command("report")
     assert report == "python -m pip install 'matplotlib>=3.10' 'jinja2>=3.1'"
     assert "openvino" in install_command("cpu")
-    assert install_command("nothing") == "python -m pip install 'dualsmooth[nothing]'"
+    assert "openvino" not in install_command()
 
 
 def test_a_missing_compiler_is_one_line_that_is_seen() -> None:

@@ -22,8 +22,10 @@ def main() -> None:
     except ModuleNotFoundError as error:  # installed for `OnnxCertifier`, without dependencies
         if str(error.name).startswith("dualsmooth"):
             raise
-        hint = "python -m pip install dualsmooth, without --no-deps"
-        print(f"dualsmooth: needs {error.name}, which is not installed ({hint})", file=sys.stderr)
+        from dualsmooth.engine.machine import install_command
+
+        needs = f"needs {error.name}, which is not installed ({install_command()})"
+        print(f"dualsmooth: {needs}", file=sys.stderr)
         code = 2
     except SystemExit as ended:
         code = ended.code

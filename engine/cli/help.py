@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -33,7 +34,7 @@ class Command(TyperCommand):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help or "")
-        for parameter in _with_plain_flags(self.params):
+        for parameter in _with_plain_types(self.params):
             if parameter.param_type_name == "option" and parameter.rich_help_panel is None:
                 name = parameter.name.rstrip("_")
                 titles = (title for title, names in GROUPS.items() if name in names.split())
@@ -57,7 +58,7 @@ class Command(TyperCommand):
 
     def get_help_option(self, ctx: Any) -> Any:
         """``--help``, a flag like others."""
-        return _with_plain_flags([super().get_help_option(ctx)])[0]
+        return _with_plain_types([super().get_help_option(ctx)])[0]
 
 
 def _at_home(word: str) -> str:
@@ -71,18 +72,24 @@ class Group(TyperGroup):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        _with_plain_flags(self.params)
+        _with_plain_types(self.params)
 
     def get_help_option(self, ctx: Any) -> Any:
         """``--help``, a flag like others."""
-        return _with_plain_flags([super().get_help_option(ctx)])[0]
+        return _with_plain_types([super().get_help_option(ctx)])[0]
 
 
-def _with_plain_flags(parameters: Any) -> list[Any]:
+def _with_plain_types(parameters: Any) -> list[Any]:
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        parameter.display_type = partial(_plain_type, parameter.display_type)
     return list(parameters)
+
+
+def _plain_type(shown: Callable[[Any], str], ctx: Any) -> str:
+    """``<path>``, not ``<list[Path]>``: help says in words what may be repeated."""
+    return re.sub(r"list\[(\w+)\]", r"\1", shown(ctx)).lower()
 
 
 def with_parameters(

@@ -9,6 +9,7 @@ from dualsmooth.engine.cli.help import whole_number
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.cli.options import TrustOption
 from dualsmooth.engine.printable import printable
+from dualsmooth.engine.terminal.progress import step
 
 
 @with_image_options("mean", "std")
@@ -48,7 +49,8 @@ def quantize(
 
     dualsmooth quantize model.pth.tar --data cifar10:DIR:train --sigma 0.25 --out model-int8
     """
-    from dualsmooth.engine.quantize.bundle import write_quantized
+    with step("loading PyTorch"):
+        from dualsmooth.engine.quantize.bundle import write_quantized
     from dualsmooth.engine.quantize.calibration import Calibration
 
     loaded = ImageOptions.take(options).load(bundle, trust=trust_model)

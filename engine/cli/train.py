@@ -7,6 +7,7 @@ import typer
 
 from dualsmooth.engine.cli.images import ImageOptions, with_image_options
 from dualsmooth.engine.printable import printable
+from dualsmooth.engine.terminal.progress import step
 
 
 @with_image_options("resize", "crop", "interpolation", "background")
@@ -45,9 +46,10 @@ def train(
 
     dualsmooth train dual --data idx:fashion_mnist --max 20000 --out my-dual
 
-    dualsmooth train consistency --data digits --set sigmas=[0.25] --set members=3 --out my-three
+    dualsmooth train consistency --data digits --set 'sigmas=[0.25]' --set members=3 --out my-three
     """
-    from dualsmooth.engine.train import run as recipes
+    with step("loading PyTorch"):
+        from dualsmooth.engine.train import run as recipes
 
     asked: dict[str, Any] = {"seed": seed, "device": device, "resume": resume}
     asked["prepare"] = ImageOptions.take(options).prepare()

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from dualsmooth.engine.files import json_text, write_files
 from dualsmooth.engine.report.compare import cells
-from dualsmooth.engine.report.drawing import DASHES, RADIUS, Plot, inline_svg, pictures, tidy
+from dualsmooth.engine.report.drawing import (
+    COLOURS,
+    DASHES,
+    RADIUS,
+    Plot,
+    inline_svg,
+    pictures,
+    tidy,
+)
 from dualsmooth.engine.report.markdown import head_of, table
+from dualsmooth.engine.report.page import part
 from dualsmooth.engine.runs.summary import Summary
 
 if TYPE_CHECKING:
@@ -19,6 +28,13 @@ EXPLORATION = (
     "A row is a certificate for each image at a point that was chosen before the votes. To choose "
     "a point by these rows is exploration: certify at it with another seed."
 )
+
+
+_HEAD = """<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+"""
+*_NAMED, _GREY = COLOURS
 
 
 def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: Path) -> list[str]:
@@ -31,16 +47,9 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
         "frontier", f"Operating points of {about['bundle']}", said, partial(_draw, summaries)
     )
     lines = [head_of(summaries[0]), *([s.name, *cells(s).values()] for s in summaries)]
-    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines)
-    body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    title = escape(plot.title)
-    page = (
-        f'<!doctype html><meta charset="utf-8"><title>{title}</title>\n<h1>{title}</h1>\n'
-        f"{inline_svg(plot)}\n<p>{escape(said)}</p>\n<table>\n{body}</table>\n"
-    )
     files: dict[str, str | bytes] = {
         "md": f"# {plot.title}\n\n{said}\n\n{table(*lines)}\n",
-        "html": page,
+        "html": _page(plot, *lines),
         **pictures(plot, ("png", "svg")),
         "json": json_text(about | {"rows": [s.to_dict() for s in summaries]}),
     }
@@ -49,21 +58,39 @@ def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: 
     return list(named)
 
 
-def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:
-    """Fixed levels and the oracle in grey, points from small noise (dark) to large (light)."""
-    from matplotlib import colormaps
+def _page(plot: Plot, head: Sequence[str], *rows: Sequence[str]) -> str:
+    title = escape(plot.title)
+    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in figures)
+        + "</tr>\n"
+        for name, *figures in rows
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n{_HEAD}<title>{title}</title>\n'
+        f"<style>{part('page.css')}</style>\n<h1>{title}</h1>\n"
+        f'<figure>{inline_svg(plot)}</figure>\n<p class="note">{escape(plot.caption)}</p>\n'
+        f'<div class="scroll"><table class="figures">\n<thead><tr>{columns}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table></div>\n</html>\n"
+    )
 
+
+def _draw(summaries: Sequence[Summary], figure: "Figure") -> None:
+    """Points with a name in colour, those between them thin; fixed levels and the oracle dashed."""
     axes = figure.subplots()
     points = sorted((s for s in summaries if "median" in s.name), key=lambda s: s.acr)
     others = [s for s in summaries if not s.name.startswith("dual")]
-    for place, s in enumerate(points):
-        named = s.name.split(", ")[-1].isalpha()
-        colour = colormaps["viridis"](place / max(1, len(points) - 1))
-        label = s.name.removeprefix("dual (median), ") if named else None
-        axes.plot(*_curve(s), color=colour, linewidth=2 if named else 0.6, label=label)
+    named = [s for s in points if s.name.split(", ")[-1].isalpha()]
+    for s in points:
+        if s not in named:
+            axes.plot(*_curve(s), color=_GREY, linewidth=0.5, alpha=0.6)
     for place, s in enumerate(others):
         dashes = DASHES[1 + place % (len(DASHES) - 1)]
-        axes.plot(*_curve(s), color="#7f7f7f", linestyle=dashes, linewidth=1.2, label=s.name)
+        axes.plot(*_curve(s), color=_GREY, linestyle=dashes, linewidth=1.2, label=s.name)
+    for place, s in enumerate(named):
+        label, colour = s.name.removeprefix("dual (median), "), _NAMED[place % len(_NAMED)]
+        axes.plot(*_curve(s), color=colour, linewidth=1.6, label=label)
     tidy(axes, RADIUS, "certified accuracy (%)")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)

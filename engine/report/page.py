@@ -34,8 +34,8 @@ def page(
     common, apart = facts.shared_facts(runs)
     best = compare.leaders(summaries)
     text: str = template.render(
-        style=_part("page.css"),
-        script=_part("page.js"),
+        style=part("page.css"),
+        script=part("page.js"),
         data=_as_script(_data(runs, summaries, pictures)),
         title=", ".join(facts.bundles(runs)[:3]) or "Certification report",
         common=common,
@@ -72,7 +72,7 @@ def _template() -> Any:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["soft"] = _soft
-    return environment.from_string(_part("page.html"))
+    return environment.from_string(part("page.html"))
 
 
 def _soft(name: str) -> Any:
@@ -82,7 +82,8 @@ def _soft(name: str) -> Any:
     return Markup("<wbr>").join(re.findall(r"[^_/,=]*[_/,=]?", name))
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """The text of a file that pages are made of."""
     return resources.files("dualsmooth.engine.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -16,7 +16,8 @@ def text_table(summaries: Sequence[Summary], width: int = WIDTH, gaps: Sequence[
     fit in ``width`` columns go into further tables below the first.
     """
     radii = list(summaries[0].certified)
-    most = max(NAME_WIDTH, width - (len(radii) + 1) * CELL)
+    most = width - (len(radii) + 1) * CELL
+    most = most if most >= NAME_WIDTH else max(NAME_WIDTH, width // 2)
     column = min(most, max(NAME_WIDTH, *(len(s.name) + 1 for s in summaries)))
     per_table = max(1, (width - column) // CELL - 1)
     parts = [radii[i : i + per_table] for i in range(0, max(1, len(radii)), per_table)]

@@ -9,7 +9,6 @@ import dataclasses
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.method import Method
 from dualsmooth.engine.runtime.session import Session, bundle_of
-from dualsmooth.engine.samplers.choose import resolve
 from dualsmooth.engine.samplers.sampler import MakeSampler
 from dualsmooth.engine.settings import Settings
 
@@ -23,6 +22,8 @@ def fitting_session(method: Method, settings: Settings, make: MakeSampler | None
     Out of memory, a batch shape left to the engine is halved, down to 8; one that was given is
     refused.
     """
+    from dualsmooth.engine.samplers.choose import resolve  # imports torch
+
     chosen = settings = resolve(settings, bundle_of(method), method.needs_fp32)
     while True:
         try:

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
+from dualsmooth.engine.terminal.progress import step
+
+with step("loading PyTorch"):
+    import torch
 
 from dualsmooth.engine.backends import AUTO, LOOPS, OPENVINO, check_backend
 from dualsmooth.engine.errors import ArgumentError, reason_of

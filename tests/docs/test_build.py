@@ -58,7 +58,7 @@ def browser(open_chromium: Callable[..., Any]) -> Iterator[Any]:
         ("api/statistics", ("Lower and upper bounds", "clopper_pearson_lower")),
         ("api/methods", ("DualSmoothing",)),
         ("api/adapters", ("CertifiedClassifier",)),
-        ("commands", ("--selector-rule", "Options of dual")),
+        ("commands", ('<span class="option">--selector-rule</span>', "Options of dual")),
         ("first_certificates", ("certified accuracy in %", "data:image/png", "<td>0.25</td>")),
         ("deploy", ("OnnxCertifier",)),
     ],

@@ -130,6 +130,18 @@ def test_a_broken_block_fails(code: str, tmp_path: Path, monkeypatch: pytest.Mon
         run_page(page, monkeypatch)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_can_be_copied_into_any_shell(page: Path) -> None:
+    """Lines go on by a backslash, zsh finds no pattern in them, and no release is asked for."""
+    for block in blocks(page):
+        if block.language != "python" and re.search("(?m)^(dualsmooth|pip|npm) ", block.code):
+            code = re.sub(r"'[^']*'|\"[^\"]*\"", "''", block.code.replace("\\\n", ""))
+            for line in code.splitlines():
+                assert not line.startswith(" "), line
+                assert "[" not in line.partition(" # ")[0], line
+    assert not re.search(r"pip install [^\n]*dualsmooth(?!\S)|dualsmooth\[", page.read_text())
+
+
 def test_pages_link_to_pages_and_pictures_that_exist() -> None:
     made = {"deploy.md", "commands.md", "first_certificates.md"}
     for page in PAGES:

@@ -23,9 +23,10 @@ def text(*words: str) -> str:
 
 
 @pytest.mark.parametrize("words", ["", "certify", "predict", "report", "audit", "train", "export"])
-def test_help_has_no_braces_and_no_type_for_flags(words: str) -> None:
+def test_help_has_no_braces_no_types_of_lists_and_none_for_flags(words: str) -> None:
     page = text(*words.split())
     assert "<bool>" not in page
+    assert "list[" not in page
     assert "{" not in page
     assert "......" not in page
     assert "...]..." not in page

@@ -78,6 +78,8 @@ def test_a_frontier_is_drawn_and_goes_on(run: Run) -> None:
     assert "exploration" in out
     names = {path.name for path in Path("f").iterdir() if path.is_file()}
     assert names == {f"frontier.{kind}" for kind in ("json", "md", "html", "png", "svg")}
+    page = Path("f/frontier.html").read_text()
+    assert all(part in page for part in ('name="viewport"', "prefers-color-scheme", 'scope="row"'))
     first = Path("f/frontier.json").read_bytes()
     assert run(*command)[0] == 0
     assert Path("f/frontier.json").read_bytes() == first

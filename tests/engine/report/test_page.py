@@ -24,7 +24,7 @@ from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.methods.fixed import FixedSmoothing
 from dualsmooth.engine.models.sources.load import load_bundle
-from dualsmooth.engine.report.page import _part, _template, page
+from dualsmooth.engine.report.page import _template, page, part
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run, read_runs
 from dualsmooth.engine.runs.certify import certify_run
@@ -403,10 +403,10 @@ HOSTILE = (
 def strings(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where the texts in a JSON value stand."""
     parts = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, part in parts:
-        if isinstance(part, dict | list):
-            yield from strings(part, (*path, key))
-        elif isinstance(part, str | None):
+    for key, item in parts:
+        if isinstance(item, dict | list):
+            yield from strings(item, (*path, key))
+        elif isinstance(item, str | None):
             yield (*path, key)
 
 
@@ -503,7 +503,7 @@ def test_a_field_that_is_not_escaped_would_be_noticed(
     if broken == "data":
         monkeypatch.setattr("dualsmooth.engine.report.page._as_script", json.dumps)
     elif broken == "text":
-        monkeypatch.setattr("dualsmooth.engine.report.page._part", unescaped(_part))
+        monkeypatch.setattr("dualsmooth.engine.report.page.part", unescaped(part))
         monkeypatch.setattr("dualsmooth.engine.report.page._template", _template.__wrapped__)
     walk = Walk(page(runs, [summarize(text, runs[0].rows)], drawn))
     assert (walk.scripts, walk.acts) != (2, [])

@@ -106,6 +106,7 @@ def test_a_table_is_no_wider_than_the_terminal(width: int) -> None:
     body = table[: table.index("certified accuracy")]
     assert max(map(len, body.splitlines())) <= width
     assert (name in body) == (width == 210)
+    assert ("dual(median, interva" in body) == (width > 40)  # tables are several in any case
 
 
 def test_a_folder_stands_for_the_runs_in_it(runs: Path, tmp_path: Path) -> None:

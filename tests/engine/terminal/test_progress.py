@@ -2,13 +2,17 @@
 
 import io
 import re
+import runpy
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from dualsmooth.engine.terminal import progress
 from dualsmooth.engine.terminal.progress import progress_bar, shown, step
+from tests.conftest import Command
 
 
 class Pipe(io.StringIO):
@@ -86,3 +90,27 @@ def test_a_step_that_takes_long_is_told_and_goes(
             until(pipe, "proving")
         assert pipe.getvalue() == told
     assert pipe.getvalue() == told + "\r\x1b[K" * bool(told)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("engine.samplers.choose", []), ("engine.cli.train", ["train", "nothing", "--out", "t"]),
+     ("engine.cli.quantize", ["quantize", "nothing", "--out", "q"])],
+)  # fmt: skip
+def test_the_import_of_pytorch_is_a_step(
+    monkeypatch: pytest.MonkeyPatch, command: Command, module: str, words: list[str]
+) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def telling(what: str) -> Iterator[None]:
+        told.append(what)
+        yield
+
+    if words:
+        monkeypatch.setattr(f"dualsmooth.{module}.step", telling)
+        assert command(*words)[0] == 2
+    else:
+        monkeypatch.setattr(progress, "step", telling)
+        runpy.run_module(f"dualsmooth.{module}")
+    assert told[0] == "loading PyTorch"
