@@ -3,13 +3,12 @@
 With everything on one it would be longer than 80 columns.
 """
 
-import sys
 from collections.abc import Callable
 from time import perf_counter
 
 from dualsmooth.engine.certificate import Certificate
 from dualsmooth.engine.runs.summary import share_interval
-from dualsmooth.engine.terminal.progress import progress_bar
+from dualsmooth.engine.terminal.progress import live, progress_bar
 
 
 class Progress:
@@ -30,7 +29,7 @@ class Progress:
         self._occupancy, self._start = occupancy, perf_counter()
         self._seen = self._votes = self._certified = 0
         self._bar = progress_bar(show=show, total=images, initial=done, unit="img", desc=name)
-        below = show and sys.stderr.isatty()
+        below = show and live()
         self._line = progress_bar(show=below, total=images, bar_format="{desc}", position=1)
 
     def seen(self, certificate: Certificate) -> None:

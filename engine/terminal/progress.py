@@ -1,6 +1,7 @@
 """Progress on standard error: a bar in a terminal or a notebook, a line now and then elsewhere."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def progress_bar(*, show: bool = True, **look: Any) -> Any:
         return plain(disable=True, **look)
     from tqdm.auto import tqdm
 
-    if sys.stderr.isatty() or _in_notebook(tqdm):
+    if live() or _in_notebook(tqdm):
         return tqdm(dynamic_ncols=True, **look)
 
     class Lines(plain):  # type: ignore[misc]
@@ -76,7 +77,7 @@ def step(what: str) -> Iterator[None]:
 
     timer = Timer(DELAY, say)
     timer.daemon = True
-    if _SHOWN.get() and stream.isatty():
+    if _SHOWN.get() and live():
         timer.start()
     try:
         yield
@@ -85,6 +86,11 @@ def step(what: str) -> Iterator[None]:
         if said.is_set():
             timer.join()
             print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def live() -> bool:
+    """Whether standard error is a terminal on which what is shown can change."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _in_notebook(kind: Any) -> bool:

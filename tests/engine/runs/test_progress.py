@@ -28,10 +28,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of four certified: the 95 % interval is 6.8 to 93.2 %."""
+def seen_by(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    return terminal
+
+
+def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four certified: the 95 % interval is 6.8 to 93.2 %."""
+    terminal = seen_by(monkeypatch)
     view = Progress("fixed(0.25)", 10, 6, lambda: 0.984)
     for label, predicted in ((3, 3), (3, 4), (3, None), (None, 5)):
         view.seen(certificate(label, predicted))
@@ -44,8 +50,7 @@ def test_shares_rates_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slowest case is the longest: a large set, hours to go, many votes per second."""
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = seen_by(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     view = Progress("dual(median, interval)", 50_000, 12_345, lambda: 1.0)
     view._seen = view._certified = 9

@@ -74,15 +74,22 @@ class Terminal(Pipe):
 
 
 @pytest.mark.parametrize(
-    ("stream", "asked", "delay", "told"),
-    [(Terminal, True, 0.0, "proving .."), (Terminal, True, 60.0, ""), (Pipe, True, 0.0, ""),
-     (Terminal, False, 0.0, "")],
-    ids=["long", "short", "no terminal", "not asked"],
+    ("stream", "asked", "delay", "term", "told"),
+    [(Terminal, True, 0.0, "xterm", "proving .."), (Terminal, True, 60.0, "xterm", ""),
+     (Pipe, True, 0.0, "xterm", ""), (Terminal, False, 0.0, "xterm", ""),
+     (Terminal, True, 0.0, "dumb", "")],
+    ids=["long", "short", "no terminal", "not asked", "nothing is erased there"],
 )  # fmt: skip
 def test_a_step_that_takes_long_is_told_and_goes(
-    monkeypatch: pytest.MonkeyPatch, stream: type[Pipe], asked: bool, delay: float, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    stream: type[Pipe],
+    asked: bool,
+    delay: float,
+    term: str,
+    told: str,
 ) -> None:
     pipe = stream()
+    monkeypatch.setenv("TERM", term)
     monkeypatch.setattr(sys, "stderr", pipe)
     monkeypatch.setattr(progress, "DELAY", delay)
     with shown(asked), step("proving"):
