@@ -1,9 +1,11 @@
 """Files that survive kills and full disks: appended whole or not at all, replaced whole or not."""
 
+import errno
 import fcntl
 import glob
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,21 +20,18 @@ from dualsmooth.engine.limits import plain_descriptor
 LOCK = "run.lock"
 PART = ".part"
 _IN_THE_WAY = (FileExistsError, NotADirectoryError)
-_KEPT = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class AppendFile:
     """A file that only grows, by pieces on disk when `append` returns; made if there is none."""
 
     def __init__(self, path: Path) -> None:
-        self._file = plain_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _KEPT)
+        self._file = plain_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._size = os.fstat(self._file).st_size
         sync_folder(path.parent)
 
     def append(self, data: bytes) -> None:
-        """Write and fsync; if either fails, the file is cut back to what it was and the OSError
-        goes on.
-        """
+        """Write and fsync; the OSError of either goes on, the file cut back to what it was."""
         try:
             rest = memoryview(data)
             while rest:
@@ -57,14 +56,28 @@ class AppendFile:
 
 
 class FolderLock:
-    """One process writes to a folder at a time. The system releases the lock of a killed process.
-
-    FileError names the process that holds it.
-    """
+    """One process at a time writes to a folder; FileError names it. A killed one holds nothing."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK
-        self._file = _locked_file(self._path)
+        self._path, self._file = folder / LOCK, -1
+        while self._file < 0:
+            file = plain_descriptor(self._path, os.O_RDWR | os.O_CREAT)
+            try:
+                self._hold(file)
+            finally:
+                if self._file < 0:
+                    os.close(file)
+
+    def _hold(self, file: int) -> None:
+        if not lock(file, self._path.parent):
+            holder = os.read(file, 300).decode("ascii", "replace").strip()
+            rule = "is being written by another process"
+            raise FileError(self._path.parent, rule, f"process {holder}")
+        # The holder may have deleted the file between our open and our lock.
+        if self._path.exists() and os.path.samestat(os.fstat(file), self._path.stat()):
+            os.ftruncate(file, 0)
+            os.write(file, f"{os.getpid()} on {platform.node()}\n".encode())
+            self._file = file
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
@@ -76,25 +89,16 @@ class FolderLock:
                 os.close(file)
 
 
-def _locked_file(path: Path) -> int:
-    while True:
-        file = plain_descriptor(path, os.O_RDWR | os.O_CREAT | _KEPT)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder may have deleted the file between our open and our lock.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                os.ftruncate(file, 0)
-                os.write(file, f"{os.getpid()}\n".encode())
-                return file
-            os.close(file)
-        except BlockingIOError as error:
-            holder = os.read(file, 32).decode("ascii", "replace").strip()
-            os.close(file)
-            rule = "is being written by another process"
-            raise FileError(path.parent, rule, f"process {holder}") from error
-        except BaseException:
-            os.close(file)
-            raise
+def lock(file: int | BinaryIO, path: Path) -> bool:
+    """Keep other processes from an open file; False if one holds it, FileError if none can."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        rule, hint = "must be on a disk that can lock files", "name one on another disk"
+        raise FileError(path, rule, error.strerror or error, hint) from error
+    return True
 
 
 @contextmanager
@@ -132,12 +136,20 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable, where the system can."""
-    if os.name != "posix":
-        return
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Make new names in a folder durable, where the disk can: some for Windows cannot."""
+    with _opened(folder) as file:
+        try:
+            os.fsync(file)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+
+
+@contextmanager
+def _opened(folder: Path, flags: int = 0) -> Iterator[int]:
+    file = os.open(folder, os.O_RDONLY | flags)
     try:
-        os.fsync(file)
+        yield file
     finally:
         os.close(file)
 
@@ -173,9 +185,7 @@ def at_home(text: str | Path) -> Path:
 
 
 def check_own(folder: Path, *marks: str) -> None:
-    """Refuse a folder that holds something, but nothing of a command that writes into its own: what
-    that leaves fits one of the patterns.
-    """
+    """Refuse a folder that holds something, but nothing that fits a pattern of what we leave."""
     try:
         ours = next(folder.iterdir(), None) is None or any(map(any, map(folder.glob, marks)))
     except FileNotFoundError:
@@ -219,31 +229,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_drafts(folder)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        lock = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            with _opened(draft) as file:
+                with suppress(FileError):  # without locks, drafts of killed processes stay there
+                    lock(file, draft)
+                yield draft
+                draft.chmod(0o755)  # mkdtemp makes it private
+                draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise unwritable(folder, error) from error
-    try:
-        yield draft
-        draft.chmod(0o755)  # mkdtemp makes it private
-        draft.rename(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        os.close(lock)
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_drafts(folder: Path) -> None:
     """Drafts of this folder whose process was killed: nobody holds their lock."""
     for draft in folder.parent.glob(f".{glob.escape(folder.name)}-????????"):
-        if draft.is_symlink() or not draft.is_dir():
-            continue
-        file = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(draft, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(file)
+        with suppress(OSError, FileError), _opened(draft, os.O_DIRECTORY | os.O_NOFOLLOW) as file:
+            if lock(file, draft):
+                shutil.rmtree(draft, ignore_errors=True)

@@ -8,7 +8,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,9 @@ LOOPS = (
     *("int8_conv", "bf16_conv"),
 )
 """Compiled loops that sum in an order of their own, beside those for noise and votes."""
+
+
+PROCESS_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def machine() -> dict[str, Any]:
@@ -82,12 +86,16 @@ def _instructions() -> str:
 
 
 def code_digest() -> str:
-    """Digest of the sources of engine and kernels as they are on this machine's disk now."""
+    """Digest of the sources of engine and kernels as they are on this machine's disk now, and of
+    the compiled loops, which may have been built from others.
+    """
     digest = hashlib.sha256()
     for top in (Path(__file__).parent, *map(Path, kernels.__path__)):
         files = (file for kind in ("py", "c", "h", "cu") for file in top.rglob(f"*.{kind}"))
         for name, file in sorted((file.relative_to(top).as_posix(), file) for file in files):
             digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for library in filter(None, map(compiled, ("noise_votes", *LOOPS))):
+        digest.update(Path(library._name).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -107,10 +115,28 @@ def _devices() -> list[str]:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may use: those it is bound to, but no more than its control groups give
+    time for, or SLURM counted out without binding.
+    """
+    bound = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        bound = len(os.sched_getaffinity(0))
+    task = "SLURM_CPUS_PER_TASK" if "SLURM_STEP_ID" in os.environ else "SLURM_CPUS_ON_NODE"
+    counted = os.environ.get(task, "")
+    return max(1, min(bound, *_shares(), int(counted) if counted.isdecimal() else bound))
+
+
+def _shares() -> Iterator[int]:
+    """Cores for which the control groups of this process, of either version, give time."""
+    groups = PROCESS_GROUPS.read_text().splitlines() if PROCESS_GROUPS.exists() else []
+    for _, kinds, place in (line.split(":", 2) for line in groups):
+        first = "cpu" in kinds.split(",")
+        own = GROUPS / ("cpu" if first else "") / place.lstrip("/")
+        limits = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first else ("cpu.max",)
+        for group in (own, *own.parents) if first or not kinds else ():
+            with suppress(OSError, ValueError):  # no such group, or "max"
+                quota, period = map(int, " ".join((group / n).read_text() for n in limits).split())
+                yield -(-quota // period) if quota > 0 else sys.maxsize
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

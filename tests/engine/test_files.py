@@ -2,14 +2,18 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from dualsmooth.engine.errors import FileError
-from dualsmooth.engine.files import LOCK, AppendFile, FolderLock, write_whole
+from dualsmooth.engine.files import LOCK, AppendFile, FolderLock, new_folder, write_whole
+from dualsmooth.engine.methods.regions.memory import Memory
 
 
 def full_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
@@ -92,7 +96,7 @@ def test_one_process_at_a_time_and_a_killed_one_gives_way(tmp_path: Path) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FileError, match=f"another process; received process {holder.pid}"):
+        with pytest.raises(FileError, match=f"another process; received process {holder.pid} on "):
             FolderLock(tmp_path)
         holder.kill()
     lock = FolderLock(tmp_path)  # the file of the killed process is still there
@@ -102,3 +106,46 @@ def test_one_process_at_a_time_and_a_killed_one_gives_way(tmp_path: Path) -> Non
     lock.release()
     assert not (tmp_path / LOCK).exists()
     FolderLock(tmp_path).release()
+
+
+def no_locks(number: int) -> Callable[..., None]:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_disk_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As NFS without its lock service, and Lustre mounted without them."""
+    monkeypatch.setattr("fcntl.flock", no_locks(number))
+    (tmp_path / "memory").touch()
+    for opens, path in ((FolderLock, tmp_path), (Memory, tmp_path / "memory")):
+        with pytest.raises(FileError, match=rf"{path.name}: must be on a disk that can lock files"):
+            opens(path)
+    for name in ("one", "two", "two"):
+        with suppress(FileError), new_folder(tmp_path / name) as draft:
+            write_whole(draft / "file", "new")
+    assert (tmp_path / "two" / "file").read_text() == "new"
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO])
+def test_a_disk_that_cannot_sync_folders_holds_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As one of Windows does not; an error of the disk is told."""
+    fsync = os.fsync
+
+    def on_files_only(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", on_files_only)
+    told = pytest.raises(OSError, match="Input/output") if number == errno.EIO else nullcontext()
+    with told:
+        write_whole(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"

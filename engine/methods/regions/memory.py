@@ -11,7 +11,6 @@ A run writes a ball after the certificate that shows it (`settle`), so the file 
 than the log, and a run that is resumed fills it up from there.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualsmooth.engine.errors import ArgumentError, FileError, StoppedError
-from dualsmooth.engine.files import at_home
+from dualsmooth.engine.files import at_home, lock
 from dualsmooth.engine.images import Image
 from dualsmooth.engine.limits import LARGEST_DATA, plain_descriptor, read_plain
 from dualsmooth.engine.methods.regions.balls import (
@@ -191,10 +190,8 @@ class Memory:
         return file
 
     def _read(self, path: Path, file: BinaryIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileError(path, "memory must not be held by another process") from error
+        if not lock(file, path):
+            raise FileError(path, "memory must not be held by another process")
         file.seek(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1

@@ -75,7 +75,13 @@ def test_code_counts_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     seen.add(machine.code_digest())
     (engine / "bounds" / "binomial.py").rename(engine / "binomial.py")
     seen.add(machine.code_digest())
-    assert len(seen) == 4
+    (tmp_path / "loops.so").write_text("built from the former conv.c")
+    built = {"direct_conv": SimpleNamespace(_name=str(tmp_path / "loops.so"))}
+    monkeypatch.setattr(machine, "compiled", built.get)
+    seen.add(machine.code_digest())
+    (tmp_path / "loops.so").write_text("built from conv.c")
+    seen.add(machine.code_digest())
+    assert len(seen) == 6
     (engine / "bounds" / "binomial.pyc").write_text("made by Python")
     assert machine.code_digest() in seen
 
