@@ -14,7 +14,7 @@ from dualsmooth.engine.backends import libraries_of
 from dualsmooth.engine.data.image_set import ImageSet, data_digest
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.machine import arithmetic, machine
-from dualsmooth.engine.records import ids_digest
+from dualsmooth.engine.records import ids_digest, unlike
 from dualsmooth.engine.runs.record import read_run
 from dualsmooth.engine.runtime.known import RecordedVotes
 
@@ -45,6 +45,10 @@ def holds(
     return False
 
 
+def _apart(theirs: dict[str, Any], here: dict[str, Any], names: list[str]) -> str:
+    return "; ".join(f"{name} {theirs.get(name)!r}, here {here[name]!r}" for name in names)
+
+
 def read_votes(
     folders: Iterable[Path], configuration: dict[str, Any], data: ImageSet, image_ids: list[int]
 ) -> RecordedVotes:
@@ -64,15 +68,14 @@ def read_votes(
         if changed and {*changed} <= IMAGES and holds(theirs, seen.certificates, data, image_ids):
             changed = []
         if changed:
-            text = "; ".join(f"{k} {theirs.get(k)!r}, here {configuration[k]!r}" for k in changed)
+            text = _apart(theirs, configuration, changed)
             raise FileError(folder, "must have drawn the same votes to reuse them", text)
         libraries = libraries_of(theirs["sampler"], theirs["bundle_manifest"])
         facts = partial(arithmetic, libraries=libraries, device=theirs["device"])
         begun, here = facts(run["machine"]), facts(machine())
-        if begun != here:
-            raise FileError(
-                folder, "must have drawn its votes on such a machine", f"{begun}, here {here}"
-            )
+        if names := unlike(begun, here):
+            text = _apart(begun, here, names)
+            raise FileError(folder, "must have drawn its votes on such a machine", text)
         if seen.findings:
             raise FileError(folder, "must pass an audit to be reused", seen.findings[0])
         for certificate in seen.certificates.values():

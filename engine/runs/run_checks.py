@@ -60,7 +60,7 @@ def check_equal(path: Path, what: str, stored: Mapping[str, Any], here: Mapping[
     """Refuse to resume if a run began with something else; what it was is named."""
     if keys := unlike(stored, here):
         changed = "; ".join(f"{key} {stored.get(key)!r} -> {here.get(key)!r}" for key in keys)
-        rule, hint = f"must have the same {what} to resume", "use --fresh or another --out"
+        rule, hint = f"must have the same {what} to resume", "use that, --fresh or another --out"
         raise FileError(path, rule, changed, hint)
 
 

@@ -102,10 +102,15 @@ def test_votes_that_an_audit_accuses_are_not_reused(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("processor", "another"), ("instructions", "0"), ("versions", {})]
+    ("key", "value", "told"),
+    [
+        ("processor", "another", "processor 'another', here '"),
+        ("instructions", "0", "instructions '0', here '"),
+        ("versions", {}, "torch None, here '"),
+    ],
 )
 def test_votes_of_another_machine_are_not_reused(
-    folder: Path, drawn: Path, key: str, value: object
+    folder: Path, drawn: Path, key: str, value: object, told: str
 ) -> None:
     path = folder / "run.json"
     record: dict[str, Any] = json.loads(path.read_text())
@@ -115,5 +120,5 @@ def test_votes_of_another_machine_are_not_reused(
         read(folder, drawn)
     covered = {name: record[name] for name in ("configuration", "machine")}
     path.write_text(json.dumps(record | {"fingerprint": digest_of(covered)}))
-    with pytest.raises(FileError, match="must have drawn its votes on such a machine"):
+    with pytest.raises(FileError, match=f"its votes on such a machine; received {told}[^']*'$"):
         read(folder, drawn)
