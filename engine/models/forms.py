@@ -8,6 +8,7 @@ from torch import nn
 
 from dualsmooth.engine.errors import SamplerError, reason_of
 from dualsmooth.engine.models.copies import again
+from dualsmooth.engine.models.logits import RowByRow
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, noisy, same
 
 PROVED_ROWS = 16
@@ -34,13 +35,6 @@ class AsItIs(nn.Module):
         return logits
 
 
-class OneByOne(AsItIs):
-    """The network itself on one row at a time, so that no row can have a place."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([super(OneByOne, self).forward(row) for row in torch.split(x, 1)])
-
-
 def first_proved(
     model: str, network: nn.Module, batch: torch.Tensor, faster: Sequence[Form]
 ) -> nn.Module:
@@ -53,7 +47,7 @@ def first_proved(
     itself = AsItIs(network, batch.dtype)
     plain: list[Form] = [
         ("as it is", lambda: itself),
-        ("row by row", lambda: OneByOne(network, batch.dtype)),
+        ("row by row", lambda: RowByRow(itself)),
     ]
     refused: list[str] = []
     for name, make in (*faster, *plain):

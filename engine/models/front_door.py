@@ -3,9 +3,9 @@
 What is tried, watched, promised and not promised: `docs/networks.md`.
 """
 
-from collections.abc import Callable
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from contextvars import copy_context
 from math import inf
 from time import thread_time
 from typing import Any
@@ -21,10 +21,10 @@ from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.graph.row_passes import Passes
-from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, fault_of, kind_of, logits_in
+from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, RowByRow, fault_of, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
-from dualsmooth.engine.models.rows import BOUNDS, MATES, ON_TRIAL, Agree, close, fault, noisy
+from dualsmooth.engine.models.rows import BOUNDS, MATES, Agree, close, fault, noisy, on_trial
 from dualsmooth.engine.terminal.progress import step
 
 SECONDS, SLOW = 0.2, 2.0
@@ -51,30 +51,25 @@ def admitted(
     """A network that was tried, its logits taken out of what it returns: eval, float32, on the CPU.
 
     Refused is what cannot run, gives something else than logits, or whose logits depend on batch
-    mates, on state, on random numbers or on the order of calls. The owner is what the module is a
-    copy of; its trials are not repeated while it stays as it was.
+    mates, state, random numbers, threads or the order of calls. What looks at a batch as a whole
+    gets each row alone. Trials of a module's owner, which it is a copy of, are not repeated.
     """
     trial = _Trial(module, input_shape, outputs, role, origin)
     if trial.known and owner is None:
-        _with_every_member(trial.first_pass)
+        on_trial(trial.first_pass)
         return trial.module
     owner = module if owner is None else owner
-    tried, found, plain = _ADMITTED.get(owner, (None, None, False))
+    tried, found, forms = _ADMITTED.get(owner, (None, None, ()))
     state = (input_shape, () if trial.known else kept_state(module, packages_of(module)))
     if tried != state or outputs not in (None, found):
         with step(f"{role}: trying whether it may be certified"):
-            _with_every_member(trial.first_pass if trial.known else trial.run)
+            on_trial(trial.first_pass if trial.known else trial.run)
         trial.check_covered(getattr(owner, "weights", None))
-        plain = trial.module is not module
-        _ADMITTED[owner] = state, trial.found, plain
-    return Plain(module) if plain else module
-
-
-def _with_every_member(trials: Callable[[], None]) -> None:
-    """Run trials in which a member of an ensemble that is seldom asked is seen, too."""
-    context = copy_context()
-    context.run(ON_TRIAL.set, True)
-    context.run(trials)
+        forms = trial.forms()
+        _ADMITTED[owner] = state, trial.found, forms
+    for form in forms:
+        module = form(module)
+    return module
 
 
 def outputs_of(owner: object) -> int:
@@ -112,8 +107,7 @@ class _Trial:
         is_double = isinstance(logits, torch.Tensor) and logits.dtype == torch.float64
         if not torch.equal(given, batch) or logits is not received or is_double:
             self.module, self._reader = Plain(self.module), Plain(self._reader)
-        said = kind_of(received) if logits is None else fault_of(logits, rows, outputs)
-        if said:
+        if said := fault_of(received, rows, outputs):
             rule = f"{self._role} {LOGITS}"
             if outputs is not None:
                 rule = f"{self._role} must map images {shape} to {outputs} logits, a tensor"
@@ -130,6 +124,13 @@ class _Trial:
         if taken := self._outside.taken(self.module):
             rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], f"take {_ASKS} out of it")
+
+    def forms(self) -> list[type[Plain | RowByRow]]:
+        """What goes around the module, one after the other."""
+        if alone := self._passes.of_whole and not self.known:
+            told = "it makes a value of its whole batch, or asks for one"
+            warnings.warn(f"network {self._role} runs row by row: {told}", stacklevel=3)
+        return [Plain] * isinstance(self.module, Plain) + [RowByRow] * alone
 
     def check_covered(self, weights: object) -> None:
         """Refuse a network that runs other code than its digest, or architecture, stands for."""
@@ -159,8 +160,7 @@ class _Trial:
         agree = close(BOUNDS[torch.float32], wanted)
         alone = len(batch) <= FEW and self._passes.keep_rows_apart(self._reader, batch, wanted)
         found = fault(self._pass, batch, agree, MATES, wanted, brief=alone)
-        told = alone and (self._outside.hands_over() or not self._passes.are_one(batch))
-        if told and not found:
+        if alone and not found and (self._outside.hands_over() or not self._passes.are_one(batch)):
             found = fault(self._pass, batch, agree, MATES, wanted)
         if found:
             rule = "must give an image the same logits whatever else is in the batch"
@@ -168,17 +168,14 @@ class _Trial:
                 rule = "must give a batch the same logits every time"
             hint = "take batch statistics, scales of a whole batch and what it remembers out of it"
             if (wanted - wanted[0]).abs().max() < max(1e-30, 2**-8 * float(wanted.abs().max())):
-                hint = (
-                    f"such logits hardly move, as of random weights: load trained ones, or {hint}"
-                )
+                hint = f"they hardly move, as of random weights: load trained ones, or {hint}"
             elif self._outside.halves:
                 hint = "it casts to 16 bits, which makes large steps of last bits: leave that out"
             raise self._refused(rule, f"others {found}", hint)
         if kept_state(self.module, ran) != before:
             others = batch.flip(0).repeat(3, 1, 1, 1)  # so many passed in no trial
-            named = names_of_changes(
-                self.module, lambda: [self._pass(255 * x) for x in (batch, others)]
-            )
+            tried = 255 * batch, 255 * others
+            named = names_of_changes(self.module, lambda: list(map(self._pass, tried)))
             received = f"other attributes after a pass{named}"
             raise self._refused("must not change itself", received, _STATE)
         for left in LEFT if self._outside.left_some else ():
@@ -192,17 +189,20 @@ class _Trial:
     def _compare_fresh(
         self, fresh: nn.Module, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree
     ) -> None:
-        """Compare a copy that sees another batch first, and gradients."""
+        """Compare a copy that sees another batch first, another thread, and gradients."""
         self.module, kept = Plain(fresh), self.module
         self._pass(255 * batch.flip(0))
-        found, with_gradients = self._pass(batch), self._with_gradients(batch[:1])
+        with ThreadPoolExecutor(1) as votes:  # are drawn in threads
+            of_thread = votes.submit(on_trial, lambda: self._pass(batch))
+        found = (
+            ("order of calls", "after another first batch", self._pass(batch)),
+            ("thread that it runs in", "in another thread", of_thread.result()),
+            ("mode that it runs in", "outside of inference mode", self._with_gradients(batch[:1])),
+        )
         self.module = kept
-        if not agree(found, wanted):
-            received = "other logits after another first batch"
-            raise self._refused("must not depend on the order of calls", received)
-        if with_gradients is not None and not agree(with_gradients, wanted[:1]):
-            received = "other logits outside of inference mode"
-            raise self._refused("must not depend on the mode that it runs in", received)
+        for what, where, logits in found:
+            if logits is not None and not agree(logits, wanted[: len(logits)]):
+                raise self._refused(f"must not depend on the {what}", f"other logits {where}")
 
     def _ran(self) -> set[str]:
         """Names of the packages whose code ran, or is the module's."""

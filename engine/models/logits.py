@@ -24,6 +24,17 @@ class Plain(nn.Module):
         return logits
 
 
+class RowByRow(nn.Module):
+    """A network on one row at a time, so that no row can have a place, or mates."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.network(row.clone()) for row in torch.split(x, 1)])
+
+
 def logits_in(received: Any) -> Any:
     """The logits in what a network returns; None where there are none to be seen."""
     if isinstance(received, Mapping):
@@ -39,8 +50,10 @@ def kind_of(received: object) -> str:
     return f"{kind} of {len(received)}" if isinstance(received, tuple | list) else kind
 
 
-def fault_of(logits: torch.Tensor, rows: int, outputs: int | None) -> str:
-    """What is wrong with the logits of some rows; empty if nothing is."""
+def fault_of(received: object, rows: int, outputs: int | None) -> str:
+    """What is wrong with what a network returns for some rows; empty if nothing is."""
+    if (logits := logits_in(received)) is None:
+        return kind_of(received)
     shape = tuple(logits.shape)
     fits = len(shape) == 2 and (shape[1] >= 2 if outputs is None else shape[1] == outputs)
     if not fits or shape[0] != rows:

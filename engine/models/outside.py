@@ -38,6 +38,7 @@ _SYSTEM = set(
 _COMPUTES = {"sleep", "fspath", "strerror"}
 _INSIDE = re.compile(
     r"(sys|gc)\.get\w+|_thread\.(get\w+|_count)|(builtins\.)?(id|hash)|(\w+\.)?_?data_ptr"
+    r"|torch\._C\.get_num_\w+"
 )
 """What tells how a process fares, and memory of NumPy: PyTorch asks, networks may not."""
 _CHANCE = re.compile(r"urandom|generate_time_safe|Generator\.(seed|initial_seed|get_state)")
@@ -243,8 +244,7 @@ def _listen() -> None:
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _WATCHING and not _SILENT.match(event):
-        if event == "open" and isinstance(arguments[0], int):
-            return
+    by_number = event == "open" and isinstance(arguments[0], int)
+    if _WATCHING and not by_number and not _SILENT.match(event):
         for watch in _WATCHING:
             watch.hears(event if event != "open" else os.fsdecode(arguments[0]), sys._getframe(1))

@@ -6,8 +6,9 @@ first, so that a constant added to all of them hides nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from itertools import chain
+from typing import Any
 
 import torch
 
@@ -29,6 +30,13 @@ MATES = (0.25, -1.0, 2.0, -4.0, 16.0, -255.0, 1e4, -1e4)
 ON_TRIAL = ContextVar("a network is tried", default=False)
 """Every member of an ensemble is asked about every row, as one that is seldom asked must be seen to
 keep the law, too; and what the parts of a network give each other is checked."""
+
+
+def on_trial(trials: Callable[[], Any]) -> Any:
+    """Run trials in which a member of an ensemble that is seldom asked is seen, too."""
+    context = copy_context()
+    context.run(ON_TRIAL.set, True)
+    return context.run(trials)
 
 
 def noisy(rows: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:

@@ -6,6 +6,7 @@ that did the same operators on the same numbers is one of the function that was 
 """
 
 import cProfile
+import re
 import sys
 from types import FrameType
 from typing import Any
@@ -14,20 +15,31 @@ import torch
 from torch import nn
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dualsmooth.engine.models.graph.layers import arguments_of
 from dualsmooth.engine.models.graph.row_rules import RowRules
 
 _ATEN = torch.ops.aten
 _VIEWS = (_ATEN.view.default, _ATEN.reshape.default)
+_TELLS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""Marks of operators that tell Python of values: as a number, or by a shape."""
+_FORMS = re.compile(r"new_\w+|\w+_like|(\w+_as|to)")
+"""Operators that read of a tensor how it is made; the last ones have values of the first one."""
 
 
 class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes what each pass asks operators for: all that they are given but tensors' values."""
+    """Notes what each pass asks operators for: all that they are given but tensors' values.
+
+    ``of_whole``: a pass made less than a value for each row, as a mean of all of them, or told
+    Python of values. Trials see what such a pass does with it on their rows alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._by_shape = dict[tuple[int, ...], list[list[Any]]]()
+        self.of_whole = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -38,6 +50,7 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Itself, for another pass of a batch."""
         self._noted, self._failed = list[Any](), False
         self._by_shape.setdefault(tuple(batch.shape), []).append(self._noted)
+        self._count, self._made_of_rows = len(batch), WeakTensorKeyDictionary({batch: True})
         return self
 
     def __torch_dispatch__(
@@ -46,10 +59,21 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         options: dict[str, Any] = kwargs or {}
         self._noted.append((func, map_aggregate((args, options), _kind_of)))
         try:
-            return (_on_rows if Sealed in types else _plainly)(func, args, options)
+            made = (_on_rows if Sealed in types else _plainly)(func, args, options)
         except Exception:
             self._failed = True
             raise
+        self._follow(func, (args, options), made)
+        return made
+
+    def _follow(self, func: Any, given: Any, made: Any) -> None:
+        if form := _FORMS.fullmatch(func._opname):
+            given = given[0][:1] if form[1] else ()
+        if any(value in self._made_of_rows for value in _tensors(given)):
+            self.of_whole |= not _TELLS.isdisjoint(func.tags)
+            for value in _tensors(made):
+                self._made_of_rows[value] = True
+                self.of_whole |= 0 < value.numel() < self._count
 
     def are_one(self, batch: torch.Tensor) -> bool:
         """Whether all passes of so many rows did the same."""
@@ -78,6 +102,10 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _hear(self, frame: FrameType, event: str, function: Any) -> None:
         self._failed |= event == "c_exception"
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_iter(values) if isinstance(value, torch.Tensor)]
 
 
 def resume(profile: Any) -> None:

@@ -5,6 +5,7 @@ before it is believed: its shapes, that logits are finite for pixels in [0, 1], 
 logits depend neither on the other rows nor on chance. It runs in float32 on the CPU.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_exported(
     its input where only the last size is 1 or 3.
     """
     plain = path.suffix.lower() == ".onnx"
-    data, (run, sizes, row_wise) = _onnx(path) if plain else load_pt2(path, trust=trust)
+    data, (run, sizes, row_wise, of_whole) = _onnx(path) if plain else load_pt2(path, trust=trust)
     if len(sizes) != 4 or any(size is None for size in sizes[1:]):
         shown = tuple("any" if size is None else size for size in sizes)
         rule = "must take a batch of images (rows, channels, height, width) of one size"
@@ -50,6 +51,11 @@ def read_exported(
         rule = f"must take images of at most {LARGEST_INPUT} values, {LARGEST_BATCH} in a batch"
         raise FileError(path, rule, tuple(sizes))
     shape, sha256, kwargs = (height, width, channels), sha256_of(data), dict[str, list[float]]()
+    if of_whole:
+        warnings.warn(
+            f"{path.name} runs row by row: it branches, or selects by values", stacklevel=2
+        )
+        run, rows = _each_alone(run, rows or 1), 0
     if channels_end:
         run = _channels_last(run)
     if (mean, std) != (None, None):
@@ -71,6 +77,16 @@ def _normalized(
     return lambda x: run(normalize(x))
 
 
+def _each_alone(
+    run: Callable[[torch.Tensor], torch.Tensor], rows: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    def alone(x: torch.Tensor) -> torch.Tensor:
+        parts = (row.expand(rows, -1, -1, -1).contiguous() for row in torch.split(x, 1))
+        return torch.cat([run(part)[:1] for part in parts])
+
+    return alone
+
+
 def _channels_last(
     run: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -84,7 +100,7 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
     except ImportError as error:
         hint = install_command("runtime")
         raise ArgumentError("bundle", "needs ONNX Runtime for .onnx files", path, hint) from error
-    data, beside = read_with_data(path)
+    data, beside, of_whole = read_with_data(path)
     try:
         session = make_session(data, beside=beside)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -99,6 +115,8 @@ def _onnx(path: Path) -> tuple[bytes, Program]:
         raise FileError(path, "must have one float32 input and one output", f"{kinds} to {names}")
     name = inputs[0].name
     sizes = tuple(s if isinstance(s, int) and s > 0 else None for s in shapes[0])
-    return b"".join([data, *beside.values()]), Program(
-        lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), sizes
-    )
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+    return b"".join([data, *beside.values()]), Program(run, sizes, of_whole=of_whole)

@@ -17,10 +17,8 @@ from dualsmooth.engine.limits import LARGEST_MODEL, LARGEST_WEIGHTS, check_part,
 
 DEEPEST = 32
 """Graphs within nodes within graphs."""
-
 MOST_NODES = 100_000
 """Nodes of a model once its functions are written out where they are called."""
-
 MOST_FIELDS, MOST_DIMS = 1 << 20, 64
 """Fields of a model in all, and sizes of one tensor."""
 
@@ -28,6 +26,8 @@ LOOPS = frozenset((b"Loop", b"Scan", b"SequenceMap"))
 CHANCE = frozenset((b"Bernoulli", b"Multinomial", b"Sampling"))
 """And ``Random..``, and a ``Dropout`` that is told whether it trains: their numbers are hidden in
 ONNX Runtime, where no trial of a network sees them."""
+OF_WHOLE = frozenset((b"If", b"NonZero", b"Unique", b"Compress"))
+"""What decides for a batch as a whole: whether something is done, or of how many values."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR, _SPARSE = "tensor", "sparse tensor"
@@ -47,16 +47,16 @@ _NAMED = {"node": (_OPERATOR, 7), "function": (1, 10)}
 _Name = tuple[bytes, bytes]
 
 
-def read_with_data(path: Path) -> tuple[bytes, dict[str, bytes]]:
-    """Bytes of an ``.onnx`` file without loops, which may never end, and of ``NAME.data``.
+def read_with_data(path: Path) -> tuple[bytes, dict[str, bytes], bool]:
+    """Bytes of an ``.onnx`` file without loops, which may never end, of ``NAME.data``, `OF_WHOLE`.
 
     It holds all it needs, or has weights in that file beside it, as `torch.onnx.export` writes it.
     """
-    walk, name = _Walk(path, False), f"{path.name}.data"
-    data = _walked(path, walk)
-    if not walk.outside:
-        return data, {}
-    return data, {name: read_plain(check_part(path.parent, name, LARGEST_WEIGHTS), LARGEST_WEIGHTS)}
+    walk, beside = _Walk(path, False), dict[str, bytes]()
+    data, name = _walked(path, walk), f"{path.name}.data"
+    if walk.outside:
+        beside[name] = read_plain(check_part(path.parent, name, LARGEST_WEIGHTS), LARGEST_WEIGHTS)
+    return data, beside, walk.of_whole
 
 
 def read_deployed(path: Path) -> bytes | str:
@@ -80,7 +80,7 @@ class _Walk:
     def __init__(self, path: Path, loops: bool) -> None:
         self._path, self._loops, self._beside = path, loops, f"{path.name}.data".encode()
         self._left = {"field": MOST_FIELDS, "node": MOST_NODES}
-        self.outside = 0  # tensors whose bytes stand beside the file
+        self.outside, self.of_whole = 0, False  # tensors whose bytes stand beside the file
         self._calls: Counter[_Name] = Counter()  # of the graph or function that is walked
         self._functions: dict[_Name, list[Counter[_Name]]] = {}
 
@@ -173,6 +173,7 @@ class _Walk:
     def _operator(self, name: bytes, node: memoryview) -> None:
         if name in LOOPS and not self._loops:
             raise FileError(self._path, "must not loop", name.decode(), "unroll it")
+        self.of_whole |= name in OF_WHOLE
         trains = b"Dropout" in name and any(_texts(node, _INPUT)[2:])
         if trains or name in CHANCE or name.startswith(b"Random"):
             rule, hint = "must not draw random numbers", "export the network in eval mode"

@@ -35,12 +35,14 @@ _TRUST = "--trust-model, or load_bundle(path, trust=True), runs whatever is in i
 class Program(NamedTuple):
     """A network as a function of one batch, and the sizes of that batch; None means any.
 
-    Of one that is seen to be ``row_wise``, for any number of rows, nothing has to be tried.
+    Of one that is seen to be ``row_wise``, for any number of rows, nothing has to be tried; one
+    that decides for batches as a whole (``of_whole``) is to be given each row alone.
     """
 
     run: Callable[[torch.Tensor], torch.Tensor]
     sizes: tuple[int | None, ...]
     row_wise: bool = False
+    of_whole: bool = False
 
 
 def load_pt2(path: Path, *, trust: bool = False) -> tuple[bytes, Program]:

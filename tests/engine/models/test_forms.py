@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import SamplerError
-from dualsmooth.engine.models.forms import OneByOne, first_proved
+from dualsmooth.engine.models.forms import first_proved
+from dualsmooth.engine.models.logits import RowByRow
 from dualsmooth.engine.models.rows import BOUNDS, close, fault, noisy
 
 SHAPE = (5, 3, 3)
@@ -142,9 +143,9 @@ def test_a_network_that_no_form_saves_is_refused() -> None:
 
 def test_rows_one_by_one_are_rows() -> None:
     network = Net().eval()
-    found = OneByOne(network, torch.float32)(BATCH)
+    found = RowByRow(network)(BATCH)
     torch.testing.assert_close(found, network(BATCH.contiguous()))
-    assert fault(OneByOne(network, torch.float32), BATCH) == ""
+    assert fault(RowByRow(network), BATCH) == ""
 
 
 def test_closeness_is_relative_to_what_moves() -> None:

@@ -70,6 +70,13 @@ def enter(module: nn.Module) -> nn.Module:
     return admitted(module.eval(), SHAPE, CLASSES, "classifier", "memory")
 
 
+def branching(x: torch.Tensor) -> torch.Tensor:
+    """As TorchScript, which Python does not see into."""
+    if bool(((x - 6).abs().flatten(1).amax(1) < 0.1).any()):
+        return -x
+    return x
+
+
 def scaled(x: torch.Tensor) -> torch.Tensor:
     """Dynamic quantization with one scale for the batch."""
     step = x.abs().max() / 127
@@ -104,6 +111,43 @@ def test_logits_that_depend_on_batch_mates_are_refused(
     monkeypatch.setattr(front_door, "SECONDS", 2.0)  # on a busy machine, too
     with pytest.raises(FileError, match="classifier must give an image the same logits"):
         enter(MIXING[name])
+
+
+def seldom(x: torch.Tensor) -> torch.Tensor:
+    """Rows that no trial has: of sixes."""
+    return (x - 6).abs().flatten(1).amax(1) < 0.1
+
+
+WHOLE: dict[str, Function] = {
+    "branch on one of them": lambda x: -x if seldom(x).any() else x,
+    "branch on all": lambda x: -x if seldom(x).all() else x,
+    "number": lambda x: x * (1.0 - 2.0 * float(seldom(x).any())),
+    "no branch": lambda x: torch.where(seldom(x).all(), -x, x),
+    "axes kept": lambda x: x * (1.0 - 2.0 * seldom(x).float().amax(0, keepdim=True)[:, None]),
+    "shape": lambda x: -x if len(x[seldom(x)]) else x,
+    "set": lambda x: -x if len(torch.nonzero(seldom(x))) else x,
+    "script": torch.jit.script(branching),
+}
+APART: dict[str, Function] = {
+    "constants as the batch is made": lambda x: x + x.new_zeros(1) * torch.ones(1).type_as(x),
+    "number of a constant": lambda x: x * torch.ones(1).to(x).item(),
+    "rows with a value each": lambda x: x * x.flatten(1).mean(1).reshape(-1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *APART])
+def test_what_looks_at_a_batch_as_a_whole_gets_each_row_alone(name: str) -> None:
+    """Such a mate decides for others, and none of the trials has it."""
+    network = Head({**WHOLE, **APART}[name])
+    with warnings.catch_warnings(record=True) as told:
+        entered = enter(network)
+    assert any("runs row by row" in str(w.message) for w in told) == (name in WHOLE)
+    batch = torch.rand(5, 2, 4, 3)
+    batch[1::2] = 6 + 0.05 * batch[1::2]
+    with torch.inference_mode():
+        each = torch.cat([network(row) for row in batch.split(1)])
+        torch.testing.assert_close(entered(batch), each)
+        assert torch.allclose(network(batch), each) == (name in APART)
 
 
 @pytest.mark.parametrize("after", [lambda y: y + 1e5, lambda y: y * 1e-41])
@@ -621,6 +665,27 @@ GRADIENTS: dict[str, Function] = {
 def test_logits_that_depend_on_the_mode_are_refused(kind: str) -> None:
     with pytest.raises(FileError, match="must not depend on the mode that it runs in"):
         enter(Head(GRADIENTS[kind]))
+
+
+OF_MAIN, OF_CONTEXT = threading.local(), contextvars.ContextVar("scale", default=1.0)
+THREADS: dict[str, Function] = {
+    "thread": lambda x: x if threading.current_thread() is threading.main_thread() else -x,
+    "local": lambda x: x * getattr(OF_MAIN, "scale", 1.0),
+    "context": lambda x: x * OF_CONTEXT.get(),
+}
+
+
+@pytest.mark.parametrize("kind", THREADS)
+def test_logits_that_depend_on_the_thread_are_refused(kind: str) -> None:
+    """Votes are drawn in other threads than the one that makes the bundle."""
+
+    def try_it() -> None:
+        OF_CONTEXT.set(2.0)
+        with pytest.raises(FileError, match="must not depend on the thread that it runs in"):
+            enter(Head(THREADS[kind]))
+
+    OF_MAIN.scale = 2.0
+    contextvars.copy_context().run(try_it)
 
 
 @pytest.mark.parametrize("kind", COUNTERS)

@@ -95,6 +95,32 @@ def test_they_vote_as_the_network_does(tmp_path: Path) -> None:
     assert votes(pt2_file(tmp_path / "seven.pt2", module, 7)) == expected
 
 
+@pytest.mark.parametrize("rows", ["n", 7])
+def test_a_model_that_branches_gets_each_row_alone(tmp_path: Path, rows: int | str) -> None:
+    """One image of sixes in a batch turns all; no trial has one."""
+
+    def branching(nodes: Nodes, x: str) -> str:
+        from_six = nodes.add("Abs", nodes.add("Sub", x, nodes.constant(6.0, np.float32)))
+        most = nodes.add("ReduceMax", from_six, nodes.constant([1, 2, 3], np.int64), keepdims=0)
+        least = nodes.add("ReduceMin", most, keepdims=0)
+        logits, turned, kept = linear(nodes, x), Nodes(), Nodes()
+        branches = {
+            "then_branch": turned.graph("t", [], [value(turned.add("Neg", logits), FLOAT, None)]),
+            "else_branch": kept.graph("k", [], [value(kept.add("Abs", logits), FLOAT, None)]),
+        }
+        return nodes.add(
+            "If", nodes.add("Less", least, nodes.constant(0.1, np.float32)), **branches
+        )
+
+    with pytest.warns(UserWarning, match="runs row by row"):
+        network = load_bundle(onnx_file(tmp_path / "m.onnx", branching, (rows, 3, 6, 5)))
+    batch = torch.rand(5, 3, 6, 5)
+    batch[1::2] = 6 + 0.05 * batch[1::2]
+    turned = torch.from_numpy(batch.flatten(1).numpy() @ WEIGHTS)
+    turned[::2], turned[1::2] = turned[::2].abs(), -turned[1::2]
+    torch.testing.assert_close(network.build("classifier")(batch), turned)
+
+
 def test_channels_may_come_last_as_keras_has_them(tmp_path: Path) -> None:
     def first(nodes: Nodes, x: str) -> str:
         return linear(nodes, nodes.add("Transpose", x, perm=[0, 3, 1, 2]))

@@ -53,7 +53,7 @@ def constant_of(proto: ModelProto) -> TensorProto:
 
 def test_an_honest_model_is_read_unchanged(tmp_path: Path) -> None:
     path = saved(tmp_path, model())
-    assert read_with_data(path) == (path.read_bytes(), {})
+    assert read_with_data(path) == (path.read_bytes(), {}, False)
 
 
 @pytest.mark.parametrize(
