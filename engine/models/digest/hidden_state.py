@@ -18,7 +18,12 @@ import torch
 from torch import fx, nn
 
 from dualsmooth.engine.models.digest.module_state import DRAWN, HOOKS
-from dualsmooth.engine.models.digest.python_names import is_known, is_of_library, package_of
+from dualsmooth.engine.models.digest.python_names import (
+    is_known,
+    is_of_library,
+    package_of,
+    pickled,
+)
 from dualsmooth.engine.models.digest.script_digest import script_parts
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -203,7 +208,7 @@ def _reduced(value: object) -> list[object]:
 
 def _pickled(value: object) -> list[object]:
     try:
-        return [value.__reduce_ex__(4)]
+        return [pickled(value)]
     except Exception:  # a lock, a file, a session of a library, an iterator over functions
         return gc.get_referents(value)
 

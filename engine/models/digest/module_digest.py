@@ -214,7 +214,7 @@ class ModuleDigest:
         self._put("object")
         self._visit(type(value), path)
         try:
-            parts = value.__reduce_ex__(4)
+            parts = python.pickled(value)
         except Exception:  # types refuse in many ways
             return self._refuse(value, path)
         if isinstance(parts, str):

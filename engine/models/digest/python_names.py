@@ -5,6 +5,7 @@ what it does. A name is believed only where the object is found under it.
 """
 
 import builtins
+import copyreg
 import dis
 import os
 import sys
@@ -62,6 +63,15 @@ def owner_of(scope: Mapping[str, Any]) -> str:
 def is_of_library(function: object) -> bool:
     """Whether it is a function in Python, and of a library or this package."""
     return isinstance(function, types.FunctionType) and bool(owner_of(function.__globals__))
+
+
+def pickled(value: object) -> Any:
+    """What an object is made of again; of a kind that others pickle (`re.Pattern`), by their way.
+
+    An exception of any kind if nothing is.
+    """
+    reduce = copyreg.dispatch_table.get(type(value))
+    return value.__reduce_ex__(4) if reduce is None else reduce(value)
 
 
 def is_known(cls: type) -> bool:

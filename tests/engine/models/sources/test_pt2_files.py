@@ -84,7 +84,7 @@ def rows_of(model: dict[str, Any]) -> dict[str, Any]:
 def test_it_computes_what_pytorch_s_reader_does(honest: Path) -> None:
     x = torch.rand(5, *SHAPE)
     kept = x.clone()
-    (_, (ours, sizes, _)), (_, (theirs, *_)) = load_pt2(honest), load_pt2(honest, trust=True)
+    (_, (ours, sizes, *_)), (_, (theirs, *_)) = load_pt2(honest), load_pt2(honest, trust=True)
     with torch.inference_mode():
         assert torch.equal(ours(x), theirs(x.clone()))
     assert torch.equal(x, kept)
