@@ -88,19 +88,19 @@ def test_a_scale_of_another_layer_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert min(distance(name) for name in SHAPES) > 0.25
 
 
-@pytest.mark.skipif(not int8_conv.available(), reason="needs AVX512-VNNI")
+@pytest.mark.usefixtures("int8_loops")
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_sampler_votes_by_the_loops_as_the_definition_does(name: str) -> None:
     network, (height, width, channels) = network_of(name)
     made = quantized_network(network, name, batches((height, width, channels)))[1]
     arguments: Any = ({"it": made}, {"it": 10}, (height, width, channels))
     image = np.full((height, width, channels), 0.5, np.float32)
-    segments = [Segment(0, 3, 0.25, 3, 0, 101), Segment(0, 4, 0.5, 3, 7, 40)]
-    loops = CpuSampler(*arguments, seed=5, batch_size=32, threads=2)
+    segments = [Segment(0, 3, 0.25, 3, 0, 21), Segment(0, 4, 0.5, 3, 7, 10)]
+    loops = CpuSampler(*arguments, seed=5, batch_size=8, threads=2)
     assert any(isinstance(part, int8_conv.Int8Chain) for part in loops._networks["it"].modules())
     loops.load(0, image)
     fast = loops.count("it", segments)
-    eager = TorchSampler(*arguments, seed=5, batch_size=32)
+    eager = TorchSampler(*arguments, seed=5, batch_size=8)
     eager.load(0, image)
     assert np.array_equal(fast, eager.count("it", segments))
     loops.close()
@@ -255,7 +255,7 @@ def test_the_command_writes_a_bundle_that_runs_survive_with(
     assert not Path("three").exists()
 
 
-@pytest.mark.skipif(not int8_conv.available(), reason="needs AVX512-VNNI")
+@pytest.mark.usefixtures("int8_loops")
 @pytest.mark.parametrize("variant", ["one step too much", "batch mates"])
 def test_loops_that_break_the_law_do_not_vote(
     variant: str, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
-"""The loops of chains built with an emulation of instructions that this processor may lack."""
+"""The loops built with an emulation of instructions that this processor may lack."""
 
 import ctypes
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,32 +25,51 @@ HERE = Path(__file__).parent
 SOURCES = Path(chains.__file__).parent
 Build = Callable[[str, str, str], None]
 
-
 WIDTHS = {16: "", 8: "_avx2"}
 """Values of a vector, and what stands behind the name of a library with such ones."""
 
 
 @pytest.fixture(scope="session")
-def sixteen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
-    """Builds the loops with vectors of sixteen values for a processor without AVX-512."""
-    folder = tmp_path_factory.mktemp("sixteen")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ctypes.CDLL]:
+    """Builds a file and what it includes, with AVX-512 and all beyond emulated by AVX2, and with
+    one text put in place of another in the file where that stands once.
+    """
+    compiler, flags = shutil.which("gcc"), ("-ffp-contract=off", "-fno-math-errno")
 
     @cache
-    def build(name: str) -> ctypes.CDLL:
-        compiler, library = shutil.which("gcc"), folder / f"{name}.so"
-        if compiler is None:
-            pytest.skip("needs gcc or AVX-512")
-        options = ["-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-psabi"]
-        files = ["-include", str(HERE / "sixteen.h"), str(SOURCES / f"{name}.c")]
+    def build(file: Path, old: str = "", new: str = "", within: str = "") -> ctypes.CDLL:
+        if compiler is None or not noise_votes.available() or noise_votes.best_version() == "plain":
+            pytest.skip("needs gcc and AVX2")
+        folder = tmp_path_factory.mktemp("loops")
+        texts = included(file)
+        holds = [name for name in texts if old and texts[name].count(old) and within in name]
+        assert len(holds) == bool(old), (old, holds)
+        for name in holds:
+            assert texts[name].count(old) == 1, old
+            texts[name] = texts[name].replace(old, new)
+        for name, text in texts.items():
+            (folder / name).write_text(re.sub('"avx512[^"]*"', '"avx2,fma"', text))
+        options = [*flags, "-mavx2", "-mfma", "-Wno-psabi", "-fPIC", "-shared", "-I", str(HERE)]
+        how = ("-O1", "emulated.h") if "tiles.h" in texts else ("-Og", "avx512.h")
+        files = [how[0], "-include", how[1], str(folder / file.name)]
+        library = folder / "loops.so"
         subprocess.run([compiler, *options, *files, "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))
 
     return build
 
 
+def included(file: Path) -> dict[str, str]:
+    """The texts of a file and of those of the loops that it includes, by name."""
+    texts = {file.name: file.read_text()}
+    for name in re.findall('#include "(.+)"', texts[file.name]):
+        texts |= included(SOURCES / name)
+    return texts
+
+
 @pytest.fixture
 def use_width(
-    monkeypatch: pytest.MonkeyPatch, sixteen: Callable[[str], ctypes.CDLL]
+    monkeypatch: pytest.MonkeyPatch, emulator: Callable[..., ctypes.CDLL]
 ) -> Iterator[Callable[[int], None]]:
     """Has the loops of one width used; skips where this processor or installation lacks them."""
     libraries = {module: module._library for module in (direct_conv, linear, winograd_conv)}
@@ -60,7 +80,7 @@ def use_width(
             lanes = library[f"dualsmooth_{name}_lanes"]() if library else 0
             if library is None or (not lanes and width == 8):
                 pytest.skip("needs the compiled loops and AVX2")
-            return library if lanes else sixteen(name), width
+            return library if lanes else emulator(SOURCES / f"{name}.c"), width
 
         for module, kept in libraries.items():
             monkeypatch.setattr(module, "vectored", vectored)
@@ -85,40 +105,14 @@ def forget() -> None:
     int8_conv.has_tiles.cache_clear()
 
 
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], ctypes.CDLL]:
-    """Builds the loops of a kind, with one text put in place of another that stands there once."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or not noise_votes.available() or noise_votes.best_version() != "avx512":
-        pytest.skip("needs a C compiler and AVX-512")
-    built: dict[tuple[str, str, str], ctypes.CDLL] = {}
-
-    def build(kind: str, old: str, new: str) -> ctypes.CDLL:
-        if (kind, old, new) not in built:
-            folder = tmp_path_factory.mktemp("loops")
-            names = ("chains.h", "lanes.h", "tiles.h", f"{kind}_conv.c")
-            texts = {name: (SOURCES / name).read_text() for name in names}
-            assert not old or sum(text.count(old) for text in texts.values()) == 1, old
-            for name, text in texts.items():
-                (folder / name).write_text(text.replace(old, new) if old else text)
-            options = ["-O1", "-ffp-contract=off", "-fPIC", "-shared", "-I", str(HERE)]
-            files = ["-include", "emulated.h", str(folder / f"{kind}_conv.c")]
-            library = folder / "loops.so"
-            subprocess.run([compiler, *options, *files, "-o", str(library)], check=True)
-            built[kind, old, new] = ctypes.CDLL(str(library))
-        return built[kind, old, new]
-
-    return build
-
-
 @pytest.fixture
 def emulated(
-    emulator: Callable[[str, str, str], ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+    emulator: Callable[..., ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Build]:
     """Lets the loops of a kind be emulated, with an error in them if one is named."""
 
     def use(kind: str, old: str = "", new: str = "") -> None:
-        library = emulator(kind, old, new)
+        library = emulator(SOURCES / f"{kind}_conv.c", old, new)
         monkeypatch.setattr(chains, "compiled", {f"{kind}_conv": library}.get)
         forget()
 
@@ -126,3 +120,30 @@ def emulated(
     yield use
     monkeypatch.undo()
     forget()
+
+
+@pytest.fixture
+def int8_loops(request: pytest.FixtureRequest) -> None:
+    """Loops for 8-bit integers, emulated where this processor lacks their instructions."""
+    if not int8_conv.available():
+        request.getfixturevalue("emulated")("int8")
+
+
+@pytest.fixture
+def use(
+    emulator: Callable[..., ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], None]]:
+    """Lets the noise of a version be drawn, emulated where this processor lacks it."""
+    versions, library = noise_votes.VERSIONS, noise_votes._library
+    own = versions[: versions.index(noise_votes.best_version()) + 1]
+
+    def choose(version: str) -> None:
+        monkeypatch.undo()
+        if version not in own:
+            emulated = emulator(SOURCES / "noise_votes.c")
+            monkeypatch.setattr(noise_votes, "compiled", lambda name: emulated)
+        library.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    library.cache_clear()

@@ -1,25 +1,19 @@
 /* VDPBF16PS, VCVTNEPS2BF16 and the tiles of AMX as Intel's manual (SDM volume 2) defines them,
- * written with AVX-512, so that the loops can be tested on processors without them. To be included
- * before the loops. Every operation rounds to nearest even; denormal numbers are zero, going in and
- * coming out. VDPBF16PS adds the product of the odd values of each pair first, then that of the even
- * ones, both fused. TDPBF16PS adds up the products of even and odd values of a tile apart, fused,
- * and then adds both sums to each other and that to the tile. Shapes of tiles must fit. */
+ * written with AVX-512's operations, for the same end. To be included before the loops.
+ * Every operation rounds to nearest even; denormal numbers are zero, going in and coming out.
+ * VDPBF16PS adds the product of the odd values of each pair first, then that of the even ones,
+ * both fused. TDPBF16PS adds up the products of even and odd values of a tile apart, fused, and
+ * then adds both sums to each other and that to the tile. Shapes of tiles must fit. */
 #include <cpuid.h>
-#include <immintrin.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define EMULATED __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"), unused)) static
+#include "avx512.h"
 
 EMULATED __m512 flushed(__m512 v)
 {
-    const __mmask16 small =
-        _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(0x1p-126f), _CMP_LT_OQ);
-    const __m512i bits = _mm512_castps_si512(v), sign = _mm512_set1_epi32(1 << 31);
-    return _mm512_castsi512_ps(_mm512_mask_and_epi32(bits, small, bits, sign));
+    const i32x16 small = _mm512_abs_ps(v) < _mm512_set1_ps(0x1p-126f);
+    return (__m512)((i32x16)v & ~(small & INT32_MAX));
 }
 
 EMULATED __m512 even(__m512i pairs)
@@ -41,13 +35,9 @@ EMULATED __m512 dot(__m512 sums, __m512i a, __m512i b)
 
 EMULATED __m256i rounded(__m512 v)
 {
-    const __m512i bits = _mm512_castps_si512(flushed(v));
-    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
-    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
-    const __mmask16 missing = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(
-        _mm512_srli_epi32(_mm512_mask_mov_epi32(up, missing, quiet), 16));
+    const u32x16 bits = (u32x16)flushed(v), missing = (u32x16)(v != v);
+    const u32x16 nearest = bits + (bits >> 16 & 1) + 0x7fff, quiet = bits | 1 << 22;
+    return _mm512_cvtepi32_epi16((nearest & ~missing | quiet & missing) >> 16);
 }
 
 static _Thread_local struct {

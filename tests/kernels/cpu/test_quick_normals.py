@@ -1,10 +1,7 @@
 """The short way to normals: near enough to the long one everywhere, and its bits."""
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,33 +26,18 @@ class Distance(ctypes.Structure):
     _fields_ = (("worst", ctypes.c_double), ("signs", ctypes.c_int64))
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+@pytest.fixture
+def built(emulator: Build) -> Build:
     """Builds the loops beside what measures them, with a text in place of one that stands once in
     the first header of a version that has it.
     """
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None or not noise_votes.available():
-        pytest.skip("needs a C compiler")
-    best = noise_votes.VERSIONS.index(noise_votes.best_version())
 
-    @cache
     def build(version: str, old: str = "", new: str = "") -> ctypes.CDLL:
-        if version not in noise_votes.VERSIONS[: best + 1]:
-            pytest.skip(f"needs {version}")
-        folder = tmp_path_factory.mktemp("normals")
-        texts = {path.name: path.read_text() for path in SOURCES.glob("*.[ch]")}
-        if old:
-            header = next(name for name in HEADERS[version] if texts[name].count(old) == 1)
-            texts[header] = texts[header].replace(old, new)
-        for name, text in texts.items():
-            (folder / name).write_text(text)
-        measure, library = Path(__file__).with_name("quick_normals.c"), folder / "normals.so"
-        options = ["-O1", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared"]
-        subprocess.run(
-            [compiler, *options, "-I", str(folder), str(measure), "-o", str(library)], check=True
-        )
-        return ctypes.CDLL(str(library))
+        headers = [
+            name for name in HEADERS[version] if (SOURCES / name).read_text().count(old) == 1
+        ]
+        measure = Path(__file__).with_name("quick_normals.c")
+        return emulator(measure, old, new, headers[0] if old else "")
 
     return build
 
