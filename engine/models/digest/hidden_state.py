@@ -186,9 +186,10 @@ def _held_by(function: types.FunctionType) -> list[object]:
 def _own_of_class(kind: type) -> dict[str, object]:
     """What a class holds, and of one of a library the functions that others put in its way.
 
-    Others may add what no code of the library calls; who calls it names it (`_globals`).
+    Others may add what no code of the library calls; who calls it names it (`_globals`). Which
+    classes an abstract one was asked about is no part: the walk itself asks.
     """
-    held = dict(vars(kind))
+    held = {name: value for name, value in vars(kind).items() if name != "_abc_impl"}
     if not is_known(kind):
         return held
     put = {k: v for k, v in held.items() if type(v) is types.FunctionType and not is_of_library(v)}

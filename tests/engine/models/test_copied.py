@@ -1,5 +1,6 @@
 """What is certified is a copy of a module: it answers as the module does, or is refused."""
 
+import abc
 import copy
 import functools
 import warnings
@@ -96,6 +97,14 @@ def decorated(module: Turned) -> float:
     return 2.0
 
 
+class Abstract(abc.ABC):  # noqa: B024 (it is asked for)
+    """Python notes on it which classes are none of its own."""
+
+
+def by_kind(module: Turned) -> float:
+    return 1.0 if isinstance(type("New", (), {})(), Abstract) else 2.0
+
+
 def by_global(module: Turned) -> float:
     return SCALES.setdefault(3, 2.0)
 
@@ -154,6 +163,7 @@ class Redrawn(Turned):
 
 HONEST: dict[str, Callable[[], nn.Module]] = {
     "a cache among globals": lambda: Turned(by_global),
+    "notes of an abstract class": lambda: Turned(by_kind),
     "a decorator with notes": lambda: Turned(decorated),
     "an optimizer": lambda: steps(Turned(lambda _: 1.0)),
     "fake quantization": lambda: observed(Turned(lambda _: 1.0)),
