@@ -22,7 +22,7 @@ from dualsmooth.engine.models.sources.load import EXPORTED
 from dualsmooth.engine.models.sources.onnx_session import OLDEST
 from dualsmooth.engine.quantize.calibration import Calibration, levels_of
 from dualsmooth.engine.records import digest_of
-from dualsmooth.engine.terminal.progress import passing_bar
+from dualsmooth.engine.terminal.progress import passing_bar, step
 from dualsmooth.export.deployment import (
     DUAL,
     FORMAT,
@@ -118,7 +118,8 @@ def batch_of(shape: tuple[int, int, int]) -> int:
 
 
 def _write_network(draft: Path, bundle: Bundle, role: str, rows: int) -> Voter:
-    from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
+    with step("loading PyTorch"):
+        from dualsmooth.engine.samplers.fusion.fold import fold_batch_norm
 
     network = bundle.build(role)
     trial = _trial(bundle.input_shape, rows)

@@ -20,6 +20,7 @@ from dualsmooth.engine.report.drawing import (
 from dualsmooth.engine.report.markdown import head_of, table
 from dualsmooth.engine.report.page import part
 from dualsmooth.engine.runs.summary import Summary
+from dualsmooth.engine.terminal.progress import step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ _HEAD = """<meta charset="utf-8">
 *_NAMED, _GREY = COLOURS
 
 
+@step("drawing the plot")
 def write_frontier(summaries: Sequence[Summary], about: dict[str, Any], folder: Path) -> list[str]:
     """Write ``frontier.json``, ``.md``, ``.png``, ``.svg`` and ``.html``; returns their names."""
     votes = (

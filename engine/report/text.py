@@ -1,6 +1,7 @@
 """Certified-accuracy tables for the terminal, as wide as it is."""
 
 from collections.abc import Sequence
+from math import ceil
 
 from dualsmooth.engine.report.compare import Column, Gap, cells, leaders, signed
 from dualsmooth.engine.runs.summary import Summary
@@ -13,13 +14,13 @@ def text_table(summaries: Sequence[Summary], width: int = WIDTH, gaps: Sequence[
     """One row per run: certified accuracy (%) at each radius and ACR, the best of several starred.
 
     Further rows say how far runs are above (+) or below (-) the best fixed sigma. More radii than
-    fit in ``width`` columns go into further tables below the first.
+    fit in ``width`` columns go into further tables below the first; names have what room is left.
     """
     radii = list(summaries[0].certified)
-    most = width - (len(radii) + 1) * CELL
-    most = most if most >= NAME_WIDTH else max(NAME_WIDTH, width // 2)
+    tables = ceil(len(radii) / max(1, (width - NAME_WIDTH) // CELL - 1))
+    per_table = ceil(len(radii) / tables) if tables else 1
+    most = max(NAME_WIDTH, width - (per_table + 1) * CELL)
     column = min(most, max(NAME_WIDTH, *(len(s.name) + 1 for s in summaries)))
-    per_table = max(1, (width - column) // CELL - 1)
     parts = [radii[i : i + per_table] for i in range(0, max(1, len(radii)), per_table)]
     lines = [line for part in parts for line in _table(summaries, part, column, gaps)]
     return "\n".join(line.rstrip() for line in [*lines, *_footer(summaries)])

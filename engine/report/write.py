@@ -9,8 +9,10 @@ from dualsmooth.engine.report.markdown import markdown
 from dualsmooth.engine.report.plots import plots
 from dualsmooth.engine.report.reading import Run
 from dualsmooth.engine.runs.summary import Summary
+from dualsmooth.engine.terminal.progress import step
 
 
+@step("drawing the plots")
 def write_report(
     runs: Sequence[Run],
     summaries: Sequence[Summary],

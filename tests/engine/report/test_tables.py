@@ -106,7 +106,12 @@ def test_a_table_is_no_wider_than_the_terminal(width: int) -> None:
     body = table[: table.index("certified accuracy")]
     assert max(map(len, body.splitlines())) <= width
     assert (name in body) == (width == 210)
-    assert ("dual(median, interva" in body) == (width > 40)  # tables are several in any case
+
+
+def test_names_are_whole_where_no_table_more_comes_of_it() -> None:
+    name = "dual (plurality), balanced"
+    table = text_table([summarize(name, ROWS, [r / 4 for r in range(10)])])
+    assert (table.count("-" * 40), table.count(name), table.count("..")) == (2, 3, 0)
 
 
 def test_a_folder_stands_for_the_runs_in_it(runs: Path, tmp_path: Path) -> None:

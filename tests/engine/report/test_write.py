@@ -4,6 +4,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from dualsmooth.engine.report.reading import Run, read_runs
 from dualsmooth.engine.report.text import text_table
 from dualsmooth.engine.report.write import write_report
 from dualsmooth.engine.runs.summary import Row, share_interval, summarize
+from dualsmooth.engine.terminal import progress
+from tests.engine.terminal.test_progress import Terminal
 
 Figure = pytest.importorskip("matplotlib.figure", reason="needs the extra report").Figure
 
@@ -52,6 +55,17 @@ def test_every_plot_is_written_with_its_conditions(tmp_path: Path) -> None:
                  "votes and alpha not recorded in the file"):  # fmt: skip
         assert said in text
     assert "| 0.25 | 1 | 5 | 3 | 0 |" in text  # images 3 to 8 against 0 to 3
+
+
+def test_a_terminal_is_told_that_plots_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.shown(True):
+        write_report([FIRST], [summarize("a", FIRST.rows)], tmp_path / "out")
+    assert "drawing the plots .." in cast(Terminal, sys.stderr).getvalue()
 
 
 def test_equal_plots_have_equal_bytes() -> None:
