@@ -92,4 +92,5 @@ def facts_here(about: Mapping[str, Any], settings: Settings, method: Method) -> 
     """What a worker on this machine says of itself, if its sampler is such a one."""
     votes = libraries_of(about["sampler"], bundle_of(method).manifest)
     libraries = ("dualsmooth", "numpy", "scipy", *votes)
-    return {**about, "code": code_digest(), **arithmetic(machine(), libraries, settings.device)}
+    own = {"files of dualsmooth": code_digest()}
+    return {**about, **own, **arithmetic(machine(), libraries, settings.device)}
