@@ -90,7 +90,7 @@ def certify(
     settings = Settings(budget_of(budget, n=n, n0=n0), *drawn)
     named = {"sigma": sigma, "method": method, **options}
     with shown(progress):
-        system, array, data = method_and_images(model, images, (labels, image_ids), named)
+        system, array, data = method_and_images(certify, model, images, (labels, image_ids), named)
     with shown(progress), Session.open(system, settings) as session:
         truth, found = list(map(int, data.labels)), dict[int, Any]()
         view = Progress(system.name, len(truth), 0, lambda: session.occupancy.share, show=progress)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.limits import plain_descriptor
 
 LOCK = "run.lock"
@@ -177,11 +177,12 @@ def check_target(folder: Path) -> None:
     _check_place(folder)
 
 
-def at_home(text: str | Path) -> Path:
+def at_home(text: str | Path, argument: str = "path") -> Path:
     """A path, with the home folder for a ``~`` that no shell replaces, as behind ``npz:``."""
-    with suppress(RuntimeError):  # there is none
-        return Path(text) if os.path.exists(text) else Path(text).expanduser()
-    return Path(text)
+    if not isinstance(text, str | os.PathLike) or text == "":
+        kind = "" if isinstance(text, str) else type(text).__name__
+        raise ArgumentError(argument, "must be a path", kind)
+    return Path(text if os.path.exists(text) else os.path.expanduser(text))
 
 
 def check_own(folder: Path, *marks: str) -> None:

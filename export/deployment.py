@@ -171,7 +171,7 @@ def _unknown_level(sigma: float, known: tuple[float | None, ...]) -> ArgumentErr
 
 def read_deployment(folder: str | Path) -> Deployment:
     """Read a deployment folder and check every file in it."""
-    folder = at_home(folder)
+    folder = at_home(folder, "folder")
     index = folder / INDEX
     fields = _read_index(index)
     try:

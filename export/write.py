@@ -66,7 +66,7 @@ def export_bundle(
     a network is used at. The rows of every pass are part of what is certified: by default the
     largest power of two, 8 to 256, with at most 65,536 pixels in a batch.
     """
-    folder = at_home(folder)
+    folder = at_home(folder, "folder")
     check_target(folder)
     for role, network in bundle.networks.items():
         check_exportable(f".{network.architecture}")

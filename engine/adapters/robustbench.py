@@ -41,6 +41,7 @@ def load_model(
         If RobustBench is not installed or does not know the model.
     """
     shape, classes = SHAPES[one_of("dataset", dataset, tuple(SHAPES))]
+    place = at_home(model_dir, "model_dir")
     try:
         from robustbench.utils import load_model as load
     except Exception as error:  # a torchvision built for another torch raises RuntimeError
@@ -48,7 +49,7 @@ def load_model(
         hint = "pip install git+https://github.com/RobustBench/robustbench"
         raise ArgumentError("robustbench", "must be installed", received, hint) from error
     try:
-        network = load(model_name, at_home(model_dir), dataset, threat_model)
+        network = load(model_name, place, dataset, threat_model)
     except Exception as error:  # of its downloads, its weights and its lists
         rule = f"must be a model of RobustBench for {dataset}, {threat_model}"
         raise ArgumentError("model_name", rule, model_name, reason_of(error)) from error

@@ -4,7 +4,7 @@ A new method is one file in this folder and one line in `METHODS` (CONTRIBUTING.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dualsmooth.engine.checks import did_you_mean, one_of
@@ -18,7 +18,6 @@ from dualsmooth.engine.methods.options import Given, Options, Recorded
 from dualsmooth.engine.methods.semielastic import SemielasticOptions
 from dualsmooth.engine.methods.variational import VariationalOptions
 from dualsmooth.engine.models.bundle import SELECTOR, Bundle
-from dualsmooth.engine.settings import Settings
 
 METHODS: dict[str, type[Options]] = {
     "fixed": FixedOptions,
@@ -35,6 +34,15 @@ _LARGE = 4.0
 """Noise beside which no picture is seen; published levels end at 1."""
 
 
+def check_named(of: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse keywords of neither a function nor a method, as Python does those of no function."""
+    known = [name for kind in METHODS.values() for name in kind.names()] + [*of.__kwdefaults__]
+    for name in options:
+        if name not in known:
+            said = f"{of.__name__}() got an unexpected keyword argument {name!r}"
+            raise TypeError(f"{said} {did_you_mean(name, known)}".rstrip())
+
+
 def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) -> Method:
     """Build a method: a key of `METHODS`, by default dual if the bundle has a selector and no sigma
     is given.
@@ -46,14 +54,10 @@ def choose_method(bundle: Bundle, *, method: str | None = None, **options: Any) 
     if method is None:
         method = "dual" if "sigma" not in given and SELECTOR in bundle.networks else "fixed"
     one_of("method", method, tuple(METHODS))
-    for name in options:
+    check_named(choose_method, options)
+    for name in given:
         owners = [known for known, kind in METHODS.items() if name in kind.names()]
-        if not owners:
-            every = [option for kind in METHODS.values() for option in kind.names()]
-            others = [*Settings.__dataclass_fields__, "method", "n", "labels", "image_ids"]
-            hint = did_you_mean(name, [*every, *others])
-            raise TypeError(f"unexpected option {name!r}" + (f" ({hint})" if hint else ""))
-        if name in given and method not in owners:
+        if method not in owners:
             rule = f"belongs to --method {' or '.join(owners)}"
             hint = "the selector picks the noise level of dual" if name == "sigma" else ""
             value = given[name]

@@ -55,7 +55,7 @@ def write_quantized(
     bundle: Bundle, calibration: Calibration, out: str | Path, *, sigma: float | None = None
 ) -> None:
     """Write the folder of the bundle that `quantize` gives, with a model card, all or nothing."""
-    check_target(out := at_home(out))
+    check_target(out := at_home(out, "out"))
     made, about = _quantized_bundle(bundle, calibration, sigma), calibration.record
     card = (
         f"# {made.name}\n\nThe networks of `{bundle.name}` (digest {bundle.digest}) in 8-bit "

@@ -15,7 +15,7 @@ from dualsmooth.engine.data.spec import load_images
 from dualsmooth.engine.errors import ArgumentError, about_images_of, reason_of
 from dualsmooth.engine.images import AnyArray, DeferredImages, check_ids, check_labels
 from dualsmooth.engine.methods.method import Method
-from dualsmooth.engine.methods.registry import choose_method
+from dualsmooth.engine.methods.registry import check_named, choose_method
 from dualsmooth.engine.models.bundle import Bundle
 from dualsmooth.engine.models.network import ONE_LOGIT
 from dualsmooth.engine.models.sources.load import load_bundle
@@ -33,6 +33,7 @@ ImageSource: TypeAlias = AnyArray | ImageSet | Iterable[Any]
 
 
 def method_and_images(
+    of: Callable[..., Any],
     model: Model,
     images: ImageSource,
     given: tuple[Iterable[int] | None, Iterable[int] | None],
@@ -40,9 +41,10 @@ def method_and_images(
 ) -> tuple[Method, Images, ImageSet]:
     """The method, the images where they lie, and the same images on the host with labels.
 
-    ``given`` are labels and image ids, where the caller has them. Options are those of
-    `choose_method`; a method has its own and takes none.
+    ``of`` is the function called, ``given`` are labels and image ids, where it takes them. Options
+    are those of `choose_method`; a method has its own and takes none.
     """
+    check_named(of, options)
     source = load_bundle(model) if isinstance(model, str | Path) else model
     inside = _bundle_in(source)
     shape = None if inside is None else inside.input_shape

@@ -86,7 +86,7 @@ class Certificates(list[Certificate]):
         FileError
             If it is no run folder, or a line of its log is damaged or not what its votes give.
         """
-        folder = at_home(run)
+        folder = at_home(run, "run")
         configuration, certificates = read_derived(folder)
         record = read_run(folder)
         about = About(record.get(SOURCE), record["machine"].get("backends") or {})
@@ -180,7 +180,7 @@ class Certificates(list[Certificate]):
         """Write tables, plots and ``report.html`` into a folder (extra ``report``); the files."""
         from dualsmooth.engine.report.write import write_report
 
-        place = at_home(folder)
+        place = at_home(folder, "folder")
         names = write_report([self._run(place)], [self.summary()], place, html=html)
         return [place / name for name in names]
 
@@ -222,7 +222,7 @@ class Certificates(list[Certificate]):
         FileError
             If the folder holds something else or cannot be written.
         """
-        folder = at_home(run)
+        folder = at_home(run, "run")
         ids = sorted(certificate.image_id for certificate in self)
         if ids_digest(ids) != self.configuration.get("image_ids_digest"):
             rule, hint = "must be those of one call or run, all of them", "save, then take a part"

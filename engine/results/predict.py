@@ -1,12 +1,13 @@
 """`predict`: the smoothed classifier's classes of images in one call."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from dualsmooth.engine.budget import ANSWERS, Budget
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.results.arguments import ImageSource, Model, method_and_images
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import passing_bar, shown
 
 
 def predict(
@@ -15,7 +16,7 @@ def predict(
     *,
     sigma: float | None = None,
     method: str | None = None,
-    image_ids: Sequence[int] | None = None,
+    image_ids: Iterable[int] | None = None,
     n: int = ANSWERS,
     alpha: float = 1e-3,
     seed: int = 0,
@@ -25,6 +26,7 @@ def predict(
     threads: int | None = None,
     backend: str = "auto",
     noise: str = "gaussian",
+    progress: bool = True,
     **options: Any,
 ) -> list[Prediction]:
     """The smoothed classifier's classes, in the order of the images; no radius.
@@ -35,7 +37,7 @@ def predict(
         Votes per network.
     alpha : float
         Probability that an answer is not the smoothed classifier's class, in (0, 1).
-    model, images, sigma, method, image_ids, seed, options
+    model, images, sigma, method, image_ids, seed, progress, options
         As `certify` takes them.
     device, precision, batch_size, threads, backend, noise
         See `dualsmooth.engine.settings.Settings`.
@@ -55,7 +57,10 @@ def predict(
     drawn = (alpha, seed, 0, device, precision, batch_size, threads, None, backend, noise)
     settings = Settings(Budget.fixed(1, n), *drawn)
     named = {"sigma": sigma, "method": method, **options}
-    system, array, _ = method_and_images(model, images, (None, image_ids), named)
-    with Session.open(system, settings) as session:
-        found = dict(session.predict(array, image_ids))
-    return [found[i] for i in (range(len(found)) if image_ids is None else map(int, image_ids))]
+    with shown(progress):
+        system, array, data = method_and_images(predict, model, images, (None, image_ids), named)
+    with shown(progress), Session.open(system, settings) as session:
+        look = {"desc": "predict", "total": len(array), "unit": "image"}
+        answers = session.predict(array, data.image_ids)
+        found = dict(passing_bar(show=progress, iterable=answers, **look))
+    return [found[i] for i in data.image_ids]

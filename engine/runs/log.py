@@ -141,7 +141,7 @@ def read_log(folder: str | Path, *, repair: bool = False, name: str = LOG) -> li
     FileError
         If a complete line is not a valid certificate; the line is named.
     """
-    path = at_home(folder) / name
+    path = at_home(folder, "folder") / name
     if not os.path.lexists(path):
         return []
     certificates, whole = dict[int, Certificate](), 0

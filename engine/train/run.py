@@ -84,7 +84,7 @@ def train(
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ArgumentError("device", "must be cpu, or cuda where PyTorch finds a device", device)
     recipe: Recipe = with_overrides(RECIPES[name], [f"seed={seed}", *options])
-    out = at_home(out)
+    out = at_home(out, "out")
     below("seed", recipe.seed, 1 << 53)  # before the work, not after it
     ascending("sigmas", recipe.sigmas)
     if resume and out.is_dir():

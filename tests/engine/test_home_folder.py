@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import dualsmooth as ds
-from dualsmooth.engine.errors import FileError
+from dualsmooth.engine.adapters.robustbench import load_model
+from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.regions.anchors import Anchors, read_anchors
 from dualsmooth.engine.methods.regions.memory import Memory
 from dualsmooth.engine.models.sources.folder import save_bundle
@@ -44,7 +45,6 @@ REFUSED: dict[str, Callable[[str], Any]] = {
     "certificates read": ds.Certificates.load,
     "deployment read": read_deployment,
     "deployment written": lambda path: export_bundle(BUNDLE, path, Terms(method="dual")),
-    "images read": lambda path: ds.load_images(f"folder:{path}"),
     "log read": read_log,
     "memory": Memory,
     "quantized": lambda path: write_quantized(BUNDLE, Calibration(IMAGES), path),
@@ -53,10 +53,35 @@ REFUSED: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED)
+IMAGES_AT = {"images read": lambda path: ds.load_images(f"folder:{path}")}
+
+
+@pytest.mark.parametrize("call", [*REFUSED.values(), *IMAGES_AT.values()])
 def test_an_error_names_the_folder_at_home(home: Path, call: Callable[[str], Any]) -> None:
     with pytest.raises(FileError, match=str(home / "taken")):
         call("~/taken")
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        *((call, "anchors|bundle|folder|memory|out|path|run") for call in REFUSED.values()),
+        (ds.load_images, "data"),
+        (ds.Certificates([]).save, "run"),
+        (ds.Certificates([]).report, "folder"),
+        (lambda path: ds.certify(BUNDLE, IMAGES, method="insta", anchors=path), "anchors"),
+        (lambda path: ds.certify(BUNDLE, IMAGES, method="insta", region="memory", memory=path),
+         "memory"),
+        (lambda path: load_model("Standard", model_dir=path), "model_dir"),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_is_refused_by_the_name_of_its_argument(
+    home: Path, call: Callable[[Any], Any], argument: str
+) -> None:
+    for wrong in (3, b"taken", [Path("taken")], ""):
+        with pytest.raises(ArgumentError, match=rf"^({argument}) must .*; received "):
+            call(wrong)
+    assert not list(home.parent.joinpath("here").iterdir())
 
 
 def test_certificates_are_written_at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ class Anchors:
 
 def read_anchors(path: str | Path) -> Anchors:
     """Anchors that `Anchors.save` wrote."""
-    arrays = npz_arrays(at_home(path), "x", "sigma")
+    arrays = npz_arrays(at_home(path, "anchors"), "x", "sigma")
     try:
         return Anchors(arrays["x"], arrays["sigma"])
     except (KeyError, TypeError, ValueError) as error:  # ArgumentError is a ValueError

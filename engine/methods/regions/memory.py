@@ -54,7 +54,7 @@ class Memory:
         self._lines: list[bytes] = []
         self._kept: list[bytes] = []
         self._unsettled: deque[tuple[NDArray[np.float32], Ball]] = deque()
-        self._path = None if path is None else at_home(path)
+        self._path = None if path is None else at_home(path, "memory")
         self._file: BinaryIO | None = None
         if self._path is not None and os.path.lexists(self._path):
             self._file = self._open(self._path, "a+b")

@@ -92,7 +92,7 @@ def save_bundle(
 
     Further files may stand beside, such as a model card; nothing reads them.
     """
-    folder = at_home(folder)
+    folder = at_home(folder, "folder")
     if not _NAME.fullmatch(bundle.name):
         raise ArgumentError("bundle", _NAME_RULE, bundle.name)
     files = dict(beside or {})

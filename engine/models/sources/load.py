@@ -63,7 +63,7 @@ def _load(
 ) -> Bundle:
     from dualsmooth.engine.models.sources.folder import read_bundle
 
-    path = at_home(source)
+    path = at_home(source, "bundle")
     if path.is_dir() or str(source) in bundled_names():
         if (mean, std) != (None, None):
             rule, hint = "must be left out", "the networks of a bundle normalize their input"

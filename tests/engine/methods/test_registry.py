@@ -1,9 +1,13 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import dualsmooth as ds
 from dualsmooth.engine.api import certify
 from dualsmooth.engine.budget import Budget
 from dualsmooth.engine.errors import ArgumentError
@@ -143,7 +147,20 @@ def test_a_zero_is_an_option_that_was_given(dual: Bundle) -> None:
         choose_method(dual, sigma=0)
     with pytest.raises(ArgumentError, match=r"^threshold belongs to --method cascade; received 0"):
         choose_method(dual, method="dual", threshold=0.0)
-    for wrong, meant in (("treshold", "threshold"), ("batchsize", "batch_size")):
-        message = rf"^unexpected option '{wrong}' \(did you mean {meant}\?\)"
-        with pytest.raises(TypeError, match=message):
-            choose_method(dual, method="cascade", **{wrong: None})
+
+
+@pytest.mark.parametrize("model", ["bundle", "method"])
+@pytest.mark.parametrize("of", [ds.certify, ds.predict])
+def test_a_keyword_that_nothing_takes_is_named_with_its_function(
+    dual: Bundle, of: Callable[..., Any], model: str
+) -> None:
+    given = dual if model == "bundle" else ds.FixedSmoothing(dual, 0.25)
+    for wrong, hint in (
+        ("treshold", " did you mean threshold?"), ("batchsize", " did you mean batch_size?"),
+        ("options", ""), ("verbose", ""),
+    ):  # fmt: skip
+        named = f"{of.__name__}() got an unexpected keyword argument {wrong!r}{hint}"
+        with pytest.raises(TypeError, match=rf"^{re.escape(named)}$"):
+            of(given, "digits", **{wrong: None})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'labels'$"):
+        ds.predict(given, "digits", labels=[1])  # type: ignore[call-arg]
