@@ -180,8 +180,7 @@ def check_target(folder: Path) -> None:
 def at_home(text: str | Path, argument: str = "path") -> Path:
     """A path, with the home folder for a ``~`` that no shell replaces, as behind ``npz:``."""
     if not isinstance(text, str | os.PathLike) or text == "":
-        kind = "" if isinstance(text, str) else type(text).__name__
-        raise ArgumentError(argument, "must be a path", kind)
+        raise ArgumentError(argument, "must be a path", text and type(text).__name__)
     return Path(text if os.path.exists(text) else os.path.expanduser(text))
 
 

@@ -30,8 +30,9 @@ from dualsmooth.engine.cli.options import (
 )
 from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_files import read_image
+from dualsmooth.engine.data.kinds import told_apart
 from dualsmooth.engine.data.prepare import Prepare
-from dualsmooth.engine.data.spec import choose_images, load_images
+from dualsmooth.engine.data.spec import WITH_SPLIT, choose_images, load_images
 from dualsmooth.engine.draws import Prediction
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.methods.method import Method
@@ -179,6 +180,9 @@ def _record(found: "Prediction | Certificate", names: dict[int, str]) -> dict[st
 def _files(paths: Sequence[Path] | None, bundle: Bundle, prepare: Prepare) -> Read:
     if not paths:
         raise ArgumentError("images", "must be at least one file", None, "or give --data SPEC")
+    for path in paths:
+        if str(path).partition(":")[0] in (*WITH_SPLIT, "npz", "folder") and not path.exists():
+            raise ArgumentError("images", "must be files", path, f"a SPEC: --data {path}")
     return [(str(path), _read(path, bundle.input_shape, prepare)) for path in paths]
 
 
@@ -208,7 +212,8 @@ def _read(
     path: Path, shape: tuple[int, int, int], prepare: Prepare
 ) -> NDArray[np.uint8] | FileError:
     try:
-        image = read_image(path, shape[2], prepare)
+        with told_apart(path, "an image", "a folder of images"):
+            image = read_image(path, shape[2], prepare)
         if image.shape != shape:
             hint = "--resize N and --crop N make another image of it"
             raise FileError(path, f"image must have shape {shape}", image.shape, hint)

@@ -23,6 +23,7 @@ from dualsmooth.engine.checks import did_you_mean, positive_integer
 from dualsmooth.engine.data import cifar10, readers
 from dualsmooth.engine.data.class_names import numbered
 from dualsmooth.engine.data.image_set import IN_MEMORY, ImageSet
+from dualsmooth.engine.data.kinds import told_apart
 from dualsmooth.engine.data.prepare import AS_STORED, Prepare
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.files import at_home
@@ -32,7 +33,9 @@ DATA_VARIABLE = "DUALSMOOTH_DATA"
 DIGITS_TRAIN = 1257
 DIGITS_SHAPE = (8, 8, 1)
 _KINDS = ("digits", "idx", "cifar10", "npz", "folder")
+_FOLDER = "a folder of images"
 WITH_SPLIT = ("digits", "idx", "cifar10")
+_TAKES = {"npz": ("an archive of NumPy arrays",), "": ("an archive of NumPy arrays", _FOLDER)}
 
 
 def load_images(
@@ -76,13 +79,26 @@ def load_images(
     FileError
         If a file is missing, truncated, corrupt or not what its name says.
     """
+    head, _, place = str(spec).rpartition(":")
+    with told_apart(place, *_TAKES.get(head, (_FOLDER,))):
+        ways: dict[str, Any] = {"shape": shape, "most": most, "prepare": prepare}
+        return _read(spec, classes=classes, known=known, **ways)
+
+
+def _read(
+    spec: str,
+    *,
+    classes: Sequence[str] | None,
+    known: Sequence[str],
+    prepare: Prepare,
+    **ways: Any,
+) -> ImageSet:
     from dualsmooth.engine.data.class_folders import read_folder
 
     kind, place, split = parse_spec(spec)
     if kind == "folder":
-        folder = _path(kind, place, spec)
-        ways: dict[str, Any] = {"shape": shape, "most": most, "prepare": prepare}
-        return read_folder(folder, spec, classes=classes, known=known, **ways)
+        ways |= {"classes": classes, "known": known, "prepare": prepare}
+        return read_folder(_path(kind, place, spec), spec, **ways)
     if prepare.background:
         rule, hint = "belongs to folder:DIR", "no other images can be transparent"
         raise ArgumentError("background", rule, prepare.background, hint)

@@ -36,7 +36,8 @@ _LARGE = 4.0
 
 def check_named(of: Callable[..., Any], options: Iterable[str]) -> None:
     """Refuse keywords of neither a function nor a method, as Python does those of no function."""
-    known = [name for kind in METHODS.values() for name in kind.names()] + [*of.__kwdefaults__]
+    known = [name for kind in METHODS.values() for name in kind.names()]
+    known += of.__kwdefaults__ or ()
     for name in options:
         if name not in known:
             said = f"{of.__name__}() got an unexpected keyword argument {name!r}"

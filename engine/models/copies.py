@@ -26,6 +26,11 @@ def networks_of(
     Rows pass before the digest of unknown code, so that what it keeps of its first call is in
     place. A module whose copy gives other logits is refused.
     """
+    for module in given.values():
+        if not isinstance(module, nn.Module | Network):
+            kind = module if isinstance(module, type) else type(module)
+            hint = "an instance of it" if module is kind else "files: load_bundle(FILE)"
+            raise ArgumentError("module", "must be a module of PyTorch", kind.__name__, hint)
     bare = {k: unwrapped(m) if isinstance(m, nn.Module) else m for k, m in given.items()}
     modules = {k: m for k, m in bare.items() if isinstance(m, nn.Module) and not in_training(m)}
     tried = {role: m for role, m in modules.items() if not is_known(m, read=True)}

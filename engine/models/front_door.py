@@ -21,7 +21,7 @@ from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.graph.row_passes import Passes
-from dualsmooth.engine.models.logits import IN_FLOAT32, LOGITS, Plain, RowByRow, fault_of, logits_in
+from dualsmooth.engine.models.logits import LOGITS, Plain, RowByRow, fault_of, hint_at, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
 from dualsmooth.engine.models.rows import BOUNDS, MATES, Agree, close, fault, noisy, on_trial
@@ -243,8 +243,7 @@ class _Trial:
             to = "logits" if outputs is None else f"{outputs} logits"
             rule = f"{self._role} must map images {shape}, any number of them, to {to}"
             reason = reason_of(error)
-            hint = IN_FLOAT32 if "type" in reason else ""
-            raise FileError(self._origin, rule, reason, hint) from error
+            raise FileError(self._origin, rule, reason, hint_at(reason)) from error
 
     def _refused(self, rule: str, received: str, hint: str = "") -> FileError:
         return FileError(self._origin, f"{self._role} {rule}", received, hint)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 LOGITS = "must return a tensor of logits (rows, classes)"
-IN_FLOAT32 = "it runs in float32: call .float(), and cast inputs to the dtype of its weights"
+_IN_FLOAT32 = "it runs in float32: call .float(), and cast inputs to the dtype of its weights"
 
 
 class Plain(nn.Module):
@@ -42,6 +42,11 @@ def logits_in(received: Any) -> Any:
     elif not isinstance(received, torch.Tensor):
         received = getattr(received, "logits", None)
     return received if isinstance(received, torch.Tensor) else None
+
+
+def hint_at(reason: str, otherwise: str = "") -> str:
+    """What to do about what a network raised."""
+    return _IN_FLOAT32 if "type" in reason else otherwise
 
 
 def kind_of(received: object) -> str:

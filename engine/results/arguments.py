@@ -48,9 +48,13 @@ def method_and_images(
     source = load_bundle(model) if isinstance(model, str | Path) else model
     inside = _bundle_in(source)
     shape = None if inside is None else inside.input_shape
-    if images is None or isinstance(images, Mapping | Path) or _names_files(images):
+    first = images[0] if isinstance(images, list | tuple) and images else None
+    is_model = any(callable(given) or hasattr(given, "networks") for given in (images, first))
+    is_named = isinstance(images, Mapping | Path) or isinstance(first, str | Path)
+    if is_model or is_named or images is None:
         rule = "must be an array, an image set, a data set or a SPEC as a text"
         hint = "npz:FILE or folder:DIR as a text; image files: [PIL.Image.open(f) for f in files]"
+        hint = "a model goes first" if is_model else hint
         raise ArgumentError("images", rule, type(images).__name__, hint)
     if isinstance(images, tuple) and len(images) == 2 and np.ndim(images[0]) == 4:
         rule, hint = "must be the images alone", "pass labels=labels"
@@ -97,11 +101,6 @@ def budget_of(budget: Budget | None, **votes: int | None) -> Budget:
     return budget
 
 
-def _names_files(images: object) -> bool:
-    first = images[0] if isinstance(images, list | tuple) and images else None
-    return isinstance(first, str | Path)
-
-
 def _bundle_in(model: Any) -> Bundle | None:
     networks = model.networks if isinstance(model, Method) else model
     return networks if isinstance(networks, Bundle) else None
@@ -118,7 +117,7 @@ def _as_set(
     pixels: Any = array
     if not isinstance(array, np.ndarray | DeferredImages):
         pixels = (array if array.element_size() == 1 else array.float()).cpu().numpy()
-    if pixels.dtype.str not in ("|u1", "<f4"):  # as a file of them is read again
+    if pixels.dtype.kind == "f" and pixels.dtype.str != "<f4":  # as a file of them is read again
         pixels = pixels.astype(np.float32)
     if isinstance(images, ImageSet):
         if known is not None:  # whose names are not those of the set
@@ -160,7 +159,7 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
     """How many logits two black images get; a module is put into evaluation mode."""
     import torch
 
-    from dualsmooth.engine.models.logits import IN_FLOAT32, kind_of, logits_in
+    from dualsmooth.engine.models.logits import hint_at, kind_of, logits_in
 
     rule = f"must map images (n, {', '.join(map(str, shape))}) to logits (n, classes)"
     try:
@@ -168,7 +167,7 @@ def _classes(function: Any, shape: tuple[int, int, int]) -> int:
             received = function(torch.zeros(2, *shape))
     except Exception as error:  # whatever the function and its libraries raise
         reason = reason_of(error)
-        hint = IN_FLOAT32 if "type" in reason else "images are (count, height, width, channels)"
+        hint = hint_at(reason, "images are (count, height, width, channels)")
         raise ArgumentError("model", rule, reason, hint) from error
     logits = logits_in(received)
     if logits is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dualsmooth.engine.checks import did_you_mean
+from dualsmooth.engine.data.kinds import told_apart
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.files import at_home
 from dualsmooth.engine.models.bundle import Bundle
@@ -16,6 +17,12 @@ TIMM, HF = "timm:", "hf:"
 _CHECKPOINTS = (".pth.tar", ".pth", ".pt", ".ckpt")
 EXPORTED = (".onnx", ".pt2")
 """Files of classifiers exported elsewhere: `dualsmooth.engine.models.sources.exported`."""
+
+_TAKES = {
+    ".onnx": "an .onnx file",
+    ".pt2": "a program of torch.export",
+    ".safetensors": "weights in safetensors",
+}
 
 
 def load_bundle(
@@ -51,10 +58,13 @@ def load_bundle(
     """
     if not isinstance(source, str | Path):
         raise ArgumentError("bundle", "must be a name or a path", type(source).__name__)
-    inside = str(source) in bundled_names() and at_home(source).is_dir()
-    known: dict[str, Any] = {"bundle": f"./{source}" if inside else str(source)}
+    text, place = str(source), str(source).rpartition(":")[2]
+    inside = text in bundled_names() and at_home(text).is_dir()
+    known: dict[str, Any] = {"bundle": f"./{text}" if inside else text}
     known |= {k: list(v) for k, v in (("mean", mean), ("std", std)) if v is not None}
-    with step(f"reading {printable(source)}"):
+    takes = _TAKES.get(Path(place).suffix.lower(), "a file of torch.save")
+    told = told_apart(place, "a bundle folder", takes, models=True)
+    with step(f"reading {printable(source)}"), told:
         return _load(source, trust, mean, std).read_from(known)
 
 

@@ -31,10 +31,6 @@ _IGNORED = (
 ).split()
 _MOST, _MOST_OPCODES = 10_000, 1 << 18
 _RULE = "must be a torch checkpoint of plain tensors"
-_SCRIPT = (
-    "torch.onnx.export(torch.jit.load(FILE), (images,), 'model.onnx', dynamo=False) writes what is "
-    "read, or give Bundle.from_classifier the loaded module"
-)
 
 
 class Ignored:
@@ -103,8 +99,6 @@ def _check_opcodes(path: Path) -> None:
             return
     with zipfile.ZipFile(path) as archive:
         root = archive.namelist()[0].partition("/")[0]
-        if f"{root}/constants.pkl" in archive.namelist():
-            raise FileError(path, _RULE, "TorchScript", _SCRIPT)
     check_stored(path, ".pkl")
     with zipfile.ZipFile(path) as archive:
         pickle, left = archive.read(f"{root}/data.pkl"), iter(range(_MOST_OPCODES))

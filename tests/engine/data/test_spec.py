@@ -216,12 +216,6 @@ def test_paths_without_a_kind(tmp_path: Path) -> None:
         load_images(str(tmp_path / "a.zip"))
 
 
-def test_an_npy_file_is_told_how_archives_are_written(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", GOOD)
-    with pytest.raises(FileError, match=r"numpy\.savez\(path, x=x, y=y\)"):
-        load_images(f"npz:{tmp_path / 'a.npy'}")
-
-
 def cifar_batch(labels: list[int], *, protocol: int = 2) -> bytes:
     pixels = (np.arange(len(labels) * 3072) % 251).astype(np.uint8).reshape(-1, 3072)
     return pickle.dumps({b"data": pixels, b"labels": labels, b"filenames": []}, protocol)

@@ -163,4 +163,4 @@ def test_a_keyword_that_nothing_takes_is_named_with_its_function(
         with pytest.raises(TypeError, match=rf"^{re.escape(named)}$"):
             of(given, "digits", **{wrong: None})
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'labels'$"):
-        ds.predict(given, "digits", labels=[1])  # type: ignore[call-arg]
+        ds.predict(given, "digits", labels=[1])

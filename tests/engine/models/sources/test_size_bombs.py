@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.engine.data.spec import load_images
+from dualsmooth.engine.data.readers import read_npz
 from dualsmooth.engine.errors import FileError
 from dualsmooth.engine.limits import LARGEST_PIECE, LARGEST_RECORD
 from dualsmooth.engine.models.sources.onnx_guard import MOST_FIELDS, MOST_NODES, read_with_data
@@ -38,7 +38,7 @@ def archive(path: Path, *parts: tuple[str, bytes]) -> Path:
 READERS: list[Callable[[Path], object]] = [
     load_pt2,
     load_torch_file,
-    lambda path: load_images(f"npz:{path}"),
+    lambda path: read_npz(path, "npz"),
 ]
 
 
