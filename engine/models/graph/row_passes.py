@@ -27,6 +27,8 @@ _TELLS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Marks of operators that tell Python of values: as a number, or by a shape."""
 _FORMS = re.compile(r"new_\w+|\w+_like|(\w+_as|to)")
 """Operators that read of a tensor how it is made; the last ones have values of the first one."""
+_PAST = torch._C._DisableTorchDispatch
+"""With it operators of C read the memory of what has none: the process would end."""
 
 
 class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,6 +104,13 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _hear(self, frame: FrameType, event: str, function: Any) -> None:
         self._failed |= event == "c_exception"
+        if event == "call" and any(_is_past(name, frame) for name in frame.f_code.co_names):
+            self._failed = True
+            raise ValueError("code past Python's dispatch would read memory that is not there")
+
+
+def _is_past(name: str, frame: FrameType) -> bool:
+    return name == _PAST.__name__ or frame.f_globals.get(name) is _PAST
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:

@@ -202,6 +202,23 @@ def test_what_mixes_rows_or_reads_values_is_not(name: str) -> None:
     assert not is_read(network, batch)
 
 
+PAST = torch._C._DisableTorchDispatch
+
+
+@pytest.mark.parametrize("past", [lambda: torch._C._DisableTorchDispatch(), lambda: PAST()])
+def test_code_past_python_s_dispatch_is_not_run_without_values(past: Callable[[], object]) -> None:
+    """Operators of C would read the memory of what has none, and end the process."""
+    given = list[object]()
+
+    def act(x: torch.Tensor) -> torch.Tensor:
+        given.append(past())
+        return x
+
+    network, batch = networks(act)
+    assert not is_read(network, batch)
+    assert len(given) == 1
+
+
 def test_logits_of_another_axis_or_other_ones_are_not_read() -> None:
     network, batch = networks(ALONE["norms"])
     with torch.inference_mode(), (passes := Passes()).of(batch):
