@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -15,6 +16,28 @@ from dualsmooth.engine.models.logits import logits_in
 from dualsmooth.engine.models.network import Network, in_training, network_from_module
 from dualsmooth.engine.models.rows import BOUNDS, close, noisy
 from dualsmooth.engine.terminal.progress import step
+
+
+class OfThreads(nn.Module):
+    """A network of which each thread runs a copy: it may keep something for a pass's length.
+
+    The copies share parameters, and are made again when these move or change their dtype.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self._copies = network, dict[int, nn.Module]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        thread = get_ident()
+        if thread not in self._copies:
+            self._copies[thread] = again(self.network, sharing=True)
+        logits: torch.Tensor = self._copies[thread](x)
+        return logits
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self._copies.clear()
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
 
 
 @step("copying the network")
@@ -48,8 +71,8 @@ def networks_of(
 
 
 def again(module: nn.Module, *, sharing: bool = False) -> nn.Module:
-    """A copy in evaluation mode, which some forget: graphs of torchvision; it may share weights."""
-    shared = (*module.parameters(), *module.buffers()) if sharing else ()
+    """A copy in evaluation mode, which graphs of torchvision forget; it may share parameters."""
+    shared = module.parameters() if sharing else ()
     copied = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
     if in_training(copied):
         copied.eval()

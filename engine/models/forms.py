@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dualsmooth.engine.errors import SamplerError, reason_of
-from dualsmooth.engine.models.copies import again
+from dualsmooth.engine.models.copies import OfThreads, again
 from dualsmooth.engine.models.logits import RowByRow
 from dualsmooth.engine.models.rows import BOUNDS, close, extremes, noisy, same
 
@@ -28,7 +28,7 @@ class AsItIs(nn.Module):
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = again(network).to(dtype)
+        self.network = OfThreads(again(network)).to(dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(x.clone(memory_format=torch.contiguous_format))

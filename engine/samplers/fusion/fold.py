@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from dualsmooth.engine.errors import ArgumentError
 from dualsmooth.engine.models.capture import capture, has_hooks
-from dualsmooth.engine.models.copies import again
+from dualsmooth.engine.models.copies import OfThreads, again
 from dualsmooth.engine.models.ensemble import by_stages
 from dualsmooth.engine.models.network import in_training
 
@@ -76,7 +76,7 @@ def folded_network(
     def fold(stage: torch.nn.Module, rows: int | None) -> torch.nn.Module:
         height, width, channels = shape[1:]
         captured = capture(stage, torch.zeros(rows or shape[0], channels, height, width), tell)
-        return again(stage) if captured is None else _folded(captured)
+        return OfThreads(again(stage)) if captured is None else _folded(captured)
 
     still = again(network) if in_training(network) else network
     folded = by_stages(still, fold).to(dtype)

@@ -3,8 +3,10 @@
 import abc
 import copy
 import functools
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from torch import nn
 from dualsmooth.engine.errors import ArgumentError, FileError
 from dualsmooth.engine.models import copies
 from dualsmooth.engine.models.bundle import Bundle
+from dualsmooth.engine.models.copies import OfThreads
 from dualsmooth.engine.models.forms import AsItIs
+from dualsmooth.engine.samplers.fusion.fold import folded_network
 
 SHAPE = (2, 3, 1)
 
@@ -237,3 +241,43 @@ def test_what_copies_leave_out_is_named_and_a_copy_passes() -> None:
     with pytest.raises(ArgumentError, match=r"leaves out what it holds; certify copy\.deepcopy\("):
         Bundle.from_classifier(module, num_classes=3, input_shape=SHAPE)
     assert Bundle.from_classifier(copy.deepcopy(module), num_classes=3, input_shape=SHAPE)
+
+
+class Keeps(nn.Module):
+    """Has its input at hand for the length of a pass, as hooks do whose values are popped."""
+
+    meeting: threading.Barrier | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.kept = nn.Linear(6, 3), dict[str, torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.kept["x"] = torch.from_numpy(x.numpy().copy())  # which nothing captures
+        if Keeps.meeting is not None:
+            Keeps.meeting.wait(9)  # for the other thread
+        x = self.kept["x"]
+        if Keeps.meeting is not None:
+            Keeps.meeting.wait(9)
+        self.kept.clear()
+        return self.layer(x.flatten(1))
+
+
+FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "as it is": lambda network: AsItIs(network, torch.float32),
+    "fused": lambda network: folded_network(network, torch.float32, (2, 2, 3, 1)),
+    "moved": lambda network: OfThreads(network).to(torch.float64).to(torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_threads_do_not_share_what_a_pass_keeps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Keeps().eval()
+    batches = torch.rand(2, 2, 1, 2, 3)
+    with torch.no_grad(), ThreadPoolExecutor(2) as pool:
+        wanted = [network(batch) for batch in batches]
+        form = FORMS[name](network)
+        form(batches[0])
+        monkeypatch.setattr(Keeps, "meeting", threading.Barrier(2))
+        for found, own in zip(pool.map(torch.no_grad()(form), batches), wanted, strict=True):
+            torch.testing.assert_close(found, own)
