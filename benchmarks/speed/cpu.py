@@ -164,7 +164,9 @@ def measure(name: str, rounds: int, wanted: list[str]) -> dict[str, Any]:
     """Times of one network's contestants, and ratios of each peer's best batch to ours."""
     case, threads = CASES[name], torch.get_num_threads()
     products = Products(threads)
+    print(f"{name}: making the contestants, checking their votes", flush=True)
     draws = dict(contestants(case, wanted))
+    print(f"{name}: {rounds} rounds of {', '.join(draws)}", flush=True)
     check(draws, case.n)
     votes = {name: case.whole(name, threads) for name in draws}
     runs: dict[str, Callable[[], object]] = {k: partial(d, votes[k]) for k, d in draws.items()}

@@ -5,9 +5,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dualsmooth.engine.machine import installed_version, machine
+from dualsmooth.engine.terminal.progress import passing_bar
 
 Times = dict[str, list[float]]
 """Seconds of each round, by contestant."""
@@ -16,7 +16,7 @@ Times = dict[str, list[float]]
 def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> Times:
     """Time contestants in random order, once per round, after an untimed round."""
     rng, seconds = np.random.default_rng(0), {name: list[float]() for name in contestants}
-    for round_ in tqdm(range(rounds + 1), unit="round", disable=None, leave=False):
+    for round_ in passing_bar(iterable=range(rounds + 1), desc="timing", unit="round"):
         for name in rng.permutation(list(contestants)):
             start = perf_counter()
             contestants[name]()

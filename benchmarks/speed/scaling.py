@@ -35,6 +35,7 @@ from dualsmooth.engine.runtime.drive import drive
 from dualsmooth.engine.runtime.flight import Flight
 from dualsmooth.engine.runtime.session import Session
 from dualsmooth.engine.settings import Settings
+from dualsmooth.engine.terminal.progress import passing_bar
 
 SIGMA, TAU = 0.25, 0.5
 
@@ -153,7 +154,7 @@ def run(rounds: int, out: Path) -> None:
     every = points()
     found: dict[Point, list[dict[str, float]]] = {point: [] for point in every}
     rng = np.random.default_rng(0)
-    for _ in range(rounds):
+    for _ in passing_bar(iterable=range(rounds), desc="scaling", unit="round"):
         for index in rng.permutation(len(every)):
             found[every[index]].append(alone(measure, every[index]))
     axes = {

@@ -26,6 +26,7 @@ from dualsmooth.engine.models.bundle import CLASSIFIER
 from dualsmooth.engine.models.network import network_from_module
 from dualsmooth.engine.models.sources.folder import save_bundle
 from dualsmooth.engine.report.markdown import table as markdown
+from dualsmooth.engine.terminal.progress import passing_bar
 
 VOTES, TORCH = 32, "import torch"
 NETWORKS = ("small", "resnet20", "resnet110", "resnet50")
@@ -100,7 +101,7 @@ def run(rounds: int, out: Path) -> None:
         commands = prepare(Path(folder))
         found: list[dict[str, Any]] = [
             {name: start(command, f"{folder}/bytecode") for name, command in commands.items()}
-            for _ in range(rounds + 1)
+            for _ in passing_bar(iterable=range(rounds + 1), desc="start", unit="round")
         ][1:]  # the first round reads the disk and compiles what is imported
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "start.json", {"machine": about_machine(), "rounds": found})

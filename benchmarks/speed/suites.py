@@ -9,6 +9,13 @@ from dualsmooth.engine.models.operating_point import at_point
 from dualsmooth.engine.models.sources.load import load_bundle
 
 ROUNDS = {"cpu": 15, "dual": 7, "occupancy": 1, "scaling": 6, "start": 5}
+ABOUT = {
+    "cpu": "votes per second, ours and every installed peer's, a table after each network",
+    "dual": "what dual smoothing costs beside a fixed sigma, a table after each budget",
+    "occupancy": "how full batches are, a line per case",
+    "scaling": "cost against n, images, levels, classes and size, in processes of their own",
+    "start": "time to the first certificate, in new processes",
+}
 IMAGES, N = 64, 10_000
 
 
@@ -27,6 +34,7 @@ def run_suite(
     one_of("suite", suite, tuple(ROUNDS))
     times = positive_integer("rounds", ROUNDS[suite] if rounds is None else rounds)
     check_own(out, *(f"{name}*.json" for name in ROUNDS))
+    print(f"{suite}: {ABOUT[suite]}; files into {out}; --rounds sets how long it takes", flush=True)
     if suite == "cpu":
         cpu.run(times, tuple(networks.split(",")) if networks else cpu.DEFAULT, out, threads)
     elif suite == "dual":

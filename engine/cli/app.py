@@ -99,7 +99,17 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON.")] = Path("benchmarks/results"),
 ) -> None:
-    """Time this machine: against other ways to draw the same votes, and by what is certified."""
+    """Time this machine: against other ways to draw the same votes, and by what is certified.
+
+    A suite takes minutes, in proportion to its rounds; a bar, or a line every 30 seconds, says how
+    many are left. Begin with a few rounds of a small network.
+
+    Examples:
+
+    dualsmooth bench cpu --networks small --rounds 3 --out bench
+
+    dualsmooth bench start --rounds 1 --out bench
+    """
     from dualsmooth.benchmarks.speed.suites import run_suite
 
     of_cpu = {"networks": networks, "threads": threads}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dualsmooth.benchmarks.speed import dual_cost, occupancy, scaling
+from dualsmooth.benchmarks.speed import cpu, dual_cost, occupancy, scaling, start, suites
 from dualsmooth.benchmarks.speed.scaling import BASE, Point
 from dualsmooth.benchmarks.speed.suites import run_suite
 from dualsmooth.benchmarks.speed.tables import draw_picture, exponents, scaling_table
@@ -101,6 +101,19 @@ def test_dual_is_timed_at_an_operating_point(
     assert [bundle.preference for bundle in timed] == ["large"]
     with pytest.raises(ArgumentError, match=r"^prefer must be small, balanced, large or"):
         run_suite("dual", 1, tmp_path, bundle="fashion-dual", prefer="huge")
+
+
+@pytest.mark.parametrize("suite", suites.ROUNDS)
+def test_a_suite_says_what_it_does_before_it_does_it(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = list[str]()
+    for module in (cpu, dual_cost, occupancy, scaling, start):
+        monkeypatch.setattr(module, "run", lambda *_: said.append(capsys.readouterr().out))
+    run_suite(suite, None, tmp_path)
+    assert [text.startswith(f"{suite}: {suites.ABOUT[suite]}; files into ") for text in said] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize(("suite", "rounds", "name"), [("gpu", 1, "suite"), ("dual", 0, "rounds")])
