@@ -20,8 +20,9 @@ from dualsmooth.engine.models.copies import again
 from dualsmooth.engine.models.digest.exported import Exported
 from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_changes, packages_of
 from dualsmooth.engine.models.digest.live_module import covered_code
+from dualsmooth.engine.models.graph.circumstances import side_by_side, with_gradients
 from dualsmooth.engine.models.graph.row_passes import Passes
-from dualsmooth.engine.models.logits import LOGITS, Plain, RowByRow, fault_of, hint_at, logits_in
+from dualsmooth.engine.models.logits import FORMS, LOGITS, Form, Plain, fault_of, hint_at, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
 from dualsmooth.engine.models.rows import BOUNDS, MATES, Agree, close, fault, noisy, on_trial
@@ -91,8 +92,8 @@ class _Trial:
     ) -> None:
         self.module, self.asked, self.found = module, (shape, outputs), outputs
         self._role, self._origin, self._outside = role, origin, Outside()
-        self._passes, self._reader = Passes(), nn.Module()
-        self._timed = torch.empty(0), torch.empty(0)
+        self._passes, self._reader, self._beside = Passes(), nn.Module(), nn.Module()
+        self._timed, self._shares = (torch.empty(0), torch.empty(0)), False
         self.known = is_known(module, read=True)
         self._watch = nullcontext() if self.known else self._outside
 
@@ -125,12 +126,15 @@ class _Trial:
             rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], f"take {_ASKS} out of it")
 
-    def forms(self) -> list[type[Plain | RowByRow]]:
+    def forms(self) -> list[Form]:
         """What goes around the module, one after the other."""
-        if alone := self._passes.of_whole and not self.known:
-            told = "it makes a value of its whole batch, or asks for one"
-            warnings.warn(f"network {self._role} runs row by row: {told}", stacklevel=3)
-        return [Plain] * isinstance(self.module, Plain) + [RowByRow] * alone
+        alone = self._passes.of_whole and not self.known
+        needed = zip(FORMS, (isinstance(self.module, Plain), alone, self._shares), strict=True)
+        forms = [form for form, is_needed in needed if is_needed]
+        for form in forms:
+            if form.told:
+                warnings.warn(f"network {self._role} runs {form.told}", stacklevel=3)
+        return forms
 
     def check_covered(self, weights: object) -> None:
         """Refuse a network that runs other code than its digest, or architecture, stands for."""
@@ -143,7 +147,8 @@ class _Trial:
 
     def _compare(self) -> None:
         try:
-            fresh, self._reader = again(self.module), again(self.module, sharing=True)
+            sharing = (False, True, True)
+            fresh, self._reader, self._beside = (again(self.module, sharing=s) for s in sharing)
         except Exception:  # an object of a library inside
             fresh = None
         try:
@@ -189,17 +194,20 @@ class _Trial:
     def _compare_fresh(
         self, fresh: nn.Module, batch: torch.Tensor, wanted: torch.Tensor, agree: Agree
     ) -> None:
-        """Compare a copy that sees another batch first, another thread, and gradients."""
+        """Compare a copy that sees another batch first, other threads, and gradients."""
         self.module, kept = Plain(fresh), self.module
         self._pass(255 * batch.flip(0))
         with ThreadPoolExecutor(1) as votes:  # are drawn in threads
             of_thread = votes.submit(on_trial, lambda: self._pass(batch))
+        of_gradients = with_gradients(self.module, batch[:1])
         found = (
             ("order of calls", "after another first batch", self._pass(batch)),
             ("thread that it runs in", "in another thread", of_thread.result()),
-            ("mode that it runs in", "outside of inference mode", self._with_gradients(batch[:1])),
+            ("mode that it runs in", "outside of inference mode", of_gradients),
         )
-        self.module = kept
+        both = self.module, Plain(self._beside)
+        self.module, beside = kept, side_by_side(both, batch, on_trial)
+        self._shares = beside is None or not agree(beside, wanted[:2])
         for what, where, logits in found:
             if logits is not None and not agree(logits, wanted[: len(logits)]):
                 raise self._refused(f"must not depend on the {what}", f"other logits {where}")
@@ -207,15 +215,6 @@ class _Trial:
     def _ran(self) -> set[str]:
         """Names of the packages whose code ran, or is the module's."""
         return self._outside.packages() | packages_of(self.module)
-
-    def _with_gradients(self, row: torch.Tensor) -> torch.Tensor | None:
-        """Logits of a row where gradients are noted; None where that cannot be."""
-        try:
-            with torch.inference_mode(False), torch.enable_grad():
-                logits: torch.Tensor = self.module(row.clone()).detach()
-                return logits
-        except Exception:  # tensors changed in place, or kept from inference mode
-            return None
 
     def _rows(self) -> int:
         """Rows of the trials: doubled as long as those that passed leave time for all passes."""

@@ -1,6 +1,7 @@
 """What counts as logits, and where they are in what a network returns."""
 
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any
 
 import torch
@@ -9,9 +10,13 @@ from torch import nn
 LOGITS = "must return a tensor of logits (rows, classes)"
 _IN_FLOAT32 = "it runs in float32: call .float(), and cast inputs to the dtype of its weights"
 
+_ONE_PASS = RLock()
+
 
 class Plain(nn.Module):
     """A network that keeps its input as it is and gives its logits alone."""
+
+    told = ""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -27,12 +32,37 @@ class Plain(nn.Module):
 class RowByRow(nn.Module):
     """A network on one row at a time, so that no row can have a place, or mates."""
 
+    told = "row by row: it makes a value of its whole batch, or asks for one"
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.network(row.clone()) for row in torch.split(x, 1)])
+
+
+class InTurns(nn.Module):
+    """A network of which no two passes overlap, whatever threads run them.
+
+    All such networks wait for each other: a lock of its own would be another one in each copy.
+    """
+
+    told = "one pass at a time: what it keeps during a pass is of all its copies"
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with _ONE_PASS:
+            logits: torch.Tensor = self.network(x)
+        return logits
+
+
+Form = type[Plain | RowByRow | InTurns]
+FORMS: tuple[Form, ...] = (Plain, RowByRow, InTurns)
+"""What a network may need around it; ``told`` is what users are told of it."""
 
 
 def logits_in(received: Any) -> Any:
