@@ -128,7 +128,7 @@ class _Trial:
 
     def forms(self) -> list[Form]:
         """What goes around the module, one after the other."""
-        alone = self._passes.of_whole and not self.known
+        alone = self._passes.whole.is_decided() and not self.known
         needed = zip(FORMS, (isinstance(self.module, Plain), alone, self._shares), strict=True)
         forms = [form for form, is_needed in needed if is_needed]
         for form in forms:
@@ -235,8 +235,10 @@ class _Trial:
 
     def _pass(self, batch: torch.Tensor, copied: bool = True) -> Any:
         try:
-            with torch.inference_mode(), self._watch, self._passes.of(batch):
-                return self.module(batch.clone() if copied else batch)
+            with torch.inference_mode(), self._watch:
+                given = batch.clone() if copied else batch
+                with self._passes.of(given):
+                    return self.module(given)
         except Exception as error:  # whatever the network and its libraries raise
             shape, outputs = self.asked
             to = "logits" if outputs is None else f"{outputs} logits"

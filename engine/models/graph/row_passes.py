@@ -6,7 +6,6 @@ that did the same operators on the same numbers is one of the function that was 
 """
 
 import cProfile
-import re
 import sys
 from types import FrameType
 from typing import Any
@@ -15,33 +14,23 @@ import torch
 from torch import nn
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from dualsmooth.engine.models.graph.layers import arguments_of
 from dualsmooth.engine.models.graph.row_rules import RowRules
+from dualsmooth.engine.models.graph.whole import Whole
 
 _ATEN = torch.ops.aten
 _VIEWS = (_ATEN.view.default, _ATEN.reshape.default)
-_TELLS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-"""Marks of operators that tell Python of values: as a number, or by a shape."""
-_FORMS = re.compile(r"new_\w+|\w+_like|(\w+_as|to)")
-"""Operators that read of a tensor how it is made; the last ones have values of the first one."""
 _PAST = torch._C._DisableTorchDispatch
 """With it operators of C read the memory of what has none: the process would end."""
 
 
 class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes what each pass asks operators for: all that they are given but tensors' values.
-
-    ``of_whole``: a pass made less than a value for each row, as a mean of all of them, or told
-    Python of values. Trials see what such a pass does with it on their rows alone.
-    """
+    """Notes what each pass asks operators for: all that they are given but tensors' values."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._by_shape = dict[tuple[int, ...], list[list[Any]]]()
-        self.of_whole = False
+        self._by_shape, self.whole = dict[tuple[int, ...], list[list[Any]]](), Whole()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -52,7 +41,7 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Itself, for another pass of a batch."""
         self._noted, self._failed = list[Any](), False
         self._by_shape.setdefault(tuple(batch.shape), []).append(self._noted)
-        self._count, self._made_of_rows = len(batch), WeakTensorKeyDictionary({batch: True})
+        self.whole.of(batch)
         return self
 
     def __torch_dispatch__(
@@ -65,17 +54,8 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception:
             self._failed = True
             raise
-        self._follow(func, (args, options), made)
+        self.whole.follow(func, args, options, made)
         return made
-
-    def _follow(self, func: Any, given: Any, made: Any) -> None:
-        if form := _FORMS.fullmatch(func._opname):
-            given = given[0][:1] if form[1] else ()
-        if any(value in self._made_of_rows for value in _tensors(given)):
-            self.of_whole |= not _TELLS.isdisjoint(func.tags)
-            for value in _tensors(made):
-                self._made_of_rows[value] = True
-                self.of_whole |= 0 < value.numel() < self._count
 
     def are_one(self, batch: torch.Tensor) -> bool:
         """Whether all passes of so many rows did the same."""
@@ -90,8 +70,7 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         profile = sys.getprofile()
         try:
-            with torch.inference_mode(), self.of(batch):
-                sealed = Sealed(batch.clone())
+            with torch.inference_mode(), self.of(sealed := Sealed(batch.clone())):
                 sys.setprofile(self._hear)
                 logits = reader(sealed)
             whole = type(logits) is Sealed and (logits.place, logits.dim()) == (0, 2)
@@ -111,10 +90,6 @@ class Passes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _is_past(name: str, frame: FrameType) -> bool:
     return name == _PAST.__name__ or frame.f_globals.get(name) is _PAST
-
-
-def _tensors(values: Any) -> list[torch.Tensor]:
-    return [value for value in tree_iter(values) if isinstance(value, torch.Tensor)]
 
 
 def resume(profile: Any) -> None:

@@ -118,6 +118,25 @@ def seldom(x: torch.Tensor) -> torch.Tensor:
     return (x - 6).abs().flatten(1).amax(1) < 0.1
 
 
+def framed(x: torch.Tensor) -> torch.Tensor:
+    """A copy written into a part of a larger tensor."""
+    canvas = torch.zeros(len(x), 2, 6, 5)
+    canvas[:, :, 1:-1, 1:-1] = x
+    return canvas
+
+
+def flipped(x: torch.Tensor, by: Function) -> torch.Tensor:
+    """Rows of other signs where a value for each of them is positive."""
+    chosen: torch.Tensor = by(seldom(x).float()) > 0
+    return x * (1.0 - 2.0 * chosen.float())[:, None, None, None]
+
+
+def of_first(x: torch.Tensor) -> torch.Tensor:
+    """What the first row decides for all, with as many values as it has."""
+    far = (x[0] - 6).abs().flatten() @ torch.ones(24, 24)
+    return (far < 2.4).float().view(2, 4, 3)
+
+
 WHOLE: dict[str, Function] = {
     "branch on one of them": lambda x: -x if seldom(x).any() else x,
     "branch on all": lambda x: -x if seldom(x).all() else x,
@@ -127,10 +146,18 @@ WHOLE: dict[str, Function] = {
     "shape": lambda x: -x if len(x[seldom(x)]) else x,
     "set": lambda x: -x if len(torch.nonzero(seldom(x))) else x,
     "script": torch.jit.script(branching),
+    "of a part that was written": lambda x: -x if seldom(framed(x)[:, :, 1:-1, 1:-1]).any() else x,
+    "as many values as an image": lambda x: x * (1.0 - 2.0 * of_first(x)),
+    "pairs of rows": lambda x: flipped(x, lambda m: (m[:, None] + m).amax(1)),
+    "running sum": lambda x: flipped(x, lambda m: m.cumsum(0)),
+    "the rows' order": lambda x: flipped(x, lambda m: m.roll(1, 0)),
+    "weights of rows": lambda x: flipped(x, lambda m: (9 * m).softmax(0) - 1.5 / len(m)),
 }
 APART: dict[str, Function] = {
     "constants as the batch is made": lambda x: x + x.new_zeros(1) * torch.ones(1).type_as(x),
     "number of a constant": lambda x: x * torch.ones(1).to(x).item(),
+    "a part that was written": lambda x: framed(x)[:, :, 1:-1, 1:-1] * 2.0,
+    "other axes": lambda x: x.transpose(0, 1).cumsum(0).softmax(0).flip(0).transpose(0, 1),
     "rows with a value each": lambda x: x * x.flatten(1).mean(1).reshape(-1, 1, 1, 1),
 }
 
@@ -149,6 +176,17 @@ def test_what_looks_at_a_batch_as_a_whole_gets_each_row_alone(name: str) -> None
         each = torch.cat([network(row) for row in torch.split(batch, 1)])
         torch.testing.assert_close(entered(batch), each)
         assert torch.allclose(network(batch), each) == (name in APART)
+
+
+def test_a_slow_ordinary_network_passes_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_door, "SLOW", 0.0)
+    network, passed = Head(), itertools.count()
+    passes = front_door._Trial._pass
+    monkeypatch.setattr(
+        front_door._Trial, "_pass", lambda *a, **k: (next(passed), passes(*a, **k))[1]
+    )
+    enter(network)
+    assert next(passed) < 20
 
 
 @pytest.mark.parametrize("after", [lambda y: y + 1e5, lambda y: y * 1e-41])

@@ -179,8 +179,8 @@ def networks(act: Function) -> tuple[nn.Module, torch.Tensor]:
 
 def is_read(network: nn.Module, batch: torch.Tensor) -> bool:
     passes = Passes()
-    with torch.inference_mode(), passes.of(batch):
-        wanted = network(batch.clone())
+    with torch.inference_mode(), passes.of(given := batch.clone()):
+        wanted = network(given)
     return passes.keep_rows_apart(network, batch, wanted)
 
 
@@ -221,8 +221,8 @@ def test_code_past_python_s_dispatch_is_not_run_without_values(past: Callable[[]
 
 def test_logits_of_another_axis_or_other_ones_are_not_read() -> None:
     network, batch = networks(ALONE["norms"])
-    with torch.inference_mode(), (passes := Passes()).of(batch):
-        wanted = network(batch.clone())
+    with torch.inference_mode(), (passes := Passes()).of(given := batch.clone()):
+        wanted = network(given)
     assert not passes.keep_rows_apart(network, batch, wanted + 1.0)
     assert passes.keep_rows_apart(network, batch, wanted)
     square = nn.Sequential(nn.Flatten(), nn.Linear(144, ROWS)).requires_grad_(False)
