@@ -69,7 +69,7 @@ def admitted(
         forms = trial.forms()
         _ADMITTED[owner] = state, trial.found, forms
     for form in forms:
-        module = form(module)
+        module = form(module).eval()
     return module
 
 

@@ -170,6 +170,7 @@ def test_what_looks_at_a_batch_as_a_whole_gets_each_row_alone(name: str) -> None
         entered = enter(network)
     assert any("runs row by row" in str(w.message) for w in told) == (name in WHOLE)
     assert type(enter(network)) is type(entered)  # which is not tried again
+    assert not entered.training
     batch = torch.rand(5, 2, 4, 3)
     batch[1::2] = 6 + 0.05 * batch[1::2]
     with torch.inference_mode():
