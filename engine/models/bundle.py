@@ -59,11 +59,11 @@ class Bundle:
 
     def __post_init__(self) -> None:
         keep_plain(self, "input_shape", "num_classes", "sigmas", "tau")
-        counts = *self.input_shape, self.num_classes
-        if len(counts) != 4 or not all(type(c) is int and c >= 1 for c in counts[:3]):
+        shape, classes = self.input_shape, self.num_classes
+        if len(shape) != 3 or not all(type(size) is int and size >= 1 for size in shape):
             rule = "must be (height, width, channels), each >= 1"
             raise ArgumentError("input_shape", rule, self.input_shape)
-        if type(counts[3]) is not int or counts[3] < 2:
+        if type(classes) is not int or classes < 2:
             rule = "must be a whole number >= 2"
             raise ArgumentError("num_classes", rule, self.num_classes, ONE_LOGIT)
         if self.classes and len(self.classes) != self.num_classes:

@@ -22,7 +22,7 @@ from dualsmooth.engine.models.digest.hidden_state import kept_state, names_of_ch
 from dualsmooth.engine.models.digest.live_module import covered_code
 from dualsmooth.engine.models.graph.circumstances import side_by_side, with_gradients
 from dualsmooth.engine.models.graph.row_passes import Passes
-from dualsmooth.engine.models.logits import FORMS, LOGITS, Form, Plain, fault_of, hint_at, logits_in
+from dualsmooth.engine.models.logits import FORMS, LOGITS, Plain, Wrap, fault_of, hint_at, logits_in
 from dualsmooth.engine.models.outside import LEFT, Outside
 from dualsmooth.engine.models.registry import packages
 from dualsmooth.engine.models.rows import BOUNDS, MATES, Agree, close, fault, noisy, on_trial
@@ -126,7 +126,7 @@ class _Trial:
             rule = "must not draw random numbers, read a clock or ask the system"
             raise self._refused(rule, taken[0], f"take {_ASKS} out of it")
 
-    def forms(self) -> list[Form]:
+    def forms(self) -> list[type[Wrap]]:
         """What goes around the module, one after the other."""
         alone = self._passes.whole.is_decided() and not self.known
         needed = zip(FORMS, (isinstance(self.module, Plain), alone, self._shares), strict=True)

@@ -13,14 +13,18 @@ _IN_FLOAT32 = "it runs in float32: call .float(), and cast inputs to the dtype o
 _ONE_PASS = RLock()
 
 
-class Plain(nn.Module):
-    """A network that keeps its input as it is and gives its logits alone."""
+class Wrap(nn.Module):
+    """What goes around a network; ``told`` is what users are told of how it runs then."""
 
     told = ""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+
+class Plain(Wrap):
+    """A network that keeps its input as it is and gives its logits alone."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = logits_in(self.network(x.clone(memory_format=torch.preserve_format)))
@@ -29,20 +33,16 @@ class Plain(nn.Module):
         return logits
 
 
-class RowByRow(nn.Module):
+class RowByRow(Wrap):
     """A network on one row at a time, so that no row can have a place, or mates."""
 
     told = "row by row: it makes a value of its whole batch, or asks for one"
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.network(row.clone()) for row in torch.split(x, 1)])
 
 
-class InTurns(nn.Module):
+class InTurns(Wrap):
     """A network of which no two passes overlap, whatever threads run them.
 
     All such networks wait for each other: a lock of its own would be another one in each copy.
@@ -50,19 +50,14 @@ class InTurns(nn.Module):
 
     told = "one pass at a time: what it keeps during a pass is of all its copies"
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with _ONE_PASS:
             logits: torch.Tensor = self.network(x)
         return logits
 
 
-Form = type[Plain | RowByRow | InTurns]
-FORMS: tuple[Form, ...] = (Plain, RowByRow, InTurns)
-"""What a network may need around it; ``told`` is what users are told of it."""
+FORMS: tuple[type[Wrap], ...] = (Plain, RowByRow, InTurns)
+"""What a network may need, from the inside out."""
 
 
 def logits_in(received: Any) -> Any:
